@@ -1,0 +1,69 @@
+# `make demo` shows the service, `make test` tests it; `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.12 || command -v python3)
+UV_VERSION := 0.13.9
+UV := .venv/bin/uv
+BIN := .venv/bin
+DEMO_DIR ?= .demo
+JOBS ?= 2
+
+# Without compiled modules every process of the service would take seconds to start.
+unexport PYTHONDONTWRITEBYTECODE
+# The environments are the project's own, whatever is active outside.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+
+.PHONY: help setup setup-trainer demo serve check format test test-fast migration clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: .venv/.done  ## The service's environment (no torch)
+
+.venv/.done: requirements/service.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' \
+	  || { echo "Python 3.12 is needed; found $$($(PYTHON) --version). Name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements/service.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+setup-trainer: .venv-trainer/.done  ## The trainer's environment (torch, Megatron-Bridge; 6 GB)
+
+.venv-trainer/.done: requirements/trainer.txt requirements/trainer-nodeps.txt | setup
+	@echo "Installing torch and Megatron-Bridge into .venv-trainer (6 GB, a few minutes the first time)"
+	$(UV) venv --quiet --clear --python $(BIN)/python .venv-trainer
+	$(UV) pip install --python .venv-trainer/bin/python -r requirements/trainer.txt
+	$(UV) pip install --python .venv-trainer/bin/python --no-deps -r requirements/trainer-nodeps.txt
+	@touch $@
+
+demo: setup setup-trainer  ## One real fine-tuning job through the whole service
+	$(BIN)/python -m demo $(DEMO_DIR)
+
+serve: setup  ## The service on port 8000, everything in $(DEMO_DIR)
+	$(BIN)/sft serve --data-dir $(DEMO_DIR)
+
+check: setup  ## Lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## Put the code into its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: setup setup-trainer  ## Every test, with real fine-tuning runs
+	$(BIN)/pytest -n $(JOBS)
+
+test-fast: setup  ## What daily work needs: no training, no slow tests
+	$(BIN)/pytest -n $(JOBS) -m "not training and not slow"
+
+coverage: setup setup-trainer  ## Branch coverage of the whole suite
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n $(JOBS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+clean:  ## Remove the environments and the demo's data
+	rm -rf .venv .venv-trainer .demo build *.egg-info

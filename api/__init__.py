@@ -1,0 +1,1 @@
+"""The HTTP skin over worker/: routes translate, worker decides."""

@@ -1,0 +1,32 @@
+"""The application: routes, errors, and the few things that every request goes through."""
+
+from fastapi import FastAPI
+
+from api import problems
+from api.middleware import RequestContext
+from api.routes import checkpoints, clusters, health, jobs, keys, logs, presets
+from worker import log
+from worker.settings import get_settings
+
+DESCRIPTION = """
+Submit supervised fine-tuning (SFT) jobs of Nemotron and other models to Megatron-Bridge, follow
+them, and collect their checkpoints. Every error is `application/problem+json` (RFC 9457).
+"""
+
+
+def create_app() -> FastAPI:
+    """The service as an ASGI application: `uvicorn --factory api.app:create_app`."""
+    log.configure()
+    app = FastAPI(
+        title="SFT service",
+        version="0.1.0",
+        description=DESCRIPTION,
+        max_body_size=get_settings().max_body_bytes,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.add_middleware(RequestContext)
+    problems.install(app)
+    for module in (jobs, logs, checkpoints, presets, clusters, keys):
+        app.include_router(module.router, prefix="/v1")
+    app.include_router(health.router)
+    return app

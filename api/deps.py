@@ -1,0 +1,63 @@
+"""What routes ask for: who calls, and the usual parameters."""
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Header, Path, Query, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from worker import keys
+from worker.errors import FieldError, InvalidSpec, Unauthenticated
+from worker.jobs import Caller
+from worker.settings import get_settings
+
+_bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer sft_...`")
+
+
+def get_caller(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
+    """Who calls. Raises Unauthenticated."""
+    if credentials is None:
+        raise Unauthenticated("An API key is needed.", hint="Send Authorization: Bearer <key>.")
+    return keys.authenticate(credentials.credentials)
+
+
+def get_labels(request: Request) -> dict[str, str]:
+    """labels[team]=support as {"team": "support"}."""
+    matches = ((re.fullmatch(r"labels\[(.+)\]", name), value) for name, value in request.query_params.items())
+    return {match[1]: value for match, value in matches if match}
+
+
+def get_wait(
+    wait: Annotated[
+        str | None,
+        Query(
+            pattern=r"^\d{1,4}s?$",
+            description="Answer when the job changes, or after so many seconds: `30s`.",
+        ),
+    ] = None,
+) -> float:
+    """Seconds to wait for a change. Raises InvalidSpec where it is longer than the service allows."""
+    seconds = float(wait.rstrip("s")) if wait else 0.0
+    longest = get_settings().max_wait_seconds
+    if seconds > longest:
+        fault = FieldError(pointer="query/wait", code="too_long", detail=f"At most {longest}s.")
+        raise InvalidSpec(f"wait may be at most {longest}s.", errors=[fault])
+    return seconds
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]
+LabelsDep = Annotated[dict[str, str], Depends(get_labels)]
+WaitDep = Annotated[float, Depends(get_wait)]
+JobId = Annotated[str, Path(max_length=64, description="A job's id.")]
+IdempotencyKeyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The same key and body make one job, however often they are sent.",
+    ),
+]
+IfNoneMatch = Annotated[str | None, Header(alias="If-None-Match", description="An ETag: 304 while it holds.")]
+Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page.")]

@@ -1,0 +1,170 @@
+"""Domain errors as problem details (RFC 9457, application/problem+json): one table, every error."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from worker import errors
+from worker.errors import FieldError, SftError
+from worker.spec import JobSpec
+from worker.validation import field_errors
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 2
+
+STATUS: dict[type[SftError], HTTPStatus] = {
+    errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.IllegalAction: HTTPStatus.CONFLICT,
+    errors.PlanDrift: HTTPStatus.CONFLICT,
+    errors.RangeInvalid: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    errors.InvalidSpec: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.IdempotencyMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.Misconfigured: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.ServiceUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.BackendUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+log = structlog.get_logger()
+
+
+class Problem(BaseModel):
+    """What every error of this service looks like."""
+
+    type: str = "about:blank"
+    title: str = Field(description="The HTTP status in words.")
+    status: int
+    code: str = Field(description="What happened, for programs.")
+    detail: str = Field(description="What happened, for people.")
+    hint: str | None = Field(default=None, description="What to do about it.")
+    errors: list[FieldError] = Field(
+        default_factory=list, description="The faults of the request, one by one."
+    )
+    allowed_actions: list[str] | None = Field(default=None, description="What the job's state permits.")
+    retryable: bool = Field(description="Whether the same request may succeed later.")
+    request_id: str
+
+
+def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI responses: these problems, and those that every route under /v1 can end in."""
+    return {status: _declaration(status) for status in sorted({400, 401, 500, 503, *statuses})}
+
+
+def _declaration(status: int) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        "description": HTTPStatus(status).phrase,
+        "model": Problem,
+        "content": {MEDIA_TYPE: {"schema": schema}},
+    }
+
+
+def problem(request: Request, status: int, code: str, detail: str, **more: Any) -> JSONResponse:
+    body = Problem(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        code=code,
+        detail=detail,
+        retryable=status in (429, 503),
+        request_id=getattr(request.state, "request_id", ""),
+        **more,
+    )
+    return JSONResponse(
+        body.model_dump(exclude_none=True), status, headers=_headers(status), media_type=MEDIA_TYPE
+    )
+
+
+def _headers(status: int) -> dict[str, str]:
+    if status in (429, 503):
+        return {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
+
+
+# -- handlers --------------------------------------------------------------------------------------
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of the app with a problem."""
+    app.add_exception_handler(SftError, _on_domain_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SftError)
+    kind = next(kind for kind in type(error).__mro__ if kind in STATUS or kind is SftError)
+    status = STATUS.get(kind, HTTPStatus.INTERNAL_SERVER_ERROR)
+    allowed = error.allowed if isinstance(error, errors.IllegalAction) else None
+    return problem(
+        request,
+        status,
+        error.code,
+        error.message,
+        hint=error.hint,
+        errors=error.errors,
+        allowed_actions=allowed,
+    )
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(one["type"] == "json_invalid" for one in found):
+        return problem(request, 400, "malformed_json", f"The body is not JSON: {found[0]['ctx']['error']}.")
+    faults = [fault for one in found for fault in _faults(one, error.body)]
+    unique = list({fault.pointer: fault for fault in faults}.values())
+    return problem(request, 422, "invalid_request", unique[0].detail, hint=unique[0].hint, errors=unique)
+
+
+def _faults(error: Mapping[str, Any], body: Any) -> list[FieldError]:
+    source, *location = error["loc"]
+    if source == "body":
+        here = {**error, "loc": _in_body(location, body, missing=error["type"] == "missing")}
+        return field_errors([here], JobSpec)
+    return field_errors([{**error, "loc": location}], None, prefix=str(source))
+
+
+def _in_body(location: list[Any], body: Any, *, missing: bool) -> tuple[Any, ...]:
+    """The part of an error's location that lies in the body: pydantic adds the names of union members."""
+    path: list[Any] = []
+    for part in location:
+        if (isinstance(body, dict) and part in body) or (
+            isinstance(body, list) and isinstance(part, int) and part < len(body)
+        ):
+            body = body[part]
+        elif not missing:
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    code = status.phrase.lower().replace(" ", "_")
+    hints = {
+        404: "The routes are listed under /docs.",
+        413: "The limit is SFT_MAX_BODY_BYTES, 1 MiB by default.",
+    }
+    response = problem(request, status, code, f"{status.phrase}.", hint=hints.get(status))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    log.error("request.bug", path=request.url.path, exc_info=error)
+    return problem(
+        request,
+        500,
+        "internal_error",
+        "The service has made a mistake.",
+        hint="Report it with the request_id.",
+    )

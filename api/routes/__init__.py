@@ -1,0 +1,1 @@
+"""One module per resource; bodies of two to five lines."""

@@ -1,0 +1,71 @@
+"""Checkpoints: what a job has saved, and its files."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header
+from fastapi import Path as PathParam
+from fastapi.responses import FileResponse
+
+from api import schemas
+from api.deps import JobId, get_caller
+from api.problems import declared
+from worker import checkpoints, queries
+from worker.errors import RangeInvalid
+
+router = APIRouter(tags=["checkpoints"], dependencies=[Depends(get_caller)])
+
+Iteration = Annotated[int, PathParam(ge=0, le=2**31 - 1)]
+BINARY = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+
+
+@router.get("/jobs/{job_id}/checkpoints", responses=declared(404, 422))
+def list_checkpoints(job_id: JobId) -> schemas.CheckpointList:
+    """The complete checkpoints of a job, oldest first."""
+    losses = queries.validation_losses(job_id)
+    rows = queries.checkpoints(job_id)
+    return schemas.CheckpointList(items=[schemas.CheckpointView.of(row, losses) for row in rows])
+
+
+@router.get("/jobs/{job_id}/checkpoints/{iteration}", responses=declared(404, 422))
+def get_checkpoint(job_id: JobId, iteration: Iteration) -> schemas.CheckpointDetail:
+    """One checkpoint, with its files."""
+    row = queries.checkpoint(job_id, iteration)
+    view = schemas.CheckpointView.of(row, queries.validation_losses(job_id))
+    return schemas.CheckpointDetail(**view.model_dump(), files=row.files)
+
+
+@router.get(
+    "/jobs/{job_id}/checkpoints/{iteration}/files/{path:path}",
+    response_class=FileResponse,
+    responses={
+        200: BINARY | {"description": "The file."},
+        206: BINARY | {"description": "The asked-for range."},
+        **declared(404, 416, 422),
+    },
+)
+def download_checkpoint_file(
+    job_id: JobId,
+    iteration: Iteration,
+    path: str,
+    range: Annotated[str | None, Header(description="`bytes=0-1023`")] = None,  # noqa: A002
+) -> FileResponse:
+    """Download a file of a checkpoint, whole or a range of it."""
+    file = checkpoints.local_file(job_id, iteration, path)
+    _check_range(range, file)
+    return FileResponse(file, media_type="application/octet-stream", filename=file.name)
+
+
+def _check_range(wanted: str | None, file: Path) -> None:
+    """Raises RangeInvalid for what the file response would answer in plain text."""
+    if wanted is None:
+        return
+    size = file.stat().st_size
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted.replace(" ", ""))
+    if not match or not any(match.groups()) or int(match[1] or 0) >= max(size, 1):
+        raise RangeInvalid(
+            f"The range {wanted[:50]!r} does not fit a file of {size} bytes.", hint="bytes=0-1023"
+        )
+    if match[1] and match[2] and int(match[2]) < int(match[1]):
+        raise RangeInvalid("The range ends before it begins.", hint="bytes=0-1023")

@@ -1,0 +1,24 @@
+"""Clusters that jobs can name."""
+
+from fastapi import APIRouter, Depends
+
+from api import schemas
+from api.deps import get_caller
+from api.problems import declared
+from worker import clusters, queries
+from worker.settings import get_settings
+
+router = APIRouter(tags=["clusters"], dependencies=[Depends(get_caller)])
+
+
+@router.get("/clusters", responses=declared())
+def list_clusters() -> schemas.ClusterList:
+    """The clusters, their limits, and how busy they are with our jobs."""
+    live = queries.live_jobs_by_cluster()
+    default = get_settings().default_cluster
+    return schemas.ClusterList(
+        items=[
+            schemas.ClusterView.of(profile, live.get(name, {}), default=name == default)
+            for name, profile in clusters.clusters().items()
+        ]
+    )

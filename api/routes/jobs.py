@@ -1,0 +1,150 @@
+"""Jobs: plan, create, list, read, cancel, retry, and their history."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+from fastapi.responses import JSONResponse
+
+from api import schemas
+from api.deps import (
+    CallerDep,
+    IdempotencyKeyHeader,
+    IfNoneMatch,
+    JobId,
+    LabelsDep,
+    Limit,
+    WaitDep,
+    get_caller,
+)
+from api.problems import declared
+from api.waiting import until_changed
+from worker import jobs, plan, queries, tasks
+from worker.models import Job, Json
+from worker.spec import JobSpec
+from worker.states import JobState
+
+router = APIRouter(tags=["jobs"], dependencies=[Depends(get_caller)])
+
+ETAG_HEADER = {"ETag": {"description": "Changes with the job.", "schema": {"type": "string"}}}
+LABELS_PARAMETER = {
+    "name": "labels",
+    "in": "query",
+    "style": "deepObject",
+    "explode": True,
+    "description": "Only jobs with this label: `labels[team]=support`.",
+    "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+}
+
+
+@router.post("/jobs:plan", responses=declared(413, 422))
+def plan_job(spec: JobSpec) -> plan.Plan:
+    """Work out what a job would come to: config, submission, checks, cost. Nothing is stored."""
+    return plan.plan(spec)
+
+
+@router.post("/jobs", status_code=201, response_model=schemas.JobView, responses=declared(409, 413, 422))
+def create_job(
+    spec: JobSpec, caller: CallerDep, idempotency_key: IdempotencyKeyHeader = None
+) -> JSONResponse:
+    """Create a job. It is stored before this answers, and submitted by itself."""
+    tasks.ping_broker()
+    created = jobs.create(spec, caller, _created_body, idempotency_key)
+    if created.is_new:
+        tasks.nudge(tasks.submit, created.job_id)
+    headers = {
+        "Location": f"/v1/jobs/{created.job_id}",
+        "Idempotency-Replayed": str(not created.is_new).lower(),
+    }
+    return JSONResponse(created.response, 201, headers=headers)
+
+
+def _created_body(job: Job) -> Json:
+    return schemas.JobView.of(job).model_dump(mode="json", by_alias=True)
+
+
+@router.get("/jobs", responses=declared(422), openapi_extra={"parameters": [LABELS_PARAMETER]})
+def list_jobs(
+    labels: LabelsDep,
+    state: Annotated[list[JobState] | None, Query(description="One or more states.")] = None,
+    owner: str | None = None,
+    cluster: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    cursor: Annotated[
+        str | None, Query(max_length=64, description="`next_cursor` of the page before.")
+    ] = None,
+    limit: Limit = 50,
+) -> schemas.JobPage:
+    """List jobs, newest first."""
+    wanted = queries.JobFilter(state or (), owner, cluster, created_after, created_before, labels)
+    found, following = queries.page_of_jobs(wanted, cursor, limit)
+    details = queries.details(found)
+    return schemas.JobPage(
+        items=[schemas.JobView.of(job, details[job.id]) for job in found], next_cursor=following
+    )
+
+
+@router.get(
+    "/jobs/{job_id}",
+    response_model=schemas.JobView,
+    responses={200: {"headers": ETAG_HEADER}, 304: {"description": "Unchanged."}, **declared(404, 422)},
+)
+async def get_job(
+    job_id: JobId, response: Response, wait: WaitDep, if_none_match: IfNoneMatch = None
+) -> schemas.JobView | Response:
+    """Read a job; with `wait`, answer when it changes (from If-None-Match if that is sent)."""
+    job, details = await until_changed(job_id, if_none_match, wait)
+    tag = schemas.etag(job)
+    if tag == if_none_match:
+        return Response(status_code=304, headers={"ETag": tag})
+    response.headers["ETag"] = tag
+    return schemas.JobView.of(job, details)
+
+
+@router.post("/jobs/{job_id}/cancel", status_code=202, responses=declared(404, 409, 422))
+def cancel_job(job_id: JobId, caller: CallerDep) -> schemas.JobView:
+    """Ask for a job's end. Asking again changes nothing; after the end it is 409."""
+    job = jobs.cancel(job_id, caller)
+    tasks.nudge(tasks.cancel, job_id)
+    return schemas.JobView.of(job, queries.details([job])[job.id])
+
+
+@router.post("/jobs/{job_id}/retry", status_code=202, responses=declared(404, 409, 422))
+def retry_job(job_id: JobId, caller: CallerDep) -> schemas.JobView:
+    """Give a job that did not succeed another attempt, from its last complete checkpoint."""
+    job = jobs.retry(job_id, caller)
+    tasks.nudge(tasks.submit, job_id)
+    return schemas.JobView.of(job, queries.details([job])[job.id])
+
+
+@router.get("/jobs/{job_id}/attempts", responses=declared(404, 422))
+def list_attempts(job_id: JobId) -> schemas.AttemptList:
+    """The attempts of a job: a retry is a new one, with its own logs and external id."""
+    return schemas.AttemptList(items=[schemas.AttemptView.of(row) for row in jobs.attempts(job_id)])
+
+
+@router.get("/jobs/{job_id}/events", responses=declared(404, 422))
+def list_events(
+    job_id: JobId,
+    after: Annotated[int, Query(ge=0, le=2**63 - 1, description="Only events with a larger id.")] = 0,
+    limit: Limit = 100,
+) -> schemas.EventPage:
+    """Who did what to the job, and when, oldest first."""
+    items = [schemas.EventView.of(row) for row in queries.events(job_id, after, limit)]
+    return schemas.EventPage(items=items, next_after=items[-1].id if items else after)
+
+
+@router.get("/jobs/{job_id}/metrics", responses=declared(404, 422))
+def get_metrics(
+    job_id: JobId,
+    from_step: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+    to_step: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
+    resolution: Annotated[int, Query(ge=1, le=10_000, description="About how many points to keep.")] = 1000,
+) -> schemas.Metrics:
+    """Loss, learning rate, gradient norm and speed of the steps; loss of the validations."""
+    train, validation = (
+        [schemas.MetricView.of(row) for row in queries.metrics(job_id, kind, from_step, to_step, resolution)]
+        for kind in ("step", "validation")
+    )
+    return schemas.Metrics(train=train, validation=validation)

@@ -1,0 +1,308 @@
+"""What the service answers. Requests are the models of worker/ and trainer/."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from trainer.failures import Failure
+from trainer.models import Model
+from trainer.presets import Preset
+from worker.backends.base import Resources
+from worker.clusters import Cluster
+from worker.models import Attempt, Checkpoint, Event, Job, Metric, utcnow
+from worker.queries import Details
+from worker.settings import get_settings
+from worker.states import TERMINAL, Action, JobState, allowed_actions
+
+
+class StateReason(BaseModel):
+    code: str
+    message: str | None
+    raw: str | None = Field(description="The scheduler's own words.")
+
+
+class BackendView(BaseModel):
+    cluster: str
+    kind: str
+    external_id: str | None = Field(description="What the scheduler calls the current attempt.")
+
+
+class QueueView(BaseModel):
+    reason: str | None = Field(description="Why the job waits.")
+    estimated_start: datetime | None
+
+
+class Progress(BaseModel):
+    step: int | None = None
+    total_steps: int | None = None
+    loss: float | None = None
+    validation_loss: float | None = None
+    eta_seconds: float | None = None
+
+
+class FailureView(Failure):
+    evidence: dict[str, Any] = Field(
+        default_factory=dict, description="Where it was seen: attempt, rank, traceback."
+    )
+
+
+class CheckpointView(BaseModel):
+    iteration: int
+    attempt: int
+    path: str
+    format: str = Field(default="torch_dist", description="Megatron's distributed checkpoint format.")
+    bytes: int
+    complete: bool = Field(default=True, description="Only complete checkpoints are listed.")
+    saved_at: datetime
+    validation_loss: float | None = None
+
+    @classmethod
+    def of(cls, row: Checkpoint, losses: dict[int, float] | None = None) -> "CheckpointView":
+        loss = (losses or {}).get(row.iteration)
+        return cls(**row.model_dump(exclude={"job_id", "files"}), validation_loss=loss)
+
+
+class CheckpointFile(BaseModel):
+    path: str
+    bytes: int
+
+
+class CheckpointDetail(CheckpointView):
+    files: list[CheckpointFile]
+
+
+class Usage(BaseModel):
+    gpu_hours: float
+
+
+# Fields of a view that share a column's name and not its form.
+WORKED_OUT = {"progress", "failure", "resources", "backend"}
+
+
+class JobView(BaseModel):
+    """A job, as every route shows it."""
+
+    id: str
+    name: str
+    labels: dict[str, str]
+    owner: str
+    project: str
+    spec: dict[str, Any] = Field(description="The request.")
+    config: dict[str, Any] = Field(description="The effective training config.")
+    resources: Resources
+    plan_hash: str
+    state: JobState
+    terminal: bool
+    allowed_actions: list[Action]
+    state_reason: StateReason | None
+    desired_state: str
+    observed_at: datetime | None = Field(
+        description="When the cluster last answered about it; not in the ETag."
+    )
+    stale: bool = Field(description="The cluster has not answered for a while; the state is the last known.")
+    attempt: int
+    backend: BackendView
+    queue: QueueView | None
+    progress: Progress
+    failure: FailureView | None
+    latest_checkpoint: CheckpointView | None
+    usage: Usage
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, job: Job, details: Details | None = None) -> "JobView":
+        details = details or Details()
+        shown = set(cls.model_fields) & set(Job.model_fields) - WORKED_OUT
+        return cls(
+            **{name: getattr(job, name) for name in shown},
+            resources=Resources(**job.resources),
+            terminal=job.state in TERMINAL,
+            allowed_actions=allowed_actions(job.state),
+            state_reason=_reason(job),
+            stale=is_stale(job),
+            backend=_backend(job, details),
+            queue=_queue(job),
+            progress=Progress(**{k: v for k, v in job.progress.items() if k in Progress.model_fields}),
+            failure=FailureView.model_validate(job.failure) if job.failure else None,
+            latest_checkpoint=CheckpointView.of(details.latest) if details.latest else None,
+            usage=Usage(gpu_hours=_gpu_hours(job, details)),
+            links=_links(job.id),
+        )
+
+
+def _reason(job: Job) -> StateReason | None:
+    if job.reason_code is None:
+        return None
+    return StateReason(code=job.reason_code, message=job.reason_message, raw=job.reason_raw)
+
+
+def _backend(job: Job, details: Details) -> BackendView:
+    current = next((a for a in details.attempts if a.number == job.attempt), None)
+    return BackendView(
+        cluster=job.cluster, kind=job.backend, external_id=current.external_id if current else None
+    )
+
+
+def _queue(job: Job) -> QueueView | None:
+    return (
+        QueueView(reason=job.reason_message, estimated_start=None) if job.state is JobState.QUEUED else None
+    )
+
+
+def _gpu_hours(job: Job, details: Details) -> float:
+    seconds = sum(
+        ((attempt.finished_at or utcnow()) - attempt.started_at).total_seconds()
+        for attempt in details.attempts
+        if attempt.started_at
+    )
+    return round(seconds / 3600 * Resources(**job.resources).gpus, 4)
+
+
+def _links(job_id: str) -> dict[str, str]:
+    here = f"/v1/jobs/{job_id}"
+    return {"self": here} | {
+        name: f"{here}/{name}" for name in ("attempts", "events", "logs", "metrics", "checkpoints")
+    }
+
+
+def is_stale(job: Job) -> bool:
+    """Whether the cluster should have answered about the job by now, and has not."""
+    if job.state in TERMINAL or job.observed_at is None:
+        return False
+    return (utcnow() - job.observed_at).total_seconds() > get_settings().stale_after_seconds
+
+
+def etag(job: Job) -> str:
+    """Changes exactly when a client would see another job: volatile fields do not count."""
+    return f'"{job.version}{"-stale" if is_stale(job) else ""}"'
+
+
+class JobPage(BaseModel):
+    items: list[JobView]
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last.")
+
+
+class AttemptView(BaseModel):
+    number: int
+    external_id: str | None
+    directory: str | None
+    outcome: str | None = Field(description="The state that it ended in; null while it goes on.")
+    created_at: datetime
+    submitted_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Attempt) -> "AttemptView":
+        return cls.model_validate(row, from_attributes=True)
+
+
+class AttemptList(BaseModel):
+    items: list[AttemptView]
+
+
+class EventView(BaseModel):
+    id: int
+    attempt: int
+    at: datetime
+    type: str
+    actor: str = Field(description="A key's name, `system` or `trainer`.")
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: Event) -> "EventView":
+        return cls.model_validate(row, from_attributes=True)
+
+
+class EventPage(BaseModel):
+    items: list[EventView]
+    next_after: int = Field(description="`after` of the next page.")
+
+
+class LogView(BaseModel):
+    attempt: int
+    rank: int | None = Field(description="Null: the output of the whole attempt.")
+    offset: int = Field(description="Where this piece begins, in bytes.")
+    next_offset: int = Field(description="`offset` of the next piece.")
+    size: int = Field(description="Bytes of the log now.")
+    end: bool = Field(description="Nothing will ever follow.")
+    text: str = Field(description="Bytes that are not UTF-8 are shown as U+FFFD.")
+
+
+class MetricView(BaseModel):
+    step: int
+    attempt: int
+    at: datetime
+    loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    step_time_seconds: float | None = None
+    tokens_per_second_per_gpu: float | None = None
+    tflops_per_gpu: float | None = None
+
+    @classmethod
+    def of(cls, row: Metric) -> "MetricView":
+        known = {name: value for name, value in row.data.items() if name in cls.model_fields}
+        return cls(step=row.step, attempt=row.attempt, at=row.at, **known)
+
+
+class Metrics(BaseModel):
+    train: list[MetricView]
+    validation: list[MetricView]
+
+
+class CheckpointList(BaseModel):
+    items: list[CheckpointView]
+
+
+class PresetList(BaseModel):
+    items: list[Preset]
+
+
+class ModelList(BaseModel):
+    items: list[Model]
+
+
+class ClusterView(BaseModel):
+    name: str
+    description: str
+    executor: str
+    default: bool
+    defaults: Resources
+    limits: Resources
+    max_running: int
+    roots: list[str] = Field(description="Paths that a job names must lie under one of these.")
+    live_jobs: dict[str, int] = Field(description="Number of live jobs by state.")
+
+    @classmethod
+    def of(cls, profile: Cluster, live_jobs: dict[str, int], *, default: bool) -> "ClusterView":
+        shown = {name: getattr(profile, name) for name in ("name", "description", "executor", "max_running")}
+        roots = [str(root) for root in profile.roots]
+        return cls(
+            **shown, defaults=profile.defaults, limits=profile.limits, roots=roots,
+            default=default, live_jobs=live_jobs,
+        )  # fmt: skip
+
+
+class ClusterList(BaseModel):
+    items: list[ClusterView]
+
+
+class WhoAmI(BaseModel):
+    name: str
+    project: str
+    role: str
+
+
+class Health(BaseModel):
+    status: str = "ok"
+
+
+class Readiness(BaseModel):
+    database: str
+    broker: str

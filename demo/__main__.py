@@ -1,0 +1,145 @@
+"""`python -m demo DIR`: one real fine-tuning job through the whole service. Exit code 0: it succeeded."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from demo.follow import follow
+from worker.settings import get_settings
+
+console = Console(highlight=False, soft_wrap=True)
+
+# What the fine-tuning has to gain for the demo to count: a fifth of the validation loss.
+LEAST_GAIN = 0.2
+START_TIMEOUT_SECONDS = 60
+
+
+def main(directory: Path) -> int:
+    began = time.monotonic()
+    inputs = directory / "inputs" / "demo"
+    _prepare(inputs)
+    with _service(directory) as url, _client(url, directory) as client:
+        job = _submit(client, inputs)
+        console.print(f"Submitted [bold]{job['id']}[/]; its states, steps and log:")
+        job = follow(client, job["id"], console)
+        won = _report(client, job, directory)
+    console.print(f"{time.monotonic() - began:.0f} s in all.")
+    return 0 if won else 1
+
+
+def _prepare(inputs: Path) -> None:
+    """Records, model and packed data, made by the trainer's environment."""
+    console.print(f"Data and model in {inputs}")
+    subprocess.run([get_settings().trainer_python, "-m", "demo.prepare", str(inputs)], check=True)
+
+
+@contextlib.contextmanager
+def _service(directory: Path) -> Iterator[str]:
+    """The service as a user starts it; yields its URL."""
+    command = [sys.executable, "-m", "cli", "serve", "--port", "0", "--data-dir", str(directory)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        yield _url_of(process)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def _url_of(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        console.print(f"[dim]{line.rstrip()}[/]")
+        if match := re.search(r"ready at (http://\S+)", line):
+            return match[1]
+    raise SystemExit("The service did not start; its last lines are above.")
+
+
+def _client(url: str, directory: Path) -> httpx.Client:
+    key = (directory / "admin.key").read_text().strip()
+    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+
+
+def _submit(client: httpx.Client, inputs: Path) -> dict[str, Any]:
+    body = {
+        "name": "demo",
+        "config": "cpu-tiny",
+        "overrides": [f"hf_model_path={inputs / 'model'}"],
+        "inputs": {"packed_parquet": str(inputs / "packed")},
+        "labels": {"purpose": "demo"},
+    }
+    answer = client.post("/v1/jobs", json=body)
+    if answer.is_error:
+        raise SystemExit(f"The job was refused: {answer.text}")
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+# -- the end -----------------------------------------------------------------------------------------
+
+
+def _report(client: httpx.Client, job: dict[str, Any], directory: Path) -> bool:
+    """Print what came of the job. Returns whether it is what the demo promises."""
+    color = "green" if job["state"] == "SUCCEEDED" else "red"
+    console.print(f"[bold {color}]{job['state']}[/]")
+    if job["failure"]:
+        console.print(f"{job['failure']['class']}: {job['failure']['cause']}\n{job['failure']['recovery']}")
+        console.print(client.get(f"/v1/jobs/{job['id']}/logs", params={"tail": 30}).json()["text"])
+        return False
+    gain = _print_losses(client, job["id"])
+    _print_checkpoints(client, job["id"])
+    _print_curl(job["id"], directory)
+    if gain < LEAST_GAIN:
+        console.print(f"[red]The validation loss fell by {gain:.0%}; {LEAST_GAIN:.0%} were expected.[/]")
+    return job["state"] == "SUCCEEDED" and gain >= LEAST_GAIN
+
+
+def _print_losses(client: httpx.Client, job_id: str) -> float:
+    """The losses as a table. Returns the share by which the validation loss fell."""
+    metrics = client.get(f"/v1/jobs/{job_id}/metrics").json()
+    table = Table("loss", "before", "after", title="What the model has learned")
+    shares: dict[str, float] = {}
+    for name in ("train", "validation"):
+        first, last = metrics[name][0], metrics[name][-1]
+        shares[name] = 1 - last["loss"] / first["loss"]
+        table.add_row(
+            name, f"{first['loss']:.3f} (step {first['step']})", f"{last['loss']:.3f} (step {last['step']})"
+        )
+    console.print(table)
+    return shares["validation"]
+
+
+def _print_checkpoints(client: httpx.Client, job_id: str) -> None:
+    table = Table("iteration", "MB", "validation loss", "path", title="Checkpoints")
+    for item in client.get(f"/v1/jobs/{job_id}/checkpoints").json()["items"]:
+        loss = f"{item['validation_loss']:.3f}" if item["validation_loss"] is not None else ""
+        table.add_row(str(item["iteration"]), f"{item['bytes'] / 1e6:.1f}", loss, item["path"])
+    console.print(table)
+
+
+def _print_curl(job_id: str, directory: Path) -> None:
+    shown = os.path.relpath(directory)
+    console.print("To look further, start the service again and ask it:")
+    for line in (
+        f".venv/bin/sft serve --data-dir {shown} &",
+        f'AUTH="Authorization: Bearer $(cat {shown}/admin.key)"',
+        f'curl -sH "$AUTH" http://127.0.0.1:8000/v1/jobs/{job_id}',
+        f'curl -sH "$AUTH" "http://127.0.0.1:8000/v1/jobs/{job_id}/logs?tail=20"',
+        f'curl -sH "$AUTH" http://127.0.0.1:8000/v1/jobs/{job_id}/metrics',
+        f'curl -sH "$AUTH" http://127.0.0.1:8000/v1/jobs/{job_id}/checkpoints',
+    ):
+        console.print(f"  [cyan]{line}[/]", markup=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]).absolute()))

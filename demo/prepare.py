@@ -1,0 +1,48 @@
+"""`python -m demo.prepare DIR`: the demo's records, model and packed data, made once and reused."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from demo import model, records
+from trainer import pack
+
+PACK_SIZE = 512
+FEWEST_RECORDS = 1500
+
+
+def prepare(directory: Path) -> None:
+    """Make what is missing of DIR/records.jsonl, DIR/model and DIR/packed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    source = directory / "records.jsonl"
+    _once(source, _write_records)
+    _once(directory / "model", lambda path: model.make(source, path))
+    _once(directory / "packed", lambda path: pack.pack(source, directory / "model", path, PACK_SIZE))
+
+
+def _once(path: Path, make: Callable[[Path], None]) -> None:
+    """Make a file or directory under another name first: what is there is whole."""
+    if path.exists():
+        return
+    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=".making-"))
+    try:
+        make(scratch / path.name)
+        (scratch / path.name).rename(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    print(f"made {path}", flush=True)
+
+
+def _write_records(path: Path) -> None:
+    number = records.write(path)
+    if number < FEWEST_RECORDS:
+        raise SystemExit(f"Only {number} docstrings were found; is Python's standard library complete?")
+    print(f"{number} records", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is made here
+    prepare(Path(sys.argv[1]).absolute())

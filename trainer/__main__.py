@@ -1,0 +1,112 @@
+"""`python -m trainer CONFIG`: one rank of a fine-tuning run. The run directory is the config's own.
+
+What is wrong with a config is said before torch is imported.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from trainer.config import TrainingConfig
+from trainer.events import LOGS, EventWriter
+from trainer.preflight import check
+
+TRACEBACK_CHARACTERS = 4000
+INVALID = 2
+
+
+def main() -> int:
+    path = Path(sys.argv[1]).absolute()
+    rank = int(os.environ.get("RANK", "0"))
+    _keep_log(path.parent / LOGS, rank)
+    events = EventWriter(path.parent, rank)
+    config = _read(path, events)
+    if config is None:
+        return INVALID
+    _rendezvous_alone()
+    try:
+        from trainer.train import train
+
+        train(config, events)
+    except BaseException as error:
+        events.end("failed", code=_code(error), message=_message(error), traceback=_tail())
+        raise
+    return 0
+
+
+def _keep_log(directory: Path, rank: int) -> None:
+    """Copy all output, that of child processes and C libraries too, to this rank's own file.
+
+    The copying is done by another process: it ends after the last byte, even if this one is killed.
+    """
+    directory.mkdir(exist_ok=True)
+    tee = subprocess.Popen(["tee", "-a", str(directory / f"rank-{rank}.log")], stdin=subprocess.PIPE)
+    assert tee.stdin is not None
+    for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
+        os.dup2(tee.stdin.fileno(), descriptor)
+    tee.stdin.close()
+
+
+def _read(path: Path, events: EventWriter) -> TrainingConfig | None:
+    """The config, if a run can begin with it; else the failure is written."""
+    try:
+        config = TrainingConfig.model_validate(yaml.safe_load(path.read_text()))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        _refuse(events, "invalid_config", str(error))
+        return None
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    for finding in check(config, world_size):
+        if finding.severity == "error":
+            _refuse(events, finding.code, f"{finding.message} {finding.hint or ''}".strip())
+            return None
+    return config
+
+
+def _refuse(events: EventWriter, code: str, message: str) -> None:
+    print(f"trainer: {message}", file=sys.stderr, flush=True)
+    events.end("failed", code=code, message=message)
+
+
+def _rendezvous_alone() -> None:
+    """Started without torchrun: a world of one rank, on a port of its own."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    os.environ.update({name: str(value) for name, value in alone.items()})
+
+
+def _code(error: BaseException) -> str:
+    """Class of a failure, as far as the exception's own type tells."""
+    codes = {
+        "UnknownKey": "invalid_config",
+        "MissingPackedData": "missing_packed_data",
+        "Incomplete": "bad_checkpoint",
+    }
+    return codes.get(type(error).__name__, "user_code")
+
+
+def _message(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:TRACEBACK_CHARACTERS]
+
+
+def _tail() -> str:
+    return traceback.format_exc()[-TRACEBACK_CHARACTERS:]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""What Megatron-Bridge 0.6.2 needs where an optional package is absent. Call before importing it."""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from collections.abc import Sequence
+from typing import Any
+
+# Module of Bridge -> packages that it imports without a guard, although SFT does not use them.
+UNGUARDED = {
+    "megatron.bridge.peft.lora_layers": ("transformer_engine", "transformer_engine.pytorch"),
+    "megatron.bridge.training.pretrain": ("nvidia_resiliency_ext", "nvidia_resiliency_ext.inprocess"),
+    "megatron.bridge.data.energon.base_energon_datamodule": ("megatron.energon",),
+}
+
+
+def install() -> None:
+    """Let Bridge import without the packages of UNGUARDED that are not installed."""
+    absent = {
+        module: tuple(name for name in packages if not _is_installed(name))
+        for module, packages in UNGUARDED.items()
+    }
+    sys.meta_path.insert(0, _StandIns({module: names for module, names in absent.items() if names}))
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+class _Empty(type):
+    """A class that has every attribute, each such a class again; it can be subclassed and does nothing."""
+
+    def __getattr__(cls, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Empty(name, (), {})
+
+
+class _Absent(types.ModuleType):
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Empty(name, (), {})
+
+
+class _StandIns(importlib.abc.MetaPathFinder):
+    """Shows empty packages to one module while it is imported, and to nobody else.
+
+    Elsewhere in Bridge and megatron-core the same packages are probed with try/except, and there
+    the answer has to stay no.
+    """
+
+    def __init__(self, absent: dict[str, tuple[str, ...]]) -> None:
+        self.absent = absent
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in self.absent:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        loader: Any = spec.loader
+        execute = loader.exec_module
+
+        def exec_module(module: types.ModuleType) -> None:
+            stand_ins = _stand_ins(self.absent[fullname])
+            sys.modules.update(stand_ins)
+            try:
+                execute(module)
+            finally:
+                for name in stand_ins:
+                    sys.modules.pop(name, None)
+
+        loader.exec_module = exec_module
+        return spec
+
+
+def _stand_ins(names: Sequence[str]) -> dict[str, types.ModuleType]:
+    modules: dict[str, types.ModuleType] = {name: _Absent(name) for name in names}
+    for name, module in modules.items():
+        parent, _, child = name.rpartition(".")
+        if parent in modules:
+            setattr(modules[parent], child, module)
+    return modules

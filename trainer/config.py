@@ -1,0 +1,111 @@
+"""The training config: every key of the seed's own, declared once. Pydantic, no torch.
+
+Sections of Megatron-Bridge's ConfigContainer (train, optimizer, ...) pass through as they are;
+the trainer refuses their unknown keys before it trains.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Section = dict[str, Any]
+
+
+class RecipeConfig(BaseModel):
+    """Parallel shape. What is None is left to the recipe or the model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tensor_model_parallel_size: int | None = Field(default=None, ge=1)
+    pipeline_model_parallel_size: int | None = Field(default=None, ge=1)
+    context_parallel_size: int | None = Field(default=None, ge=1)
+    expert_model_parallel_size: int | None = Field(default=None, ge=1)
+    expert_tensor_parallel_size: int | None = Field(default=None, ge=1)
+    sequence_parallel: bool | None = None
+
+
+class DatasetConfig(BaseModel):
+    """The packed data. Other keys are those of Bridge's GPTSFTDatasetConfig."""
+
+    model_config = ConfigDict(extra="allow")
+
+    nano3_packed_sft_dir: str | None = Field(
+        default=None,
+        description="Directory that holds the packed splits: splits/train/*.parquet, splits/valid/.",
+    )
+
+
+def _section(what: str) -> Any:
+    return Field(
+        default_factory=dict, description=f"{what}: passed to Megatron-Bridge's section of this name."
+    )
+
+
+class TrainingConfig(BaseModel):
+    """A whole supervised fine-tuning run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    device: Literal["cuda", "cpu"] = Field(
+        default="cuda", description="cpu trains small models in float32, to try things out."
+    )
+    hf_model_path: str | None = Field(
+        default=None,
+        description="Hugging Face id or local directory of the base weights, loaded through AutoBridge.",
+    )
+    checkpoint_megatron: str | None = Field(
+        default=None, description="Megatron checkpoint to begin from; wins over hf_model_path's weights."
+    )
+    seq_length: int = Field(
+        default=4096, ge=1, description="Training sequence length in tokens; equals the data's pack_size."
+    )
+    peft: Literal["lora"] | None = Field(
+        default=None, description="lora for adapter tuning, null for full fine-tuning."
+    )
+    recipe: RecipeConfig = Field(default_factory=RecipeConfig)
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+    train: Section = _section("Training loop (train_iters, global_batch_size, ...)")
+    validation: Section = _section("Validation (eval_interval, eval_iters)")
+    optimizer: Section = _section("Optimizer (lr, weight_decay, ...)")
+    scheduler: Section = _section("Learning-rate schedule")
+    ddp: Section = _section("Data parallelism")
+    checkpoint: Section = _section("Checkpoints (save, save_interval, ...)")
+    logger: Section = _section("Logging")
+    rng: Section = _section("Random numbers (seed)")
+    dist: Section = _section("Process groups")
+    tokenizer: Section = _section("Tokenizer")
+    model: Section = _section("Model provider")
+    lora: Section = _section("LoRA adapters (dim, alpha, target_modules)")
+    mixed_precision: str | None = Field(
+        default=None, description="Bridge's recipe of precision, e.g. bf16_mixed."
+    )
+
+    def client_paths(self) -> list[tuple[str, str]]:
+        """(JSON pointer, path) of every value that names a place on the cluster's file system."""
+        return list(self._paths())
+
+    def _paths(self) -> Iterator[tuple[str, str]]:
+        if self.hf_model_path and is_local(self.hf_model_path):
+            yield "/hf_model_path", self.hf_model_path
+        if self.checkpoint_megatron:
+            yield "/checkpoint_megatron", self.checkpoint_megatron
+        if self.dataset.nano3_packed_sft_dir:
+            yield "/dataset/nano3_packed_sft_dir", self.dataset.nano3_packed_sft_dir
+        for section, keys in PATH_KEYS.items():
+            for key in keys:
+                value = getattr(self, section).get(key)
+                if isinstance(value, str) and (key != "tokenizer_model" or is_local(value)):
+                    yield f"/{section}/{key}", value
+
+
+PATH_KEYS = {
+    "checkpoint": ("save", "load", "pretrained_checkpoint"),
+    "logger": ("tensorboard_dir", "wandb_save_dir"),
+    "tokenizer": ("tokenizer_model", "vocab_file", "merge_file"),
+}
+
+
+def is_local(model: str) -> bool:
+    """Whether a model's name is a path and not an id of the Hugging Face hub."""
+    return model.startswith(("/", ".", "~"))

@@ -1,0 +1,58 @@
+"""What a run says of itself: event lines and the end marker. The format: docs/job-directory.md. No torch."""
+
+import contextlib
+import json
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+EVENTS, END, STOP, LOGS = "events.jsonl", "end.json", "stop", "logs"
+PREFIX = "SFT_EVENT "
+
+
+class EventWriter:
+    """Writes the event lines of one rank to the run directory and to stdout."""
+
+    def __init__(self, run_dir: Path, rank: int) -> None:
+        self.run_dir = run_dir
+        self.rank = rank
+        self._seq = 0
+
+    def write(self, event: str, **fields: Any) -> dict[str, Any]:
+        """Append one event and return it. The line is whole or absent: it is one write."""
+        line = {"event": event, "seq": self._seq, "rank": self.rank, "at": _now(), **fields}
+        self._seq += 1
+        text = json.dumps(line)
+        descriptor = os.open(self.run_dir / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(descriptor, text.encode() + b"\n")
+        finally:
+            os.close(descriptor)
+        print(f"{PREFIX}{text}", flush=True)
+        return line
+
+    def end(self, event: str, **fields: Any) -> None:
+        """Write the last event, and the end marker unless another rank has done so."""
+        line = self.write(event, **fields)
+        handle, scratch = tempfile.mkstemp(dir=self.run_dir, prefix=".end-")
+        with os.fdopen(handle, "w") as file:
+            json.dump(line, file)
+            file.flush()
+            os.fsync(file.fileno())
+        # A link fails where the name exists: the first writer wins, and readers see it whole.
+        with contextlib.suppress(FileExistsError):
+            os.link(scratch, self.run_dir / END)
+        Path(scratch).unlink()
+
+    def stop_wished(self) -> str | None:
+        """Why the run should stop, or None."""
+        try:
+            return (self.run_dir / STOP).read_text().strip() or "asked to stop"
+        except FileNotFoundError:
+            return None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")

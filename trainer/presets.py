@@ -1,0 +1,47 @@
+"""Presets: training configs with a name, in trainer/configs/*.yaml. No torch."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+DIRECTORY = Path(__file__).parent / "configs"
+
+
+class PresetNotFound(LookupError):
+    """There is no preset of this name; says which is near."""
+
+
+class PresetResources(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    nodes: int | None = None
+    gpus_per_node: int | None = None
+    time_limit_minutes: int | None = None
+
+
+class Preset(BaseModel):
+    """A training config that a job can name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    description: str
+    resources: PresetResources = Field(default_factory=PresetResources)
+    config: dict[str, Any] = Field(description="Values of the training config; the rest are its defaults.")
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
+
+
+def load_preset(name: str) -> Preset:
+    """Read a preset. Raises PresetNotFound."""
+    names = preset_names()
+    if name not in names:
+        nearest = get_close_matches(name, names, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(names)}."
+        raise PresetNotFound(f"There is no preset {name!r}: {hint}")
+    return Preset(name=name, **yaml.safe_load((DIRECTORY / f"{name}.yaml").read_text()))

@@ -1,0 +1,120 @@
+"""Bridge's callbacks as event lines, and the wish to stop."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from megatron.bridge.training.callbacks import Callback, CallbackContext
+
+from trainer.checkpoints import is_complete, iteration_directory
+from trainer.events import EventWriter
+
+LOSS = "lm loss"
+
+
+class Report(Callback):  # type: ignore[misc]
+    """Writes what happens, on the reporter: the last rank, which is in the last pipeline stage."""
+
+    def __init__(self, events: EventWriter, *, is_reporter: bool, world_size: int) -> None:
+        self.events = events
+        self.is_reporter = is_reporter
+        self.world_size = world_size
+        self.stopping: str | None = None
+        self.saved_iteration: int | None = None
+        self.last_step = 0
+        self._step_began = 0.0
+        self._validated: set[int] = set()
+
+    def on_data_init_start(self, context: CallbackContext) -> None:
+        config, state = context.state.cfg, context.state.train_state
+        parameters = _count_parameters(context.model)
+        self.last_step = state.step
+        if self.is_reporter:
+            self.events.write(
+                "started",
+                start_step=state.step,
+                total_steps=config.train.train_iters,
+                world_size=self.world_size,
+                global_batch_size=config.train.global_batch_size,
+                seq_length=config.model.seq_length,
+                parameters=parameters,
+            )
+
+    def on_train_step_start(self, context: CallbackContext) -> None:  # noqa: ARG002
+        self._step_began = time.perf_counter()
+
+    def on_train_step_end(self, context: CallbackContext) -> None:
+        # Bridge counts the step after this callback.
+        step = self.last_step = context.state.train_state.step + 1
+        if self.is_reporter:
+            self._write_step(context, step, time.perf_counter() - self._step_began)
+        self._pass_on_wish(step)
+
+    def _write_step(self, context: CallbackContext, step: int, seconds: float) -> None:
+        config = context.state.cfg
+        batch = config.train.global_batch_size
+        tokens = batch * config.model.seq_length
+        grad_norm = context.grad_norm
+        self.events.write(
+            "step",
+            step=step,
+            loss=_loss(context.loss_dict),
+            learning_rate=context.optimizer.param_groups[0]["lr"] if context.optimizer else None,
+            grad_norm=float(grad_norm) if grad_norm is not None else None,
+            step_time_seconds=round(seconds, 6),
+            tokens_per_second_per_gpu=round(tokens / seconds / self.world_size, 1),
+            tflops_per_gpu=None,
+            consumed_samples=context.state.train_state.consumed_train_samples + batch,
+        )
+
+    def _pass_on_wish(self, step: int) -> None:
+        """Tell Bridge of a wish to stop as it wants to hear it: it asks all ranks for a SIGTERM received."""
+        if self.stopping is None and (reason := self.events.stop_wished()):
+            self.stopping = reason
+            if self.is_reporter:
+                self.events.write("stopping", step=step, reason=reason)
+            signal.raise_signal(signal.SIGTERM)
+
+    def on_eval_end(self, context: CallbackContext) -> None:
+        step = context.state.train_state.step
+        # Bridge validates once more after the last step: the same number, and no news.
+        if self.is_reporter and step not in self._validated and context.total_loss_dict:
+            self._validated.add(step)
+            self.events.write("validation", step=step, loss=_loss(context.total_loss_dict))
+
+    def on_checkpoint_save(self, context: CallbackContext) -> None:
+        iteration = context.state.train_state.step
+        self.saved_iteration = iteration
+        path = iteration_directory(Path(context.state.cfg.checkpoint.save), iteration)
+        if self.is_reporter and is_complete(path):
+            files = [
+                {"path": str(file.relative_to(path)), "bytes": file.stat().st_size}
+                for file in sorted(path.rglob("*"))
+                if file.is_file()
+            ]
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            self.events.write("checkpoint", iteration=iteration, path=str(path), bytes=size, files=files)
+
+
+def _loss(losses: dict[str, Any] | None) -> float | None:
+    value = (losses or {}).get(LOSS)
+    return float(value) if value is not None else None
+
+
+def _count_parameters(model: list[Any]) -> int:
+    """Parameters of the whole model: each once, over tensor- and pipeline-parallel ranks."""
+    import torch
+    from megatron.core import parallel_state
+
+    first = parallel_state.get_tensor_model_parallel_rank() == 0
+    own = sum(
+        int(parameter.numel())
+        for chunk in model
+        for parameter in chunk.parameters()
+        # What is not split over the tensor-parallel ranks is the same on each of them.
+        if first or getattr(parameter, "tensor_model_parallel", False)
+    )
+    total = torch.tensor([own], dtype=torch.int64, device="cuda")
+    torch.distributed.all_reduce(total, group=parallel_state.get_model_parallel_group())
+    return int(total.item())

@@ -1,0 +1,63 @@
+"""One fine-tuning run, from its config to its end marker."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from trainer import compat, cpu
+from trainer.checkpoints import is_complete, iteration_directory
+from trainer.config import TrainingConfig
+from trainer.events import EventWriter
+
+
+class Incomplete(RuntimeError):
+    """All steps were done, and the final checkpoint is not whole."""
+
+
+def train(config: TrainingConfig, events: EventWriter) -> None:
+    """Run to the end, and write the last event: finished or stopped. Whatever goes wrong is raised."""
+    compat.install()
+    if config.device == "cpu":
+        cpu.prepare()
+    from megatron.bridge.training.finetune import finetune
+    from megatron.bridge.training.gpt_step import forward_step
+
+    from trainer import recipe, validation
+    from trainer.report import Report
+
+    if config.device == "cpu":
+        cpu.install()
+    container = recipe.build(config)
+    container.train.exit_signal_handler = True  # how a wish to stop reaches Bridge: see Report
+    validation.install(container.validation.eval_iters)
+    report = Report(events, is_reporter=is_reporter(), world_size=world_size())
+    try:
+        finetune(container, forward_step, callbacks=[report])
+    except SystemExit:
+        if report.stopping is None:
+            raise
+    _conclude(config, events, report)
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_reporter() -> bool:
+    return int(os.environ.get("RANK", "0")) == world_size() - 1
+
+
+def _conclude(config: TrainingConfig, events: EventWriter, report: Any) -> None:
+    iteration = report.saved_iteration
+    if not report.is_reporter:
+        return
+    if report.stopping is not None:
+        events.end("stopped", step=report.last_step, iteration=iteration, reason=report.stopping)
+        return
+    if iteration is not None and not is_complete(_path(config, iteration)):
+        raise Incomplete(f"The checkpoint of iteration {iteration} is not complete on disk.")
+    events.end("finished", step=report.last_step, iteration=iteration)
+
+
+def _path(config: TrainingConfig, iteration: int) -> Path:
+    return iteration_directory(Path(config.checkpoint["save"]), iteration)

@@ -1,0 +1,61 @@
+"""The Celery application: broker, limits and the beat's schedule.
+
+Tasks carry ids only, keep no results, and may be lost or delivered twice: the database is the
+truth, and a sweep finds what a lost message left behind.
+"""
+
+import warnings
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import SecurityWarning
+from celery.signals import setup_logging
+
+from worker import log
+from worker.settings import get_settings
+
+BROKER_TIMEOUT_SECONDS = 3.0
+
+
+def build() -> Celery:
+    settings = get_settings()
+    app = Celery("sft", broker=settings.redis_url, include=["worker.tasks"])
+    app.conf.update(
+        task_ignore_result=True,
+        task_default_queue="sft",
+        task_publish_retry=False,
+        worker_prefetch_multiplier=1,
+        worker_pool="threads",
+        worker_concurrency=settings.worker_threads,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=BROKER_TIMEOUT_SECONDS,
+        broker_transport_options={
+            "socket_timeout": BROKER_TIMEOUT_SECONDS,
+            "socket_connect_timeout": BROKER_TIMEOUT_SECONDS,
+        },
+        # In memory: a schedule file could be broken by a kill, and holds nothing worth keeping.
+        beat_scheduler="celery.beat:Scheduler",
+        beat_max_loop_interval=min(1.0, settings.poll_interval_seconds),
+        beat_schedule={
+            "tick": _every(settings.poll_interval_seconds, "worker.tasks.tick"),
+            "sweep": _every(settings.sweep_interval_seconds, "worker.tasks.sweep"),
+        },
+    )
+    return app
+
+
+def _every(seconds: float, task: str) -> dict[str, Any]:
+    # A tick that waited for longer than a few intervals has been overtaken by the next ones.
+    return {"task": task, "schedule": seconds, "options": {"expires": max(5.0, 3 * seconds)}}
+
+
+@setup_logging.connect
+def _configure_logging(**_: Any) -> None:
+    log.configure()
+
+
+# Celery warns about root because of pickled tasks; ours are JSON, and a container's user is root.
+warnings.filterwarnings("ignore", category=SecurityWarning)
+
+app = build()

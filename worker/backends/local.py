@@ -1,0 +1,214 @@
+"""The local machine as a cluster: a spool of runs, some slots, and processes that outlive the worker.
+
+Everything it knows lies on disk, so any worker can answer, and none has to survive:
+
+    DIR/local/CLUSTER.spool/NAME   one file for each run that has not ended, oldest first by mtime
+    DIR/local/CLUSTER.lock         held while runs are started: the slots are counted under it
+    jobs/ID/attempts/N/pid.json    the supervisor (local_run.py), by pid and start time
+    jobs/ID/attempts/N/exit.json   how the supervisor's run ended
+    jobs/ID/attempts/N/cancelled   cancelled before it was started
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from worker.backends import local_run
+from worker.backends.base import Observation, Phase, Run, Submission
+from worker.backends.files import LocalFiles
+from worker.errors import BackendUnavailable, SubmissionRejected
+from worker.settings import PROJECT_ROOT
+
+START_TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class LocalBackend:
+    """Runs the trainer under torchrun on this machine, at most `max_running` at a time."""
+
+    root: Path
+    python: Path
+    max_running: int
+    env_vars: dict[str, str]
+    cluster: str
+
+    def job_directory(self, job_id: str) -> Path:
+        return self.root / "jobs" / job_id
+
+    def render(self, run: Run) -> Submission:
+        directory = self.job_directory(run.job_id) / "attempts" / str(run.attempt)
+        command = [
+            str(self.python), "-m", "torch.distributed.run", "--standalone", "--nnodes", "1",
+            "--nproc-per-node", str(run.resources.gpus_per_node),
+            "-m", "trainer", str(directory / "config.yaml"),
+        ]  # fmt: skip
+        started_by = {
+            "name": run.name,
+            "command": command,
+            "env": {"PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1", **self.env_vars},
+            "time_limit_seconds": run.resources.time_limit_minutes * 60,
+        }
+        files = {
+            "config.yaml": yaml.safe_dump(run.config, sort_keys=True, allow_unicode=True),
+            "run.json": json.dumps(started_by, indent=2, sort_keys=True) + "\n",
+        }
+        return Submission(name=run.name, directory=str(directory), files=files, command=command)
+
+    def submit(self, submission: Submission) -> str:
+        if not self.python.exists():
+            raise SubmissionRejected(
+                f"The trainer's environment is missing: there is no {self.python}.",
+                hint="Run `make setup-trainer`, or set SFT_TRAINER_PYTHON to its interpreter.",
+            )
+        try:
+            self._place(submission)
+            self._start_waiting()
+        except OSError as error:
+            raise BackendUnavailable(f"Cannot write the run's directory: {error}") from error
+        return submission.name
+
+    def find(self, name: str) -> str | None:
+        return name  # here the name is the id
+
+    def poll(self, external_ids: Iterable[str]) -> dict[str, Observation]:
+        self._start_waiting()
+        waiting = self._waiting()
+        return {name: self._observe(name, waiting) for name in external_ids}
+
+    def cancel(self, external_id: str) -> None:
+        directory = self._directory(external_id)
+        with self._locked():
+            if not local_run.was_started(directory):
+                directory.mkdir(parents=True, exist_ok=True)
+                (directory / "cancelled").touch()
+                self._spool_entry(external_id).unlink(missing_ok=True)
+                return
+        local_run.stop(directory)
+
+    def files(self) -> LocalFiles:
+        return LocalFiles()
+
+    # -- the spool ------------------------------------------------------------------------------
+
+    def _place(self, submission: Submission) -> None:
+        """Make the attempt's directory in one step: it is there whole, or not at all."""
+        directory = Path(submission.directory)
+        if not (directory / "run.json").exists():
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            fresh = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".new-"))
+            for path, content in submission.files.items():
+                (fresh / path).write_text(content)
+            (fresh / "logs").mkdir()
+            _rename(fresh, directory)
+        if not local_run.was_started(directory) and not (directory / "cancelled").exists():
+            self._spool_entry(submission.name).touch()
+
+    def _start_waiting(self) -> None:
+        """Start as many waiting runs as there are free slots."""
+        with self._locked():
+            for name in self._ended():
+                self._spool_entry(name).unlink(missing_ok=True)
+            waiting = self._waiting()
+            free = self.max_running - (len(self._spooled()) - len(waiting))
+            for name in waiting[: max(free, 0)]:
+                _start(self._directory(name))
+
+    def _ended(self) -> list[str]:
+        return [name for name in self._spooled() if self._has_ended(name)]
+
+    def _has_ended(self, name: str) -> bool:
+        directory = self._directory(name)
+        if not directory.exists():
+            return True
+        return local_run.was_started(directory) and not local_run.is_alive(directory)
+
+    def _waiting(self) -> list[str]:
+        return [name for name in self._spooled() if not local_run.was_started(self._directory(name))]
+
+    def _spooled(self) -> list[str]:
+        """Names of the runs that have not ended, oldest first."""
+        entries = [(entry.stat().st_mtime_ns, entry.name) for entry in self._spool().iterdir()]
+        return [name for _, name in sorted(entries)]
+
+    def _spool(self) -> Path:
+        spool = self.root / "local" / f"{self.cluster}.spool"
+        spool.mkdir(parents=True, exist_ok=True)
+        return spool
+
+    def _spool_entry(self, name: str) -> Path:
+        return self._spool() / name
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time counts slots and starts runs. The kernel frees it with its holder."""
+        self._spool()
+        with (self.root / "local" / f"{self.cluster}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _directory(self, name: str) -> Path:
+        job_id, _, attempt = name.rpartition(".")
+        return self.job_directory(job_id) / "attempts" / attempt
+
+    # -- observing ------------------------------------------------------------------------------
+
+    def _observe(self, name: str, waiting: list[str]) -> Observation:
+        directory = self._directory(name)
+        if local_run.is_alive(directory):
+            return Observation(Phase.RUNNING, "running", "Running on this machine.")
+        if name in waiting:
+            ahead = waiting.index(name)
+            return Observation(
+                Phase.QUEUED,
+                "waiting_for_slot",
+                f"Waits for one of {self.max_running} slots of this machine; {ahead} ahead of it.",
+            )
+        if (directory / "cancelled").exists():
+            return Observation(Phase.ENDED, "cancelled", "Cancelled before it was started.")
+        return _ended_observation(directory)
+
+
+def _ended_observation(directory: Path) -> Observation:
+    if not directory.exists():
+        return Observation(Phase.ENDED, "directory_missing", "The run's directory was removed.")
+    if not local_run.was_started(directory):
+        # Between the making of its directory and its place in the spool: submit is still at it.
+        return Observation(Phase.QUEUED, "waiting_for_slot", "Waits for its place in the queue.")
+    left = local_run.exit_record(directory)
+    if left is None:
+        left = local_run.sweep_up(directory)
+    return Observation(Phase.ENDED, left["reason"], left["message"], raw=json.dumps(left))
+
+
+def _rename(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError:
+        # Another worker was first: its directory has the same bytes, rendering being pure.
+        shutil.rmtree(source, ignore_errors=True)
+        if not (target / "run.json").exists():
+            raise
+
+
+def _start(directory: Path) -> None:
+    """Start the supervisor detached, and wait until it has put its pid on disk."""
+    with (directory / "logs" / "job.log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", local_run.__name__, str(directory)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT_ROOT,
+            env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while not local_run.was_started(directory) and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)

@@ -1,0 +1,203 @@
+"""Supervises one run on this machine: `python -m worker.backends.local_run DIRECTORY`.
+
+It starts the command of DIRECTORY/run.json, holds its time limit, passes on the wish to stop,
+ends every process of the run, and leaves exit.json. It is started detached and needs nobody:
+worker, broker and database may come and go meanwhile. It reads no settings and holds no secrets.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+
+# A run that reaches its time limit may save first; one that is cancelled only has to end.
+SAVE_GRACE_SECONDS = 120.0
+KILL_GRACE_SECONDS = 10.0
+# Processes that copy the last log lines end by themselves once the ranks are gone.
+DRAIN_GRACE_SECONDS = 2.0
+
+# In the environment of every process of a run, so that none is missed: torchrun gives each rank
+# a session of its own, and a rank whose torchrun was killed has another parent.
+MARKER = "SFT_RUN"
+
+# What a run inherits of the service's environment; never its keys, passwords or URLs.
+INHERITED = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "HF_HOME", "HF_HUB_OFFLINE")
+INHERITED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "OPENBLAS_")
+
+
+def main(directory: Path) -> None:
+    with (directory / "run.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # another supervisor has this run
+        if was_started(directory):
+            return
+        signal.signal(signal.SIGTERM, _raise_cancelled)
+        _write(directory / "pid.json", {"pid": os.getpid(), "start_ticks": _start_ticks(os.getpid())})
+        _write(directory / "exit.json", _supervise(directory))
+
+
+class _Cancelled(Exception):
+    pass
+
+
+def _raise_cancelled(_signal: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Cancelled
+
+
+def _supervise(directory: Path) -> dict[str, Any]:
+    """Start the run, wait for its end, and return the record of it."""
+    run = json.loads((directory / "run.json").read_text())
+    try:
+        process = subprocess.Popen(
+            run["command"], env=_environment(run), cwd=directory, stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        return _record("start_failed", f"The trainer could not be started: {error}")
+    try:
+        return _wait(directory, process, run["time_limit_seconds"])
+    except _Cancelled:
+        process.terminate()
+        _wait_at_most(process, KILL_GRACE_SECONDS)
+        return _record("cancelled", "Cancelled while running.", process.poll())
+    finally:
+        psutil.wait_procs(_strays(run["name"]), timeout=DRAIN_GRACE_SECONDS)
+        kill_strays(run["name"])
+        process.wait()
+
+
+def _wait(directory: Path, process: subprocess.Popen[bytes], limit_seconds: float) -> dict[str, Any]:
+    if _wait_at_most(process, limit_seconds):
+        return _record("exited", f"The launcher exited with {process.returncode}.", process.returncode)
+    (directory / "stop").write_text("time limit\n")
+    _wait_at_most(process, SAVE_GRACE_SECONDS)
+    process.terminate()
+    _wait_at_most(process, KILL_GRACE_SECONDS)
+    message = f"The time limit of {limit_seconds / 60:g} minutes was reached."
+    return _record("time_limit", message, process.poll())
+
+
+def _wait_at_most(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _environment(run: dict[str, Any]) -> dict[str, str]:
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name in INHERITED or name.startswith(INHERITED_PREFIXES)
+    }
+    return {**inherited, **run["env"], MARKER: run["name"]}
+
+
+def _record(reason: str, message: str, exit_code: int | None = None) -> dict[str, Any]:
+    return {"reason": reason, "message": message, "exit_code": exit_code, "at": time.time()}
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    """Readers see the whole file or none."""
+    fresh = path.with_suffix(f".{os.getpid()}.new")
+    fresh.write_text(json.dumps(value))
+    fresh.rename(path)
+
+
+# -- what others may ask about a run ---------------------------------------------------------------
+
+
+def was_started(directory: Path) -> bool:
+    return (directory / "pid.json").exists()
+
+
+def exit_record(directory: Path) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads((directory / "exit.json").read_text())
+    except FileNotFoundError:
+        return None
+    return record
+
+
+def is_alive(directory: Path) -> bool:
+    """Whether the run's supervisor lives: the pid alone could be another process by now."""
+    return _supervisor_pid(directory) is not None
+
+
+def stop(directory: Path) -> None:
+    """Ask the supervisor to end its run; without one, end what it left behind."""
+    pid = _supervisor_pid(directory)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    elif exit_record(directory) is None:
+        sweep_up(directory)
+
+
+def sweep_up(directory: Path) -> dict[str, Any]:
+    """End the processes of a run whose supervisor was killed, and leave the record in its place."""
+    run = json.loads((directory / "run.json").read_text())
+    kill_strays(run["name"])
+    record = _record("killed", "The run's supervisor was killed, and the run ended with it.")
+    if exit_record(directory) is None:
+        _write(directory / "exit.json", record)
+    return record
+
+
+def kill_strays(name: str) -> None:
+    """SIGKILL every process that carries the run's marker, until none is left."""
+    deadline = time.monotonic() + KILL_GRACE_SECONDS
+    while (strays := _strays(name)) and time.monotonic() < deadline:
+        for process in strays:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(strays, timeout=1)
+
+
+def _strays(name: str) -> list[psutil.Process]:
+    return [process for process in psutil.process_iter() if _marker_of(process) == name]
+
+
+def _marker_of(process: psutil.Process) -> str | None:
+    try:
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.environ().get(MARKER)
+    except psutil.Error:
+        return None
+
+
+def _supervisor_pid(directory: Path) -> int | None:
+    try:
+        left = json.loads((directory / "pid.json").read_text())
+    except FileNotFoundError:
+        return None
+    same = _start_ticks(left["pid"]) == left["start_ticks"]
+    return int(left["pid"]) if same else None
+
+
+def _start_ticks(pid: int) -> int | None:
+    """Start of a living process in clock ticks since boot (proc(5), stat, field 22); None if it is gone.
+
+    Not the wall-clock time that psutil gives: that one moves when the clock is set.
+    """
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else int(fields[18])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,144 @@
+"""The effective training config of a request: preset or inline config, then overrides, then inputs."""
+
+import unicodedata
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from trainer.config import TrainingConfig
+from trainer.presets import Preset
+from worker.errors import FieldError, InvalidSpec
+from worker.spec import JobSpec
+from worker.validation import field_errors, pointer
+
+
+def compose(spec: JobSpec, preset: Preset | None) -> TrainingConfig:
+    """Preset or inline config, then overrides, then inputs. Raises InvalidSpec."""
+    base = preset.config if preset else spec.config
+    origin: dict[str, str] = {}
+    merged = OmegaConf.create(base)
+    for where, key, value in _overrides(spec):
+        _set(merged, where, key, value)
+        origin[key] = where
+    values = OmegaConf.to_container(merged)
+    _apply_inputs(values, spec, origin)
+    try:
+        return TrainingConfig.model_validate(values)
+    except ValidationError as error:
+        faults = field_errors(error.errors(), TrainingConfig)
+        raise invalid([_located(fault, origin, inline=preset is None) for fault in faults]) from error
+
+
+def _overrides(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
+    """Each override as (pointer into the request, dotted key, value)."""
+    if isinstance(spec.overrides, dict):
+        for key, value in spec.overrides.items():
+            yield pointer(["overrides", key]), key, value
+        return
+    for index, text in enumerate(spec.overrides):
+        where = pointer(["overrides", index])
+        key, equals, _ = text.partition("=")
+        if not equals or not key:
+            raise fault(where, "not_an_override", f"{text!r} is not of the form key=value.")
+        try:
+            parsed = OmegaConf.from_dotlist([text])
+            value = OmegaConf.select(parsed, key)
+        except (OmegaConfBaseException, ValueError) as error:
+            raise fault(where, "not_an_override", f"{text!r} cannot be read: {error}") from error
+        yield where, key, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _set(config: Any, where: str, key: str, value: Any) -> None:
+    try:
+        OmegaConf.update(config, key, value, merge=True)
+    except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
+        raise fault(where, "not_an_override", f"{key!r} cannot be set: {error}") from error
+
+
+def _apply_inputs(values: Any, spec: JobSpec, origin: dict[str, str]) -> None:
+    """`inputs` are other names for two fields of the config; both given must agree."""
+    given = {
+        "dataset.nano3_packed_sft_dir": ("packed_parquet", spec.inputs.packed_parquet),
+        "checkpoint_megatron": ("checkpoint_megatron", spec.inputs.checkpoint_megatron),
+    }
+    for key, (name, path) in given.items():
+        if path is None:
+            continue
+        where = pointer(["inputs", name])
+        if key in origin and OmegaConf.select(OmegaConf.create(values), key) != path:
+            raise fault(where, "contradiction", f"inputs.{name} and {key} mean the same and differ.")
+        _set_in(values, key, path)
+        origin[key] = where
+
+
+def _set_in(values: Any, key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        if not isinstance(values.get(parent), dict):
+            values[parent] = {}
+        values = values[parent]
+    values[last] = value
+
+
+def _located(fault: FieldError, origin: Mapping[str, str], *, inline: bool) -> FieldError:
+    """Point at the place in the request that a value came from."""
+    dotted = fault.pointer.strip("/").replace("/", ".")
+    for key, where in origin.items():
+        if dotted == key or dotted.startswith(f"{key}.") or key.startswith(f"{dotted}."):
+            return fault.model_copy(update={"pointer": where})
+    return fault.model_copy(update={"pointer": f"/config{fault.pointer}" if inline else "/config"})
+
+
+# -- what is refused before anything is worked out -------------------------------------------------
+
+
+def refuse_control_characters(spec: JobSpec) -> None:
+    """No string of a request may hold NUL, newlines or other control characters, keys included."""
+    faults = [
+        FieldError(
+            pointer=where,
+            code="control_character",
+            detail="Control characters (such as NUL or a newline) are not allowed in any string.",
+            hint="Remove them; a path or name that seems to need them is wrong.",
+        )
+        for where, text in _strings(spec.model_dump(mode="python"))
+        if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
+    ]
+    if faults:
+        raise invalid(faults)
+
+
+def _strings(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """All strings of a JSON value, keys included, with their pointers."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield where, str(key)
+            yield from _strings(item, where + pointer([key]))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _strings(item, where + pointer([index]))
+    return
+
+
+def refuse_unsupported(spec: JobSpec) -> None:
+    """What is part of the contract and cannot be done yet is refused, not ignored."""
+    if spec.args:
+        raise fault("/args", "unknown_argument", f"{spec.args[0]!r} maps to nothing: use overrides.")
+    if spec.secrets:
+        raise fault("/secrets", "unknown_secret", "This cluster has no secrets.")
+    for where, text in _strings(spec.model_dump(mode="python", include={"config", "overrides"})):
+        if "${" in text:
+            raise fault(where, "interpolation", "Interpolations (${...}) are not allowed in a request.")
+
+
+def fault(where: str, code: str, detail: str, hint: str | None = None) -> InvalidSpec:
+    return invalid([FieldError(pointer=where, code=code, detail=detail, hint=hint)])
+
+
+def invalid(faults: list[FieldError]) -> InvalidSpec:
+    return InvalidSpec(faults[0].detail, hint=faults[0].hint, errors=faults)

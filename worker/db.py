@@ -1,0 +1,86 @@
+"""Engine and transactions. The only module that knows which database it is."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult, Engine, Update, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlmodel import Session
+
+from worker.errors import ServiceUnavailable
+from worker.settings import get_settings
+
+LOCK_TIMEOUT_SECONDS = 5
+
+
+def build_engine(url: str) -> Engine:
+    """An engine whose transactions mean the same on SQLite and on Postgres."""
+    if not url.startswith("sqlite"):
+        args = {"connect_timeout": LOCK_TIMEOUT_SECONDS, "options": "-c statement_timeout=15000"}
+        return create_engine(url, pool_pre_ping=True, pool_timeout=LOCK_TIMEOUT_SECONDS, connect_args=args)
+    engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_SECONDS})
+    event.listen(engine, "connect", _sqlite_connect)
+    event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _sqlite_connect(connection: Any, _record: Any) -> None:
+    # The driver's own idea of when a transaction begins is switched off: see _sqlite_begin.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    # A read transaction that turns into a writing one fails at once when another process
+    # wrote in between; taking the write lock at the beginning waits for it instead.
+    writing = connection.get_execution_options().get("sft_writing", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+@lru_cache
+def engine() -> Engine:
+    return build_engine(get_settings().sql_url)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        raise ServiceUnavailable("The database cannot be reached.", hint="Try again shortly.") from error
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise ServiceUnavailable("The database connection was lost.", hint="Try again shortly.") from error
+
+
+@contextmanager
+def writing() -> Iterator[Session]:
+    """A transaction that writes: committed at the end of the block, rolled back if it raises."""
+    bind = engine().execution_options(sft_writing=True)
+    with _translated(), Session(bind, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def reading() -> Iterator[Session]:
+    """A consistent view of the database for reading."""
+    with _translated(), Session(engine(), expire_on_commit=False) as session:
+        yield session
+
+
+def affected(session: Session, statement: Update) -> int:
+    """Run an UPDATE and return how many rows it changed: zero where another writer was first."""
+    result = session.execute(statement.execution_options(synchronize_session=False))
+    assert isinstance(result, CursorResult)
+    return result.rowcount
+
+
+def ping() -> None:
+    """Raises ServiceUnavailable where the database does not answer."""
+    with reading() as session:
+        session.connection().execute(text("SELECT 1"))

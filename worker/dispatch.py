@@ -1,0 +1,106 @@
+"""Hands jobs to their backend, and takes them back. No transaction is open while a backend is called."""
+
+from sqlalchemy import update
+from sqlmodel import Session, col
+
+from trainer.failures import explain
+from trainer.preflight import Finding, check
+from worker import jobs
+from worker.backends.base import Backend, Submission
+from worker.clusters import cluster, connect
+from worker.db import affected, writing
+from worker.errors import BackendUnavailable, SubmissionRejected
+from worker.jobs import Reason
+from worker.log import logger
+from worker.models import Attempt, Job, Json, utcnow
+from worker.plan import parse_config
+from worker.states import DesiredState, JobState
+
+log = logger(__name__)
+
+
+def submit(job_id: str) -> None:
+    """Validate a job and hand it to its backend. Safe to repeat at any point."""
+    job = jobs.get(job_id)
+    if job.state is JobState.VALIDATING:
+        _validate(job)
+    if job.state is JobState.SUBMITTING:
+        _hand_over(job)
+
+
+def _validate(job: Job) -> None:
+    """Look again at what may have changed since the request: VALIDATING -> SUBMITTING or FAILED."""
+    world_size = jobs.run_of(job).resources.gpus
+    errors = [f for f in check(parse_config(job.config), world_size) if f.severity == "error"]
+    if errors:
+        _fail(job, Reason(errors[0].code, errors[0].message), _failure_of(errors[0], job))
+        return
+    with writing() as session:
+        jobs.move(session, job, JobState.SUBMITTING)
+
+
+def _failure_of(finding: Finding, job: Job) -> Json:
+    failure = explain(finding.code, cause=finding.message, recovery=finding.hint)
+    return {**failure.model_dump(by_alias=True), "evidence": {"attempt": job.attempt}}
+
+
+def _hand_over(job: Job) -> None:
+    backend = connect(cluster(job.cluster))
+    submission = backend.render(jobs.run_of(job))
+    try:
+        external_id = backend.submit(submission)
+    except SubmissionRejected as error:
+        failure = explain("scheduler_rejected", cause=error.message, recovery=error.hint)
+        evidence = {"evidence": {"attempt": job.attempt}}
+        _fail(job, Reason(error.code, error.message), failure.model_dump(by_alias=True) | evidence)
+    except BackendUnavailable as error:
+        # The sweep tries again; meanwhile the job says why it waits.
+        log.warning("submit.unavailable", job_id=job.id, error=error.message)
+        with writing() as session:
+            jobs.change(session, job, reason_code=error.code, reason_message=error.message)
+    else:
+        _accepted(job, backend, submission, external_id)
+
+
+def _accepted(job: Job, backend: Backend, submission: Submission, external_id: str) -> None:
+    with writing() as session:
+        if _store_external_id(session, job, external_id, submission.directory):
+            jobs.record(session, job, "submitted", data={"external_id": external_id})
+        moved = jobs.move(session, job, JobState.QUEUED)
+    if not moved and jobs.get(job.id).desired_state == DesiredState.CANCEL:
+        backend.cancel(external_id)  # the wish came while the submission was on its way
+    log.info("submit.done", job_id=job.id, external_id=external_id)
+
+
+def _store_external_id(session: Session, job: Job, external_id: str, directory: str) -> bool:
+    """Note where the attempt went; False where it was known already."""
+    statement = (
+        update(Attempt)
+        .where(col(Attempt.job_id) == job.id, col(Attempt.number) == job.attempt)
+        .where(col(Attempt.external_id).is_(None))
+        .values(external_id=external_id, directory=directory, submitted_at=utcnow())
+    )
+    return affected(session, statement) > 0
+
+
+def _fail(job: Job, reason: Reason, failure: Json) -> None:
+    with writing() as session:
+        jobs.move(session, job, JobState.FAILED, reason=reason, failure=failure)
+    log.info("job.failed", job_id=job.id, code=reason.code)
+
+
+def cancel(job_id: str) -> None:
+    """Bring a wish to cancel to the backend; the watch sees the end. Safe to repeat."""
+    job = jobs.get(job_id)
+    if job.state is not JobState.CANCELLING:
+        return
+    backend = connect(cluster(job.cluster))
+    submission = backend.render(jobs.run_of(job))
+    external_id = jobs.attempt_of(job).external_id or backend.find(submission.name)
+    if external_id is None:
+        with writing() as session:
+            jobs.move(session, job, JobState.CANCELLED, reason=Reason("cancelled", "Never submitted."))
+        return
+    backend.cancel(external_id)
+    with writing() as session:
+        _store_external_id(session, job, external_id, submission.directory)

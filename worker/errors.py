@@ -1,0 +1,97 @@
+"""What can go wrong, in the engine's own words. api/problems.py gives each its HTTP code.
+
+SftError
++-- Misconfigured         the operator has to change a setting
++-- NotFound              no such job, attempt, preset, cluster ...
++-- InvalidSpec           the request's content is wrong: carries findings
++-- IllegalAction         not in this state: carries the allowed actions
++-- IdempotencyMismatch   the key was used with another body
++-- PlanDrift             the plan is no longer what the client saw
++-- RangeInvalid          an offset, range or cursor that makes no sense
++-- Unauthenticated       no key, or one that is not valid
++-- ServiceUnavailable    database or broker cannot be reached: try again
++-- BackendError
+    +-- BackendUnavailable    the scheduler cannot be reached: try again
+    +-- SubmissionRejected    the scheduler said no, in its own words
+"""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+
+
+class FieldError(BaseModel):
+    """One fault of a request, and where it is."""
+
+    pointer: str
+    """JSON pointer into the body (RFC 6901), or `query/NAME`, `header/NAME`."""
+    code: str
+    detail: str
+    hint: str | None = None
+
+
+class SftError(Exception):
+    """Base of all domain errors: what happened, and what to do next."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, hint: str | None = None, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.errors = list(errors)
+
+
+class Misconfigured(SftError):
+    code = "misconfigured"
+
+
+class NotFound(SftError):
+    code = "not_found"
+
+
+class InvalidSpec(SftError):
+    code = "invalid_spec"
+
+
+class IllegalAction(SftError):
+    """The action is not possible in the job's state; `allowed` lists those that are."""
+
+    code = "illegal_action"
+
+    def __init__(self, message: str, *, allowed: Sequence[str]) -> None:
+        what = ", ".join(allowed) or "none"
+        super().__init__(message, hint=f"Allowed now: {what}.")
+        self.allowed = list(allowed)
+
+
+class IdempotencyMismatch(SftError):
+    code = "idempotency_key_reused"
+
+
+class PlanDrift(SftError):
+    code = "plan_drift"
+
+
+class RangeInvalid(SftError):
+    code = "range_invalid"
+
+
+class Unauthenticated(SftError):
+    code = "unauthenticated"
+
+
+class ServiceUnavailable(SftError):
+    code = "service_unavailable"
+
+
+class BackendError(SftError):
+    code = "backend_error"
+
+
+class BackendUnavailable(BackendError):
+    code = "backend_unavailable"
+
+
+class SubmissionRejected(BackendError):
+    code = "scheduler_rejected"

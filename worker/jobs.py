@@ -1,0 +1,305 @@
+"""Jobs: made, read, moved from state to state, cancelled, retried. The only writer of a job's state.
+
+Every function opens and closes its own transaction, or is given the one it belongs to.
+Nothing here talks to a backend or a broker.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, select
+
+from worker.backends.base import Resources, Run
+from worker.clusters import cluster, connect
+from worker.db import affected, reading, writing
+from worker.errors import IdempotencyMismatch, IllegalAction, NotFound
+from worker.models import Attempt, Event, IdempotencyKey, Job, Json, new_id, utcnow
+from worker.plan import checked_plan
+from worker.spec import JobSpec
+from worker.states import LIVE, TERMINAL, TRANSITIONS, Action, DesiredState, JobState, allowed_actions
+
+SYSTEM = "system"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the key's name, its project and role."""
+
+    name: str
+    project: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a job is in its state: a code for programs, words for people, the scheduler's own text."""
+
+    code: str
+    message: str
+    raw: str | None = None
+
+
+# -- making ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Created:
+    """A job that was made now, or by an earlier request with the same key."""
+
+    job_id: str
+    response: Json
+    is_new: bool
+
+
+def create(
+    spec: JobSpec, caller: Caller, respond: Callable[[Job], Json], idempotency_key: str | None = None
+) -> Created:
+    """Store a new job, or find the one that the same key made before.
+
+    respond: makes the body that the client is answered with; it is kept for replays of the key.
+    The key's row belongs to the job's transaction: of many equal requests at once one makes the
+    job, the others wait for it and get the same. A request that died left nothing behind.
+
+    Raises InvalidSpec, PlanDrift, IdempotencyMismatch.
+    """
+    used = _UsedKey(caller.name, idempotency_key, _hash(spec.model_dump(mode="json")))
+    if replay := used.replay():
+        return replay
+    job = _new_job(spec, caller)
+    response = respond(job)
+    try:
+        with writing() as session:
+            session.add(job)
+            session.flush()
+            used.remember(session, job.id, response)
+            session.add(Attempt(job_id=job.id, number=1))
+            record(session, job, "created", actor=caller.name, data={"state": job.state.value})
+    except IntegrityError:
+        if replay := used.replay():
+            return replay
+        raise
+    return Created(job.id, response, is_new=True)
+
+
+def _new_job(spec: JobSpec, caller: Caller) -> Job:
+    plan = checked_plan(spec)
+    profile = cluster(plan.cluster)
+    job_id = new_id("job")
+    return Job(
+        id=job_id,
+        name=spec.name,
+        owner=caller.name,
+        project=caller.project,
+        labels=dict(spec.labels),
+        spec=spec.model_dump(mode="json"),
+        config=plan.config_in(connect(profile).job_directory(job_id)),
+        resources=plan.resources.model_dump(mode="json"),
+        plan_hash=plan.plan_hash,
+        cluster=profile.name,
+        backend=profile.executor,
+    )
+
+
+@dataclass(frozen=True)
+class _UsedKey:
+    """The Idempotency-Key of a request, if it has one."""
+
+    owner: str
+    key: str | None
+    body_hash: str
+
+    def remember(self, session: Session, job_id: str, response: Json) -> None:
+        if self.key:
+            row = IdempotencyKey(
+                owner=self.owner, key=self.key, body_hash=self.body_hash, job_id=job_id, response=response
+            )
+            session.add(row)
+
+    def replay(self) -> Created | None:
+        if not self.key:
+            return None
+        with reading() as session:
+            known = session.get(IdempotencyKey, (self.owner, self.key))
+        if known is None:
+            return None
+        if known.body_hash != self.body_hash:
+            raise IdempotencyMismatch(
+                "This Idempotency-Key was used with another body.", hint="Use a new key for a new job."
+            )
+        return Created(known.job_id, known.response, is_new=False)
+
+
+def _hash(value: Json) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def get(job_id: str) -> Job:
+    """A job. Raises NotFound."""
+    with reading() as session:
+        return find(session, job_id)
+
+
+def find(session: Session, job_id: str) -> Job:
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound(f"There is no job {job_id!r}.", hint="List yours with GET /v1/jobs.")
+    return job
+
+
+def attempts(job_id: str) -> list[Attempt]:
+    """The attempts of a job, oldest first. Raises NotFound."""
+    with reading() as session:
+        find(session, job_id)
+        query = select(Attempt).where(Attempt.job_id == job_id).order_by(col(Attempt.number))
+        return list(session.exec(query))
+
+
+def attempt_of(job: Job, number: int | None = None) -> Attempt:
+    """One attempt, the current one if none is named. Raises NotFound."""
+    with reading() as session:
+        attempt = session.get(Attempt, (job.id, number or job.attempt))
+    if attempt is None:
+        raise NotFound(f"Job {job.id!r} has no attempt {number}.", hint=f"It has 1 to {job.attempt}.")
+    return attempt
+
+
+def run_of(job: Job) -> Run:
+    """What a backend is given to render."""
+    return Run(job.id, job.attempt, job.config, Resources(**job.resources))
+
+
+# -- changing --------------------------------------------------------------------------------------
+
+
+def move(
+    session: Session,
+    job: Job,
+    to: JobState,
+    *,
+    actor: str = SYSTEM,
+    reason: Reason | None = None,
+    **changes: Any,
+) -> bool:
+    """Bring a job from the state it was seen in to another: the one place where a state changes.
+
+    Returns False, and changes nothing, where somebody else moved the job first.
+    Raises IllegalAction where no path leads there.
+    """
+    seen = job.state
+    if to not in TRANSITIONS[seen]:
+        raise IllegalAction(f"A job that is {seen} cannot become {to}.", allowed=allowed_actions(seen))
+    values: dict[str, Any] = {"state": to, **_reason_values(reason), **changes}
+    if to in TERMINAL:
+        values["finished_at"] = utcnow()
+    if not change(session, job, **values):
+        return False
+    data = {"from": seen.value, "to": to.value, "code": reason.code if reason else None}
+    data["message"] = reason.message if reason else None
+    record(session, job, "state", actor=actor, data=data)
+    if to in TERMINAL:
+        _close_attempt(session, job, to)
+    return True
+
+
+def _reason_values(reason: Reason | None) -> dict[str, str | None]:
+    if reason is None:
+        return {"reason_code": None, "reason_message": None, "reason_raw": None}
+    return {"reason_code": reason.code, "reason_message": reason.message, "reason_raw": reason.raw}
+
+
+def _close_attempt(session: Session, job: Job, outcome: JobState) -> None:
+    session.execute(
+        update(Attempt)
+        .where(col(Attempt.job_id) == job.id, col(Attempt.number) == job.attempt)
+        .values(outcome=outcome.value, finished_at=utcnow())
+    )
+
+
+def change(session: Session, job: Job, **values: Any) -> bool:
+    """Set columns of a job, count the change, and bring `job` up to date.
+
+    Returns False, and changes nothing, where it is no longer in the state and attempt it was seen in.
+    """
+    statement = (
+        update(Job)
+        .where(col(Job.id) == job.id, col(Job.state) == job.state, col(Job.attempt) == job.attempt)
+        .values(version=col(Job.version) + 1, updated_at=utcnow(), **values)
+    )
+    if affected(session, statement) == 0:
+        return False
+    session.expire_all()
+    fresh = find(session, job.id)
+    if fresh is not job:
+        job.sqlmodel_update(fresh.model_dump())
+    return True
+
+
+def record(session: Session, job: Job, kind: str, *, actor: str = SYSTEM, data: Json | None = None) -> None:
+    """Write an event of the job's history."""
+    session.add(Event(job_id=job.id, attempt=job.attempt, type=kind, actor=actor, data=data or {}))
+
+
+# -- what a client asks for ------------------------------------------------------------------------
+
+
+def cancel(job_id: str, caller: Caller) -> Job:
+    """Note the wish to cancel; asking twice changes nothing. Raises NotFound, IllegalAction."""
+    while True:
+        with writing() as session:
+            job = find(session, job_id)
+            _refuse_unless_allowed(job, Action.CANCEL)
+            if job.state is JobState.CANCELLING:
+                return job
+            reason = Reason("cancel_requested", f"Cancelled by {caller.name}.")
+            desired = DesiredState.CANCEL.value
+            if move(
+                session, job, JobState.CANCELLING, actor=caller.name, reason=reason, desired_state=desired
+            ):
+                return job
+
+
+def retry(job_id: str, caller: Caller) -> Job:
+    """Give a job that ended without success another attempt. Raises NotFound, IllegalAction."""
+    with writing() as session:
+        job = find(session, job_id)
+        _refuse_unless_allowed(job, Action.RETRY)
+        number = job.attempt + 1
+        won = move(
+            session,
+            job,
+            JobState.VALIDATING,
+            actor=caller.name,
+            attempt=number,
+            desired_state=DesiredState.RUN.value,
+            progress={},
+            failure=None,
+            finished_at=None,
+        )
+        if not won:
+            raise IllegalAction("Somebody else changed this job just now.", allowed=[Action.RETRY])
+        session.add(Attempt(job_id=job.id, number=number))
+        return job
+
+
+def _refuse_unless_allowed(job: Job, action: Action) -> None:
+    allowed = allowed_actions(job.state)
+    if action not in allowed:
+        raise IllegalAction(f"A job that is {job.state} cannot be asked to {action}.", allowed=allowed)
+
+
+# -- what the tasks look for -----------------------------------------------------------------------
+
+
+def live_clusters() -> list[str]:
+    """Names of the clusters that have jobs to look at."""
+    with reading() as session:
+        query = select(Job.cluster).where(col(Job.state).in_(LIVE)).distinct()
+        return list(session.exec(query))

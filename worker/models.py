@@ -1,0 +1,183 @@
+"""The tables. Training parameters are not columns: spec and config are stored whole, as JSON."""
+
+import secrets
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Index, Integer, Text, TypeDecorator
+from sqlmodel import Field, SQLModel
+
+from worker.states import DesiredState, JobState
+
+Json = dict[str, Any]
+
+
+def utcnow() -> datetime:
+    return datetime.now(UTC)
+
+
+def new_id(prefix: str) -> str:
+    """A unique id that sorts by the time of its making: prefix, 12 hex digits of ms, 10 random ones."""
+    return f"{prefix}-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(5)}"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC datetimes on every database; SQLite itself would forget the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class StateType(TypeDecorator[JobState]):
+    """JobState as plain text: a new state needs no migration."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: JobState | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        return value.value if value else None
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> JobState | None:  # noqa: ARG002
+        return JobState(value) if value else None
+
+
+# 64-bit ids; SQLite counts up by itself only for plain INTEGER keys.
+BigId = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class ApiKey(SQLModel, table=True):
+    """Who may speak to the service. Only the hash of the secret is kept."""
+
+    __tablename__ = "api_key"
+
+    id: str = Field(default_factory=lambda: new_id("key"), primary_key=True)
+    name: str
+    key_hash: str = Field(unique=True)
+    role: str
+    project: str
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UtcDateTime)
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class Job(SQLModel, table=True):
+    """One fine-tuning job, whatever number of attempts it takes."""
+
+    __tablename__ = "job"
+    __table_args__ = (Index("ix_job_project_id", "project", "id"), Index("ix_job_state_id", "state", "id"))
+
+    id: str = Field(default_factory=lambda: new_id("job"), primary_key=True)
+    name: str
+    owner: str
+    project: str
+    labels: Json = Field(default_factory=dict, sa_type=JSON)
+    spec: Json = Field(sa_type=JSON)
+    """The request as it was understood."""
+    config: Json = Field(sa_type=JSON)
+    """The effective training config."""
+    resources: Json = Field(sa_type=JSON)
+    plan_hash: str
+    cluster: str
+    backend: str
+    state: JobState = Field(default=JobState.VALIDATING, sa_type=StateType)
+    desired_state: str = Field(default=DesiredState.RUN.value)
+    reason_code: str | None = None
+    reason_message: str | None = Field(default=None, sa_type=Text)
+    reason_raw: str | None = Field(default=None, sa_type=Text)
+    attempt: int = 1
+    progress: Json = Field(default_factory=dict, sa_type=JSON)
+    failure: Json | None = Field(default=None, sa_type=JSON)
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UtcDateTime)
+    updated_at: datetime = Field(default_factory=utcnow, sa_type=UtcDateTime)
+    started_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    observed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    """When the backend last answered about it; not part of what a client sees as a change."""
+    version: int = 1
+    """Counts the changes a client can see: the ETag."""
+
+
+class Attempt(SQLModel, table=True):
+    """One submission of a job, with its own directory, logs and external id."""
+
+    __tablename__ = "attempt"
+
+    job_id: str = Field(primary_key=True, foreign_key="job.id")
+    number: int = Field(primary_key=True)
+    external_id: str | None = None
+    directory: str | None = None
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UtcDateTime)
+    submitted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    started_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    exit: Json | None = Field(default=None, sa_type=JSON)
+    """The backend's word that the run is over: code, message, raw."""
+    outcome: str | None = None
+    """The job state that this attempt ended in."""
+    events_offset: int = Field(default=0, sa_type=BigInteger)
+    """Bytes of the trainer's event file that are already in the database."""
+
+
+class Event(SQLModel, table=True):
+    """Who did what to a job, and when: history for users, audit trail for operators."""
+
+    __tablename__ = "event"
+    __table_args__ = (Index("ix_event_job_id_id", "job_id", "id"),)
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=BigId)
+    job_id: str = Field(foreign_key="job.id")
+    attempt: int
+    at: datetime = Field(default_factory=utcnow, sa_type=UtcDateTime)
+    type: str
+    actor: str
+    data: Json = Field(default_factory=dict, sa_type=JSON)
+
+
+class Metric(SQLModel, table=True):
+    """One training step, or one validation, as the trainer reported it."""
+
+    __tablename__ = "metric"
+
+    job_id: str = Field(primary_key=True, foreign_key="job.id")
+    kind: str = Field(primary_key=True)
+    """`step` or `validation`."""
+    step: int = Field(primary_key=True)
+    attempt: int
+    at: datetime = Field(sa_type=UtcDateTime)
+    data: Json = Field(sa_type=JSON)
+
+
+class Checkpoint(SQLModel, table=True):
+    """A complete checkpoint that the trainer reported."""
+
+    __tablename__ = "checkpoint"
+
+    job_id: str = Field(primary_key=True, foreign_key="job.id")
+    iteration: int = Field(primary_key=True)
+    attempt: int
+    path: str
+    bytes: int = Field(sa_type=BigInteger)
+    files: list[Json] = Field(sa_type=JSON)
+    saved_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class IdempotencyKey(SQLModel, table=True):
+    """An Idempotency-Key, written in the transaction that creates its job."""
+
+    __tablename__ = "idempotency_key"
+
+    owner: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    body_hash: str
+    job_id: str = Field(foreign_key="job.id")
+    response: Json = Field(sa_type=JSON)
+    """The body that the first request was answered with."""
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UtcDateTime)

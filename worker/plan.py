@@ -1,0 +1,145 @@
+"""From a job spec to a plan: the effective config, its checks, and exactly what would be submitted."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from trainer.config import TrainingConfig
+from trainer.preflight import Finding, check
+from trainer.presets import Preset, PresetNotFound, load_preset
+from worker.backends.base import Resources, Run, Submission
+from worker.clusters import Cluster, connect, named_in_request
+from worker.compose import compose, fault, refuse_control_characters, refuse_unsupported
+from worker.errors import FieldError, InvalidSpec, PlanDrift
+from worker.spec import JobSpec
+from worker.validation import pointer
+
+# Stands for the id that a job gets when it is created, so that equal plans have equal hashes.
+PLANNED_JOB = "JOB_ID"
+
+
+class Plan(BaseModel):
+    """What a spec comes to: nothing of it has happened yet."""
+
+    ok: bool = Field(description="False where a check found an error: POST /v1/jobs would refuse it.")
+    preset: str | None
+    cluster: str
+    config: dict[str, Any] = Field(description="The effective training config.")
+    resources: Resources
+    gpus: int
+    gpu_hours: float = Field(description="GPU-hours if the run takes its whole time limit.")
+    submission: Submission = Field(description=f"Exactly what would be submitted, for a job {PLANNED_JOB}.")
+    checks: list[Finding]
+    plan_hash: str
+
+    def config_in(self, job_directory: Path) -> dict[str, Any]:
+        """The config of a job with this directory."""
+        return _saving_to(self.config, job_directory)
+
+
+def plan(spec: JobSpec) -> Plan:
+    """Work a spec out. Raises InvalidSpec where it says something that has no meaning."""
+    refuse_control_characters(spec)
+    refuse_unsupported(spec)
+    cluster = named_in_request(spec.cluster)
+    preset = _preset(spec.config) if isinstance(spec.config, str) else None
+    config = compose(spec, preset)
+    resources = _resources(spec, preset, cluster)
+    checks = [*_limits(resources, cluster), *_paths(config, cluster), *check(config, resources.gpus)]
+    values = config.model_dump(mode="json")
+    backend = connect(cluster)
+    directory = backend.job_directory(PLANNED_JOB)
+    submission = backend.render(Run(PLANNED_JOB, 1, _saving_to(values, directory), resources))
+    return Plan(
+        ok=not any(finding.severity == "error" for finding in checks),
+        preset=spec.config if isinstance(spec.config, str) else None,
+        cluster=cluster.name,
+        config=values,
+        resources=resources,
+        gpus=resources.gpus,
+        gpu_hours=round(resources.gpus * resources.time_limit_minutes / 60, 2),
+        submission=submission,
+        checks=checks,
+        plan_hash=_hash(submission, resources, cluster),
+    )
+
+
+def checked_plan(spec: JobSpec) -> Plan:
+    """The plan of a job that may be created. Raises InvalidSpec with its errors, or PlanDrift."""
+    result = plan(spec)
+    errors = [finding for finding in result.checks if finding.severity == "error"]
+    if errors:
+        faults = [FieldError(pointer=f.pointer, code=f.code, detail=f.message, hint=f.hint) for f in errors]
+        raise InvalidSpec(errors[0].message, hint=errors[0].hint, errors=faults)
+    if spec.plan_hash and spec.plan_hash != result.plan_hash:
+        raise PlanDrift(
+            "The plan is no longer the one you agreed to.", hint="Ask POST /v1/jobs:plan again and compare."
+        )
+    return result
+
+
+def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
+    """A stored config. It was valid when it was stored."""
+    return TrainingConfig.model_validate(values)
+
+
+def _preset(name: str) -> Preset:
+    try:
+        return load_preset(name)
+    except PresetNotFound as error:
+        raise fault("/config", "unknown_preset", str(error)) from error
+
+
+def _saving_to(config: dict[str, Any], job_directory: Path) -> dict[str, Any]:
+    """A config whose checkpoints go to the job's own directory unless it names another."""
+    checkpoint = {"save": str(job_directory / "checkpoints"), **config.get("checkpoint", {})}
+    return {**config, "checkpoint": checkpoint}
+
+
+def _resources(spec: JobSpec, preset: Preset | None, cluster: Cluster) -> Resources:
+    """Each figure from the request, else from the preset, else from the cluster."""
+    asked = spec.resources.model_dump(exclude_none=True)
+    usual = preset.resources.model_dump(exclude_none=True) if preset else {}
+    return Resources(**{**cluster.defaults.model_dump(), **usual, **asked})
+
+
+def _limits(resources: Resources, cluster: Cluster) -> Iterator[Finding]:
+    for name, limit in cluster.limits.model_dump().items():
+        wanted = getattr(resources, name)
+        if wanted > limit:
+            yield Finding(
+                code="beyond_cluster",
+                severity="error",
+                pointer=pointer(["resources", name]),
+                message=f"{wanted} {name} are more than the {limit} of cluster {cluster.name!r}.",
+                hint=f"Ask for at most {limit}, or name another cluster.",
+                suggestion=None,
+            )
+
+
+def _paths(config: TrainingConfig, cluster: Cluster) -> Iterator[Finding]:
+    for where, path in config.client_paths():
+        if not Path(path).is_absolute() or not cluster.allows(Path(path)):
+            roots = ", ".join(str(root) for root in cluster.roots) or "none"
+            yield Finding(
+                code="path_not_allowed",
+                severity="error",
+                pointer=where,
+                message=f"{path!r} does not lie under a path that cluster {cluster.name!r} allows.",
+                hint=f"Allowed: {roots}. Paths are absolute, symlinks are resolved.",
+                suggestion=None,
+            )
+
+
+def _hash(submission: Submission, resources: Resources, cluster: Cluster) -> str:
+    """Equal for plans that would submit the same."""
+    agreed = {
+        "submission": submission.model_dump(mode="json"),
+        "resources": resources.model_dump(mode="json"),
+        "cluster": cluster.name,
+    }
+    return "sha256:" + hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,93 @@
+"""Every knob of the service in one class. `sft settings` prints them with their values."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from worker.errors import Misconfigured
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """Read from the environment: SFT_ and the field's name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="SFT_", extra="ignore", populate_by_name=True)
+
+    data_dir: Path = Field(
+        default=Path("sft-data"), description="Everything the service writes: database, jobs, keys."
+    )
+    database_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("SFT_DATABASE_URL", "DATABASE_URL"),
+        description="SQLAlchemy URL, e.g. postgresql+psycopg://user:password@host/db. "
+        "Unset: SQLite in WAL mode in data_dir.",
+    )
+    redis_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("SFT_REDIS_URL", "REDIS_URL"),
+        description="Broker of the Celery tasks, e.g. redis://host:6379/0. "
+        "Unset: `sft serve` starts one of its own in data_dir.",
+    )
+    clusters_file: Path | None = Field(
+        default=None, description="Cluster profiles (TOML). Unset: data_dir/clusters.toml if it exists."
+    )
+    default_cluster: str = Field(default="local", description="Profile of jobs that name none.")
+    trainer_python: Path = Field(
+        default=PROJECT_ROOT / ".venv-trainer" / "bin" / "python",
+        description="Interpreter of the trainer's environment, for the local backend.",
+    )
+    max_body_bytes: int = Field(default=1 << 20, description="Larger request bodies are refused with 413.")
+    max_wait_seconds: int = Field(default=60, description="Longest long poll that ?wait= may ask for.")
+    poll_interval_seconds: float = Field(default=1.0, description="How often live jobs are looked at.")
+    sweep_interval_seconds: float = Field(
+        default=5.0, description="How often jobs are looked for whose task message was lost."
+    )
+    stuck_after_seconds: float = Field(
+        default=30.0, description="A job that waits for a task longer than this is queued again."
+    )
+    stale_after_seconds: float = Field(
+        default=30.0, description="A live job not observed for longer than this is reported as stale."
+    )
+    worker_threads: int = Field(default=4, description="Tasks that one worker process runs at a time.")
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @field_validator("data_dir", "trainer_python", "clusters_file")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        # Not resolve(): a virtual environment's python is a symlink that must stay one.
+        return path.expanduser().absolute() if path else None
+
+    @property
+    def sql_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir / 'sft.db'}"
+
+    @property
+    def broker_url(self) -> str:
+        """The broker's URL. Raises Misconfigured where none is named and none was started."""
+        if self.redis_url is None:
+            raise Misconfigured(
+                "No broker is configured.",
+                hint="Set SFT_REDIS_URL=redis://host:6379/0, or start everything with `sft serve`.",
+            )
+        return self.redis_url
+
+    @property
+    def jobs_dir(self) -> Path:
+        return self.data_dir / "jobs"
+
+    @property
+    def clusters_path(self) -> Path:
+        return self.clusters_file or self.data_dir / "clusters.toml"
+
+    @property
+    def admin_key_path(self) -> Path:
+        return self.data_dir / "admin.key"
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()

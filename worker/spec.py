@@ -1,0 +1,62 @@
+"""What a client asks for: the job spec. Its training config is declared in trainer/config.py."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+DEFAULT_PRESET = "nano3"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
+LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=63)]
+LabelValue = Annotated[str, StringConstraints(max_length=255)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Inputs(Strict):
+    """What the job reads."""
+
+    packed_parquet: str | None = Field(
+        default=None, description="Directory that holds the packed splits (`splits/train/*.parquet`)."
+    )
+    checkpoint_megatron: str | None = Field(
+        default=None, description="Megatron checkpoint to begin from instead of hf_model_path."
+    )
+
+
+class RequestedResources(Strict):
+    """What the job occupies; what is left out comes from the preset, else from the cluster."""
+
+    nodes: int | None = Field(default=None, ge=1)
+    gpus_per_node: int | None = Field(default=None, ge=1)
+    time_limit_minutes: int | None = Field(default=None, ge=1)
+
+
+class JobSpec(Strict):
+    """A supervised fine-tuning job, as a client asks for it."""
+
+    name: Name = Field(description="Name for people; letters, digits and hyphens.")
+    config: str | dict[str, Any] = Field(
+        default=DEFAULT_PRESET, description="Name of a preset, or a whole training config as an object."
+    )
+    cluster: str | None = Field(default=None, description="Name of a cluster; default: the service's.")
+    attached: bool = Field(
+        default=False, description="Picks the profile's run_partition (true) or batch_partition (false)."
+    )
+    overrides: list[str] | dict[str, Any] = Field(
+        default_factory=list,
+        description='Changes to the config: a dotlist (["seq_length=8192", "peft=lora"]) or an object.',
+    )
+    args: list[str] = Field(default_factory=list, description="Passthrough arguments; none are known yet.")
+    force_squash: bool = Field(default=False, description="Import the container image anew.")
+    inputs: Inputs = Field(default_factory=Inputs)
+    resources: RequestedResources = Field(default_factory=RequestedResources)
+    secrets: dict[str, str] = Field(
+        default_factory=dict, description="Environment name -> name of a secret of the cluster profile."
+    )
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict)
+    plan_hash: str | None = Field(
+        default=None, description="Hash of the plan that was agreed to; another plan is refused with 409."
+    )

@@ -1,0 +1,73 @@
+"""The life of a job: its states, and which may follow which. Pure, no I/O."""
+
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """States of design: what a client sees."""
+
+    VALIDATING = "VALIDATING"
+    SUBMITTING = "SUBMITTING"
+    QUEUED = "QUEUED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    FINALIZING = "FINALIZING"
+    PAUSING = "PAUSING"
+    PAUSED = "PAUSED"
+    RECOVERING = "RECOVERING"
+    CANCELLING = "CANCELLING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    LOST = "LOST"
+
+
+class DesiredState(StrEnum):
+    """What its owner wants of a job; kept apart from what is observed."""
+
+    RUN = "run"
+    CANCEL = "cancel"
+
+
+class Action(StrEnum):
+    CANCEL = "cancel"
+    RETRY = "retry"
+
+
+S = JobState
+
+TERMINAL = frozenset({S.SUCCEEDED, S.FAILED, S.CANCELLED, S.LOST})
+LIVE = frozenset(JobState) - TERMINAL
+
+# The backend has, or may have, the job: it is polled.
+WATCHED = frozenset({S.QUEUED, S.STARTING, S.RUNNING, S.FINALIZING, S.PAUSING, S.RECOVERING, S.CANCELLING})
+# A task is owed to the job: if its message was lost, a sweep sends another.
+AWAITING_TASK = frozenset({S.VALIDATING, S.SUBMITTING, S.CANCELLING, S.FINALIZING})
+
+# What the end of a run may turn a watched job into.
+_OUTCOMES = frozenset({S.SUCCEEDED, S.FAILED, S.CANCELLED, S.LOST})
+
+TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    S.VALIDATING: frozenset({S.SUBMITTING, S.FAILED, S.CANCELLING}),
+    S.SUBMITTING: frozenset({S.QUEUED, S.FAILED, S.CANCELLING}),
+    S.QUEUED: frozenset({S.STARTING, S.RUNNING, S.FINALIZING, S.RECOVERING, S.CANCELLING}),
+    S.STARTING: frozenset({S.QUEUED, S.RUNNING, S.FINALIZING, S.RECOVERING, S.PAUSING, S.CANCELLING}),
+    S.RUNNING: frozenset({S.FINALIZING, S.RECOVERING, S.PAUSING, S.CANCELLING}),
+    S.FINALIZING: _OUTCOMES | {S.CANCELLING},
+    S.PAUSING: frozenset({S.PAUSED, S.FINALIZING, S.CANCELLING}),
+    S.PAUSED: frozenset({S.SUBMITTING, S.CANCELLING}),
+    S.RECOVERING: frozenset({S.SUBMITTING, S.QUEUED, S.FAILED, S.CANCELLING}),
+    # A run that finished before the wish to cancel reached it has succeeded.
+    S.CANCELLING: _OUTCOMES,
+    S.SUCCEEDED: frozenset(),
+    S.FAILED: frozenset({S.VALIDATING}),
+    S.CANCELLED: frozenset({S.VALIDATING}),
+    S.LOST: frozenset({S.VALIDATING}),
+}
+
+
+def allowed_actions(state: JobState) -> list[Action]:
+    """What a client may ask of a job in this state."""
+    if state in LIVE:
+        return [Action.CANCEL]
+    return [Action.RETRY] if S.VALIDATING in TRANSITIONS[state] else []

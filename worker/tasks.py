@@ -1,0 +1,79 @@
+"""The Celery tasks: short, each does one thing, each may run twice at once or not at all."""
+
+from typing import Any
+
+from celery import Task
+from kombu.exceptions import OperationalError
+
+from worker import dispatch, ingest, jobs, watch
+from worker.app import app
+from worker.errors import ServiceUnavailable
+from worker.log import logger
+from worker.states import JobState
+
+log = logger(__name__)
+
+
+@app.task
+def submit(job_id: str) -> None:
+    """Validate a job and hand it to its backend."""
+    dispatch.submit(job_id)
+
+
+@app.task
+def cancel(job_id: str) -> None:
+    """Bring a wish to cancel to the backend."""
+    dispatch.cancel(job_id)
+
+
+@app.task
+def tick() -> None:
+    """Ask for a look at every cluster that has live jobs."""
+    for name in jobs.live_clusters():
+        nudge(poll, name)
+
+
+@app.task
+def poll(cluster_name: str) -> None:
+    """Look at a cluster's live jobs once."""
+    for job_id in watch.look(cluster_name):
+        nudge(take_in, job_id)
+
+
+@app.task
+def take_in(job_id: str) -> None:
+    """Take in what a run has written since the last time."""
+    ingest.ingest(job_id)
+
+
+@app.task
+def sweep() -> None:
+    """Send again the tasks that jobs have waited for too long."""
+    for job_id, state in watch.owed():
+        nudge(OWED[state], job_id)
+
+
+OWED: dict[JobState, Task[Any, Any]] = {
+    JobState.VALIDATING: submit,
+    JobState.SUBMITTING: submit,
+    JobState.CANCELLING: cancel,
+    JobState.FINALIZING: take_in,
+}
+
+
+def nudge(task: Any, argument: str) -> None:
+    """Queue a task. A broker that is down costs time, not the job: the sweep asks again."""
+    try:
+        task.apply_async((argument,), expires=300)
+    except OperationalError as error:
+        log.warning("broker.unavailable", task=task.name, argument=argument, error=str(error))
+
+
+def ping_broker() -> None:
+    """Raises ServiceUnavailable where the broker does not answer."""
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=2)
+            connection.default_channel.client.ping()
+    except Exception as error:
+        raise ServiceUnavailable("The task broker cannot be reached.", hint="Try again shortly.") from error

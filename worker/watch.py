@@ -1,0 +1,111 @@
+"""Looks at live jobs: one call per cluster, whatever their number; writes only what changed."""
+
+from datetime import timedelta
+
+from sqlalchemy import or_, update
+from sqlmodel import Session, col, select
+
+from worker import jobs
+from worker.backends.base import Observation, Phase
+from worker.clusters import cluster, connect
+from worker.db import reading, writing
+from worker.errors import BackendUnavailable
+from worker.jobs import Reason
+from worker.log import logger
+from worker.models import Attempt, Job, utcnow
+from worker.settings import get_settings
+from worker.states import AWAITING_TASK, WATCHED, JobState
+
+log = logger(__name__)
+
+Watched = tuple[Job, Attempt]
+
+
+def look(cluster_name: str) -> list[str]:
+    """Observe all watched jobs of a cluster, move them on, and return the ids that have files to read.
+
+    A look that fails changes nothing: the jobs keep their state, and become stale by the clock.
+    """
+    watched = _watched(cluster_name)
+    if not watched:
+        return []
+    try:
+        backend = connect(cluster(cluster_name))
+        seen = backend.poll([attempt.external_id for _, attempt in watched if attempt.external_id])
+    except BackendUnavailable as error:
+        log.warning("poll.unavailable", cluster=cluster_name, error=error.message)
+        return []
+    news = [
+        (job, attempt, seen[attempt.external_id]) for job, attempt in watched if attempt.external_id in seen
+    ]
+    for job, attempt, observation in news:
+        _apply(job, attempt, observation)
+    _note_observed([job for job, _, _ in news])
+    return [job.id for job, _, observation in news if observation.phase is not Phase.QUEUED]
+
+
+def _watched(cluster_name: str) -> list[Watched]:
+    with reading() as session:
+        query = (
+            select(Job, Attempt)
+            .where(col(Job.id) == Attempt.job_id, col(Job.attempt) == Attempt.number)
+            .where(Job.cluster == cluster_name, col(Job.state).in_(WATCHED))
+            .where(col(Attempt.external_id).is_not(None))
+        )
+        return [(job, attempt) for job, attempt in session.exec(query)]
+
+
+def _apply(job: Job, attempt: Attempt, seen: Observation) -> None:
+    """Bring one job to what was observed of it, in a transaction of its own if there is anything new."""
+    reason = Reason(seen.code, seen.message, seen.raw)
+    if seen.phase is Phase.QUEUED and job.state is JobState.QUEUED and job.reason_message != seen.message:
+        with writing() as session:
+            jobs.change(session, job, reason_code=seen.code, reason_message=seen.message)
+    if seen.phase is Phase.RUNNING and job.state is JobState.QUEUED:
+        with writing() as session:
+            _started(session, job)
+    if seen.phase is Phase.ENDED and attempt.exit is None:
+        with writing() as session:
+            _ended(session, job, reason)
+
+
+def _started(session: Session, job: Job) -> None:
+    now = utcnow()
+    if jobs.move(session, job, JobState.STARTING, started_at=job.started_at or now):
+        _set_attempt(session, job, started_at=now)
+
+
+def _ended(session: Session, job: Job, reason: Reason) -> None:
+    _set_attempt(session, job, exit={"code": reason.code, "message": reason.message, "raw": reason.raw})
+    if job.state is not JobState.CANCELLING:
+        jobs.move(session, job, JobState.FINALIZING, reason=reason)
+
+
+def _set_attempt(session: Session, job: Job, **values: object) -> None:
+    session.execute(
+        update(Attempt)
+        .where(col(Attempt.job_id) == job.id, col(Attempt.number) == job.attempt)
+        .values(**values)
+    )
+
+
+def _note_observed(seen: list[Job]) -> None:
+    """Keep observed_at fresh enough for `stale`, and write no more often than that needs."""
+    now = utcnow()
+    old = now - timedelta(seconds=get_settings().stale_after_seconds / 3)
+    due = [job.id for job in seen if job.observed_at is None or job.observed_at < old]
+    if due:
+        with writing() as session:
+            session.execute(update(Job).where(col(Job.id).in_(due)).values(observed_at=now))
+
+
+def owed() -> list[tuple[str, JobState]]:
+    """Jobs that wait for a task whose message may have been lost: id and state."""
+    before = utcnow() - timedelta(seconds=get_settings().stuck_after_seconds)
+    with reading() as session:
+        query = (
+            select(Job.id, Job.state)
+            .where(col(Job.state).in_(AWAITING_TASK))
+            .where(or_(col(Job.updated_at) < before, col(Job.state) == JobState.CANCELLING))
+        )
+        return [(job_id, JobState(state)) for job_id, state in session.exec(query)]
