@@ -21,12 +21,13 @@ def create_app() -> FastAPI:
         title="SFT service",
         version="0.1.0",
         description=DESCRIPTION,
-        max_body_size=get_settings().max_body_bytes,
+        redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, max_body_bytes=get_settings().max_body_bytes)
     problems.install(app)
     for module in (jobs, logs, checkpoints, presets, clusters, keys):
         app.include_router(module.router, prefix="/v1")
     app.include_router(health.router)
+    problems.describe(app)
     return app

@@ -1,10 +1,12 @@
-"""What every request goes through: a request id, and no NUL byte."""
+"""What every request goes through: a request id, a limit of its body, and no NUL byte."""
 
 import re
 import secrets
+from http import HTTPStatus
 
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,8 +18,9 @@ HEADER = "X-Request-ID"
 class RequestContext:
     """Gives each request an id (the client's own if it is harmless), in logs and in the answer."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self.app = app
+        self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,7 +41,23 @@ class RequestContext:
                 response = problem(request, 400, "nul_byte", "A NUL byte is not allowed in a URL.")
                 await response(scope, receive, send_with_id)
             else:
-                await self.app(scope, receive, send_with_id)
+                await self.app(scope, _limited(receive, self.max_body_bytes), send_with_id)
+
+
+def _limited(receive: Receive, max_bytes: int) -> Receive:
+    """`receive` that ends in 413, said as a problem, once the body is larger than `max_bytes`."""
+    # FastAPI's own max_body_size would answer in plain text.
+    received = 0
+
+    async def limited() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > max_bytes:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        return message
+
+    return limited
 
 
 def _request_id(request: Request) -> str:

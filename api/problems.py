@@ -61,9 +61,21 @@ def _declaration(status: int) -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         "description": HTTPStatus(status).phrase,
-        "model": Problem,
         "content": {MEDIA_TYPE: {"schema": schema}},
     }
+
+
+def describe(app: FastAPI) -> None:
+    """Put Problem, which the routes' declarations point at, into the app's OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        document["components"]["schemas"] |= {**schema.pop("$defs"), "Problem": schema}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def problem(request: Request, status: int, code: str, detail: str, **more: Any) -> JSONResponse:

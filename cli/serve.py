@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-import httpx
+import httpx2
 from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
@@ -214,8 +214,8 @@ def _answers(broker: Path) -> bool:
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=5).is_success
-    except httpx.HTTPError:
+        return httpx2.get(f"{url}/readyz", timeout=5).is_success
+    except httpx2.HTTPError:
         return False
 
 

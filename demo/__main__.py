@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from rich.console import Console
 from rich.table import Table
 
@@ -65,12 +65,12 @@ def _url_of(process: "subprocess.Popen[str]") -> str:
     raise SystemExit("The service did not start; its last lines are above.")
 
 
-def _client(url: str, directory: Path) -> httpx.Client:
+def _client(url: str, directory: Path) -> httpx2.Client:
     key = (directory / "admin.key").read_text().strip()
-    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+    return httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
 
 
-def _submit(client: httpx.Client, inputs: Path) -> dict[str, Any]:
+def _submit(client: httpx2.Client, inputs: Path) -> dict[str, Any]:
     body = {
         "name": "demo",
         "config": "cpu-tiny",
@@ -88,7 +88,7 @@ def _submit(client: httpx.Client, inputs: Path) -> dict[str, Any]:
 # -- the end -----------------------------------------------------------------------------------------
 
 
-def _report(client: httpx.Client, job: dict[str, Any], directory: Path) -> bool:
+def _report(client: httpx2.Client, job: dict[str, Any], directory: Path) -> bool:
     """Print what came of the job. Returns whether it is what the demo promises."""
     color = "green" if job["state"] == "SUCCEEDED" else "red"
     console.print(f"[bold {color}]{job['state']}[/]")
@@ -104,7 +104,7 @@ def _report(client: httpx.Client, job: dict[str, Any], directory: Path) -> bool:
     return job["state"] == "SUCCEEDED" and gain >= LEAST_GAIN
 
 
-def _print_losses(client: httpx.Client, job_id: str) -> float:
+def _print_losses(client: httpx2.Client, job_id: str) -> float:
     """The losses as a table. Returns the share by which the validation loss fell."""
     metrics = client.get(f"/v1/jobs/{job_id}/metrics").json()
     table = Table("loss", "before", "after", title="What the model has learned")
@@ -119,7 +119,7 @@ def _print_losses(client: httpx.Client, job_id: str) -> float:
     return shares["validation"]
 
 
-def _print_checkpoints(client: httpx.Client, job_id: str) -> None:
+def _print_checkpoints(client: httpx2.Client, job_id: str) -> None:
     table = Table("iteration", "MB", "validation loss", "path", title="Checkpoints")
     for item in client.get(f"/v1/jobs/{job_id}/checkpoints").json()["items"]:
         loss = f"{item['validation_loss']:.3f}" if item["validation_loss"] is not None else ""

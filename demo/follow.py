@@ -3,14 +3,14 @@
 import re
 from typing import Any
 
-import httpx
+import httpx2
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 SHOWN = re.compile(r"^ ?\[\d{4}-.*iteration|validation loss at iteration|successfully saved checkpoint")
 
 
-def follow(client: httpx.Client, job_id: str, console: Console) -> dict[str, Any]:
+def follow(client: httpx2.Client, job_id: str, console: Console) -> dict[str, Any]:
     """Show a job until it ends, and return it as it then is."""
     columns = (
         TextColumn("[bold]{task.fields[state]:<11}"),
@@ -27,7 +27,7 @@ def follow(client: httpx.Client, job_id: str, console: Console) -> dict[str, Any
             )
             for line in log.new_lines():
                 progress.console.print(f"[dim]{line}[/]", markup=True)
-            if answer.status_code == httpx.codes.NOT_MODIFIED:
+            if answer.status_code == httpx2.codes.NOT_MODIFIED:
                 continue
             answer.raise_for_status()
             job: dict[str, Any] = answer.json()
@@ -53,7 +53,7 @@ def _figures(job: dict[str, Any]) -> dict[str, Any]:
 class _Log:
     """The job's log, read on from where the last call ended."""
 
-    def __init__(self, client: httpx.Client, job_id: str) -> None:
+    def __init__(self, client: httpx2.Client, job_id: str) -> None:
         self._client = client
         self._url = f"/v1/jobs/{job_id}/logs"
         self._offset = 0

@@ -17,7 +17,9 @@ class Finding(BaseModel):
 
     code: str
     severity: Literal["error", "warning", "advice", "unverified"]
-    pointer: str = Field(description="JSON pointer into the training config or the request.")
+    pointer: str = Field(
+        description="JSON pointer: of the trainer into its config, of a plan into the request."
+    )
     message: str
     hint: str | None = None
     suggestion: dict[str, Any] | None = Field(default=None, description="field, from and to of a change.")

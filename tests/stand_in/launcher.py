@@ -1,0 +1,134 @@
+"""Stands in for the trainer's interpreter: torchrun's command line, and runs that end in milliseconds.
+
+It keeps the contract of docs/job-directory.md and nothing of ours: an external program at the
+boundary, as a fake sbatch would be. `logger.stand_in` of a job's config says what a run does:
+
+    (nothing)    trains, saves, finishes
+    hold         trains until it is stopped or killed
+    fail         writes a failed event
+    die          ends without a word
+    incomplete   finishes, but a file of its last checkpoint is shorter than it said
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+TOTAL_STEPS = 4
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def launch(ranks: int, config: str) -> int:
+    """As torchrun does: each rank in a session of its own, SIGTERM passed on, exit 1 for any failure."""
+    command = [sys.executable, __file__, "--rank"]
+    processes = [
+        subprocess.Popen([*command, str(rank), config], start_new_session=True) for rank in range(ranks)
+    ]
+    signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
+    return int(sum(process.wait() != 0 for process in processes) > 0)
+
+
+class Rank:
+    def __init__(self, rank: int, config: Path) -> None:
+        self.rank = rank
+        self.run_dir = config.parent
+        self.config = yaml.safe_load(config.read_text())
+        self.mode = self.config["logger"].get("stand_in", "train")
+        self.seq = 0
+
+    def write(self, event: str, **fields: object) -> dict[str, object]:
+        line = {
+            "event": event,
+            "seq": self.seq,
+            "rank": self.rank,
+            "at": datetime.now(UTC).isoformat(),
+            **fields,
+        }
+        self.seq += 1
+        with (self.run_dir / "events.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(f"SFT_EVENT {json.dumps(line)}", flush=True)
+        return line
+
+    def end(self, event: str, **fields: object) -> None:
+        line = self.write(event, **fields)
+        scratch = self.run_dir / ".end"
+        scratch.write_text(json.dumps(line))
+        scratch.rename(self.run_dir / "end.json")
+
+    def run(self) -> int:
+        (self.run_dir / "logs" / f"rank-{self.rank}.log").write_text(f"rank {self.rank} says hello\n")
+        if self.rank > 0:
+            return self.follow()
+        print("größe: ééé", flush=True)
+        sys.stdout.buffer.write(b"bad byte \xff here\n")
+        sys.stdout.buffer.flush()
+        if self.mode == "die":
+            return 3
+        self.write("started", start_step=0, total_steps=TOTAL_STEPS, world_size=1, global_batch_size=8,
+                   seq_length=512, parameters=1000)  # fmt: skip
+        if self.mode == "fail":
+            self.end(
+                "failed", code="user_code", message="ValueError: told to fail", traceback="Traceback ..."
+            )
+            return 1
+        return self.train()
+
+    def follow(self) -> int:
+        while self.mode == "hold":
+            time.sleep(0.05)
+        return 0
+
+    def train(self) -> int:
+        self.write("validation", step=0, loss=8.0)
+        for step in range(1, TOTAL_STEPS + 1):
+            self.step(step)
+        while self.mode == "hold":
+            if (self.run_dir / "stop").exists():
+                self.end("stopped", step=step, iteration=self.save(step), reason="asked to stop")
+                return 0
+            time.sleep(0.05)
+        self.write("validation", step=step, loss=4.0)
+        self.end("finished", step=step, iteration=self.save(step))
+        return 0
+
+    def step(self, step: int) -> None:
+        figures = {"learning_rate": 1e-3, "grad_norm": 1.0, "step_time_seconds": 0.01, "tflops_per_gpu": None}
+        self.write("step", step=step, loss=8.0 - step, consumed_samples=8 * step, **figures)
+
+    def save(self, iteration: int) -> int:
+        path = Path(self.config["checkpoint"]["save"]) / f"iter_{iteration:07d}"
+        path.mkdir(parents=True, exist_ok=True)
+        contents = {".metadata": b"m" * 100, "metadata.json": b"{}", "__0_0.distcp": bytes(range(256)) * 40}
+        for name, content in contents.items():
+            (path / name).write_bytes(content)
+        files = [{"path": name, "bytes": len(content)} for name, content in contents.items()]
+        total = sum(len(content) for content in contents.values())
+        self.write("checkpoint", iteration=iteration, path=str(path), bytes=total, files=files)
+        if self.mode == "incomplete":
+            (path / "__0_0.distcp").write_bytes(b"short")
+        return iteration
+
+
+def main() -> int:
+    if sys.argv[1] == "--rank":
+        return Rank(int(sys.argv[2]), Path(sys.argv[3])).run()
+    assert sys.argv[1:3] == ["-m", "torch.distributed.run"], sys.argv
+    ranks = int(sys.argv[sys.argv.index("--nproc-per-node") + 1])
+    assert sys.argv[-3:-1] == ["-m", "trainer"], sys.argv
+    os.environ.pop("RANK", None)
+    return launch(ranks, sys.argv[-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
