@@ -16,6 +16,11 @@ def iteration_directory(directory: Path, iteration: int) -> Path:
     return directory / f"iter_{iteration:07d}"
 
 
+def iteration_of(directory: Path) -> int:
+    """The iteration of an iter_* directory. Raises ValueError for any other."""
+    return int(directory.name.removeprefix("iter_"))
+
+
 def is_complete(directory: Path) -> bool:
     """Whether one iter_* directory holds everything that a load needs."""
     return all((directory / name).is_file() for name in REQUIRED) and any(directory.glob("*.distcp"))
@@ -25,8 +30,8 @@ def iterations(directory: Path) -> list[int]:
     """Iterations of a save directory that are complete, ascending."""
     if not directory.is_dir():
         return []
-    found = ((re.fullmatch(r"iter_(\d+)", path.name), path) for path in directory.iterdir())
-    return sorted(int(match[1]) for match, path in found if match and is_complete(path))
+    found = [path for path in directory.iterdir() if re.fullmatch(r"iter_\d+", path.name)]
+    return sorted(iteration_of(path) for path in found if is_complete(path))
 
 
 def latest_complete(directory: Path) -> Path | None:

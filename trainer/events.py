@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from datetime import UTC, datetime
@@ -24,7 +25,8 @@ class EventWriter:
         """Append one event and return it. The line is whole or absent: it is one write."""
         line = {"event": event, "seq": self._seq, "rank": self.rank, "at": _now(), **fields}
         self._seq += 1
-        text = json.dumps(line)
+        line = {key: _finite(value) for key, value in line.items()}
+        text = json.dumps(line, allow_nan=False)
         descriptor = os.open(self.run_dir / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             os.write(descriptor, text.encode() + b"\n")
@@ -52,6 +54,11 @@ class EventWriter:
             return (self.run_dir / STOP).read_text().strip() or "asked to stop"
         except FileNotFoundError:
             return None
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null says that there is no such number."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _now() -> str:

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoints import latest_complete
+from trainer.checkpoints import iteration_of, latest_complete
 from trainer.config import TrainingConfig
 from trainer.dataset import find_shards
 
@@ -37,6 +37,7 @@ def build(config: TrainingConfig) -> Any:
     for section in SECTIONS:
         _apply(section, getattr(container, section), getattr(config, section))
     _constant_weight_decay(container)
+    _resume(container.checkpoint)
     return container
 
 
@@ -164,16 +165,24 @@ def _tokenizer(config: TrainingConfig) -> Any:
 
 
 def _checkpoint(config: TrainingConfig, bridge: Any) -> Any:
-    """Where to save, and what to begin from: an own earlier save, else the given base."""
-    save = config.checkpoint.get("save")
-    resumed = bool(save) and latest_complete(Path(str(save))) is not None
+    """What to begin from, unless there is something to resume: checkpoint_megatron, else hf_model_path."""
     return bridge.CheckpointConfig(
-        save=save,
-        load=save if resumed else None,
         pretrained_checkpoint=config.checkpoint_megatron or config.hf_model_path,
         ckpt_format="torch_dist",
         async_save=False,
     )
+
+
+def _resume(checkpoint: Any) -> None:
+    """Go on from the newest complete checkpoint of an earlier attempt, whatever else is named.
+
+    Bridge's own tracker would name the newest, whole or not.
+    """
+    if checkpoint.save is None:
+        return
+    latest = latest_complete(Path(checkpoint.save))
+    if latest is not None:
+        checkpoint.load, checkpoint.ckpt_step = checkpoint.save, iteration_of(latest)
 
 
 def _dist(config: TrainingConfig, bridge: Any) -> Any:

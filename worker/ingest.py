@@ -31,40 +31,73 @@ def ingest(job_id: str) -> None:
     if attempt.directory is None:
         return
     files = connect(cluster(job.cluster)).files()
-    while _take_chunk(job, attempt, files):
-        pass
+    while lines := _next_lines(attempt, files):
+        if not _take(job_id, attempt, lines):
+            return  # another worker is at it, and goes on
     if attempt.exit is not None:
         _finalize(job, attempt, files)
 
 
-def _take_chunk(job: Job, attempt: Attempt, files: Files) -> bool:
-    """Store the next complete lines. Returns whether there was anything."""
-    try:
-        data = files.read(Path(attempt.directory or "") / "events.jsonl", attempt.events_offset, CHUNK_BYTES)
-    except FileNotFoundError:
-        return False
-    end = data.rfind(b"\n") + 1
-    if end == 0:
-        return False
-    events = [event for line in data[:end].splitlines() if (event := _parsed(line, job)) is not None]
+def _next_lines(attempt: Attempt, files: Files) -> bytes:
+    """The complete lines that follow the attempt's offset, as many as fit a chunk, and one at least."""
+    path = Path(attempt.directory or "") / "events.jsonl"
+    size = CHUNK_BYTES
+    while True:
+        try:
+            data = files.read(path, attempt.events_offset, size)
+        except FileNotFoundError:
+            return b""
+        if b"\n" in data or len(data) < size:
+            return data[: data.rfind(b"\n") + 1]
+        size *= 2
+
+
+def _take(job_id: str, attempt: Attempt, lines: bytes) -> bool:
+    """Store some lines. Returns False, and stores nothing, where another worker has taken them."""
+    events = [event for line in lines.splitlines() if (event := _parsed(line, job_id)) is not None]
     with writing() as session:
-        if not _advance(session, attempt, end):
-            return False  # another worker has taken these lines
+        job = jobs.find(session, job_id, lock=True)
+        if not _advance(session, attempt, len(lines)):
+            return False
         for event in events:
             _store(session, job, attempt, event)
-        _update_job(session, job, events)
-    attempt.events_offset += end
+        if job.attempt == attempt.number and job.state in LIVE:
+            _update_job(session, job, events)
+    attempt.events_offset += len(lines)
     return True
 
 
-def _parsed(line: bytes, job: Job) -> Json | None:
+def _parsed(line: bytes, job_id: str) -> Json | None:
+    """One event. A line that is none, or lacks what its kind has, is noted and passed over."""
     try:
-        event = json.loads(line)
+        event = parse(line)
         datetime.fromisoformat(event["at"])
-    except (ValueError, KeyError, TypeError):
-        log.warning("ingest.bad_line", job_id=job.id, line=line[:200].decode(errors="replace"))
+        for field, kind in REQUIRED.get(event["event"], {}).items():
+            if not isinstance(event[field], kind):
+                raise TypeError(f"{field} is {event[field]!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        shown = line[:200].decode(errors="replace")
+        log.warning("ingest.bad_line", job_id=job_id, line=shown, error=str(error))
         return None
-    return dict(event)
+    return event
+
+
+def parse(text: bytes) -> Json:
+    """What a run has written, without what a database cannot hold. Raises ValueError, TypeError."""
+    value = json.loads(text.decode(errors="replace"), parse_constant=lambda _: None)
+    return dict(_storable(value))
+
+
+def _storable(value: Any) -> Any:
+    """NUL and lone surrogates, which Postgres has no place for, become U+FFFD."""
+    match value:
+        case str():
+            return value.replace("\0", "\ufffd").encode(errors="replace").decode()
+        case dict():
+            return {_storable(key): _storable(item) for key, item in value.items()}
+        case list():
+            return [_storable(item) for item in value]
+    return value
 
 
 def _advance(session: Session, attempt: Attempt, by: int) -> bool:
@@ -113,6 +146,14 @@ def _note(session: Session, job: Job, _attempt: Attempt, event: Json) -> None:
     jobs.record(session, job, f"trainer.{event['event']}", actor="trainer", data=data)
 
 
+# What a line of a kind must have to be taken in: docs/job-directory.md.
+REQUIRED: dict[str, dict[str, type]] = {
+    "started": {"start_step": int, "total_steps": int},
+    "step": {"step": int},
+    "validation": {"step": int},
+    "checkpoint": {"iteration": int, "path": str, "bytes": int, "files": list},
+}
+
 HANDLERS: dict[str, Callable[[Session, Job, Attempt, Json], None]] = {
     "started": _note,
     "step": _metric,
@@ -148,11 +189,11 @@ def advanced(progress: Json, events: list[Json]) -> Json:
             case "step":
                 progress |= {
                     "step": event["step"],
-                    "loss": event["loss"],
+                    "loss": event.get("loss"),
                     "eta_seconds": _eta(progress, event),
                 }
             case "validation":
-                progress |= {"validation_loss": event["loss"]}
+                progress |= {"validation_loss": event.get("loss")}
     return progress
 
 
@@ -184,10 +225,9 @@ def _finalize(job: Job, attempt: Attempt, files: Files) -> None:
 
 def _end_marker(attempt: Attempt, files: Files) -> Json | None:
     try:
-        marker: Any = json.loads(files.read(Path(attempt.directory or "") / "end.json", 0, CHUNK_BYTES))
-    except (FileNotFoundError, ValueError):
+        return parse(files.read(Path(attempt.directory or "") / "end.json", 0, CHUNK_BYTES))
+    except (FileNotFoundError, ValueError, TypeError):
         return None
-    return marker if isinstance(marker, dict) else None
 
 
 def _is_whole(checkpoint: Checkpoint, files: Files) -> bool:

@@ -147,8 +147,10 @@ def get(job_id: str) -> Job:
         return find(session, job_id)
 
 
-def find(session: Session, job_id: str) -> Job:
-    job = session.get(Job, job_id)
+def find(session: Session, job_id: str, *, lock: bool = False) -> Job:
+    """A job in a transaction; locked, nobody else changes it before the transaction ends. Raises NotFound."""
+    # SQLite has no row locks and needs none: its writing transactions come one after the other.
+    job = session.get(Job, job_id, with_for_update=lock or None)
     if job is None:
         raise NotFound(f"There is no job {job_id!r}.", hint="List yours with GET /v1/jobs.")
     return job

@@ -1,5 +1,6 @@
 """Looks at live jobs: one call per cluster, whatever their number; writes only what changed."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 from sqlalchemy import or_, update
@@ -14,11 +15,12 @@ from worker.jobs import Reason
 from worker.log import logger
 from worker.models import Attempt, Job, utcnow
 from worker.settings import get_settings
-from worker.states import AWAITING_TASK, WATCHED, JobState
+from worker.states import AWAITING_TASK, TRANSITIONS, WATCHED, JobState
 
 log = logger(__name__)
 
 Watched = tuple[Job, Attempt]
+Write = Callable[[Session, Job, Observation], None]
 
 
 def look(cluster_name: str) -> list[str]:
@@ -57,28 +59,43 @@ def _watched(cluster_name: str) -> list[Watched]:
 
 def _apply(job: Job, attempt: Attempt, seen: Observation) -> None:
     """Bring one job to what was observed of it, in a transaction of its own if there is anything new."""
-    reason = Reason(seen.code, seen.message, seen.raw)
-    if seen.phase is Phase.QUEUED and job.state is JobState.QUEUED and job.reason_message != seen.message:
-        with writing() as session:
-            jobs.change(session, job, reason_code=seen.code, reason_message=seen.message)
-    if seen.phase is Phase.RUNNING and job.state is JobState.QUEUED:
-        with writing() as session:
-            _started(session, job)
-    if seen.phase is Phase.ENDED and attempt.exit is None:
-        with writing() as session:
-            _ended(session, job, reason)
+    write = _news(job, attempt, seen)
+    if write is None:
+        return
+    with writing() as session:
+        now = jobs.find(session, job.id, lock=True)
+        # What was observed is of this attempt; meanwhile the job may have gone on.
+        if now.attempt == attempt.number and now.state in WATCHED:
+            write(session, now, seen)
 
 
-def _started(session: Session, job: Job) -> None:
-    now = utcnow()
-    if jobs.move(session, job, JobState.STARTING, started_at=job.started_at or now):
+def _news(job: Job, attempt: Attempt, seen: Observation) -> Write | None:
+    """What is to be written about an observation, if anything."""
+    match seen.phase:
+        case Phase.QUEUED if job.state is JobState.QUEUED and job.reason_message != seen.message:
+            return _waits
+        case Phase.RUNNING if job.state is JobState.QUEUED:
+            return _started
+        case Phase.ENDED if attempt.exit is None:
+            return _ended
+    return None
+
+
+def _waits(session: Session, job: Job, seen: Observation) -> None:
+    jobs.change(session, job, reason_code=seen.code, reason_message=seen.message)
+
+
+def _started(session: Session, job: Job, _seen: Observation) -> None:
+    if job.state is JobState.QUEUED:
+        now = utcnow()
+        jobs.move(session, job, JobState.STARTING, started_at=job.started_at or now)
         _set_attempt(session, job, started_at=now)
 
 
-def _ended(session: Session, job: Job, reason: Reason) -> None:
-    _set_attempt(session, job, exit={"code": reason.code, "message": reason.message, "raw": reason.raw})
-    if job.state is not JobState.CANCELLING:
-        jobs.move(session, job, JobState.FINALIZING, reason=reason)
+def _ended(session: Session, job: Job, seen: Observation) -> None:
+    _set_attempt(session, job, exit={"code": seen.code, "message": seen.message, "raw": seen.raw})
+    if JobState.FINALIZING in TRANSITIONS[job.state]:
+        jobs.move(session, job, JobState.FINALIZING, reason=Reason(seen.code, seen.message, seen.raw))
 
 
 def _set_attempt(session: Session, job: Job, **values: object) -> None:

@@ -1,0 +1,59 @@
+"""A config that cannot run is refused before torch is imported: here there is no torch at all."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.trainer_runs import PROJECT
+
+
+def refused(directory: Path, text: str) -> dict[str, Any]:
+    """Start the trainer in the service's environment, and return its end marker."""
+    (directory / "config.yaml").write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-m", "trainer", str(directory / "config.yaml")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    marker: dict[str, Any] = json.loads((directory / "end.json").read_text())
+    assert marker["event"] == "failed"
+    assert "traceback" not in marker
+    return marker
+
+
+@pytest.mark.parametrize("text", ["a: [", "seq_lenght: 512", "seq_length: many", "[]"])
+def test_a_config_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    assert refused(tmp_path, text)["code"] == "invalid_config"
+
+
+def test_missing_data_says_how_to_make_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    config = {"hf_model_path": str(tmp_path), "dataset": {"nano3_packed_sft_dir": str(tmp_path)}}
+    marker = refused(tmp_path, yaml.safe_dump(config))
+    assert marker["code"] == "missing_packed_data"
+    assert str(tmp_path / "train") in marker["message"]
+    assert "data_prep/sft_packing" in marker["message"]
+
+
+def test_a_base_checkpoint_that_is_not_there_is_not_replaced_by_another(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    (tmp_path / "splits/train").mkdir(parents=True)
+    (tmp_path / "splits/train/a.parquet").touch()
+    config = {
+        "hf_model_path": str(tmp_path),
+        "checkpoint_megatron": str(tmp_path / "nothing"),
+        "dataset": {"nano3_packed_sft_dir": str(tmp_path)},
+    }
+    assert refused(tmp_path, yaml.safe_dump(config))["code"] == "bad_checkpoint"
+
+
+def test_output_goes_to_the_log_of_the_rank_too(tmp_path: Path) -> None:
+    marker = refused(tmp_path, "[]")
+    log = (tmp_path / "logs/rank-0.log").read_text()
+    assert marker["message"].splitlines()[0] in log
+    assert "SFT_EVENT" in log
