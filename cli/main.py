@@ -1,10 +1,13 @@
 """`sft`: run the service."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.engine import make_url
 
@@ -29,26 +32,23 @@ def serve(
     data_dir: DataDir = None,
 ) -> None:
     """Run the whole service: API, worker, beat and, unless SFT_REDIS_URL is set, a broker."""
-    try:
+    with _explained():
         raise typer.Exit(supervisor.serve(host, port, data_dir or get_settings().data_dir))
-    except SftError as error:
-        _explain(error)
 
 
 @app.command()
 def init(data_dir: DataDir = None) -> None:
     """Bring the database up to date and write the admin key, without starting anything."""
-    try:
+    with _explained():
         supervisor.initialize(data_dir or get_settings().data_dir)
-    except SftError as error:
-        _explain(error)
 
 
 @app.command()
 def settings() -> None:
     """Print every setting with its value and what it is for. Passwords are hidden."""
     table = Table("Environment", "Value", "Meaning")
-    values = get_settings()
+    with _explained():
+        values = get_settings()
     for name, field in Settings.model_fields.items():
         table.add_row(f"SFT_{name.upper()}", _shown(name, getattr(values, name)), field.description)
     Console().print(table)
@@ -60,6 +60,12 @@ def _shown(name: str, value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _explain(error: SftError) -> None:
-    Console(stderr=True).print(f"[red]{error.message}[/red]", error.hint or "", highlight=False)
-    raise typer.Exit(1)
+@contextmanager
+def _explained() -> Iterator[None]:
+    """End with an error's message and hint instead of its traceback."""
+    try:
+        yield
+    except SftError as error:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(f"[red]{escape(error.message)}[/red]", escape(error.hint or ""))
+        raise typer.Exit(1) from None

@@ -22,10 +22,10 @@ from pathlib import Path
 from types import FrameType
 
 import httpx2
-from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
 
+from cli.broker import connect
 from worker import keys, schema
 from worker.errors import Misconfigured
 from worker.settings import PROJECT_ROOT, get_settings
@@ -207,7 +207,7 @@ def _wait_until(is_up: Callable[[], bool], processes: _Processes) -> None:
 
 def _answers(broker: Path) -> bool:
     try:
-        return bool(Redis(unix_socket_path=str(broker), socket_timeout=2).ping())
+        return bool(connect(broker).ping())
     except (RedisError, OSError):
         return False
 

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.errors import Misconfigured
@@ -89,5 +89,15 @@ class Settings(BaseSettings):
 
 @lru_cache
 def get_settings() -> Settings:
-    """The process's settings, read once."""
-    return Settings()
+    """The process's settings, read once. Raises Misconfigured, naming what is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(f"{_variable(fault['loc'])}: {fault['msg']}" for fault in error.errors())
+        raise Misconfigured(f"The settings cannot be used. {faults}.", hint="See `sft settings`.") from None
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    """The environment variable of a field; one with aliases is reported by the alias that was used."""
+    name = str(location[0])
+    return name if name.isupper() else f"SFT_{name.upper()}"

