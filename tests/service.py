@@ -91,18 +91,24 @@ class Service:
         return wait_until(reached, timeout, f"{job_id} to be {wanted}")
 
 
-def processes_of_runs(data_dir: Path) -> list[psutil.Process]:
-    """Every process that belongs to a run of this data directory: supervisors and ranks."""
-    jobs = {path.name for path in (data_dir / "jobs").glob("*")}
-    return [process for process in psutil.process_iter() if _job_of(process) in jobs]
+def processes_of_runs(directory: Path) -> list[psutil.Process]:
+    """Every process of the runs under a data directory (or of one attempt): supervisors and ranks."""
+    return [
+        process
+        for process in psutil.process_iter()
+        if (run := _run_of(process)) and Path(run).is_relative_to(directory)
+    ]
 
 
-def _job_of(process: psutil.Process) -> str:
+def is_supervisor(process: psutil.Process) -> bool:
+    return "worker.backends.local_run" in process.cmdline()
+
+
+def _run_of(process: psutil.Process) -> str | None:
+    """The directory of the run that a process belongs to."""
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
-            return ""
-        if "worker.backends.local_run" in (line := process.cmdline()):
-            return Path(line[-1]).parent.parent.name
-        return process.environ().get("SFT_RUN", "").rpartition(".")[0]
+            return None
+        return process.cmdline()[-1] if is_supervisor(process) else process.environ().get("SFT_RUN")
     except psutil.Error:
-        return ""
+        return None

@@ -3,9 +3,10 @@
 import threading
 from typing import Any
 
+import psutil
 import pytest
 
-from tests.service import Service, processes_of_runs
+from tests.service import Service, is_supervisor, processes_of_runs
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -94,17 +95,16 @@ def test_success_needs_a_finished_event_and_a_whole_checkpoint(
 def test_cancel_leaves_no_rank_behind(service: Service, body: dict[str, Any]) -> None:
     job = service.submit(holding(body, resources={"gpus_per_node": 3}))
     service.wait_for(job["id"], "RUNNING")
-    name = f"{job['id']}.1"
-    assert len(_ranks(service, name)) >= 4  # launcher and three ranks
+    assert len(_processes(service, job)) >= 5  # supervisor, launcher, three ranks
     answer = service.client.post(f"/v1/jobs/{job['id']}/cancel")
     assert (answer.status_code, answer.json()["state"]) == (202, "CANCELLING")
     job = service.wait_for(job["id"])
     assert job["state"] == "CANCELLED"
-    assert _ranks(service, name) == []
+    assert _processes(service, job) == []
 
 
-def _ranks(service: Service, name: str) -> list[int]:
-    return [p.pid for p in processes_of_runs(service.data_dir) if p.environ().get("SFT_RUN") == name]
+def _processes(service: Service, job: dict[str, Any]) -> list[psutil.Process]:
+    return processes_of_runs(service.data_dir / "jobs" / job["id"])
 
 
 def test_asking_for_the_end_twice_is_one_wish_and_after_it_a_conflict(
@@ -140,16 +140,12 @@ def test_runs_beyond_the_limit_wait_and_say_why(service: Service, body: dict[str
 def test_a_killed_supervisor_takes_its_ranks_along(service: Service, body: dict[str, Any]) -> None:
     job = service.submit(holding(body))
     service.wait_for(job["id"], "RUNNING")
-    [supervisor] = [
-        p
-        for p in processes_of_runs(service.data_dir)
-        if job["id"] in p.cmdline()[-1] and "local_run" in " ".join(p.cmdline())
-    ]
+    [supervisor] = [process for process in _processes(service, job) if is_supervisor(process)]
     supervisor.kill()
     job = service.wait_for(job["id"])
     assert job["state"] == "FAILED"
     assert "supervisor was killed" in job["failure"]["cause"]
-    assert _ranks(service, f"{job['id']}.1") == []
+    assert _processes(service, job) == []
 
 
 # -- one job however often it is asked for ---------------------------------------------------------

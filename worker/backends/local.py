@@ -16,9 +16,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,24 +70,23 @@ class LocalBackend:
                 f"The trainer's environment is missing: there is no {self.python}.",
                 hint="Run `make setup-trainer`, or set SFT_TRAINER_PYTHON to its interpreter.",
             )
-        try:
+        with _disk():
             self._place(submission)
             self._start_waiting()
-        except OSError as error:
-            raise BackendUnavailable(f"Cannot write the run's directory: {error}") from error
         return submission.name
 
     def find(self, name: str) -> str | None:
         return name  # here the name is the id
 
     def poll(self, external_ids: Iterable[str]) -> dict[str, Observation]:
-        self._start_waiting()
-        waiting = self._waiting()
-        return {name: self._observe(name, waiting) for name in external_ids}
+        with _disk():
+            self._start_waiting()
+            waiting = self._waiting()
+            return {name: self._observe(name, waiting) for name in external_ids}
 
     def cancel(self, external_id: str) -> None:
         directory = self._directory(external_id)
-        with self._locked():
+        with _disk(), self._locked():
             if not local_run.was_started(directory):
                 directory.mkdir(parents=True, exist_ok=True)
                 (directory / "cancelled").touch()
@@ -179,6 +177,15 @@ class LocalBackend:
         return _ended_observation(directory)
 
 
+@contextmanager
+def _disk() -> Iterator[None]:
+    """The disk is to this cluster what the network is to others: what fails there may go well later."""
+    try:
+        yield
+    except OSError as error:
+        raise BackendUnavailable(f"The directories of the runs cannot be used: {error}") from error
+
+
 def _ended_observation(directory: Path) -> Observation:
     if not directory.exists():
         return Observation(Phase.ENDED, "directory_missing", "The run's directory was removed.")
@@ -202,13 +209,10 @@ def _rename(source: Path, target: Path) -> None:
 
 
 def _start(directory: Path) -> None:
-    """Start the supervisor detached, and wait until it has put its pid on disk."""
-    with (directory / "logs" / "job.log").open("ab") as log:
-        child = subprocess.Popen(
+    """Start the supervisor; what is started here ends as soon as the supervisor's pid is on disk."""
+    with (directory / "logs" / "job.log").open("ab") as log, suppress(subprocess.TimeoutExpired):
+        subprocess.run(
             [sys.executable, "-m", local_run.__name__, str(directory)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT_ROOT,
-            env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT_ROOT, check=False,
+            env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}, timeout=START_TIMEOUT_SECONDS,
         )  # fmt: skip
-    deadline = time.monotonic() + START_TIMEOUT_SECONDS
-    while not local_run.was_started(directory) and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)

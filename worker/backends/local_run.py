@@ -1,7 +1,7 @@
 """Supervises one run on this machine: `python -m worker.backends.local_run DIRECTORY`.
 
 It starts the command of DIRECTORY/run.json, holds its time limit, passes on the wish to stop,
-ends every process of the run, and leaves exit.json. It is started detached and needs nobody:
+ends every process of the run, and leaves exit.json. It detaches itself and needs nobody:
 worker, broker and database may come and go meanwhile. It reads no settings and holds no secrets.
 """
 
@@ -25,8 +25,8 @@ KILL_GRACE_SECONDS = 10.0
 # Processes that copy the last log lines end by themselves once the ranks are gone.
 DRAIN_GRACE_SECONDS = 2.0
 
-# In the environment of every process of a run, so that none is missed: torchrun gives each rank
-# a session of its own, and a rank whose torchrun was killed has another parent.
+# The run's directory, in the environment of every process of it, so that none is missed: torchrun
+# gives each rank a session of its own, and a rank whose torchrun was killed has another parent.
 MARKER = "SFT_RUN"
 
 # What a run inherits of the service's environment; never its keys, passwords or URLs.
@@ -35,6 +35,13 @@ INHERITED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "OPENBLAS_")
 
 
 def main(directory: Path) -> None:
+    """Become the supervisor in a session of its own; who started it waits no longer than for its pid."""
+    ready, supervisor_side = os.pipe()
+    if os.fork():
+        os.close(supervisor_side)
+        os.read(ready, 1)  # ends when the other side is closed
+        return
+    os.setsid()
     with (directory / "run.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,6 +51,7 @@ def main(directory: Path) -> None:
             return
         signal.signal(signal.SIGTERM, _raise_cancelled)
         _write(directory / "pid.json", {"pid": os.getpid(), "start_ticks": _start_ticks(os.getpid())})
+        os.close(supervisor_side)
         _write(directory / "exit.json", _supervise(directory))
 
 
@@ -61,7 +69,7 @@ def _supervise(directory: Path) -> dict[str, Any]:
     run = json.loads((directory / "run.json").read_text())
     try:
         process = subprocess.Popen(
-            run["command"], env=_environment(run), cwd=directory, stdin=subprocess.DEVNULL,
+            run["command"], env=_environment(directory, run), cwd=directory, stdin=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
     except OSError as error:
@@ -73,8 +81,8 @@ def _supervise(directory: Path) -> dict[str, Any]:
         _wait_at_most(process, KILL_GRACE_SECONDS)
         return _record("cancelled", "Cancelled while running.", process.poll())
     finally:
-        psutil.wait_procs(_strays(run["name"]), timeout=DRAIN_GRACE_SECONDS)
-        kill_strays(run["name"])
+        psutil.wait_procs(_strays(directory), timeout=DRAIN_GRACE_SECONDS)
+        kill_strays(directory)
         process.wait()
 
 
@@ -97,13 +105,13 @@ def _wait_at_most(process: subprocess.Popen[bytes], seconds: float) -> bool:
     return True
 
 
-def _environment(run: dict[str, Any]) -> dict[str, str]:
+def _environment(directory: Path, run: dict[str, Any]) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
         if name in INHERITED or name.startswith(INHERITED_PREFIXES)
     }
-    return {**inherited, **run["env"], MARKER: run["name"]}
+    return {**inherited, **run["env"], MARKER: str(directory)}
 
 
 def _record(reason: str, message: str, exit_code: int | None = None) -> dict[str, Any]:
@@ -149,26 +157,25 @@ def stop(directory: Path) -> None:
 
 def sweep_up(directory: Path) -> dict[str, Any]:
     """End the processes of a run whose supervisor was killed, and leave the record in its place."""
-    run = json.loads((directory / "run.json").read_text())
-    kill_strays(run["name"])
+    kill_strays(directory)
     record = _record("killed", "The run's supervisor was killed, and the run ended with it.")
     if exit_record(directory) is None:
         _write(directory / "exit.json", record)
     return record
 
 
-def kill_strays(name: str) -> None:
+def kill_strays(directory: Path) -> None:
     """SIGKILL every process that carries the run's marker, until none is left."""
     deadline = time.monotonic() + KILL_GRACE_SECONDS
-    while (strays := _strays(name)) and time.monotonic() < deadline:
+    while (strays := _strays(directory)) and time.monotonic() < deadline:
         for process in strays:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(strays, timeout=1)
 
 
-def _strays(name: str) -> list[psutil.Process]:
-    return [process for process in psutil.process_iter() if _marker_of(process) == name]
+def _strays(directory: Path) -> list[psutil.Process]:
+    return [process for process in psutil.process_iter() if _marker_of(process) == str(directory)]
 
 
 def _marker_of(process: psutil.Process) -> str | None:

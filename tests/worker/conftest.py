@@ -1,0 +1,42 @@
+"""Jobs in a database of each kind, without anything that runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import make_inputs
+from worker import jobs
+from worker.db import writing
+from worker.jobs import Caller
+from worker.models import Attempt, Job
+from worker.spec import JobSpec
+from worker.states import JobState
+
+ANNA = Caller(name="anna", project="default", role="admin")
+
+
+@pytest.fixture
+def spec(database: str, data_dir: Path) -> JobSpec:
+    """A job that would be accepted."""
+    return JobSpec(**make_inputs(data_dir))
+
+
+@pytest.fixture
+def job_in(spec: JobSpec, data_dir: Path) -> Callable[..., Job]:
+    """Makes a stored job in a state, with the directory of its attempt."""
+
+    def make(state: JobState, **columns: Any) -> Job:
+        job = jobs.get(jobs.create(spec, ANNA, lambda _: {}).job_id)
+        directory = data_dir / "jobs" / job.id / "attempts" / "1"
+        directory.mkdir(parents=True)
+        with writing() as session:
+            stored = jobs.find(session, job.id)
+            stored.state = state
+            stored.sqlmodel_update(columns)
+            attempt = session.get_one(Attempt, (job.id, 1))
+            attempt.external_id, attempt.directory = f"{job.id}.1", str(directory)
+        return jobs.get(job.id)
+
+    return make

@@ -1,0 +1,176 @@
+"""What a run writes reaches the database once, whatever it looks like."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worker.conftest import ANNA
+from tests.worker.test_jobs import at_once
+from worker import ingest, jobs, queries
+from worker.db import writing
+from worker.models import Attempt, Job
+from worker.states import JobState
+
+JobIn = Callable[..., Job]
+AT = "2026-01-02T03:04:0{}.000000+00:00"
+STARTED = {"event": "started", "start_step": 0, "total_steps": 4}
+
+
+def line(seq: int = 0, **event: Any) -> bytes:
+    return json.dumps({"seq": seq, "rank": 0, "at": AT.format(seq), **event}).encode() + b"\n"
+
+
+def step(number: int, **more: Any) -> bytes:
+    return line(number, **{"event": "step", "step": number, "loss": 9.0 - number, **more})
+
+
+def directory_of(job: Job) -> Path:
+    return Path(jobs.attempt_of(job).directory or "")
+
+
+def write(job: Job, data: bytes) -> None:
+    with (directory_of(job) / "events.jsonl").open("ab") as file:
+        file.write(data)
+
+
+def save(job: Job, iteration: int, content: bytes = b"x" * 10) -> bytes:
+    """A checkpoint on disk, and the line that reports it with ten bytes."""
+    path = directory_of(job) / f"iter_{iteration:07d}"
+    path.mkdir()
+    (path / "weights").write_bytes(content)
+    files = [{"path": "weights", "bytes": 10}]
+    return line(5, event="checkpoint", iteration=iteration, path=str(path), bytes=10, files=files)
+
+
+def end(job: Job, marker: Any) -> None:
+    """The run is over: its marker is on disk, and the backend has said so."""
+    (directory_of(job) / "end.json").write_text(marker if isinstance(marker, str) else json.dumps(marker))
+    with writing() as session:
+        session.get_one(Attempt, (job.id, 1)).exit = {"code": "exited", "message": "It ended.", "raw": None}
+
+
+def steps(job: Job) -> list[tuple[int, float | None]]:
+    return [(row.step, row.data.get("loss")) for row in queries.metrics(job.id, "step", 0, None, 1000)]
+
+
+def test_lines_become_metrics_progress_and_state(job_in: JobIn) -> None:
+    job = job_in(JobState.STARTING)
+    write(job, line(**STARTED) + step(1) + step(2) + line(3, event="validation", step=2, loss=7.5))
+    ingest.ingest(job.id)
+    now = jobs.get(job.id)
+    assert steps(job) == [(1, 8.0), (2, 7.0)]
+    assert now.state is JobState.RUNNING
+    expected = {"step": 2, "total_steps": 4, "loss": 7.0, "validation_loss": 7.5, "eta_seconds": 2.0}
+    assert {key: now.progress[key] for key in expected} == expected
+
+
+def test_a_line_is_taken_once_by_whoever_reads_it(job_in: JobIn) -> None:
+    job = job_in(JobState.RUNNING)
+    write(job, line(**STARTED) + b"".join(step(n) for n in range(1, 5)) + save(job, 4))
+    answers = at_once(6, lambda: ingest.ingest(job.id))
+    assert answers == [None] * 6
+    ingest.ingest(job.id)
+    assert len(steps(job)) == 4
+    kinds = [event.type for event in queries.events(job.id, 0, 100)]
+    assert kinds.count("trainer.started") == kinds.count("checkpoint") == 1
+
+
+def test_half_a_line_waits_for_its_other_half(job_in: JobIn) -> None:
+    job = job_in(JobState.RUNNING)
+    whole = step(1)
+    write(job, whole[:20])
+    ingest.ingest(job.id)
+    assert steps(job) == []
+    write(job, whole[20:])
+    ingest.ingest(job.id)
+    assert steps(job) == [(1, 8.0)]
+
+
+def test_a_line_longer_than_a_chunk_is_taken(job_in: JobIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "CHUNK_BYTES", 64)
+    job = job_in(JobState.RUNNING)
+    write(job, step(1, note="x" * 1000) + step(2))
+    ingest.ingest(job.id)
+    assert [number for number, _ in steps(job)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"no json\n", b"[]\n", b"7\n", b'{"event": "step"}\n', b"\xff\xfe\n", b"\n", b'"\\ud800"\n',
+     line(event="step", step="many"), line(event="step"), line(event="checkpoint", iteration=3),
+     line(event="started"), line(event=["step"]), line(event="something-new", at="yesterday")],
+)  # fmt: skip
+def test_a_bad_line_hides_no_good_one(job_in: JobIn, bad: bytes) -> None:
+    job = job_in(JobState.RUNNING)
+    write(job, step(1) + bad + step(2))
+    ingest.ingest(job.id)
+    assert [number for number, _ in steps(job)] == [1, 2]
+
+
+def test_what_no_database_holds_is_stored_all_the_same(job_in: JobIn) -> None:
+    job = job_in(JobState.FINALIZING)
+    write(job, step(1).replace(b"8.0", b"NaN") + step(2).replace(b"7.0", b"-Infinity"))
+    message = "bad \0 and \ud800 text"
+    write(job, line(3, event="failed", code="user_code", message=message))
+    end(job, {"event": "failed", "code": "user_code", "message": message, "traceback": message})
+    ingest.ingest(job.id)
+    now = jobs.get(job.id)
+    assert steps(job) == [(1, None), (2, None)]
+    assert (now.state, now.reason_message) == (JobState.FAILED, "bad \ufffd and ? text")
+
+
+def test_the_end_needs_the_marker_and_a_whole_checkpoint(job_in: JobIn) -> None:
+    job = job_in(JobState.FINALIZING)
+    write(job, line(**STARTED) + save(job, 4))
+    end(job, {"event": "finished", "step": 4, "iteration": 4})
+    ingest.ingest(job.id)
+    assert jobs.get(job.id).state is JobState.SUCCEEDED
+    assert jobs.attempts(job.id)[0].outcome == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("content", [b"short", b"far too long for it"])
+def test_a_checkpoint_of_another_size_is_no_success(job_in: JobIn, content: bytes) -> None:
+    job = job_in(JobState.FINALIZING)
+    write(job, save(job, 4, content))
+    end(job, {"event": "finished", "step": 4, "iteration": 4})
+    ingest.ingest(job.id)
+    failure = jobs.get(job.id).failure
+    assert failure is not None
+    assert failure["class"] == "bad_checkpoint"
+
+
+@pytest.mark.parametrize("marker", ["", "{", "[]", "null"])
+def test_a_marker_that_is_none_is_none(job_in: JobIn, marker: str) -> None:
+    job = job_in(JobState.FINALIZING)
+    end(job, marker)
+    ingest.ingest(job.id)
+    assert jobs.get(job.id).state is JobState.FAILED
+
+
+def test_the_last_lines_are_in_before_the_end_is_decided(job_in: JobIn) -> None:
+    job = job_in(JobState.FINALIZING)
+    write(job, line(**STARTED) + b"".join(step(n) for n in range(1, 5)) + save(job, 4))
+    end(job, {"event": "finished", "step": 4, "iteration": 4})
+    at_once(6, lambda: ingest.ingest(job.id))
+    now = jobs.get(job.id)
+    assert (now.state, now.progress["step"]) == (JobState.SUCCEEDED, 4)
+    assert [e.data["to"] for e in queries.events(job.id, 0, 100) if e.type == "state"] == ["SUCCEEDED"]
+
+
+def test_a_wish_to_cancel_loses_no_lines(job_in: JobIn) -> None:
+    job = job_in(JobState.RUNNING)
+    write(job, line(**STARTED) + step(1))
+    jobs.cancel(job.id, ANNA)
+    ingest.ingest(job.id)
+    now = jobs.get(job.id)
+    assert (now.state, now.progress["step"]) == (JobState.CANCELLING, 1)
+
+
+def test_nothing_is_read_for_a_job_that_has_ended(job_in: JobIn) -> None:
+    job = job_in(JobState.FAILED)
+    write(job, step(1))
+    ingest.ingest(job.id)
+    assert steps(job) == []

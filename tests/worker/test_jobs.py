@@ -1,0 +1,131 @@
+"""Jobs change state in one place, once, and leave an event each time."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.worker.conftest import ANNA
+from worker import jobs, queries
+from worker.db import writing
+from worker.errors import IdempotencyMismatch, IllegalAction, InvalidSpec, NotFound
+from worker.jobs import Reason
+from worker.models import Job
+from worker.spec import JobSpec
+from worker.states import JobState
+
+JobIn = Callable[..., Job]
+
+
+def at_once(number: int, call: Callable[[], Any]) -> list[Any]:
+    """Call from many threads that begin together; an error counts as an answer."""
+    barrier = threading.Barrier(number)
+    answers: list[Any] = []
+
+    def run() -> None:
+        barrier.wait()
+        try:
+            answers.append(call())
+        except Exception as error:
+            answers.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def test_of_many_movers_one_wins_and_one_event_is_written(job_in: JobIn) -> None:
+    job = job_in(JobState.SUBMITTING)
+
+    def move() -> bool:
+        with writing() as session:
+            return jobs.move(session, job.model_copy(), JobState.QUEUED, reason=Reason("x", "y"))
+
+    assert sorted(at_once(8, move)) == [False] * 7 + [True]
+    states = [event for event in queries.events(job.id, 0, 100) if event.type == "state"]
+    assert [(event.data["from"], event.data["to"], event.actor) for event in states] == [
+        ("SUBMITTING", "QUEUED", "system")
+    ]
+
+
+def test_a_move_that_no_path_allows_is_refused(job_in: JobIn) -> None:
+    job = job_in(JobState.QUEUED)
+    with pytest.raises(IllegalAction), writing() as session:
+        jobs.move(session, job, JobState.SUCCEEDED)
+    assert jobs.get(job.id).state is JobState.QUEUED
+
+
+def test_who_saw_an_earlier_attempt_changes_nothing(job_in: JobIn) -> None:
+    seen = job_in(JobState.FAILED)
+    jobs.retry(seen.id, ANNA)
+    with writing() as session:
+        jobs.move(session, jobs.find(session, seen.id), JobState.FAILED)
+    with writing() as session:
+        assert not jobs.change(session, seen.model_copy(), progress={"step": 99})
+    now = jobs.get(seen.id)
+    assert (now.attempt, now.progress) == (2, {})
+
+
+def test_every_change_counts_for_the_etag(job_in: JobIn) -> None:
+    job = job_in(JobState.SUBMITTING)
+    before = job.version
+    with writing() as session:
+        jobs.move(session, job, JobState.QUEUED)
+        jobs.change(session, job, progress={"step": 1})
+    assert jobs.get(job.id).version == job.version == before + 2
+
+
+def test_a_retry_begins_afresh_and_keeps_its_history(job_in: JobIn) -> None:
+    job = job_in(JobState.LOST, progress={"step": 3}, failure={"class": "unknown"})
+    jobs.retry(job.id, ANNA)
+    now = jobs.get(job.id)
+    assert (now.state, now.attempt, now.progress, now.failure) == (JobState.VALIDATING, 2, {}, None)
+    assert [attempt.number for attempt in jobs.attempts(job.id)] == [1, 2]
+    assert queries.events(job.id, 0, 100)[-1].actor == "anna"
+
+
+def test_of_many_retries_at_once_one_makes_an_attempt(job_in: JobIn) -> None:
+    job = job_in(JobState.FAILED)
+    answers = at_once(8, lambda: jobs.retry(job.id, ANNA))
+    assert sum(isinstance(answer, Job) for answer in answers) == 1
+    assert sum(isinstance(answer, IllegalAction) for answer in answers) == 7
+    assert [attempt.number for attempt in jobs.attempts(job.id)] == [1, 2]
+
+
+def test_of_many_cancels_at_once_one_is_written(job_in: JobIn) -> None:
+    job = job_in(JobState.RUNNING)
+    answers = at_once(8, lambda: jobs.cancel(job.id, ANNA))
+    assert {answer.state for answer in answers} == {JobState.CANCELLING}
+    assert [e.data["to"] for e in queries.events(job.id, 0, 100) if e.type == "state"] == ["CANCELLING"]
+
+
+def test_many_equal_keys_at_once_make_one_job(spec: JobSpec) -> None:
+    answers = at_once(8, lambda: jobs.create(spec, ANNA, lambda job: {"id": job.id}, "key"))
+    assert len({answer.job_id for answer in answers}) == 1
+    assert [answer.is_new for answer in answers].count(True) == 1
+    assert all(answer.response == {"id": answer.job_id} for answer in answers)
+
+
+def test_a_key_belongs_to_its_owner_and_to_one_body(spec: JobSpec) -> None:
+    first = jobs.create(spec, ANNA, lambda _: {}, "key")
+    bert = jobs.Caller(name="bert", project="default", role="submitter")
+    assert jobs.create(spec, bert, lambda _: {}, "key").job_id != first.job_id
+    with pytest.raises(IdempotencyMismatch):
+        jobs.create(spec.model_copy(update={"name": "other"}), ANNA, lambda _: {}, "key")
+
+
+def test_a_refused_job_uses_up_no_key(spec: JobSpec) -> None:
+    bad = spec.model_copy(update={"config": "none-such"})
+    with pytest.raises(InvalidSpec):
+        jobs.create(bad, ANNA, lambda _: {}, "key")
+    assert jobs.create(spec, ANNA, lambda _: {}, "key").is_new
+
+
+def test_what_is_not_there_is_not_found(database: str) -> None:
+    for call in (jobs.get, jobs.attempts, lambda job_id: jobs.cancel(job_id, ANNA)):
+        with pytest.raises(NotFound):
+            call("job-none")

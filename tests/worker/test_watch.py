@@ -1,0 +1,104 @@
+"""Looks at live jobs: news are taken over once, silence changes nothing."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from api.schemas import is_stale
+from tests.worker.conftest import ANNA
+from worker import ingest, jobs, watch
+from worker.db import writing
+from worker.models import Attempt, Job, utcnow
+from worker.states import JobState
+
+JobIn = Callable[..., Job]
+
+
+def leave(job: Job, name: str, text: str) -> None:
+    (Path(jobs.attempt_of(job).directory or "") / name).write_text(text)
+
+
+def end(job: Job) -> None:
+    """What a run leaves that has ended."""
+    leave(job, "pid.json", '{"pid": 1, "start_ticks": 1}')
+    leave(job, "exit.json", '{"reason": "exited", "message": "It exited.", "exit_code": 0}')
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.STARTING, JobState.RUNNING])
+def test_an_end_is_seen_once_and_finalized(job_in: JobIn, state: JobState) -> None:
+    job = job_in(state)
+    end(job)
+    assert watch.look("local") == [job.id]
+    now = jobs.get(job.id)
+    assert (now.state, now.reason_code) == (JobState.FINALIZING, "exited")
+    version = now.version
+    watch.look("local")
+    assert jobs.get(job.id).version == version
+    ingest.ingest(job.id)
+    assert jobs.get(job.id).state is JobState.FAILED
+
+
+def test_an_end_that_is_seen_while_the_job_moves_is_not_lost(
+    job_in: JobIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_in(JobState.STARTING)
+    end(job)
+    original = watch._news
+
+    def news_and_a_move(seen_job: Job, *rest: object) -> object:
+        with writing() as session:  # ingest sees the first step at this moment
+            jobs.move(session, jobs.find(session, job.id), JobState.RUNNING)
+        return original(seen_job, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(watch, "_news", news_and_a_move)
+    watch.look("local")
+    assert jobs.get(job.id).state is JobState.FINALIZING
+
+
+def test_a_wish_to_cancel_that_comes_meanwhile_stays(job_in: JobIn) -> None:
+    job = job_in(JobState.RUNNING)
+    end(job)
+    jobs.cancel(job.id, ANNA)
+    watch.look("local")
+    assert jobs.get(job.id).state is JobState.CANCELLING
+    ingest.ingest(job.id)
+    assert jobs.get(job.id).state is JobState.CANCELLED
+
+
+def test_a_cluster_that_does_not_answer_leaves_the_state_and_makes_it_stale(
+    job_in: JobIn, data_dir: Path, environment: pytest.MonkeyPatch
+) -> None:
+    long_ago = utcnow() - timedelta(minutes=5)
+    job = job_in(JobState.RUNNING, observed_at=long_ago)
+    assert is_stale(job)
+    end(job)
+    (data_dir / "local").write_text("where the spool should be")
+    assert watch.look("local") == []
+    now = jobs.get(job.id)
+    assert (now.state, now.observed_at) == (JobState.RUNNING, long_ago)
+    (data_dir / "local").unlink()
+    assert watch.look("local") == [job.id]
+
+
+def test_observing_again_is_no_change_for_clients(job_in: JobIn) -> None:
+    job = job_in(JobState.CANCELLING)
+    with writing() as session:
+        session.get_one(Attempt, (job.id, 1)).exit = {"code": "x", "message": "y"}
+    end(job)
+    watch.look("local")
+    now = jobs.get(job.id)
+    assert now.observed_at is not None
+    assert now.version == job.version
+
+
+def test_jobs_whose_message_was_lost_are_owed_a_task(job_in: JobIn, environment: pytest.MonkeyPatch) -> None:
+    old = utcnow() - timedelta(hours=1)
+    waiting = job_in(JobState.VALIDATING, updated_at=old)
+    finalizing = job_in(JobState.FINALIZING, updated_at=old)
+    cancelling = job_in(JobState.CANCELLING)
+    job_in(JobState.VALIDATING)  # its message is on its way
+    job_in(JobState.RUNNING, updated_at=old)
+    job_in(JobState.FAILED, updated_at=old)
+    assert sorted(watch.owed()) == sorted((job.id, job.state) for job in (waiting, finalizing, cancelling))
