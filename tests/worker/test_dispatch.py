@@ -1,0 +1,129 @@
+"""Handing over: refused, unreachable, cancelled in the middle, asked for twice."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import forget_settings
+from tests.service import is_supervisor, processes_of_runs
+from tests.waiting import wait_until
+from tests.worker.conftest import ANNA
+from tests.worker.test_jobs import at_once
+from worker import dispatch, jobs, queries
+from worker.backends.local import LocalBackend
+from worker.clusters import cluster, connect
+from worker.models import Job
+from worker.spec import JobSpec
+from worker.states import JobState
+
+
+@pytest.fixture
+def job(spec: JobSpec, data_dir: Path) -> Iterator[Job]:
+    """A job that was just created."""
+    held = spec.model_copy(update={"overrides": [*spec.overrides, "logger.stand_in=hold"]})
+    yield jobs.get(jobs.create(held, ANNA, lambda _: {}).job_id)
+    for process in processes_of_runs(data_dir):
+        process.kill()
+
+
+def states(job: Job) -> list[str]:
+    return [event.data["to"] for event in queries.events(job.id, 0, 100) if event.type == "state"]
+
+
+def test_of_many_messages_one_submits(job: Job, data_dir: Path) -> None:
+    at_once(6, lambda: dispatch.submit(job.id))
+    assert states(job) == ["SUBMITTING", "QUEUED"]
+    submitted = [event for event in queries.events(job.id, 0, 100) if event.type == "submitted"]
+    assert [event.data["external_id"] for event in submitted] == [f"{job.id}.1"]
+    dispatch.submit(job.id)
+    assert states(job) == ["SUBMITTING", "QUEUED"]
+
+
+def test_what_has_vanished_since_the_request_is_a_failure_with_its_recovery(job: Job, data_dir: Path) -> None:
+    for shard in (data_dir / "inputs").rglob("*.parquet"):
+        shard.unlink()
+    dispatch.submit(job.id)
+    now = jobs.get(job.id)
+    assert (now.state, now.reason_code) == (JobState.FAILED, "missing_packed_data")
+    assert now.failure is not None
+    assert "data_prep/sft_packing" in now.failure["recovery"]
+    assert jobs.attempts(job.id)[0].outcome == "FAILED"
+
+
+def test_a_missing_trainer_is_a_rejection(job: Job, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("SFT_TRAINER_PYTHON", "/nowhere/python")
+    forget_settings()
+    dispatch.submit(job.id)
+    now = jobs.get(job.id)
+    assert now.failure is not None
+    assert (now.state, now.failure["class"]) == (JobState.FAILED, "scheduler_rejected")
+    assert "make setup-trainer" in now.failure["recovery"]
+
+
+def test_a_cluster_that_cannot_be_reached_is_tried_again(job: Job, data_dir: Path) -> None:
+    (data_dir / "jobs").write_text("in the way")
+    dispatch.submit(job.id)
+    now = jobs.get(job.id)
+    assert (now.state, now.reason_code) == (JobState.SUBMITTING, "backend_unavailable")
+    (data_dir / "jobs").unlink()
+    dispatch.submit(job.id)
+    assert jobs.get(job.id).state is JobState.QUEUED
+
+
+def test_a_worker_killed_after_the_submission_submits_nothing_twice(
+    job: Job, environment: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with environment.context() as patch:
+        patch.setattr(dispatch, "_accepted", killed)
+        with pytest.raises(KeyboardInterrupt):
+            dispatch.submit(job.id)
+    assert jobs.get(job.id).state is JobState.SUBMITTING
+    running = {process.pid for process in processes_of_runs(data_dir) if is_supervisor(process)}
+    dispatch.submit(job.id)
+    assert jobs.get(job.id).state is JobState.QUEUED
+    assert {process.pid for process in processes_of_runs(data_dir) if is_supervisor(process)} == running
+
+
+@pytest.mark.parametrize("after", ["nothing", "submission", "lost answer"])
+def test_a_wish_to_cancel_reaches_the_run_wherever_it_is(
+    job: Job, data_dir: Path, after: str, environment: pytest.MonkeyPatch
+) -> None:
+    if after == "submission":
+        dispatch.submit(job.id)
+    if after == "lost answer":  # handed over, and the worker died before it could say so
+        backend = _backend(job)
+        backend.submit(backend.render(jobs.run_of(job)))
+    jobs.cancel(job.id, ANNA)
+    dispatch.submit(job.id)  # a late message
+    dispatch.cancel(job.id)
+    dispatch.cancel(job.id)
+    name = f"{job.id}.1"
+    wait_until(lambda: _backend(job).poll([name])[name].phase.value == "ended")
+    assert processes_of_runs(data_dir) == []
+    assert jobs.get(job.id).state is JobState.CANCELLING  # the watch sees the end
+
+
+def _backend(job: Job) -> LocalBackend:
+    backend = connect(cluster(job.cluster))
+    assert isinstance(backend, LocalBackend)
+    return backend
+
+
+def test_a_wish_that_comes_during_the_submission_ends_the_run(
+    job: Job, data_dir: Path, environment: pytest.MonkeyPatch
+) -> None:
+    original = LocalBackend.submit
+
+    def submit(self: LocalBackend, submission: object) -> str:
+        external_id = original(self, submission)  # type: ignore[arg-type]
+        jobs.cancel(job.id, ANNA)
+        return external_id
+
+    environment.setattr(LocalBackend, "submit", submit)
+    dispatch.submit(job.id)
+    assert jobs.get(job.id).state is JobState.CANCELLING
+    wait_until(lambda: processes_of_runs(data_dir) == [])
