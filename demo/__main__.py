@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from demo.follow import follow
 from worker.settings import get_settings
@@ -48,7 +48,8 @@ def _prepare(inputs: Path) -> None:
 def _service(directory: Path) -> Iterator[str]:
     """The service as a user starts it; yields its URL."""
     command = [sys.executable, "-m", "cli", "serve", "--port", "0", "--data-dir", str(directory)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    quiet = {"SFT_LOG_LEVEL": "WARNING", **os.environ}
+    process = subprocess.Popen(command, env=quiet, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         yield _url_of(process)
     finally:
@@ -120,10 +121,11 @@ def _print_losses(client: httpx2.Client, job_id: str) -> float:
 
 
 def _print_checkpoints(client: httpx2.Client, job_id: str) -> None:
-    table = Table("iteration", "MB", "validation loss", "path", title="Checkpoints")
+    table = Table("iteration", "MB", "validation loss", Column("path", no_wrap=True), title="Checkpoints")
     for item in client.get(f"/v1/jobs/{job_id}/checkpoints").json()["items"]:
         loss = f"{item['validation_loss']:.3f}" if item["validation_loss"] is not None else ""
-        table.add_row(str(item["iteration"]), f"{item['bytes'] / 1e6:.1f}", loss, item["path"])
+        path = os.path.relpath(item["path"])
+        table.add_row(str(item["iteration"]), f"{item['bytes'] / 1e6:.1f}", loss, path)
     console.print(table)
 
 

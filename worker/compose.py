@@ -22,6 +22,9 @@ INPUTS = {
     "checkpoint_megatron": "checkpoint_megatron",
 }
 
+# Keys that make a library import what they name.
+RUNS_CODE = frozenset({"trust_remote_code", "_target_"})
+
 
 @dataclass(frozen=True)
 class Composed:
@@ -47,6 +50,7 @@ def compose(spec: JobSpec, preset: Preset | None) -> Composed:
         origin[key] = where
     values = OmegaConf.to_container(merged)
     _apply_inputs(values, spec, origin)
+    _refuse_code(values, origin, inline=preset is None)
     try:
         return Composed(TrainingConfig.model_validate(values), origin, inline=preset is None)
     except ValidationError as error:
@@ -114,6 +118,24 @@ def _source(where: str, origin: Mapping[str, str], *, inline: bool) -> str:
     if inline:
         return f"/config{where}"
     return pointer(["inputs", INPUTS[dotted]]) if dotted in INPUTS else "/config"
+
+
+def _refuse_code(values: Any, origin: Mapping[str, str], *, inline: bool) -> None:
+    """A request sets values; it does not name code to run."""
+    for where in _keys(values):
+        name = where.rpartition("/")[2]
+        if name in RUNS_CODE:
+            detail = f"{name!r} would run code of the client's choice, and is not for requests."
+            raise fault(_source(where, origin, inline=inline), "runs_code", detail)
+
+
+def _keys(value: Any, where: str = "") -> Iterator[str]:
+    """Pointers to all keys of a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        here = where + pointer([key])
+        yield here
+        yield from _keys(item, here)
 
 
 # -- what is refused before anything is worked out -------------------------------------------------

@@ -181,6 +181,17 @@ def test_interpolations_are_refused(client: TestClient, good: Body, text: str) -
     refused(client, {**good, "config": {"hf_model_path": text}}, "/config/hf_model_path", "interpolation")
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["model._target_=os.system", "tokenizer.hf_tokenizer_kwargs={trust_remote_code: true}",
+     "tokenizer.hf_tokenizer_kwargs.trust_remote_code=false", "lora=[{_target_: os.system}]"],
+)  # fmt: skip
+def test_no_request_names_code_to_run(client: TestClient, good: Body, override: str) -> None:
+    refused(client, {**good, "overrides": [override]}, "/overrides/0", "runs_code")
+    inline = {"config": {"model": {"_target_": "os.system"}}}
+    refused(client, {**good, "overrides": [], **inline}, "/config/model/_target_", "runs_code")
+
+
 def test_what_cannot_be_done_yet_is_refused_and_not_ignored(client: TestClient, good: Body) -> None:
     refused(client, {**good, "args": ["--fast"]}, "/args", "unknown_argument")
     refused(client, {**good, "secrets": {"HF_TOKEN": "team-hf"}}, "/secrets", "unknown_secret")

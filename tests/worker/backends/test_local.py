@@ -17,7 +17,7 @@ from worker.backends.local import LocalBackend
 from worker.errors import SubmissionRejected
 from worker.settings import PROJECT_ROOT
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "local"
+GOLDEN = PROJECT_ROOT / "tests" / "golden" / "local"
 Make = Callable[..., LocalBackend]
 
 
