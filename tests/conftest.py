@@ -1,6 +1,7 @@
 """What tests share: directories, databases, a broker, and the service itself. All of it real."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,6 @@ STAND_IN = Path(__file__).parent / "stand_in" / "launcher.py"
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter that plays runs of the trainer: see tests/stand_in."""
     path = tmp_path_factory.mktemp("stand_in") / "python"
-    path.write_text(
-        f"#!{sys.executable}\nimport runpy\nrunpy.run_path({str(STAND_IN)!r}, run_name='__main__')\n"
-    )
-    # The command line that torchrun gets has to name a file that can be started again.
     path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" "$@"\n')
     path.chmod(0o755)
     return path
@@ -62,10 +59,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return new_database(request.getfixturevalue("postgres"))
 
 
-def new_database(server: Any) -> str:
-    """A fresh database of a Postgres server."""
+def new_database(server: Any, template: str = "template1") -> str:
+    """A fresh database of a Postgres server, like the template."""
     name = f"test_{os.urandom(6).hex()}"
-    server.psql(f"CREATE DATABASE {name};")
+    server.psql(f"CREATE DATABASE {name} TEMPLATE {template};")
+    return postgres_url(server, name)
+
+
+def postgres_url(server: Any, name: str) -> str:
     return str(server.get_uri(name)).replace("postgresql://", "postgresql+psycopg://")
 
 
@@ -102,15 +103,38 @@ def forget_settings() -> None:
         cached.cache_clear()
 
 
-@pytest.fixture
-def database(environment: pytest.MonkeyPatch, database_url: str) -> str:
-    """An up-to-date database of each kind, in use by this process."""
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file to copy: the migrations run once a session."""
     from worker import schema
 
-    environment.setenv("SFT_DATABASE_URL", database_url)
+    path = tmp_path_factory.mktemp("migrated") / "sft.db"
+    schema.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: Any) -> str:
+    """The name of a database to copy."""
+    from worker import schema
+
+    postgres.psql("CREATE DATABASE migrated;")
+    schema.upgrade(postgres_url(postgres, "migrated"))
+    return "migrated"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, environment: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """An up-to-date database of each kind, in use by this process."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "test.db")
+        url = f"sqlite:///{tmp_path / 'test.db'}"
+    else:
+        template = request.getfixturevalue("migrated_postgres")
+        url = new_database(request.getfixturevalue("postgres"), template)
+    environment.setenv("SFT_DATABASE_URL", url)
     forget_settings()
-    schema.upgrade(database_url)
-    return database_url
+    return url
 
 
 @pytest.fixture(scope="module")

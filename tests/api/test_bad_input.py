@@ -11,6 +11,9 @@ from tests.conftest import forget_settings
 
 Body = dict[str, Any]
 
+# What is refused never reaches the database; which one it is makes no difference.
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
 
 def refused(client: TestClient, body: Body, pointer: str, code: str) -> Body:
     """Post a job that has to be refused, and return the fault that the pointer names."""
