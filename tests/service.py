@@ -17,7 +17,7 @@ TERMINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
 
 
 class Service:
-    """`sft serve` as a process, and a client for it."""
+    """`sft serve` as a process, and a client for it; as a context it ends with its runs, whatever happens."""
 
     def __init__(self, data_dir: Path, **environment: str) -> None:
         self.data_dir = data_dir
@@ -36,6 +36,14 @@ class Service:
         assert match, f"the service did not start: {self.output}{(data_dir.parent / 'serve.err').read_text()}"
         key = (data_dir / "admin.key").read_text().strip()
         self.client = httpx2.Client(base_url=match[1], headers={"Authorization": f"Bearer {key}"}, timeout=30)
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        for process in processes_of_runs(self.data_dir):
+            process.kill()
 
     def _read_greeting(self) -> str:
         assert self.process.stdout is not None
@@ -60,10 +68,12 @@ class Service:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         self.client.close()
-        code = self.process.wait(60)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return code
+        try:
+            return self.process.wait(60)
+        finally:
+            self.process.kill()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
 
     # -- jobs ----------------------------------------------------------------------------------
 

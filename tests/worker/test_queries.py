@@ -80,24 +80,21 @@ def test_metrics_are_thinned_evenly_and_keep_the_last(job_in: JobIn) -> None:
     assert steps(200, None, 10) == []
 
 
-def test_the_latest_checkpoint_is_the_one_of_the_last_iteration(job_in: JobIn) -> None:
+def test_the_latest_checkpoint_and_the_best(job_in: JobIn) -> None:
     job, other = job_in(JobState.RUNNING), job_in(JobState.RUNNING)
     at = datetime(2026, 1, 1, tzinfo=UTC)
     with writing() as session:
-        for iteration in (9, 10, 8):
-            row = {
-                "iteration": iteration,
-                "attempt": 1,
-                "path": "/x",
-                "bytes": 1,
-                "files": [],
-                "saved_at": at,
-            }
+        for iteration, loss in ((9, 3.0), (10, 2.0), (8, 2.5), (11, None)):
+            row: dict[str, Any] = {"attempt": 1, "path": "/x", "bytes": 1, "files": [], "saved_at": at}
             session.add(Checkpoint(job_id=job.id, iteration=iteration, **row))
+            metric: dict[str, Any] = {"step": iteration, "attempt": 1, "at": at, "data": {"loss": loss}}
+            session.add(Metric(job_id=job.id, kind="validation" if loss else "step", **metric))
     details = queries.details([job, other])
-    assert details[job.id].latest is not None
-    assert details[job.id].latest.iteration == 10
-    assert details[other.id].latest is None
+    assert [(one.iteration, one.validation_loss) for one in details[job.id].checkpoints] == [
+        (8, 2.5), (9, 3.0), (10, 2.0), (11, None),
+    ]  # fmt: skip
+    assert [one and one.iteration for one in (details[job.id].latest, details[job.id].best)] == [11, 10]
+    assert (details[other.id].latest, details[other.id].best) == (None, None)
 
 
 def test_live_jobs_are_counted(job_in: JobIn) -> None:
