@@ -4,12 +4,13 @@ Sections of Megatron-Bridge's ConfigContainer (train, optimizer, ...) pass throu
 the trainer refuses their unknown keys before it trains.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-Section = dict[str, Any]
+Section = dict[str, JsonValue]
 
 
 class RecipeConfig(BaseModel):
@@ -29,6 +30,7 @@ class DatasetConfig(BaseModel):
     """The packed data. Other keys are those of Bridge's GPTSFTDatasetConfig."""
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
 
     nano3_packed_sft_dir: str | None = Field(
         default=None,
@@ -92,20 +94,36 @@ class TrainingConfig(BaseModel):
             yield "/checkpoint_megatron", self.checkpoint_megatron
         if self.dataset.nano3_packed_sft_dir:
             yield "/dataset/nano3_packed_sft_dir", self.dataset.nano3_packed_sft_dir
-        for section, keys in PATH_KEYS.items():
-            for key in keys:
-                value = getattr(self, section).get(key)
-                if isinstance(value, str) and (key != "tokenizer_model" or is_local(value)):
-                    yield f"/{section}/{key}", value
+        sections: dict[str, Any] = {**self.__dict__, "dataset": self.dataset.model_extra}
+        for name, section in sections.items():
+            if isinstance(section, dict):
+                for where, item in walk(section, f"/{name}"):
+                    if isinstance(item, str) and (where in PATHS or looks_like_path(item)):
+                        yield where, item
 
 
-PATH_KEYS = {
-    "checkpoint": ("save", "load", "pretrained_checkpoint"),
-    "logger": ("tensorboard_dir", "wandb_save_dir"),
-    "tokenizer": ("tokenizer_model", "vocab_file", "merge_file"),
-}
+# A path even where it does not look like one. Every other string of a section counts by its looks:
+# Bridge has many keys that name files, and more with each version.
+PATHS = (
+    "/checkpoint/save", "/checkpoint/load", "/checkpoint/pretrained_checkpoint", "/logger/tensorboard_dir",
+)  # fmt: skip
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def walk(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything inside a JSON value, each with its pointer (RFC 6901)."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        here = f"{where}/{str(key).replace('~', '~0').replace('/', '~1')}"
+        yield here, item
+        yield from walk(item, here)
+
+
+def looks_like_path(text: str) -> bool:
+    return text.startswith(("/", "./", "../", "~")) or "/../" in text or text.endswith("/..") or "://" in text
 
 
 def is_local(model: str) -> bool:
     """Whether a model's name is a path and not an id of the Hugging Face hub."""
-    return model.startswith(("/", ".", "~"))
+    return HUB_ID.fullmatch(model) is None

@@ -60,4 +60,4 @@ def _conclude(config: TrainingConfig, events: EventWriter, report: Any) -> None:
 
 
 def _path(config: TrainingConfig, iteration: int) -> Path:
-    return iteration_directory(Path(config.checkpoint["save"]), iteration)
+    return iteration_directory(Path(str(config.checkpoint["save"])), iteration)

@@ -1,5 +1,6 @@
 """The effective training config of a request: preset or inline config, then overrides, then inputs."""
 
+import math
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
 
-from trainer.config import TrainingConfig
+from trainer.config import TrainingConfig, walk
 from trainer.presets import Preset
 from worker.errors import FieldError, InvalidSpec
 from worker.spec import JobSpec
@@ -21,6 +22,9 @@ INPUTS = {
     "dataset.nano3_packed_sft_dir": "packed_parquet",
     "checkpoint_megatron": "checkpoint_megatron",
 }
+
+# What OmegaConf and its YAML make of nonsense; of endless nesting, too.
+UNREADABLE = (OmegaConfBaseException, YAMLError, ValueError, RecursionError)
 
 # Keys that make a library import what they name.
 RUNS_CODE = frozenset({"trust_remote_code", "_target_"})
@@ -50,7 +54,8 @@ def compose(spec: JobSpec, preset: Preset | None) -> Composed:
         origin[key] = where
     values = OmegaConf.to_container(merged)
     _apply_inputs(values, spec, origin)
-    _refuse_code(values, origin, inline=preset is None)
+    for where, item in walk(values):
+        _refuse_item(_source(where, origin, inline=preset is None), where, item)
     try:
         return Composed(TrainingConfig.model_validate(values), origin, inline=preset is None)
     except ValidationError as error:
@@ -72,16 +77,18 @@ def _overrides(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
             raise fault(where, "not_an_override", f"{text!r} is not of the form key=value.", hint)
         try:
             value = OmegaConf.select(OmegaConf.from_dotlist([text]), key)
-        except (OmegaConfBaseException, YAMLError, ValueError) as error:
-            raise fault(where, "not_an_override", f"The value of {text!r} cannot be read: {error}") from error
+        except UNREADABLE as error:
+            detail = f"The value of {text[:100]!r} cannot be read: {str(error)[:500]}"
+            raise fault(where, "not_an_override", detail) from error
         yield where, key, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _set(config: Any, where: str, key: str, value: Any) -> None:
     try:
         OmegaConf.update(config, key, value, merge=True)
-    except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
-        raise fault(where, "not_an_override", f"{key!r} cannot be set: {error}") from error
+    except (*UNREADABLE, TypeError, AttributeError) as error:
+        detail = f"{key[:100]!r} cannot be set: {str(error)[:500]}"
+        raise fault(where, "not_an_override", detail) from error
 
 
 def _apply_inputs(values: Any, spec: JobSpec, origin: dict[str, str]) -> None:
@@ -120,22 +127,16 @@ def _source(where: str, origin: Mapping[str, str], *, inline: bool) -> str:
     return pointer(["inputs", INPUTS[dotted]]) if dotted in INPUTS else "/config"
 
 
-def _refuse_code(values: Any, origin: Mapping[str, str], *, inline: bool) -> None:
-    """A request sets values; it does not name code to run."""
-    for where in _keys(values):
-        name = where.rpartition("/")[2]
-        if name in RUNS_CODE:
-            detail = f"{name!r} would run code of the client's choice, and is not for requests."
-            raise fault(_source(where, origin, inline=inline), "runs_code", detail)
-
-
-def _keys(value: Any, where: str = "") -> Iterator[str]:
-    """Pointers to all keys of a JSON value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        here = where + pointer([key])
-        yield here
-        yield from _keys(item, here)
+def _refuse_item(source: str, where: str, item: Any) -> None:
+    """A request sets values that JSON has; it names no code to run."""
+    name = where.rpartition("/")[2]
+    if name in RUNS_CODE:
+        detail = f"{name!r} would run code of the client's choice, and is not for requests."
+        raise fault(source, "runs_code", detail)
+    if isinstance(item, float) and not math.isfinite(item):
+        raise fault(source, "not_finite", f"{name!r} is {item}, and has to be a finite number.")
+    if _has_control_character(name) or (isinstance(item, str) and _has_control_character(item)):
+        raise invalid([_control_character(source)])  # YAML escapes make them of harmless text
 
 
 # -- what is refused before anything is worked out -------------------------------------------------
@@ -143,32 +144,33 @@ def _keys(value: Any, where: str = "") -> Iterator[str]:
 
 def refuse_control_characters(spec: JobSpec) -> None:
     """No string of a request may hold NUL, newlines or other control characters, keys included."""
-    faults = [
-        FieldError(
-            pointer=where,
-            code="control_character",
-            detail="Control characters (such as NUL or a newline) are not allowed in any string.",
-            hint="Remove them; a path or name that seems to need them is wrong.",
-        )
-        for where, text in _strings(spec.model_dump(mode="python"))
-        if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
-    ]
+    places = (
+        where for where, text in _strings(spec.model_dump(mode="python")) if _has_control_character(text)
+    )
+    faults = [_control_character(where) for where in dict.fromkeys(places)]
     if faults:
         raise invalid(faults)
 
 
-def _strings(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+def _control_character(where: str) -> FieldError:
+    return FieldError(
+        pointer=where,
+        code="control_character",
+        detail="Control characters (such as NUL or a newline) are not allowed in any string.",
+        hint="Remove them; a path or name that seems to need them is wrong.",
+    )
+
+
+def _strings(value: Any) -> Iterator[tuple[str, str]]:
     """All strings of a JSON value, keys included, with their pointers."""
-    if isinstance(value, str):
-        yield where, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield where, str(key)
-            yield from _strings(item, where + pointer([key]))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _strings(item, where + pointer([index]))
-    return
+    for where, item in walk(value):
+        yield where, where.rpartition("/")[2]
+        if isinstance(item, str):
+            yield where, item
+
+
+def _has_control_character(text: str) -> bool:
+    return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
 
 
 def refuse_unsupported(spec: JobSpec) -> None:

@@ -163,6 +163,70 @@ def test_control_characters_are_refused_everywhere(
     assert client.get("/v1/jobs").json()["items"] == []
 
 
+@pytest.mark.parametrize(
+    ("override", "code"),
+    [
+        ('hf_model_path="/a\\nb"', "control_character"),
+        ('train={"a\\0b": 1}', "control_character"),
+        ("train.x=.nan", "not_finite"),
+        ("optimizer.lr=1e999", "not_finite"),
+        ("train.x=[1, -.inf]", "not_finite"),
+        ("train.x=!!binary aGk=", "invalid-json-value"),
+        ("train={1: 2}", "string_type"),
+        ("train.x=!!set {a}", "not_an_override"),
+        ("train.x=!!python/object:os.system []", "not_an_override"),
+        ("train.x=&a [*a]", "not_an_override"),
+        ("train.x=" + "[" * 5000 + "]" * 5000, "not_an_override"),
+        ("train." * 3000 + "x=1", "not_an_override"),
+    ],
+)
+def test_what_yaml_makes_of_an_override_has_to_be_json(
+    client: TestClient, good: Body, override: str, code: str
+) -> None:
+    body = {**good, "overrides": [override]}
+    assert refused(client, body, "/overrides/0", code)
+
+
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999"])
+def test_a_number_that_is_none_is_refused(client: TestClient, good: Body, text: str) -> None:
+    body = json.dumps({**good, "overrides": {"train.x": 0}}).replace('"train.x": 0', f'"train.x": {text}')
+    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "not_finite"), answer.text
+
+
+@pytest.mark.parametrize("where", ["overrides", "config", "labels", "name"])
+def test_a_body_of_endless_depth_is_refused(client: TestClient, good: Body, where: str) -> None:
+    for deep in (
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "[" * 5000 + "]" * 5000,
+        '{"a":' * 5000 + "1" + "}" * 5000,
+    ):
+        text = json.dumps({**good, where: 0}).replace(f'"{where}": 0', f'"{where}": {deep}')
+        answer = client.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
+        assert answer.status_code in (400, 422), (deep[:10], answer.text[:200])
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "key", ["logger.save_config_filepath", "dataset.dataset_root", "model.any.where", "tokenizer.vocab_file"]
+)
+def test_a_string_that_looks_like_a_path_is_held_to_the_roots(
+    client: TestClient, good: Body, key: str
+) -> None:
+    for path in ("/etc/cron.d/x", "a/../../b", "~/x", "file:///etc"):
+        body = {**good, "overrides": {**_model(good), key: path}}
+        refused(client, body, f"/overrides/{key}", "path_not_allowed")
+
+
+def test_a_model_is_an_id_of_the_hub_or_a_path_under_the_roots(client: TestClient, good: Body) -> None:
+    for model in ("logs/../../../etc", "a/b/c", "file:///x", "../x", "a b"):
+        body = {**good, "overrides": {"hf_model_path": model}}
+        refused(client, body, "/overrides/hf_model_path", "path_not_allowed")
+    named = {**good, "overrides": {"hf_model_path": "nvidia/NVIDIA-Nemotron-Nano-9B-v2", "lora.x": ["*.a/b"]}}
+    assert client.post("/v1/jobs:plan", json=named).json()["ok"]
+
+
 def test_the_same_input_named_twice_must_agree(client: TestClient, good: Body) -> None:
     path = good["inputs"]["packed_parquet"]
     same = {**good, "overrides": [*good["overrides"], f"dataset.nano3_packed_sft_dir={path}"]}
