@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from worker import queries
+from worker import jobs, queries
 from worker.errors import NotFound
 
 
@@ -13,8 +13,9 @@ def local_file(job_id: str, iteration: int, name: str) -> Path:
     """
     checkpoint = queries.checkpoint(job_id, iteration)
     known = any(file["path"] == name for file in checkpoint.files)
-    root = Path(checkpoint.path).resolve()
-    path = (root / name).resolve() if known else None
+    # Where the job was told to save, which was checked: not where a run says that it did.
+    root = Path(jobs.get(job_id).config["checkpoint"]["save"]).resolve()
+    path = (Path(checkpoint.path) / name).resolve() if known else None
     if path is None or not path.is_relative_to(root) or not path.is_file():
         raise NotFound(
             f"Checkpoint {iteration} of job {job_id!r} has no file {name!r}.",

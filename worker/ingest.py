@@ -1,10 +1,7 @@
 """Reads what a run says of itself (events.jsonl, end.json) into the database, each line once."""
 
-import json
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import update
 from sqlmodel import Session, col
@@ -13,13 +10,27 @@ from worker import jobs, outcome
 from worker.backends.base import Files
 from worker.clusters import cluster, connect
 from worker.db import affected, reading, writing
+from worker.errors import BackendUnavailable
 from worker.log import logger
 from worker.models import Attempt, Checkpoint, Job, Json, Metric
+from worker.run_events import (
+    AnyEvent,
+    CheckpointSaved,
+    Ending,
+    Finished,
+    Started,
+    StepDone,
+    Validated,
+    read_ending,
+    read_event,
+)
 from worker.states import LIVE, JobState
 
 log = logger(__name__)
 
 CHUNK_BYTES = 1 << 20
+# A checkpoint of a hundred thousand files is reported in about ten megabytes.
+LONGEST_LINE_BYTES = 1 << 26
 
 
 def ingest(job_id: str) -> None:
@@ -30,9 +41,15 @@ def ingest(job_id: str) -> None:
     attempt = jobs.attempt_of(job)
     if attempt.directory is None:
         return
-    files = connect(cluster(job.cluster)).files()
+    try:
+        _take_in(job, attempt, connect(cluster(job.cluster)).files())
+    except BackendUnavailable as error:
+        log.warning("ingest.unavailable", job_id=job_id, error=error.message)  # the next look asks again
+
+
+def _take_in(job: Job, attempt: Attempt, files: Files) -> None:
     while lines := _next_lines(attempt, files):
-        if not _take(job_id, attempt, lines):
+        if not _take(job.id, attempt, lines):
             return  # another worker is at it, and goes on
     if attempt.exit is not None:
         _finalize(job, attempt, files)
@@ -49,12 +66,14 @@ def _next_lines(attempt: Attempt, files: Files) -> bytes:
             return b""
         if b"\n" in data or len(data) < size:
             return data[: data.rfind(b"\n") + 1]
+        if size >= LONGEST_LINE_BYTES:
+            return data  # this is no event; it is passed over piece by piece
         size *= 2
 
 
 def _take(job_id: str, attempt: Attempt, lines: bytes) -> bool:
     """Store some lines. Returns False, and stores nothing, where another worker has taken them."""
-    events = [event for line in lines.splitlines() if (event := _parsed(line, job_id)) is not None]
+    events = [event for line in lines.splitlines() if (event := _event(line, job_id)) is not None]
     with writing() as session:
         job = jobs.find(session, job_id, lock=True)
         if not _advance(session, attempt, len(lines)):
@@ -67,37 +86,14 @@ def _take(job_id: str, attempt: Attempt, lines: bytes) -> bool:
     return True
 
 
-def _parsed(line: bytes, job_id: str) -> Json | None:
-    """One event. A line that is none, or lacks what its kind has, is noted and passed over."""
+def _event(line: bytes, job_id: str) -> AnyEvent | None:
+    """One event. A line that is none is noted and passed over."""
     try:
-        event = parse(line)
-        datetime.fromisoformat(event["at"])
-        for field, kind in REQUIRED.get(event["event"], {}).items():
-            if not isinstance(event[field], kind):
-                raise TypeError(f"{field} is {event[field]!r}")
-    except (ValueError, KeyError, TypeError) as error:
+        return read_event(line)
+    except ValueError as error:
         shown = line[:200].decode(errors="replace")
-        log.warning("ingest.bad_line", job_id=job_id, line=shown, error=str(error))
+        log.warning("ingest.bad_line", job_id=job_id, line=shown, error=str(error)[:500])
         return None
-    return event
-
-
-def parse(text: bytes) -> Json:
-    """What a run has written, without what a database cannot hold. Raises ValueError, TypeError."""
-    value = json.loads(text.decode(errors="replace"), parse_constant=lambda _: None)
-    return dict(_storable(value))
-
-
-def _storable(value: Any) -> Any:
-    """NUL and lone surrogates, which Postgres has no place for, become U+FFFD."""
-    match value:
-        case str():
-            return value.replace("\0", "\ufffd").encode(errors="replace").decode()
-        case dict():
-            return {_storable(key): _storable(item) for key, item in value.items()}
-        case list():
-            return [_storable(item) for item in value]
-    return value
 
 
 def _advance(session: Session, attempt: Attempt, by: int) -> bool:
@@ -114,108 +110,76 @@ def _advance(session: Session, attempt: Attempt, by: int) -> bool:
 # -- one line --------------------------------------------------------------------------------------
 
 
-def _store(session: Session, job: Job, attempt: Attempt, event: Json) -> None:
-    handler = HANDLERS.get(event.get("event", ""))
-    if handler:
-        handler(session, job, attempt, event)
+def _store(session: Session, job: Job, attempt: Attempt, event: AnyEvent) -> None:
+    match event:
+        case StepDone() | Validated():
+            _store_metric(session, job, attempt, event)
+        case CheckpointSaved():
+            _store_checkpoint(session, job, attempt, event)
+        case _:
+            data = event.model_dump(mode="json", exclude_none=True)
+            jobs.record(session, job, f"trainer.{event.event}", actor="trainer", data=data)
 
 
-def _metric(session: Session, job: Job, attempt: Attempt, event: Json) -> None:
-    data = {key: value for key, value in event.items() if key not in ("event", "seq", "rank", "at", "step")}
-    session.merge(
-        Metric(
-            job_id=job.id, kind=event["event"], step=event["step"], attempt=attempt.number,
-            at=datetime.fromisoformat(event["at"]), data=data,
-        )
-    )  # fmt: skip
+def _store_metric(session: Session, job: Job, attempt: Attempt, event: StepDone | Validated) -> None:
+    data = event.model_dump(mode="json", exclude={"event", "rank", "at", "step"})
+    row = Metric(
+        job_id=job.id, kind=event.event, step=event.step, attempt=attempt.number, at=event.at, data=data
+    )
+    session.merge(row)
 
 
-def _checkpoint(session: Session, job: Job, attempt: Attempt, event: Json) -> None:
-    session.merge(
-        Checkpoint(
-            job_id=job.id, iteration=event["iteration"], attempt=attempt.number, path=event["path"],
-            bytes=event["bytes"], files=event["files"], saved_at=datetime.fromisoformat(event["at"]),
-        )
-    )  # fmt: skip
-    data = {"iteration": event["iteration"], "bytes": event["bytes"]}
+def _store_checkpoint(session: Session, job: Job, attempt: Attempt, event: CheckpointSaved) -> None:
+    facts = event.model_dump(include={"iteration", "path", "bytes", "files"})
+    session.merge(Checkpoint(job_id=job.id, attempt=attempt.number, saved_at=event.at, **facts))
+    data = {"iteration": event.iteration, "bytes": event.bytes}
     jobs.record(session, job, "checkpoint", actor="trainer", data=data)
-
-
-def _note(session: Session, job: Job, _attempt: Attempt, event: Json) -> None:
-    data = {key: value for key, value in event.items() if key not in ("event", "seq")}
-    jobs.record(session, job, f"trainer.{event['event']}", actor="trainer", data=data)
-
-
-# What a line of a kind must have to be taken in: docs/job-directory.md.
-REQUIRED: dict[str, dict[str, type]] = {
-    "started": {"start_step": int, "total_steps": int},
-    "step": {"step": int},
-    "validation": {"step": int},
-    "checkpoint": {"iteration": int, "path": str, "bytes": int, "files": list},
-}
-
-HANDLERS: dict[str, Callable[[Session, Job, Attempt, Json], None]] = {
-    "started": _note,
-    "step": _metric,
-    "validation": _metric,
-    "checkpoint": _checkpoint,
-    "stopping": _note,
-    "stopped": _note,
-    "finished": _note,
-    "failed": _note,
-}
 
 
 # -- the job -----------------------------------------------------------------------------------------
 
 
-def _update_job(session: Session, job: Job, events: list[Json]) -> None:
+def _update_job(session: Session, job: Job, events: list[AnyEvent]) -> None:
     progress = advanced(job.progress, events)
     if progress != job.progress:
         jobs.change(session, job, progress=progress)
-    trains = any(event["event"] in ("started", "step") for event in events)
+    trains = any(isinstance(event, Started | StepDone) for event in events)
     if trains and job.state in (JobState.QUEUED, JobState.STARTING):
         jobs.move(session, job, JobState.RUNNING)
 
 
-def advanced(progress: Json, events: list[Json]) -> Json:
+def advanced(progress: Json, events: list[AnyEvent]) -> Json:
     """A job's progress after some more events: step, total_steps, loss, eta_seconds, ..."""
     progress = dict(progress)
     for event in events:
-        match event["event"]:
-            case "started":
-                progress |= {key: event[key] for key in ("start_step", "total_steps")}
-                progress |= {"step": event["start_step"], "started_at": event["at"]}
-            case "step":
-                progress |= {
-                    "step": event["step"],
-                    "loss": event.get("loss"),
-                    "eta_seconds": _eta(progress, event),
-                }
-            case "validation":
-                progress |= {"validation_loss": event.get("loss")}
+        match event:
+            case Started():
+                progress |= {"start_step": event.start_step, "total_steps": event.total_steps}
+                progress |= {"step": event.start_step, "started_at": event.at.isoformat()}
+            case StepDone():
+                progress |= {"step": event.step, "loss": event.loss, "eta_seconds": _eta(progress, event)}
+            case Validated():
+                progress |= {"validation_loss": event.loss}
     return progress
 
 
-def _eta(progress: Json, event: Json) -> float | None:
+def _eta(progress: Json, event: StepDone) -> float | None:
     """Seconds left at the mean pace since the run's start, saves and validations included."""
-    done = event["step"] - progress.get("start_step", 0)
+    done = event.step - progress.get("start_step", 0)
     if done <= 0 or "started_at" not in progress:
         return None
-    elapsed = datetime.fromisoformat(event["at"]) - datetime.fromisoformat(progress["started_at"])
-    left = max(progress["total_steps"] - event["step"], 0)
-    return round(float(elapsed.total_seconds() / done * left), 1)
+    elapsed = event.at - datetime.fromisoformat(progress["started_at"])
+    left: int = max(progress["total_steps"] - event.step, 0)
+    return round(elapsed.total_seconds() / done * left, 1)
 
 
 def _finalize(job: Job, attempt: Attempt, files: Files) -> None:
     marker = _end_marker(attempt, files)
-    with reading() as session:
-        final = session.get(Checkpoint, (job.id, (marker or {}).get("iteration") or -1))
     decision = outcome.decide(
         marker=marker,
         ended=attempt.exit or {},
         desired=job.desired_state,
-        checkpoint_is_whole=final is not None and _is_whole(final, files),
+        checkpoint_is_whole=isinstance(marker, Finished) and _is_whole(job, marker.iteration, files),
         attempt=attempt.number,
     )
     with writing() as session:
@@ -223,19 +187,21 @@ def _finalize(job: Job, attempt: Attempt, files: Files) -> None:
     log.info("job.ended", job_id=job.id, state=decision.state)
 
 
-def _end_marker(attempt: Attempt, files: Files) -> Json | None:
+def _end_marker(attempt: Attempt, files: Files) -> Ending | None:
     try:
-        return parse(files.read(Path(attempt.directory or "") / "end.json", 0, CHUNK_BYTES))
-    except (FileNotFoundError, ValueError, TypeError):
+        return read_ending(files.read(Path(attempt.directory or "") / "end.json", 0, CHUNK_BYTES))
+    except (FileNotFoundError, ValueError):
         return None
 
 
-def _is_whole(checkpoint: Checkpoint, files: Files) -> bool:
-    """Whether every file that the trainer reported is there with its size."""
+def _is_whole(job: Job, iteration: int | None, files: Files) -> bool:
+    """Whether the final checkpoint was reported, and every file of it is there with its size."""
+    with reading() as session:
+        final = session.get(Checkpoint, (job.id, iteration)) if iteration is not None else None
+    if final is None:
+        return False
     try:
-        sizes = [
-            files.size(Path(checkpoint.path) / file["path"]) == file["bytes"] for file in checkpoint.files
-        ]
+        sizes = [files.size(Path(final.path) / file["path"]) == file["bytes"] for file in final.files]
     except FileNotFoundError:
         return False
     return bool(sizes) and all(sizes)

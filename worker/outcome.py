@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from trainer.failures import explain
 from worker.jobs import Reason
 from worker.models import Json
+from worker.run_events import Ending, Failed, Finished, Stopped
 from worker.states import DesiredState, JobState
 
 
@@ -17,7 +18,7 @@ class Outcome:
 
 def decide(
     *,
-    marker: Json | None,
+    marker: Ending | None,
     ended: Json,
     desired: str,
     checkpoint_is_whole: bool,
@@ -29,12 +30,11 @@ def decide(
     ended: the backend's observation (code, message, raw). Exit codes do not count: they do not cross
         torchrun.
     """
-    kind = marker["event"] if marker else None
-    if kind == "finished" and checkpoint_is_whole:
+    if isinstance(marker, Finished) and checkpoint_is_whole:
         return Outcome(JobState.SUCCEEDED, Reason("finished", "All steps done, final checkpoint complete."))
     if desired == DesiredState.CANCEL:
         return Outcome(JobState.CANCELLED, Reason("cancelled", ended.get("message") or "Cancelled."))
-    code, cause = _failure(marker, kind, ended)
+    code, cause = _failure(marker, ended)
     failure = explain(code, cause=cause).model_dump(by_alias=True)
     evidence = {"attempt": attempt, **_evidence(marker)}
     return Outcome(
@@ -42,20 +42,21 @@ def decide(
     )
 
 
-def _failure(marker: Json | None, kind: str | None, ended: Json) -> tuple[str, str]:
+def _failure(marker: Ending | None, ended: Json) -> tuple[str, str]:
     """The failure's code and its cause in one sentence."""
-    if kind == "failed" and marker:
-        return marker.get("code", "unknown"), marker.get("message", "The trainer failed.")
+    if isinstance(marker, Failed):
+        return marker.code, marker.message
     if ended.get("code") == "time_limit":
         return "time_limit", ended.get("message", "The time limit was reached.")
-    if kind == "finished":
-        return "bad_checkpoint", "The run finished, but its final checkpoint is missing or not whole."
-    if kind == "stopped" and marker:
-        return "unknown", f"The run was stopped at step {marker.get('step')} by its stop file."
+    match marker:
+        case Finished():
+            return "bad_checkpoint", "The run finished, but its final checkpoint is missing or not whole."
+        case Stopped():
+            return "unknown", f"The run was stopped at step {marker.step} by its stop file."
     return "unknown", f"The run ended without a word from the trainer. {ended.get('message', '')}".strip()
 
 
-def _evidence(marker: Json | None) -> Json:
-    if not marker:
+def _evidence(marker: Ending | None) -> Json:
+    if not isinstance(marker, Failed):
         return {}
-    return {key: marker[key] for key in ("rank", "traceback") if marker.get(key) is not None}
+    return marker.model_dump(include={"rank", "traceback"}, exclude_none=True)

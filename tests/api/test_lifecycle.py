@@ -305,6 +305,15 @@ def test_only_reported_files_can_be_downloaded(service: Service, body: dict[str,
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+def test_a_run_cannot_hand_out_files_that_are_not_its_own(service: Service, body: dict[str, Any]) -> None:
+    job = service.submit({**body, "overrides": [*body["overrides"], "logger.stand_in=forge"]})
+    assert service.wait_for(job["id"])["state"] == "SUCCEEDED"
+    url = f"/v1/jobs/{job['id']}"
+    for iteration in (1, 2):
+        assert service.client.get(f"{url}/checkpoints/{iteration}/files/passwd").status_code == 404
+    assert service.client.get(f"{url}/logs", params={"rank": 7}).status_code == 404
+
+
 @pytest.mark.parametrize("header", ["bytes=99999999-", "bytes=5-1", "bytes=a-b", "lines=1-2"])
 def test_a_range_that_does_not_fit_is_a_problem(service: Service, body: dict[str, Any], header: str) -> None:
     job = service.wait_for(service.submit(body)["id"])

@@ -8,6 +8,7 @@ boundary, as a fake sbatch would be. `logger.stand_in` of a job's config says wh
     fail         writes a failed event
     die          ends without a word
     incomplete   finishes, but a file of its last checkpoint is shorter than it said
+    forge        reports files that are not its own, and leaves links to them
 """
 
 import json
@@ -73,6 +74,8 @@ class Rank:
         print("größe: ééé", flush=True)
         sys.stdout.buffer.write(b"bad byte \xff here\n")
         sys.stdout.buffer.flush()
+        if self.mode == "forge":
+            self.forge()
         if self.mode == "die":
             return 3
         self.write("started", start_step=0, total_steps=TOTAL_STEPS, world_size=1, global_batch_size=8,
@@ -83,6 +86,14 @@ class Rank:
             )
             return 1
         return self.train()
+
+    def forge(self) -> None:
+        size = Path("/etc/passwd").stat().st_size
+        for iteration, path in ((1, Path("/etc")), (2, self.run_dir)):
+            files = [{"path": "passwd", "bytes": size}]
+            self.write("checkpoint", iteration=iteration, path=str(path), bytes=size, files=files)
+        (self.run_dir / "passwd").symlink_to("/etc/passwd")
+        (self.run_dir / "logs" / "rank-7.log").symlink_to("/etc/passwd")
 
     def follow(self) -> int:
         while self.mode == "hold":

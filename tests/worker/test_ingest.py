@@ -97,11 +97,27 @@ def test_a_line_longer_than_a_chunk_is_taken(job_in: JobIn, monkeypatch: pytest.
     assert [number for number, _ in steps(job)] == [1, 2]
 
 
+def test_a_line_without_end_is_passed_over(job_in: JobIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(ingest, "LONGEST_LINE_BYTES", 256)
+    job = job_in(JobState.RUNNING)
+    write(job, b"x" * 1000)
+    ingest.ingest(job.id)
+    write(job, b"\n" + step(1))
+    ingest.ingest(job.id)
+    assert [number for number, _ in steps(job)] == [1]
+
+
 @pytest.mark.parametrize(
     "bad",
     [b"no json\n", b"[]\n", b"7\n", b'{"event": "step"}\n', b"\xff\xfe\n", b"\n", b'"\\ud800"\n',
      line(event="step", step="many"), line(event="step"), line(event="checkpoint", iteration=3),
-     line(event="started"), line(event=["step"]), line(event="something-new", at="yesterday")],
+     line(event="started"), line(event=["step"]), line(event="something-new"), line(event="step", step=-1),
+     line(event="step", step=2**31), line(event="step", step=True), line(event="step", step=9, loss="x"),
+     line(event="step", step=9, rank=10**30), b"[" * 100_000 + b"\n", b'{"event": "step", "step": 9}\n',
+     line(event="step", step=9, at="yesterday"), line(event="finished", step=9, iteration=10**30),
+     line(event="checkpoint", iteration=3, path="/x", bytes=1, files=[{"path": 7}]),
+     line(event="checkpoint", iteration=3, path="/x", bytes=2**63, files=[])],
 )  # fmt: skip
 def test_a_bad_line_hides_no_good_one(job_in: JobIn, bad: bytes) -> None:
     job = job_in(JobState.RUNNING)
@@ -112,10 +128,11 @@ def test_a_bad_line_hides_no_good_one(job_in: JobIn, bad: bytes) -> None:
 
 def test_what_no_database_holds_is_stored_all_the_same(job_in: JobIn) -> None:
     job = job_in(JobState.FINALIZING)
-    write(job, step(1).replace(b"8.0", b"NaN") + step(2).replace(b"7.0", b"-Infinity"))
+    write(job, step(1).replace(b"8.0", b"NaN") + step(2).replace(b"7.0", b"1e999"))
     message = "bad \0 and \ud800 text"
     write(job, line(3, event="failed", code="user_code", message=message))
-    end(job, {"event": "failed", "code": "user_code", "message": message, "traceback": message})
+    marker = {"event": "failed", "at": AT.format(9), "code": "user_code", "message": message}
+    end(job, {**marker, "traceback": message})
     ingest.ingest(job.id)
     now = jobs.get(job.id)
     assert steps(job) == [(1, None), (2, None)]
@@ -125,7 +142,7 @@ def test_what_no_database_holds_is_stored_all_the_same(job_in: JobIn) -> None:
 def test_the_end_needs_the_marker_and_a_whole_checkpoint(job_in: JobIn) -> None:
     job = job_in(JobState.FINALIZING)
     write(job, line(**STARTED) + save(job, 4))
-    end(job, {"event": "finished", "step": 4, "iteration": 4})
+    end(job, {"event": "finished", "at": AT.format(9), "step": 4, "iteration": 4})
     ingest.ingest(job.id)
     assert jobs.get(job.id).state is JobState.SUCCEEDED
     assert jobs.attempts(job.id)[0].outcome == "SUCCEEDED"
@@ -135,14 +152,18 @@ def test_the_end_needs_the_marker_and_a_whole_checkpoint(job_in: JobIn) -> None:
 def test_a_checkpoint_of_another_size_is_no_success(job_in: JobIn, content: bytes) -> None:
     job = job_in(JobState.FINALIZING)
     write(job, save(job, 4, content))
-    end(job, {"event": "finished", "step": 4, "iteration": 4})
+    end(job, {"event": "finished", "at": AT.format(9), "step": 4, "iteration": 4})
     ingest.ingest(job.id)
     failure = jobs.get(job.id).failure
     assert failure is not None
     assert failure["class"] == "bad_checkpoint"
 
 
-@pytest.mark.parametrize("marker", ["", "{", "[]", "null"])
+@pytest.mark.parametrize(
+    "marker",
+    ["", "{", "[]", "null", '{"event": "step", "step": 3}', '{"event": "finished", "iteration": [1]}',
+     f'{{"event": "finished", "step": 1, "at": "{AT.format(1)}", "iteration": {10**30}}}', "[" * 100_000],
+)  # fmt: skip
 def test_a_marker_that_is_none_is_none(job_in: JobIn, marker: str) -> None:
     job = job_in(JobState.FINALIZING)
     end(job, marker)
@@ -153,7 +174,7 @@ def test_a_marker_that_is_none_is_none(job_in: JobIn, marker: str) -> None:
 def test_the_last_lines_are_in_before_the_end_is_decided(job_in: JobIn) -> None:
     job = job_in(JobState.FINALIZING)
     write(job, line(**STARTED) + b"".join(step(n) for n in range(1, 5)) + save(job, 4))
-    end(job, {"event": "finished", "step": 4, "iteration": 4})
+    end(job, {"event": "finished", "at": AT.format(9), "step": 4, "iteration": 4})
     at_once(6, lambda: ingest.ingest(job.id))
     now = jobs.get(job.id)
     assert (now.state, now.progress["step"]) == (JobState.SUCCEEDED, 4)

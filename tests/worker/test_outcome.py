@@ -1,14 +1,17 @@
 """The trainer's marker decides; the backend's word only where there is none."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from worker.outcome import decide
+from worker.run_events import Failed, Finished, Stopped
 
-FINISHED = {"event": "finished", "step": 4, "iteration": 4}
-FAILED = {"event": "failed", "code": "oom", "message": "CUDA out of memory", "rank": 3, "traceback": "..."}
-STOPPED = {"event": "stopped", "step": 2, "iteration": 2}
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+FINISHED = Finished(event="finished", at=AT, step=4, iteration=4)
+STOPPED = Stopped(event="stopped", at=AT, step=2, iteration=2)
+FAILED = Failed(event="failed", at=AT, code="oom", message="CUDA out of memory", rank=3, traceback="...")
 LIMIT = {"code": "time_limit", "message": "The time limit of 1 minutes was reached.", "raw": "{}"}
 EXITED = {"code": "exited", "message": "The launcher exited with 1.", "raw": "{}"}
 
@@ -24,7 +27,7 @@ EXITED = {"code": "exited", "message": "The launcher exited with 1.", "raw": "{}
         (FAILED, EXITED, "run", False, "FAILED", "oom"),
         (FAILED, LIMIT, "run", False, "FAILED", "oom"),
         (FAILED, EXITED, "cancel", False, "CANCELLED", None),
-        ({"event": "failed"}, EXITED, "run", False, "FAILED", "unknown"),
+        (Failed(event="failed", at=AT), EXITED, "run", False, "FAILED", "unknown"),
         (STOPPED, LIMIT, "run", True, "FAILED", "time_limit"),
         (STOPPED, EXITED, "run", True, "FAILED", "unknown"),
         (STOPPED, EXITED, "cancel", True, "CANCELLED", None),

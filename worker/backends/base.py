@@ -101,10 +101,8 @@ class Backend(Protocol):
 
 
 class Files(Protocol):
-    """Reading on the cluster's file system. Raises FileNotFoundError as open() would."""
+    """Reading regular files on the cluster's file system. Raises FileNotFoundError, BackendUnavailable."""
 
     def size(self, path: Path) -> int: ...
 
     def read(self, path: Path, offset: int, limit: int) -> bytes: ...
-
-    def names(self, directory: Path) -> list[str]: ...

@@ -1,18 +1,46 @@
 """Files of a job where the service sees them on a local mount."""
 
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+from worker.errors import BackendUnavailable
+
+# The last three: a link, a pipe without a writer or a socket, a directory.
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR)
 
 
 class LocalFiles:
-    """The Files interface over this machine's own file system."""
+    """The Files interface over this machine's own file system.
+
+    A run may leave anything under the names that the service reads: only regular files count, and
+    a link, a pipe or a device is as good as nothing.
+    """
 
     def size(self, path: Path) -> int:
-        return path.stat().st_size
+        with _opened(path) as file:
+            return os.fstat(file.fileno()).st_size
 
     def read(self, path: Path, offset: int, limit: int) -> bytes:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             file.seek(offset)
             return file.read(limit)
 
-    def names(self, directory: Path) -> list[str]:
-        return sorted(entry.name for entry in directory.iterdir())
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file. Raises FileNotFoundError where none is, BackendUnavailable where it cannot be read."""
+    try:
+        # O_NONBLOCK: opening a pipe that nobody writes to would wait forever.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
+            yield file
+    except OSError as error:
+        if error.errno in ABSENT:
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from error
+        raise BackendUnavailable(f"{path} cannot be read: {error.strerror}") from error

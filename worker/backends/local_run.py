@@ -125,6 +125,15 @@ def _write(path: Path, value: dict[str, Any]) -> None:
     fresh.rename(path)
 
 
+def _read(path: Path) -> dict[str, Any] | None:
+    """An object that was written; None where a run has put something else in its place."""
+    try:
+        value = json.loads(path.read_text())
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
 # -- what others may ask about a run ---------------------------------------------------------------
 
 
@@ -133,11 +142,13 @@ def was_started(directory: Path) -> bool:
 
 
 def exit_record(directory: Path) -> dict[str, Any] | None:
+    """How the run ended, as its supervisor wrote it; None where it has not."""
     try:
-        record: dict[str, Any] = json.loads((directory / "exit.json").read_text())
+        record = _read(directory / "exit.json")
     except FileNotFoundError:
         return None
-    return record
+    readable = record and all(isinstance(record.get(name), str) for name in ("reason", "message"))
+    return record if readable else _record("unreadable", "The run's exit record cannot be read.")
 
 
 def is_alive(directory: Path) -> bool:
@@ -187,11 +198,12 @@ def _marker_of(process: psutil.Process) -> str | None:
 
 def _supervisor_pid(directory: Path) -> int | None:
     try:
-        left = json.loads((directory / "pid.json").read_text())
+        left = _read(directory / "pid.json") or {}
     except FileNotFoundError:
         return None
-    same = _start_ticks(left["pid"]) == left["start_ticks"]
-    return int(left["pid"]) if same else None
+    pid = left.get("pid")
+    same = isinstance(pid, int) and _start_ticks(pid) == left.get("start_ticks")
+    return pid if same else None
 
 
 def _start_ticks(pid: int) -> int | None:
