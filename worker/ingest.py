@@ -169,8 +169,8 @@ def _eta(progress: Json, event: StepDone) -> float | None:
     if done <= 0 or "started_at" not in progress:
         return None
     elapsed = event.at - datetime.fromisoformat(progress["started_at"])
-    left: int = max(progress["total_steps"] - event.step, 0)
-    return round(elapsed.total_seconds() / done * left, 1)
+    pace = elapsed.total_seconds() / done
+    return round(pace * max(int(progress["total_steps"]) - event.step, 0), 1)
 
 
 def _finalize(job: Job, attempt: Attempt, files: Files) -> None:
