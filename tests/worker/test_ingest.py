@@ -116,7 +116,8 @@ def test_a_line_without_end_is_passed_over(job_in: JobIn, monkeypatch: pytest.Mo
      line(event="step", step=2**31), line(event="step", step=True), line(event="step", step=9, loss="x"),
      line(event="step", step=9, rank=10**30), b"[" * 100_000 + b"\n", b'{"event": "step", "step": 9}\n',
      line(event="step", step=9, at="yesterday"), line(event="step", step=9, at="2026-01-01T00:00:00"),
-     line(event="step", step=9, at="9999-12-31T23:59:59-23:00"), line(event="finished", step=9, iteration=10**30),
+     line(event="step", step=9, at="9999-12-31T23:59:59-23:00"),
+     line(event="finished", step=9, iteration=10**30),
      line(event="checkpoint", iteration=3, path="/x", bytes=1, files=[{"path": 7}]),
      line(event="checkpoint", iteration=3, path="/x", bytes=2**63, files=[])],
 )  # fmt: skip
