@@ -165,7 +165,7 @@ def advanced(progress: Json, events: list[AnyEvent]) -> Json:
 
 def _eta(progress: Json, event: StepDone) -> float | None:
     """Seconds left at the mean pace since the run's start, saves and validations included."""
-    done = event.step - progress.get("start_step", 0)
+    done: int = event.step - progress.get("start_step", 0)
     if done <= 0 or "started_at" not in progress:
         return None
     elapsed = event.at - datetime.fromisoformat(progress["started_at"])
