@@ -151,6 +151,16 @@ def test_a_cancelled_run_leaves_no_process(backend: Make, data_dir: Path) -> Non
     machine.cancel(name)  # once more is no error
 
 
+def test_ranks_without_their_launcher_are_ended(backend: Make, data_dir: Path) -> None:
+    machine = backend()
+    name = submit(machine, run("job-1", ranks=2))
+    wait_until(lambda: "step" in events(machine, "job-1"))
+    [launcher] = [p for p in processes_of_runs(data_dir) if "torch.distributed.run" in p.cmdline()]
+    launcher.kill()
+    assert wait_for(machine, name, Phase.ENDED).code == "exited"
+    assert processes_of_runs(data_dir) == []
+
+
 def test_cancelled_before_its_start_it_never_starts(backend: Make) -> None:
     machine = backend()
     first, second = submit(machine, run("job-1")), submit(machine, run("job-2"))
