@@ -1,15 +1,20 @@
 """What routes ask for: who calls, and the usual parameters."""
 
 import re
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import Depends, Header, Path, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import AfterValidator
 
 from worker import keys
 from worker.errors import FieldError, InvalidSpec, Unauthenticated
 from worker.jobs import Caller
+from worker.models import as_utc
 from worker.settings import get_settings
+
+MAX_LABELS = 20
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer sft_...`")
 
@@ -22,9 +27,13 @@ def get_caller(credentials: Annotated[HTTPAuthorizationCredentials | None, Depen
 
 
 def get_labels(request: Request) -> dict[str, str]:
-    """labels[team]=support as {"team": "support"}."""
+    """labels[team]=support as {"team": "support"}. Raises InvalidSpec where there are too many."""
     matches = ((re.fullmatch(r"labels\[(.+)\]", name), value) for name, value in request.query_params.items())
-    return {match[1]: value for match, value in matches if match}
+    labels = {match[1]: value for match, value in matches if match}
+    if len(labels) > MAX_LABELS:
+        fault = FieldError(pointer="query/labels", code="too_many", detail=f"At most {MAX_LABELS} labels.")
+        raise InvalidSpec(fault.detail, errors=[fault])
+    return labels
 
 
 def get_wait(
@@ -60,4 +69,5 @@ IdempotencyKeyHeader = Annotated[
     ),
 ]
 IfNoneMatch = Annotated[str | None, Header(alias="If-None-Match", description="An ETag: 304 while it holds.")]
+Moment = Annotated[datetime, AfterValidator(as_utc)]
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page.")]

@@ -1,5 +1,6 @@
 """Domain errors as problem details (RFC 9457, application/problem+json): one table, every error."""
 
+import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -52,6 +53,14 @@ class Problem(BaseModel):
     request_id: str
 
 
+class ProblemResponse(JSONResponse):
+    media_type = MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:
+        # In ASCII: a problem quotes what a client sent, and that may hold what UTF-8 does not.
+        return json.dumps(content).encode()
+
+
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses: these problems, and those that every route under /v1 can end in."""
     return {status: _declaration(status) for status in sorted({400, 401, 500, 503, *statuses})}
@@ -88,9 +97,7 @@ def problem(request: Request, status: int, code: str, detail: str, **more: Any) 
         request_id=getattr(request.state, "request_id", ""),
         **more,
     )
-    return JSONResponse(
-        body.model_dump(exclude_none=True), status, headers=_headers(status), media_type=MEDIA_TYPE
-    )
+    return ProblemResponse(body.model_dump(exclude_none=True), status, headers=_headers(status))
 
 
 def _headers(status: int) -> dict[str, str]:

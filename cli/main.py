@@ -56,7 +56,8 @@ def settings() -> None:
 
 def _shown(name: str, value: object) -> str:
     if name.endswith("_url") and value:
-        return make_url(str(value)).render_as_string(hide_password=True)
+        url = make_url(str(value))
+        return url.set(query=dict.fromkeys(url.query, "***")).render_as_string(hide_password=True)
     return "" if value is None else str(value)
 
 

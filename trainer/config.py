@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 Section = dict[str, JsonValue]
 
@@ -82,6 +82,15 @@ class TrainingConfig(BaseModel):
     mixed_precision: str | None = Field(
         default=None, description="Bridge's recipe of precision, e.g. bf16_mixed."
     )
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _names_are_text(cls, section: Section) -> Section:
+        for where in PATHS:
+            _, name, key = where.split("/")
+            if name == "checkpoint" and key in section and not isinstance(section[key], str):
+                raise ValueError(f"{key} has to be a path")
+        return section
 
     def client_paths(self) -> list[tuple[str, str]]:
         """(JSON pointer, path) of every value that names a place on the cluster's file system."""

@@ -1,6 +1,7 @@
 """The effective training config of a request: preset or inline config, then overrides, then inputs."""
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from yaml import YAMLError
 from trainer.config import TrainingConfig, walk
 from trainer.presets import Preset
 from worker.errors import FieldError, InvalidSpec
-from worker.spec import JobSpec
+from worker.spec import JobSpec, refuse_endless
 from worker.validation import field_errors, pointer
 
 # `inputs` are other names for these keys of the config.
@@ -23,8 +24,12 @@ INPUTS = {
     "checkpoint_megatron": "checkpoint_megatron",
 }
 
+KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
+
 # What OmegaConf and its YAML make of nonsense; of endless nesting, too.
-UNREADABLE = (OmegaConfBaseException, YAMLError, ValueError, RecursionError)
+UNREADABLE = (
+    OmegaConfBaseException, YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError,
+)  # fmt: skip
 
 # Keys that make a library import what they name.
 RUNS_CODE = frozenset({"trust_remote_code", "_target_"})
@@ -46,16 +51,17 @@ class Composed:
 
 def compose(spec: JobSpec, preset: Preset | None) -> Composed:
     """Preset or inline config, then overrides, then inputs. Raises InvalidSpec."""
-    base = preset.config if preset else spec.config
+    if isinstance(spec.config, dict):
+        _refuse_items(spec.config, "/config", exact=True)
     origin: dict[str, str] = {}
-    merged = OmegaConf.create(base)
+    merged = OmegaConf.create(preset.config if preset else spec.config)
     for where, key, value in _overrides(spec):
+        # Before OmegaConf has it: an interpolation would be resolved, whatever it was disguised as.
+        _refuse_items({key: value}, where)
         _set(merged, where, key, value)
         origin[key] = where
     values = OmegaConf.to_container(merged)
     _apply_inputs(values, spec, origin)
-    for where, item in walk(values):
-        _refuse_item(_source(where, origin, inline=preset is None), where, item)
     try:
         return Composed(TrainingConfig.model_validate(values), origin, inline=preset is None)
     except ValidationError as error:
@@ -67,26 +73,40 @@ def _overrides(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
     """Each override as (pointer into the request, dotted key, value)."""
     if isinstance(spec.overrides, dict):
         for key, value in spec.overrides.items():
-            yield pointer(["overrides", key]), key, value
+            where = pointer(["overrides", key])
+            _refuse_key(where, key, key)
+            yield where, key, value
         return
     for index, text in enumerate(spec.overrides):
         where = pointer(["overrides", index])
         key, equals, _ = text.partition("=")
-        if not equals or not all(key.split(".")):
-            hint = "An override looks like train.global_batch_size=8."
-            raise fault(where, "not_an_override", f"{text!r} is not of the form key=value.", hint)
-        try:
-            value = OmegaConf.select(OmegaConf.from_dotlist([text]), key)
-        except UNREADABLE as error:
-            detail = f"The value of {text[:100]!r} cannot be read: {str(error)[:500]}"
-            raise fault(where, "not_an_override", detail) from error
-        yield where, key, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        _refuse_key(where, key if equals else "", text)
+        yield where, key, _parsed(where, key, text)
+
+
+def _refuse_key(where: str, key: str, text: str) -> None:
+    if not KEY.fullmatch(key):
+        hint = "An override looks like train.global_batch_size=8."
+        raise fault(where, "not_an_override", f"{text[:100]!r} does not name a key of the config.", hint)
+
+
+def _parsed(where: str, key: str, text: str) -> Any:
+    """The value of a dotlist entry, as OmegaConf reads it and with nothing resolved."""
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=False)
+        for part in key.split("."):
+            value = value[part]  # type: ignore[index, call-overload]
+        refuse_endless(value)
+    except UNREADABLE as error:
+        detail = f"The value of {text[:100]!r} cannot be read: {str(error)[:500]}"
+        raise fault(where, "not_an_override", detail) from error
+    return value
 
 
 def _set(config: Any, where: str, key: str, value: Any) -> None:
     try:
         OmegaConf.update(config, key, value, merge=True)
-    except (*UNREADABLE, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         detail = f"{key[:100]!r} cannot be set: {str(error)[:500]}"
         raise fault(where, "not_an_override", detail) from error
 
@@ -98,19 +118,16 @@ def _apply_inputs(values: Any, spec: JobSpec, origin: dict[str, str]) -> None:
         if path is None:
             continue
         where = pointer(["inputs", name])
-        if key in origin and OmegaConf.select(OmegaConf.create(values), key) != path:
+        *parents, last = key.split(".")
+        section = values
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            continue  # the config is refused for it
+        if section.get(last, path) != path and key in origin:
             raise fault(where, "contradiction", f"inputs.{name} and {key} mean the same and differ.")
-        _set_in(values, key, path)
+        section[last] = path
         origin[key] = where
-
-
-def _set_in(values: Any, key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        if not isinstance(values.get(parent), dict):
-            values[parent] = {}
-        values = values[parent]
-    values[last] = value
 
 
 def _at_source(fault: FieldError, origin: Mapping[str, str], *, inline: bool) -> FieldError:
@@ -127,16 +144,24 @@ def _source(where: str, origin: Mapping[str, str], *, inline: bool) -> str:
     return pointer(["inputs", INPUTS[dotted]]) if dotted in INPUTS else "/config"
 
 
-def _refuse_item(source: str, where: str, item: Any) -> None:
-    """A request sets values that JSON has; it names no code to run."""
-    name = where.rpartition("/")[2]
-    if name in RUNS_CODE:
-        detail = f"{name!r} would run code of the client's choice, and is not for requests."
-        raise fault(source, "runs_code", detail)
-    if isinstance(item, float) and not math.isfinite(item):
-        raise fault(source, "not_finite", f"{name!r} is {item}, and has to be a finite number.")
-    if _has_control_character(name) or (isinstance(item, str) and _has_control_character(item)):
-        raise invalid([_control_character(source)])  # YAML escapes make them of harmless text
+def _refuse_items(values: Any, source: str, *, exact: bool = False) -> None:
+    """A request sets values that JSON has; it names no code to run and reads nothing of the service.
+
+    exact: the fault points at the item inside `source`; else, as for an override, at `source`.
+    """
+    for where, item in walk(values):
+        at = source + where if exact else source
+        name = where.rpartition("/")[2]
+        if not RUNS_CODE.isdisjoint(name.split(".")):
+            detail = f"{name!r} would run code of the client's choice, and is not for requests."
+            raise fault(at, "runs_code", detail)
+        if isinstance(item, float) and not math.isfinite(item):
+            raise fault(at, "not_finite", f"{name!r} is {item}, and has to be a finite number.")
+        texts = (name, item) if isinstance(item, str) else (name,)
+        if any("${" in text for text in texts):
+            raise fault(at, "interpolation", "Interpolations (${...}) are not allowed in a request.")
+        if any(_has_control_character(text) for text in texts):
+            raise invalid([_control_character(at)])  # YAML escapes make them of harmless text
 
 
 # -- what is refused before anything is worked out -------------------------------------------------
@@ -179,9 +204,6 @@ def refuse_unsupported(spec: JobSpec) -> None:
         raise fault("/args", "unknown_argument", f"{spec.args[0]!r} maps to nothing: use overrides.")
     if spec.secrets:
         raise fault("/secrets", "unknown_secret", "This cluster has no secrets.")
-    for where, text in _strings(spec.model_dump(mode="python", include={"config", "overrides"})):
-        if "${" in text:
-            raise fault(where, "interpolation", "Interpolations (${...}) are not allowed in a request.")
 
 
 def fault(where: str, code: str, detail: str, hint: str | None = None) -> InvalidSpec:

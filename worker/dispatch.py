@@ -67,9 +67,15 @@ def _accepted(job: Job, backend: Backend, submission: Submission, external_id: s
         if _store_external_id(session, job, external_id, submission.directory):
             jobs.record(session, job, "submitted", data={"external_id": external_id})
         moved = jobs.move(session, job, JobState.QUEUED)
-    if not moved and jobs.get(job.id).desired_state == DesiredState.CANCEL:
+    if not moved and _is_unwanted(job):
         backend.cancel(external_id)  # the wish came while the submission was on its way
     log.info("submit.done", job_id=job.id, external_id=external_id)
+
+
+def _is_unwanted(job: Job) -> bool:
+    """Whether the attempt that `job` was seen in has been cancelled, and perhaps retried, meanwhile."""
+    now = jobs.get(job.id)
+    return now.attempt != job.attempt or now.desired_state == DesiredState.CANCEL
 
 
 def _store_external_id(session: Session, job: Job, external_id: str, directory: str) -> bool:

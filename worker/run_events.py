@@ -5,10 +5,11 @@ A run is not to be trusted: its lines may be broken, huge or made up. What passe
 
 import json
 import math
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field, TypeAdapter
+
+from worker.models import as_utc
 
 # Longer texts are cut; the log has them whole.
 MAX_CHARACTERS = 10_000
@@ -23,13 +24,6 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _utc(at: datetime) -> datetime:
-    try:
-        return at.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("lies beyond the years") from error
-
-
 Text = Annotated[str, AfterValidator(_storable)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Bytes = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
@@ -38,7 +32,7 @@ Number = Annotated[float | None, BeforeValidator(_finite)]
 
 class RunEvent(BaseModel):
     rank: Count = 0
-    at: Annotated[AwareDatetime, AfterValidator(_utc)]
+    at: Annotated[AwareDatetime, AfterValidator(as_utc)]
 
 
 class Started(RunEvent):

@@ -2,13 +2,34 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 DEFAULT_PRESET = "nano3"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=63)]
 LabelValue = Annotated[str, StringConstraints(max_length=255)]
+
+
+# Deeper than any config, and far from where parsers and serializers give up.
+MAX_DEPTH = 32
+
+
+def refuse_endless[T](value: T) -> T:
+    """Raises ValueError for a JSON value that is nested deeper than MAX_DEPTH."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for one in level
+            for item in (one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+        ]
+        if not level:
+            return value
+    raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
+
+
+Shallow = AfterValidator(refuse_endless)
 
 
 class Strict(BaseModel):
@@ -29,23 +50,23 @@ class Inputs(Strict):
 class RequestedResources(Strict):
     """What the job occupies; what is left out comes from the preset, else from the cluster."""
 
-    nodes: int | None = Field(default=None, ge=1)
-    gpus_per_node: int | None = Field(default=None, ge=1)
-    time_limit_minutes: int | None = Field(default=None, ge=1)
+    nodes: int | None = Field(default=None, ge=1, le=1_000_000)
+    gpus_per_node: int | None = Field(default=None, ge=1, le=1_000_000)
+    time_limit_minutes: int | None = Field(default=None, ge=1, le=10_000_000)
 
 
 class JobSpec(Strict):
     """A supervised fine-tuning job, as a client asks for it."""
 
     name: Name = Field(description="Name for people; letters, digits and hyphens.")
-    config: str | dict[str, Any] = Field(
+    config: Annotated[str | dict[str, Any], Shallow] = Field(
         default=DEFAULT_PRESET, description="Name of a preset, or a whole training config as an object."
     )
     cluster: str | None = Field(default=None, description="Name of a cluster; default: the service's.")
     attached: bool = Field(
         default=False, description="Picks the profile's run_partition (true) or batch_partition (false)."
     )
-    overrides: list[str] | dict[str, Any] = Field(
+    overrides: Annotated[list[str] | dict[str, Any], Shallow] = Field(
         default_factory=list,
         description='Changes to the config: a dotlist (["seq_length=8192", "peft=lora"]) or an object.',
     )

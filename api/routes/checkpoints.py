@@ -62,10 +62,14 @@ def _check_range(wanted: str | None, file: Path) -> None:
     if wanted is None:
         return
     size = file.stat().st_size
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted.replace(" ", ""))
-    if not match or not any(match.groups()) or int(match[1] or 0) >= max(size, 1):
+    match = re.fullmatch(r"bytes=(\d{0,19})-(\d{0,19})", wanted.replace(" ", ""))
+    if not match or not _fits(match[1], match[2], size):
         raise RangeInvalid(
             f"The range {wanted[:50]!r} does not fit a file of {size} bytes.", hint="bytes=0-1023"
         )
-    if match[1] and match[2] and int(match[2]) < int(match[1]):
-        raise RangeInvalid("The range ends before it begins.", hint="bytes=0-1023")
+
+
+def _fits(first: str, last: str, size: int) -> bool:
+    if not first:
+        return bool(last) and int(last) > 0 and size > 0  # the last so many bytes
+    return int(first) < size and (not last or int(first) <= int(last))

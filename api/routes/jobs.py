@@ -1,6 +1,5 @@
 """Jobs: plan, create, list, read, cancel, retry, and their history."""
 
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -14,6 +13,7 @@ from api.deps import (
     JobId,
     LabelsDep,
     Limit,
+    Moment,
     WaitDep,
     get_caller,
 )
@@ -69,8 +69,8 @@ def list_jobs(
     state: Annotated[list[JobState] | None, Query(description="One or more states.")] = None,
     owner: str | None = None,
     cluster: str | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
     cursor: Annotated[
         str | None, Query(max_length=64, description="`next_cursor` of the page before.")
     ] = None,

@@ -93,6 +93,7 @@ def test_unknown_presets_and_clusters_name_the_nearest(client: TestClient, good:
 @pytest.mark.parametrize("field", ["nodes", "gpus_per_node", "time_limit_minutes"])
 def test_resources_lie_between_one_and_the_cluster(client: TestClient, good: Body, field: str) -> None:
     refused(client, {**good, "resources": {field: 0}}, f"/resources/{field}", "greater_than_equal")
+    refused(client, {**good, "resources": {field: 10**400}}, f"/resources/{field}", "less_than_equal")
     fault = refused(
         client, {**good, "resources": {field: 1_000_000}}, f"/resources/{field}", "beyond_cluster"
     )
@@ -178,6 +179,18 @@ def test_control_characters_are_refused_everywhere(
         ("train.x=&a [*a]", "not_an_override"),
         ("train.x=" + "[" * 5000 + "]" * 5000, "not_an_override"),
         ("train." * 3000 + "x=1", "not_an_override"),
+        ("train.x=" + "[" * 40 + "]" * 40, "not_an_override"),
+        ("train.x=!!bool x", "not_an_override"),
+        ("train.x=!!timestamp x", "not_an_override"),
+        ("dataset=1", "model_type"),
+        ("checkpoint.save=null", "value_error"),
+        ("checkpoint.save=[]", "value_error"),
+        ("checkpoint.load=1", "value_error"),
+        # An interpolation in disguise would read the service's environment.
+        ('train.x="\\x24{oc.env:HOME}"', "interpolation"),
+        ('train={x: "\\u0024{oc.env:HOME}"}', "interpolation"),
+        ('train={"\\x24{oc.env:HOME}": 1}', "interpolation"),
+        ("train.x=[a, '${oc.env:HOME}']", "interpolation"),
     ],
 )
 def test_what_yaml_makes_of_an_override_has_to_be_json(
@@ -192,6 +205,26 @@ def test_a_number_that_is_none_is_refused(client: TestClient, good: Body, text: 
     body = json.dumps({**good, "overrides": {"train.x": 0}}).replace('"train.x": 0', f'"train.x": {text}')
     answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "not_finite"), answer.text
+
+
+@pytest.mark.parametrize("depth", [33, 100, 300, 990])
+def test_nesting_has_a_limit(client: TestClient, good: Body, depth: int) -> None:
+    value: Any = 1
+    for _ in range(depth):
+        value = {"a": value}
+    for change in ({"overrides": {"train.x": value}}, {"config": {"train": {"x": value}}}):
+        for url in ("/v1/jobs", "/v1/jobs:plan"):
+            answer = client.post(url, json={**good, **change})
+            assert answer.status_code == 422, answer.text
+            assert answer.json()["errors"][0]["pointer"] == f"/{next(iter(change))}"
+
+
+@pytest.mark.parametrize("field", ["overrides", "config", "secrets", "labels"])
+def test_a_key_that_utf_8_has_not_is_refused(client: TestClient, good: Body, field: str) -> None:
+    text = json.dumps({**good, field: {"\ud800": "a"}})
+    answer = client.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"]
 
 
 @pytest.mark.parametrize("where", ["overrides", "config", "labels", "name"])
@@ -235,7 +268,22 @@ def test_the_same_input_named_twice_must_agree(client: TestClient, good: Body) -
     refused(client, other, "/inputs/packed_parquet", "contradiction")
 
 
-@pytest.mark.parametrize("override", ["no-equals", "=x", "a..b=1", "train.=1", "seq_length.x=1", "a=[1", ""])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "no-equals",
+        "=x",
+        "a..b=1",
+        "train.=1",
+        "seq_length.x=1",
+        "a=[1",
+        "",
+        "[=1",
+        "a[0]=1",
+        "a b=1",
+        "\u00fc=1",
+    ],
+)
 def test_an_override_that_is_none_is_refused(client: TestClient, good: Body, override: str) -> None:
     answer = client.post("/v1/jobs", json={**good, "overrides": [override]})
     assert answer.status_code == 422
@@ -255,6 +303,8 @@ def test_interpolations_are_refused(client: TestClient, good: Body, text: str) -
 )  # fmt: skip
 def test_no_request_names_code_to_run(client: TestClient, good: Body, override: str) -> None:
     refused(client, {**good, "overrides": [override]}, "/overrides/0", "runs_code")
+    dotted = {"overrides": {"model._target_.x": 1}}
+    refused(client, {**good, **dotted}, "/overrides/model._target_.x", "runs_code")
     inline = {"config": {"model": {"_target_": "os.system"}}}
     refused(client, {**good, "overrides": [], **inline}, "/config/model/_target_", "runs_code")
 

@@ -314,7 +314,11 @@ def test_a_run_cannot_hand_out_files_that_are_not_its_own(service: Service, body
     assert service.client.get(f"{url}/logs", params={"rank": 7}).status_code == 404
 
 
-@pytest.mark.parametrize("header", ["bytes=99999999-", "bytes=5-1", "bytes=a-b", "lines=1-2"])
+@pytest.mark.parametrize(
+    "header",
+    ["bytes=99999999-", "bytes=5-1", "bytes=a-b", "lines=1-2", "bytes=-0", "bytes=-", "bytes=0-1,3-4",
+     f"bytes={'9' * 4400}-"],
+)  # fmt: skip
 def test_a_range_that_does_not_fit_is_a_problem(service: Service, body: dict[str, Any], header: str) -> None:
     job = service.wait_for(service.submit(body)["id"])
     url = f"/v1/jobs/{job['id']}/checkpoints/4/files/.metadata"

@@ -161,7 +161,8 @@ def _each_thing_happened_once(events: list[dict[str, Any]]) -> None:
 
 
 def test_settings_are_shown_and_passwords_are_not(tmp_path: Path) -> None:
-    done = sft("settings", DATABASE_URL="postgresql+psycopg://anna:hunter2@db/sft", SFT_WORKER_THREADS="7")
+    url = "postgresql+psycopg://anna:hunter2@db/sft?password=hunter2"
+    done = sft("settings", DATABASE_URL=url, SFT_WORKER_THREADS="7")
     assert done.returncode == 0
     assert "hunter2" not in done.stdout
     assert "anna:***@db" in done.stdout

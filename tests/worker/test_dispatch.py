@@ -13,6 +13,7 @@ from tests.worker.test_jobs import at_once
 from worker import dispatch, jobs, queries
 from worker.backends.local import LocalBackend
 from worker.clusters import cluster, connect
+from worker.db import writing
 from worker.models import Job
 from worker.spec import JobSpec
 from worker.states import JobState
@@ -113,17 +114,22 @@ def _backend(job: Job) -> LocalBackend:
     return backend
 
 
+@pytest.mark.parametrize("retried", [False, True])
 def test_a_wish_that_comes_during_the_submission_ends_the_run(
-    job: Job, data_dir: Path, environment: pytest.MonkeyPatch
+    job: Job, data_dir: Path, environment: pytest.MonkeyPatch, retried: bool
 ) -> None:
     original = LocalBackend.submit
 
     def submit(self: LocalBackend, submission: object) -> str:
         external_id = original(self, submission)  # type: ignore[arg-type]
         jobs.cancel(job.id, ANNA)
+        if retried:
+            with writing() as session:
+                jobs.move(session, jobs.find(session, job.id), JobState.CANCELLED)
+            jobs.retry(job.id, ANNA)
         return external_id
 
     environment.setattr(LocalBackend, "submit", submit)
     dispatch.submit(job.id)
-    assert jobs.get(job.id).state is JobState.CANCELLING
+    assert jobs.get(job.id).state is (JobState.VALIDATING if retried else JobState.CANCELLING)
     wait_until(lambda: processes_of_runs(data_dir) == [])

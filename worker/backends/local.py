@@ -11,7 +11,6 @@ Everything it knows lies on disk, so any worker can answer, and none has to surv
 
 import fcntl
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -109,8 +108,9 @@ class LocalBackend:
                 (fresh / path).write_text(content)
             (fresh / "logs").mkdir()
             _rename(fresh, directory)
-        if not local_run.was_started(directory) and not (directory / "cancelled").exists():
-            self._spool_entry(submission.name).touch()
+        with self._locked():
+            if not local_run.was_started(directory) and not _was_cancelled(directory):
+                self._spool_entry(submission.name).touch()
 
     def _start_waiting(self) -> None:
         """Start as many waiting runs as there are free slots."""
@@ -127,7 +127,7 @@ class LocalBackend:
 
     def _has_ended(self, name: str) -> bool:
         directory = self._directory(name)
-        if not directory.exists():
+        if not directory.exists() or _was_cancelled(directory):
             return True
         return local_run.was_started(directory) and not local_run.is_alive(directory)
 
@@ -172,7 +172,7 @@ class LocalBackend:
                 "waiting_for_slot",
                 f"Waits for one of {self.max_running} slots of this machine; {ahead} ahead of it.",
             )
-        if (directory / "cancelled").exists():
+        if _was_cancelled(directory):
             return Observation(Phase.ENDED, "cancelled", "Cancelled before it was started.")
         return _ended_observation(directory)
 
@@ -184,6 +184,11 @@ def _disk() -> Iterator[None]:
         yield
     except OSError as error:
         raise BackendUnavailable(f"The directories of the runs cannot be used: {error}") from error
+
+
+def _was_cancelled(directory: Path) -> bool:
+    """Whether a cancel came before the start; a later one is told by the exit record."""
+    return (directory / "cancelled").exists()
 
 
 def _ended_observation(directory: Path) -> Observation:
@@ -214,5 +219,5 @@ def _start(directory: Path) -> None:
         subprocess.run(
             [sys.executable, "-m", local_run.__name__, str(directory)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT_ROOT, check=False,
-            env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}, timeout=START_TIMEOUT_SECONDS,
+            env={**local_run.inherited(), "PYTHONPATH": str(PROJECT_ROOT)}, timeout=START_TIMEOUT_SECONDS,
         )  # fmt: skip

@@ -19,9 +19,12 @@ from typing import Any
 
 import psutil
 
+from worker.backends.files import LocalFiles
+
 # A run that reaches its time limit may save first; one that is cancelled only has to end.
 SAVE_GRACE_SECONDS = 120.0
 KILL_GRACE_SECONDS = 10.0
+MAX_RECORD_BYTES = 1 << 16
 # Processes that copy the last log lines end by themselves once the ranks are gone.
 DRAIN_GRACE_SECONDS = 2.0
 
@@ -83,6 +86,7 @@ def _supervise(directory: Path) -> dict[str, Any]:
     finally:
         psutil.wait_procs(_strays(directory), timeout=DRAIN_GRACE_SECONDS)
         kill_strays(directory)
+        process.kill()
         process.wait()
 
 
@@ -106,12 +110,16 @@ def _wait_at_most(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 
 def _environment(directory: Path, run: dict[str, Any]) -> dict[str, str]:
-    inherited = {
+    return {**inherited(), **run["env"], MARKER: str(directory)}
+
+
+def inherited() -> dict[str, str]:
+    """What of this process's environment a run, and its supervisor, may have."""
+    return {
         name: value
         for name, value in os.environ.items()
         if name in INHERITED or name.startswith(INHERITED_PREFIXES)
     }
-    return {**inherited, **run["env"], MARKER: str(directory)}
 
 
 def _record(reason: str, message: str, exit_code: int | None = None) -> dict[str, Any]:
@@ -128,8 +136,8 @@ def _write(path: Path, value: dict[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any] | None:
     """An object that was written; None where a run has put something else in its place."""
     try:
-        value = json.loads(path.read_text())
-    except ValueError:
+        value = json.loads(LocalFiles().read(path, 0, MAX_RECORD_BYTES))
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -170,8 +178,9 @@ def sweep_up(directory: Path) -> dict[str, Any]:
     """End the processes of a run whose supervisor was killed, and leave the record in its place."""
     kill_strays(directory)
     record = _record("killed", "The run's supervisor was killed, and the run ended with it.")
-    if exit_record(directory) is None:
-        _write(directory / "exit.json", record)
+    with contextlib.suppress(OSError):  # a run that is in the way of its own record keeps nobody else
+        if exit_record(directory) is None:
+            _write(directory / "exit.json", record)
     return record
 
 
@@ -202,8 +211,13 @@ def _supervisor_pid(directory: Path) -> int | None:
     except FileNotFoundError:
         return None
     pid = left.get("pid")
-    same = isinstance(pid, int) and _start_ticks(pid) == left.get("start_ticks")
-    return pid if same else None
+    if not isinstance(pid, int) or _start_ticks(pid) != left.get("start_ticks"):
+        return None
+    try:
+        # A run could write down any process; only a supervisor of this directory counts.
+        return pid if psutil.Process(pid).cmdline()[-1:] == [str(directory)] else None
+    except psutil.Error:
+        return None
 
 
 def _start_ticks(pid: int) -> int | None:

@@ -12,6 +12,7 @@ import pytest
 from tests.service import is_supervisor, processes_of_runs
 from tests.waiting import wait_until
 from tests.worker.test_jobs import at_once
+from worker.backends import local, local_run
 from worker.backends.base import Observation, Phase, Resources, Run
 from worker.backends.local import LocalBackend
 from worker.errors import SubmissionRejected
@@ -117,12 +118,12 @@ def test_a_run_inherits_nothing_that_it_should_not_know(
     machine = backend()
     submit(machine, run("job-1"))
     wait_until(lambda: "step" in events(machine, "job-1"))
-    ranks = [process for process in processes_of_runs(machine.root) if not is_supervisor(process)]
-    assert ranks
-    for process in ranks:
+    processes = processes_of_runs(machine.root)
+    assert len(processes) >= 3
+    for process in processes:
         environment = process.environ()
         assert not [value for value in environment.values() if value.startswith("canary")]
-        assert environment["TEAM"] == "a b"
+        assert is_supervisor(process) or environment["TEAM"] == "a b"
     written = [path.read_text(errors="replace") for path in machine.root.rglob("*") if path.is_file()]
     assert not any("canary" in text for text in written)
 
@@ -173,7 +174,8 @@ def test_cancelled_before_its_start_it_never_starts(backend: Make) -> None:
     assert events(machine, "job-2") == []
 
 
-def test_another_process_with_the_same_pid_is_not_the_run(backend: Make) -> None:
+@pytest.mark.parametrize("forged", [False, True])
+def test_another_process_with_the_same_pid_is_not_the_run(backend: Make, forged: bool) -> None:
     machine = backend()
     name = submit(machine, run("job-1"))
     wait_until(lambda: "step" in events(machine, "job-1"))
@@ -181,7 +183,8 @@ def test_another_process_with_the_same_pid_is_not_the_run(backend: Make) -> None
     pid = json.loads((directory / "pid.json").read_text())["pid"]
     os.kill(pid, 9)
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    (directory / "pid.json").write_text(json.dumps({"pid": bystander.pid, "start_ticks": 1}))
+    ticks = local_run._start_ticks(bystander.pid) if forged else 1
+    (directory / "pid.json").write_text(json.dumps({"pid": bystander.pid, "start_ticks": ticks}))
     try:
         seen = wait_for(machine, name, Phase.ENDED)
         assert seen.code == "killed"
@@ -191,6 +194,39 @@ def test_another_process_with_the_same_pid_is_not_the_run(backend: Make) -> None
     finally:
         bystander.kill()
         bystander.wait()
+
+
+def test_a_run_that_spoils_its_records_harms_no_other(backend: Make) -> None:
+    machine = backend(max_running=2)
+    bad, good = submit(machine, run("job-1")), submit(machine, run("job-2"))
+    wait_until(lambda: "step" in events(machine, "job-1") and "step" in events(machine, "job-2"))
+    directory = machine.job_directory("job-1") / "attempts/1"
+    (directory / "pid.json").unlink()
+    os.mkfifo(directory / "pid.json")
+    (directory / "exit.json").mkdir()
+    seen = machine.poll([bad, good])
+    assert (seen[bad].phase, seen[good].phase) == (Phase.ENDED, Phase.RUNNING)
+    machine.cancel(good)
+    assert wait_for(machine, good, Phase.ENDED)
+
+
+def test_a_cancel_that_overtakes_its_submission_wins(backend: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = backend()
+    submission = machine.render(run("job-1"))
+    original = local._rename
+
+    def rename_and_cancel(source: Path, target: Path) -> None:
+        original(source, target)
+        machine.cancel(submission.name)
+
+    monkeypatch.setattr(local, "_rename", rename_and_cancel)
+    machine.submit(submission)
+    assert look(machine, submission.name).code == "cancelled"
+    assert processes_of_runs(machine.root) == []
+    # A spool entry from before the cancel starts nothing either.
+    (machine.root / "local/local.spool" / submission.name).touch()
+    assert look(machine, submission.name).code == "cancelled"
+    assert processes_of_runs(machine.root) == []
 
 
 def test_a_missing_environment_is_said_with_what_to_do(backend: Make) -> None:
