@@ -40,7 +40,7 @@ setup-trainer: .venv-trainer/.done  ## The trainer's environment (torch, Megatro
 demo: setup setup-trainer  ## One real fine-tuning job through the whole service
 	$(BIN)/python -m demo $(DEMO_DIR)
 
-serve: setup  ## The service on port 8000, everything in $(DEMO_DIR)
+serve: setup  ## The service on port 8000, on the data of the demo
 	$(BIN)/sft serve --data-dir $(DEMO_DIR)
 
 check: setup  ## Lint, format, types, import contracts

@@ -138,6 +138,11 @@ async def _on_invalid_request(request: Request, error: Exception) -> JSONRespons
     found = error.errors()
     if any(one["type"] == "json_invalid" for one in found):
         return problem(request, 400, "malformed_json", f"The body is not JSON: {found[0]['ctx']['error']}.")
+    if isinstance(error.body, str | bytes) and error.body:
+        detail = "The body is not sent as JSON."
+        return problem(
+            request, 415, "not_json", detail, hint="Send the header Content-Type: application/json."
+        )
     faults = [fault for one in found for fault in _faults(one, error.body)]
     unique = list({fault.pointer: fault for fault in faults}.values())
     return problem(request, 422, "invalid_request", unique[0].detail, hint=unique[0].hint, errors=unique)

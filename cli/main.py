@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
-from sqlalchemy.engine import make_url
+from rich.table import Column, Table
 
 from cli import serve as supervisor
+from cli.prepare import initialize, shown_url
 from worker.errors import SftError
 from worker.settings import Settings, get_settings
 
@@ -40,13 +40,17 @@ def serve(
 def init(data_dir: DataDir = None) -> None:
     """Bring the database up to date and write the admin key, without starting anything."""
     with _explained():
-        supervisor.initialize(data_dir or get_settings().data_dir)
+        initialize(data_dir or get_settings().data_dir)
+        Console(soft_wrap=True).print(
+            f"Ready in {get_settings().data_dir}; the key: {get_settings().admin_key_path}"
+        )
 
 
 @app.command()
 def settings() -> None:
     """Print every setting with its value and what it is for. Passwords are hidden."""
-    table = Table("Environment", "Value", "Meaning")
+    columns = (Column("Environment", no_wrap=True), Column("Value", overflow="fold"), Column("Meaning"))
+    table = Table(*columns)
     with _explained():
         values = get_settings()
     for name, field in Settings.model_fields.items():
@@ -56,8 +60,7 @@ def settings() -> None:
 
 def _shown(name: str, value: object) -> str:
     if name.endswith("_url") and value:
-        url = make_url(str(value))
-        return url.set(query=dict.fromkeys(url.query, "***")).render_as_string(hide_password=True)
+        return shown_url(str(value))
     return "" if value is None else str(value)
 
 

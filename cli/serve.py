@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from rich.console import Console
 
 from cli.broker import connect
-from worker import keys, schema
+from cli.prepare import initialize, make_directory, reach_broker
 from worker.errors import Misconfigured
 from worker.settings import PROJECT_ROOT, get_settings
 
@@ -41,7 +41,7 @@ console = Console(highlight=False, soft_wrap=True)
 def serve(host: str, port: int, data_dir: Path) -> int:
     """Run the service until it is interrupted, and return the exit code.
 
-    Raises Misconfigured where another service runs on the same directory or port.
+    Raises Misconfigured where another service runs on the same directory or port, or a part is missing.
     """
     for wish in (signal.SIGTERM, signal.SIGINT):
         signal.signal(wish, _interrupt)
@@ -56,22 +56,6 @@ def serve(host: str, port: int, data_dir: Path) -> int:
     return 0
 
 
-def initialize(data_dir: Path) -> None:
-    """Make the data directory, bring the database up to date, write the admin key."""
-    _use(data_dir)
-    settings = get_settings()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    (settings.data_dir / "inputs").mkdir(exist_ok=True)
-    schema.upgrade(settings.sql_url)
-    keys.ensure_admin_key(settings.admin_key_path)
-
-
-def _use(data_dir: Path) -> None:
-    """Settle the data directory for this process and those that it starts."""
-    os.environ["SFT_DATA_DIR"] = str(data_dir.absolute())
-    get_settings.cache_clear()
-
-
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
@@ -79,7 +63,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 @contextlib.contextmanager
 def _only_one(data_dir: Path) -> Iterator[None]:
     """Hold the directory. The kernel frees it with this process, however that ends."""
-    data_dir.mkdir(parents=True, exist_ok=True)
+    make_directory(data_dir)
     with (data_dir / "serve.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,11 +134,12 @@ def _running(host: str, port: int, broker: Path | None, data_dir: Path) -> Itera
 @contextlib.contextmanager
 def _broker_socket(data_dir: Path) -> Iterator[Path | None]:
     """Where a broker of our own will listen; None where SFT_REDIS_URL names one."""
-    if get_settings().redis_url:
+    if url := get_settings().redis_url:
+        reach_broker(url)
         yield None
         return
     directory = data_dir / "broker"
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     path, temporary = _socket_path(directory)
     os.environ["SFT_REDIS_URL"] = f"redis+socket://{path}"
     try:

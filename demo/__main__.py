@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from demo.follow import follow
 from worker.settings import get_settings
@@ -121,12 +121,14 @@ def _print_losses(client: httpx2.Client, job_id: str) -> float:
 
 
 def _print_checkpoints(client: httpx2.Client, job_id: str) -> None:
-    table = Table("iteration", "MB", "validation loss", Column("path", no_wrap=True), title="Checkpoints")
-    for item in client.get(f"/v1/jobs/{job_id}/checkpoints").json()["items"]:
+    items = client.get(f"/v1/jobs/{job_id}/checkpoints").json()["items"]
+    table = Table("iteration", "bytes", "validation loss", title="Checkpoints")
+    for item in items:
         loss = f"{item['validation_loss']:.3f}" if item["validation_loss"] is not None else ""
-        path = os.path.relpath(item["path"])
-        table.add_row(str(item["iteration"]), f"{item['bytes'] / 1e6:.1f}", loss, path)
+        table.add_row(str(item["iteration"]), f"{item['bytes']:,}", loss)
     console.print(table)
+    for item in items:
+        console.print(f"  {os.path.relpath(item['path'])}")
 
 
 def _print_curl(job_id: str, directory: Path) -> None:

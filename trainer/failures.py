@@ -42,7 +42,8 @@ FAILURES: dict[str, Failure] = {
             "The training loop cannot find packed Parquet shards at the configured "
             "dataset.nano3_packed_sft_dir.",
             "Run data_prep/sft_packing first, or override dataset.nano3_packed_sft_dir to point at the "
-            "directory that holds the packed splits.",
+            "directory that holds the packed splits. (Here `python -m trainer.pack` packs chat records, and "
+            "inputs.packed_parquet is the same override.)",
         ),
         _failure(
             "invalid_config",

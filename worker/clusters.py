@@ -76,7 +76,7 @@ def minutes(time: str) -> int:
 def clusters() -> dict[str, Cluster]:
     """All profiles by name. Raises Misconfigured where the file cannot be read or is wrong."""
     path = get_settings().clusters_path
-    if not path.exists():
+    if get_settings().clusters_file is None and not path.exists():
         return {"local": _built_in()}
     try:
         tables = tomllib.loads(path.read_text())

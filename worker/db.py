@@ -47,7 +47,8 @@ def engine() -> Engine:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Raises ServiceUnavailable for what the driver says about a database that is away or busy."""
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout) as error:
@@ -62,14 +63,14 @@ def _translated() -> Iterator[None]:
 def writing() -> Iterator[Session]:
     """A transaction that writes: committed at the end of the block, rolled back if it raises."""
     bind = engine().execution_options(sft_writing=True)
-    with _translated(), Session(bind, expire_on_commit=False) as session, session.begin():
+    with translated(), Session(bind, expire_on_commit=False) as session, session.begin():
         yield session
 
 
 @contextmanager
 def reading() -> Iterator[Session]:
     """A consistent view of the database for reading."""
-    with _translated(), Session(engine(), expire_on_commit=False) as session:
+    with translated(), Session(engine(), expire_on_commit=False) as session:
         yield session
 
 

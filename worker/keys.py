@@ -29,7 +29,8 @@ def authenticate(secret: str) -> Caller:
         query = select(ApiKey).where(ApiKey.key_hash == _hash(secret), col(ApiKey.revoked_at).is_(None))
         key = session.exec(query).first()
     if key is None:
-        raise Unauthenticated("This API key is not valid.", hint="Send Authorization: Bearer <key>.")
+        hint = "It was revoked, or belongs to another database; the admin's is in DATA_DIR/admin.key."
+        raise Unauthenticated("This API key is not valid.", hint=hint)
     return Caller(name=key.name, project=key.project, role=key.role)
 
 

@@ -3,6 +3,7 @@
 from alembic import command
 from alembic.config import Config
 
+from worker.db import translated
 from worker.settings import PROJECT_ROOT
 
 
@@ -14,8 +15,9 @@ def alembic_config(url: str) -> Config:
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Apply the migrations up to a revision; what has been applied is left alone."""
-    command.upgrade(alembic_config(url), revision)
+    """Apply the migrations up to a revision that have not been applied. Raises ServiceUnavailable."""
+    with translated():
+        command.upgrade(alembic_config(url), revision)
 
 
 def downgrade(url: str, revision: str = "base") -> None:

@@ -94,7 +94,9 @@ def get_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         faults = "; ".join(f"{_variable(fault['loc'])}: {fault['msg']}" for fault in error.errors())
-        raise Misconfigured(f"The settings cannot be used. {faults}.", hint="See `sft settings`.") from None
+        raise Misconfigured(
+            f"The settings cannot be used. {faults}.", hint="Correct or unset them."
+        ) from None
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

@@ -23,6 +23,8 @@ def _field_error(error: Mapping[str, Any], model: type[BaseModel] | None, prefix
     if error["type"] == "extra_forbidden":
         detail = f"There is no field {location[-1]!r} here."
         hint = _hint(str(location[-1]), _names_at(model, location[:-1]), at_top=len(location) == 1)
+    elif error["type"] == "missing" and location:
+        detail = f"The field {location[-1]!r} is missing."
     else:
         detail = f"{error['msg']}."
     return FieldError(pointer=prefix + pointer(location), code=error["type"], detail=detail, hint=hint)

@@ -37,13 +37,13 @@ LABELS_PARAMETER = {
 }
 
 
-@router.post("/jobs:plan", responses=declared(413, 422))
+@router.post("/jobs:plan", responses=declared(413, 415, 422))
 def plan_job(spec: JobSpec) -> plan.Plan:
     """Work out what a job would come to: config, submission, checks, cost. Nothing is stored."""
     return plan.plan(spec)
 
 
-@router.post("/jobs", status_code=201, response_model=schemas.JobView, responses=declared(409, 413, 422))
+@router.post("/jobs", status_code=201, response_model=schemas.JobView, responses=declared(409, 413, 415, 422))
 def create_job(
     spec: JobSpec, caller: CallerDep, idempotency_key: IdempotencyKeyHeader = None
 ) -> JSONResponse:

@@ -80,7 +80,12 @@ def test_a_wrong_type_is_pointed_at(client: TestClient, good: Body, change: Body
 
 def test_a_missing_name_is_pointed_at(client: TestClient, good: Body) -> None:
     del good["name"]
-    refused(client, good, "/name", "missing")
+    assert "'name'" in refused(client, good, "/name", "missing")["detail"]
+
+
+def test_a_body_that_is_not_sent_as_json_is_415(client: TestClient, good: Body) -> None:
+    answer = client.post("/v1/jobs", content=json.dumps(good), headers={"Content-Type": "text/plain"})
+    assert (answer.status_code, answer.json()["code"]) == (415, "not_json")
 
 
 def test_unknown_presets_and_clusters_name_the_nearest(client: TestClient, good: Body) -> None:

@@ -96,6 +96,32 @@ def test_a_taken_port_is_said(own: Service, tmp_path: Path) -> None:
     assert "--port" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"DATABASE_URL": "postgresql+psycopg://anna:hunter2@127.0.0.1:1/sft"}, "anna:***@127.0.0.1:1/sft"),
+        ({"REDIS_URL": "redis://:hunter2@127.0.0.1:1/0"}, "broker at redis://:***@127.0.0.1:1/0"),
+        ({"SFT_CLUSTERS_FILE": "/dev/null/none"}, "/dev/null/none"),
+        ({"SFT_POLL_INTERVAL_SECONDS": "soon"}, "SFT_POLL_INTERVAL_SECONDS"),
+    ],
+)
+def test_what_is_not_in_order_is_said_before_the_start(
+    tmp_path: Path, environment: dict[str, str], says: str
+) -> None:
+    done = sft("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), **environment)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "hunter2" not in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_directory_that_cannot_be_made_is_named() -> None:
+    done = sft("serve", "--data-dir", "/dev/null/data")
+    assert done.returncode == 1
+    assert "/dev/null/data" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_run_goes_on_while_the_service_is_away(own: Service, stand_in: Path) -> None:
     body = make_inputs(own.data_dir)
     job = own.submit({**body, "overrides": [*body["overrides"], "logger.stand_in=hold"]})

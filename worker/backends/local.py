@@ -170,7 +170,7 @@ class LocalBackend:
             return Observation(
                 Phase.QUEUED,
                 "waiting_for_slot",
-                f"Waits for one of {self.max_running} slots of this machine; {ahead} ahead of it.",
+                f"Waits for one of {self.max_running} slots of this machine, all taken; {ahead} ahead of it.",
             )
         if _was_cancelled(directory):
             return Observation(Phase.ENDED, "cancelled", "Cancelled before it was started.")
