@@ -106,9 +106,8 @@ def forget_settings() -> None:
     """Let settings, engine and profiles be read anew."""
     from worker import clusters, db, settings
 
-    if db.engine.cache_info().currsize:
-        db.engine().dispose()
-    for cached in (settings.get_settings, db.engine, clusters.clusters):
+    db.dispose()
+    for cached in (settings.get_settings, clusters.clusters):
         cached.cache_clear()
 
 

@@ -1,8 +1,6 @@
 """The effective training config of a request: preset or inline config, then overrides, then inputs."""
 
-import math
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +10,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
 
-from trainer.config import TrainingConfig, walk
+from trainer.config import TrainingConfig
 from trainer.presets import Preset
-from worker.errors import FieldError, InvalidSpec
+from worker.errors import FieldError
+from worker.refusals import fault, invalid, refuse_items
 from worker.spec import JobSpec, refuse_endless
 from worker.validation import field_errors, pointer
 
@@ -30,9 +29,6 @@ KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
 UNREADABLE = (
     OmegaConfBaseException, YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError,
 )  # fmt: skip
-
-# Keys that make a library import what they name.
-RUNS_CODE = frozenset({"trust_remote_code", "_target_"})
 
 
 @dataclass(frozen=True)
@@ -52,12 +48,12 @@ class Composed:
 def compose(spec: JobSpec, preset: Preset | None) -> Composed:
     """Preset or inline config, then overrides, then inputs. Raises InvalidSpec."""
     if isinstance(spec.config, dict):
-        _refuse_items(spec.config, "/config", exact=True)
+        refuse_items(spec.config, "/config", exact=True)
     origin: dict[str, str] = {}
     merged = OmegaConf.create(preset.config if preset else spec.config)
     for where, key, value in _overrides(spec):
         # Before OmegaConf has it: an interpolation would be resolved, whatever it was disguised as.
-        _refuse_items({key: value}, where)
+        refuse_items({key: value}, where)
         _set(merged, where, key, value)
         origin[key] = where
     values = OmegaConf.to_container(merged)
@@ -142,73 +138,3 @@ def _source(where: str, origin: Mapping[str, str], *, inline: bool) -> str:
     if inline:
         return f"/config{where}"
     return pointer(["inputs", INPUTS[dotted]]) if dotted in INPUTS else "/config"
-
-
-def _refuse_items(values: Any, source: str, *, exact: bool = False) -> None:
-    """A request sets values that JSON has; it names no code to run and reads nothing of the service.
-
-    exact: the fault points at the item inside `source`; else, as for an override, at `source`.
-    """
-    for where, item in walk(values):
-        at = source + where if exact else source
-        name = where.rpartition("/")[2]
-        if not RUNS_CODE.isdisjoint(name.split(".")):
-            detail = f"{name!r} would run code of the client's choice, and is not for requests."
-            raise fault(at, "runs_code", detail)
-        if isinstance(item, float) and not math.isfinite(item):
-            raise fault(at, "not_finite", f"{name!r} is {item}, and has to be a finite number.")
-        texts = (name, item) if isinstance(item, str) else (name,)
-        if any("${" in text for text in texts):
-            raise fault(at, "interpolation", "Interpolations (${...}) are not allowed in a request.")
-        if any(_has_control_character(text) for text in texts):
-            raise invalid([_control_character(at)])  # YAML escapes make them of harmless text
-
-
-# -- what is refused before anything is worked out -------------------------------------------------
-
-
-def refuse_control_characters(spec: JobSpec) -> None:
-    """No string of a request may hold NUL, newlines or other control characters, keys included."""
-    places = (
-        where for where, text in _strings(spec.model_dump(mode="python")) if _has_control_character(text)
-    )
-    faults = [_control_character(where) for where in dict.fromkeys(places)]
-    if faults:
-        raise invalid(faults)
-
-
-def _control_character(where: str) -> FieldError:
-    return FieldError(
-        pointer=where,
-        code="control_character",
-        detail="Control characters (such as NUL or a newline) are not allowed in any string.",
-        hint="Remove them; a path or name that seems to need them is wrong.",
-    )
-
-
-def _strings(value: Any) -> Iterator[tuple[str, str]]:
-    """All strings of a JSON value, keys included, with their pointers."""
-    for where, item in walk(value):
-        yield where, where.rpartition("/")[2]
-        if isinstance(item, str):
-            yield where, item
-
-
-def _has_control_character(text: str) -> bool:
-    return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
-
-
-def refuse_unsupported(spec: JobSpec) -> None:
-    """What is part of the contract and cannot be done yet is refused, not ignored."""
-    if spec.args:
-        raise fault("/args", "unknown_argument", f"{spec.args[0]!r} maps to nothing: use overrides.")
-    if spec.secrets:
-        raise fault("/secrets", "unknown_secret", "This cluster has no secrets.")
-
-
-def fault(where: str, code: str, detail: str, hint: str | None = None) -> InvalidSpec:
-    return invalid([FieldError(pointer=where, code=code, detail=detail, hint=hint)])
-
-
-def invalid(faults: list[FieldError]) -> InvalidSpec:
-    return InvalidSpec(faults[0].detail, hint=faults[0].hint, errors=faults)

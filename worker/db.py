@@ -1,5 +1,6 @@
 """Engine and transactions. The only module that knows which database it is."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -14,6 +15,8 @@ from worker.errors import ServiceUnavailable
 from worker.settings import get_settings
 
 LOCK_TIMEOUT_SECONDS = 5
+
+_building = threading.Lock()
 
 
 def build_engine(url: str) -> Engine:
@@ -41,9 +44,23 @@ def _sqlite_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-@lru_cache
 def engine() -> Engine:
+    """The process's engine, built once: of many threads that ask first, one builds it."""
+    with _building:
+        return _engine()
+
+
+@lru_cache
+def _engine() -> Engine:
     return build_engine(get_settings().sql_url)
+
+
+def dispose() -> None:
+    """Close all connections; whoever asks next gets an engine of the settings of then."""
+    with _building:
+        if _engine.cache_info().currsize:
+            _engine().dispose()
+            _engine.cache_clear()
 
 
 @contextmanager

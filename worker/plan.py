@@ -13,8 +13,9 @@ from trainer.preflight import Finding, check
 from trainer.presets import Preset, PresetNotFound, load_preset
 from worker.backends.base import Resources, Run, Submission
 from worker.clusters import Cluster, connect, named_in_request
-from worker.compose import Composed, compose, fault, refuse_control_characters, refuse_unsupported
+from worker.compose import Composed, compose
 from worker.errors import FieldError, InvalidSpec, PlanDrift
+from worker.refusals import fault, refuse_control_characters, refuse_unsupported
 from worker.spec import JobSpec
 from worker.validation import pointer
 

@@ -1,0 +1,80 @@
+"""What no request may say, whatever it is about: each refusal points at the place and says why."""
+
+import math
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+from trainer.config import walk
+from worker.errors import FieldError, InvalidSpec
+from worker.spec import JobSpec
+
+# Keys that make a library import what they name.
+RUNS_CODE = frozenset({"trust_remote_code", "_target_"})
+
+
+def refuse_control_characters(spec: JobSpec) -> None:
+    """No string of a request may hold NUL, newlines or other control characters, keys included."""
+    places = (
+        where for where, text in _strings(spec.model_dump(mode="python")) if _has_control_character(text)
+    )
+    faults = [_control_character(where) for where in dict.fromkeys(places)]
+    if faults:
+        raise invalid(faults)
+
+
+def _control_character(where: str) -> FieldError:
+    return FieldError(
+        pointer=where,
+        code="control_character",
+        detail="Control characters (such as NUL or a newline) are not allowed in any string.",
+        hint="Remove them; a path or name that seems to need them is wrong.",
+    )
+
+
+def _strings(value: Any) -> Iterator[tuple[str, str]]:
+    """All strings of a JSON value, keys included, with their pointers."""
+    for where, item in walk(value):
+        yield where, where.rpartition("/")[2]
+        if isinstance(item, str):
+            yield where, item
+
+
+def _has_control_character(text: str) -> bool:
+    return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
+
+
+def refuse_unsupported(spec: JobSpec) -> None:
+    """What is part of the contract and cannot be done yet is refused, not ignored."""
+    if spec.args:
+        raise fault("/args", "unknown_argument", f"{spec.args[0]!r} maps to nothing: use overrides.")
+    if spec.secrets:
+        raise fault("/secrets", "unknown_secret", "This cluster has no secrets.")
+
+
+def fault(where: str, code: str, detail: str, hint: str | None = None) -> InvalidSpec:
+    return invalid([FieldError(pointer=where, code=code, detail=detail, hint=hint)])
+
+
+def invalid(faults: list[FieldError]) -> InvalidSpec:
+    return InvalidSpec(faults[0].detail, hint=faults[0].hint, errors=faults)
+
+
+def refuse_items(values: Any, source: str, *, exact: bool = False) -> None:
+    """A request sets values that JSON has; it names no code to run and reads nothing of the service.
+
+    exact: the fault points at the item inside `source`; else, as for an override, at `source`.
+    """
+    for where, item in walk(values):
+        at = source + where if exact else source
+        name = where.rpartition("/")[2]
+        if not RUNS_CODE.isdisjoint(name.split(".")):
+            detail = f"{name!r} would run code of the client's choice, and is not for requests."
+            raise fault(at, "runs_code", detail)
+        if isinstance(item, float) and not math.isfinite(item):
+            raise fault(at, "not_finite", f"{name!r} is {item}, and has to be a finite number.")
+        texts = (name, item) if isinstance(item, str) else (name,)
+        if any("${" in text for text in texts):
+            raise fault(at, "interpolation", "Interpolations (${...}) are not allowed in a request.")
+        if any(_has_control_character(text) for text in texts):
+            raise invalid([_control_character(at)])  # YAML escapes make them of harmless text
