@@ -207,8 +207,8 @@ def _is_ready(url: str) -> bool:
 def _greet(url: str, data_dir: Path) -> None:
     console.print(f"[bold green]The service is ready[/] at {url}")
     console.print(f"  docs  {url}/docs")
-    console.print(f"  key   {data_dir / 'admin.key'}")
-    console.print(f"  data  {data_dir}")
+    console.print(f"  key   {data_dir / 'admin.key'}", markup=False)
+    console.print(f"  data  {data_dir}", markup=False)
     console.print("  Ctrl-C ends every process; runs that have begun go on and are found again.")
 
 

@@ -40,7 +40,7 @@ def main(directory: Path) -> int:
 
 def _prepare(inputs: Path) -> None:
     """Records, model and packed data, made by the trainer's environment."""
-    console.print(f"Data and model in {inputs}")
+    console.print(f"Data and model in {inputs}", markup=False)
     subprocess.run([get_settings().trainer_python, "-m", "demo.prepare", str(inputs)], check=True)
 
 
@@ -60,7 +60,7 @@ def _service(directory: Path) -> Iterator[str]:
 def _url_of(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
     for line in process.stdout:
-        console.print(f"[dim]{line.rstrip()}[/]")
+        console.print(line.rstrip(), style="dim", markup=False)
         if match := re.search(r"ready at (http://\S+)", line):
             return match[1]
     raise SystemExit("The service did not start; its last lines are above.")
@@ -94,8 +94,9 @@ def _report(client: httpx2.Client, job: dict[str, Any], directory: Path) -> bool
     color = "green" if job["state"] == "SUCCEEDED" else "red"
     console.print(f"[bold {color}]{job['state']}[/]")
     if job["failure"]:
-        console.print(f"{job['failure']['class']}: {job['failure']['cause']}\n{job['failure']['recovery']}")
-        console.print(client.get(f"/v1/jobs/{job['id']}/logs", params={"tail": 30}).json()["text"])
+        failure, log = job["failure"], client.get(f"/v1/jobs/{job['id']}/logs", params={"tail": 30}).json()
+        console.print(f"{failure['class']}: {failure['cause']}\n{failure['recovery']}", markup=False)
+        console.print(log["text"], markup=False)
         return False
     gain = _print_losses(client, job["id"])
     _print_checkpoints(client, job["id"])
@@ -128,7 +129,7 @@ def _print_checkpoints(client: httpx2.Client, job_id: str) -> None:
         table.add_row(str(item["iteration"]), f"{item['bytes']:,}", loss)
     console.print(table)
     for item in items:
-        console.print(f"  {os.path.relpath(item['path'])}")
+        console.print(f"  {os.path.relpath(item['path'])}", markup=False)
 
 
 def _print_curl(job_id: str, directory: Path) -> None:
@@ -142,7 +143,7 @@ def _print_curl(job_id: str, directory: Path) -> None:
         f'curl -sH "$AUTH" http://127.0.0.1:8000/v1/jobs/{job_id}/metrics',
         f'curl -sH "$AUTH" http://127.0.0.1:8000/v1/jobs/{job_id}/checkpoints',
     ):
-        console.print(f"  [cyan]{line}[/]", markup=True)
+        console.print(f"  {line}", style="cyan", markup=False)
 
 
 if __name__ == "__main__":

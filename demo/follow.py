@@ -26,7 +26,7 @@ def follow(client: httpx2.Client, job_id: str, console: Console) -> dict[str, An
                 f"/v1/jobs/{job_id}", params={"wait": "2s"}, headers={"If-None-Match": etag} if etag else {}
             )
             for line in log.new_lines():
-                progress.console.print(f"[dim]{line}[/]", markup=True)
+                progress.console.print(line, style="dim", markup=False)
             if answer.status_code == httpx2.codes.NOT_MODIFIED:
                 continue
             answer.raise_for_status()

@@ -107,6 +107,10 @@ def cancel(job_id: str) -> None:
         with writing() as session:
             jobs.move(session, job, JobState.CANCELLED, reason=Reason("cancelled", "Never submitted."))
         return
-    backend.cancel(external_id)
+    try:
+        backend.cancel(external_id)
+    except BackendUnavailable as error:
+        log.warning("cancel.unavailable", job_id=job_id, error=error.message)  # the sweep tries again
+        return
     with writing() as session:
         _store_external_id(session, job, external_id, submission.directory)

@@ -39,9 +39,6 @@ class Started(RunEvent):
     event: Literal["started"]
     start_step: Count
     total_steps: Count
-    world_size: Count | None = None
-    global_batch_size: Count | None = None
-    seq_length: Count | None = None
     parameters: Bytes | None = None
 
 

@@ -68,7 +68,7 @@ class JobSpec(Strict):
     )
     overrides: Annotated[list[str] | dict[str, Any], Shallow] = Field(
         default_factory=list,
-        description='Changes to the config: a dotlist (["seq_length=8192", "peft=lora"]) or an object.',
+        description='Changes to the config: a dotlist (["section.key=value"]) or an object.',
     )
     args: list[str] = Field(default_factory=list, description="Passthrough arguments; none are known yet.")
     force_squash: bool = Field(default=False, description="Import the container image anew.")

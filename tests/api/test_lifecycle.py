@@ -6,8 +6,11 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.conftest import forget_settings
 from tests.service import Service, is_supervisor, processes_of_runs
 from tests.waiting import wait_until
+from worker import jobs
+from worker.spec import JobSpec
 
 pytestmark = pytest.mark.slow
 
@@ -147,6 +150,17 @@ def test_a_killed_supervisor_takes_its_ranks_along(service: Service, body: dict[
     assert job["state"] == "FAILED"
     assert "supervisor was killed" in job["failure"]["cause"]
     assert _processes(service, job) == []
+
+
+def test_a_job_whose_message_was_lost_is_found_by_the_sweep(
+    service: Service, body: dict[str, Any], environment: pytest.MonkeyPatch
+) -> None:
+    # What is left where the API dies between the commit and the message: the row alone.
+    environment.setenv("SFT_DATA_DIR", str(service.data_dir))
+    forget_settings()
+    caller = jobs.Caller(name="admin", project="default", role="admin")
+    made = jobs.create(JobSpec(**body), caller, lambda _: {})
+    assert service.wait_for(made.job_id)["state"] == "SUCCEEDED"
 
 
 # -- one job however often it is asked for ---------------------------------------------------------

@@ -68,6 +68,12 @@ def test_a_locked_sqlite_is_unavailable_and_not_a_bug(
     write()
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_sqlite_keeps_a_write_ahead_log(database: str) -> None:
+    with db.reading() as session:
+        assert session.connection().execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
+
+
 def test_a_database_that_is_not_there_is_unavailable(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("SFT_DATABASE_URL", "postgresql+psycopg://nobody@127.0.0.1:1/none")
     forget_settings()
