@@ -128,8 +128,7 @@ def test_a_run_goes_on_while_the_service_is_away(own: Service, stand_in: Path) -
     own.wait_for(job["id"], "RUNNING")
     own.process.kill()
     own.process.wait()
-    before = {process.pid for process in processes_of_runs(own.data_dir)}
-    assert len(before) >= 3  # supervisor, launcher, rank
+    assert processes_of_runs(own.data_dir)
 
     (own.data_dir / "jobs" / job["id"] / "attempts/1/stop").touch()  # it ends while nobody watches
     wait_until(lambda: not processes_of_runs(own.data_dir), what="the run's end")
