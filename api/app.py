@@ -1,10 +1,14 @@
 """The application: routes, errors, and the few things that every request goes through."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
 
 from api import problems
 from api.middleware import RequestContext
 from api.routes import checkpoints, clusters, health, jobs, keys, logs, presets
+from api.waiting import Watch
 from worker import log
 from worker.settings import get_settings
 
@@ -12,6 +16,12 @@ DESCRIPTION = """
 Submit supervised fine-tuning (SFT) jobs of Nemotron and other models to Megatron-Bridge, follow
 them, and collect their checkpoints. Every error is `application/problem+json` (RFC 9457).
 """
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    await app.state.watch.stop()
 
 
 def create_app() -> FastAPI:
@@ -22,9 +32,11 @@ def create_app() -> FastAPI:
         version="0.1.0",
         description=DESCRIPTION,
         redirect_slashes=False,
+        lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
     app.add_middleware(RequestContext, max_body_bytes=get_settings().max_body_bytes)
+    app.state.watch = Watch()
     problems.install(app)
     for module in (jobs, logs, checkpoints, presets, clusters, keys):
         app.include_router(module.router, prefix="/v1")

@@ -22,9 +22,11 @@ RETRY_AFTER_SECONDS = 2
 
 STATUS: dict[type[SftError], HTTPStatus] = {
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.IllegalAction: HTTPStatus.CONFLICT,
     errors.PlanDrift: HTTPStatus.CONFLICT,
+    errors.CheckpointChanged: HTTPStatus.CONFLICT,
     errors.RangeInvalid: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     errors.InvalidSpec: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.IdempotencyMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,

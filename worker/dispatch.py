@@ -64,6 +64,8 @@ def _hand_over(job: Job) -> None:
 
 def _accepted(job: Job, backend: Backend, submission: Submission, external_id: str) -> None:
     with writing() as session:
+        # Its events are numbered in the order in which they can be seen: all writers hold the job.
+        jobs.find(session, job.id, lock=True)
         if _store_external_id(session, job, external_id, submission.directory):
             jobs.record(session, job, "submitted", data={"external_id": external_id})
         moved = jobs.move(session, job, JobState.QUEUED)

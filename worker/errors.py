@@ -7,8 +7,10 @@ SftError
 +-- IllegalAction         not in this state: carries the allowed actions
 +-- IdempotencyMismatch   the key was used with another body
 +-- PlanDrift             the plan is no longer what the client saw
++-- CheckpointChanged     its files are not those that were saved
 +-- RangeInvalid          an offset, range or cursor that makes no sense
 +-- Unauthenticated       no key, or one that is not valid
++-- Forbidden             the key is not for this
 +-- ServiceUnavailable    database or broker cannot be reached: try again
 +-- BackendError
     +-- BackendUnavailable    the scheduler cannot be reached: try again
@@ -73,12 +75,20 @@ class PlanDrift(SftError):
     code = "plan_drift"
 
 
+class CheckpointChanged(SftError):
+    code = "checkpoint_changed"
+
+
 class RangeInvalid(SftError):
     code = "range_invalid"
 
 
 class Unauthenticated(SftError):
     code = "unauthenticated"
+
+
+class Forbidden(SftError):
+    code = "forbidden"
 
 
 class ServiceUnavailable(SftError):

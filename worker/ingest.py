@@ -201,7 +201,7 @@ def _is_whole(job: Job, iteration: int | None, files: Files) -> bool:
     if final is None:
         return False
     try:
-        sizes = [files.size(Path(final.path) / file["path"]) == file["bytes"] for file in final.files]
+        sizes = [files.stat(Path(final.path) / file["path"]).size == file["bytes"] for file in final.files]
     except FileNotFoundError:
         return False
     return bool(sizes) and all(sizes)

@@ -12,14 +12,16 @@ from sqlmodel.sql.expression import SelectOfScalar
 from worker.db import reading
 from worker.errors import NotFound
 from worker.jobs import find
-from worker.models import Attempt, Checkpoint, Event, Job, Metric
-from worker.states import LIVE, JobState
+from worker.models import Attempt, Checkpoint, Event, Job, Metric, utcnow
+from worker.settings import get_settings
+from worker.states import LIVE, TERMINAL, JobState
 
 
 @dataclass(frozen=True)
 class JobFilter:
     """What jobs to list; None is no condition."""
 
+    project: str | None = None
     states: Sequence[JobState] = ()
     owner: str | None = None
     cluster: str | None = None
@@ -43,6 +45,15 @@ class Saved:
 
 # The first fields of Saved: columns of Checkpoint, all but the list of its files, which may be long.
 SAVED_COLUMNS = ("job_id", "iteration", "attempt", "path", "bytes", "saved_at")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What differs between two looks at a job if anything does that a client can see."""
+
+    version: int
+    is_stale: bool
+    last_event: int | None
 
 
 @dataclass
@@ -81,6 +92,8 @@ def page_of_jobs(wanted: JobFilter, after: str | None, limit: int) -> tuple[list
 
 def _filtered(query: SelectOfScalar[Job], wanted: JobFilter) -> SelectOfScalar[Job]:
     conditions: list[ColumnElement[bool]] = []
+    if wanted.project is not None:
+        conditions.append(col(Job.project) == wanted.project)
     if wanted.states:
         conditions.append(col(Job.state).in_(wanted.states))
     if wanted.owner is not None:
@@ -163,6 +176,30 @@ def checkpoint(job_id: str, iteration: int) -> Checkpoint:
     if found is None:
         raise NotFound(f"Job {job_id!r} has no checkpoint of iteration {iteration}.")
     return found
+
+
+def is_stale(job: Job) -> bool:
+    """Whether the cluster should have answered about the job by now, and has not."""
+    return _is_stale(job.state, job.observed_at)
+
+
+def _is_stale(state: JobState, observed_at: datetime | None) -> bool:
+    if state in TERMINAL or observed_at is None:
+        return False
+    return (utcnow() - observed_at).total_seconds() > get_settings().stale_after_seconds
+
+
+def marks(job_ids: Iterable[str]) -> dict[str, Mark]:
+    """How some jobs look now, by id, in one query."""
+    last_event = select(func.max(Event.id)).where(Event.job_id == Job.id).scalar_subquery()
+    query = select_columns(Job.id, Job.version, Job.state, Job.observed_at, last_event)  # type: ignore[call-overload]
+    with reading() as session:
+        return {
+            job_id: Mark(version, _is_stale(JobState(state), observed_at), event)
+            for job_id, version, state, observed_at, event in session.execute(
+                query.where(col(Job.id).in_(job_ids))
+            )
+        }
 
 
 def live_jobs_by_cluster() -> dict[str, dict[str, int]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -100,9 +100,16 @@ class Backend(Protocol):
         ...
 
 
+class FileStat(NamedTuple):
+    """What tells whether a file has changed."""
+
+    size: int
+    modified_ns: int
+
+
 class Files(Protocol):
     """Reading regular files on the cluster's file system. Raises FileNotFoundError, BackendUnavailable."""
 
-    def size(self, path: Path) -> int: ...
+    def stat(self, path: Path) -> FileStat: ...
 
     def read(self, path: Path, offset: int, limit: int) -> bytes: ...

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from worker.backends.base import FileStat
 from worker.errors import BackendUnavailable
 
 # The last three: a link, a pipe without a writer or a socket, a directory.
@@ -21,9 +22,10 @@ class LocalFiles:
     a link, a pipe or a device is as good as nothing.
     """
 
-    def size(self, path: Path) -> int:
+    def stat(self, path: Path) -> FileStat:
         with _opened(path) as file:
-            return os.fstat(file.fileno()).st_size
+            found = os.fstat(file.fileno())
+            return FileStat(found.st_size, found.st_mtime_ns)
 
     def read(self, path: Path, offset: int, limit: int) -> bytes:
         with _opened(path) as file:
