@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from worker import errors
 from worker.errors import FieldError, SftError
@@ -182,7 +183,16 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     }
     response = problem(request, status, code, f"{status.phrase}.", hint=hints.get(status))
     response.headers.update(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = ", ".join(_methods_of(request)) or response.headers["Allow"]
     return response
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Every method of a path: the router itself names those of the first route that matches."""
+    paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+    fitting = [path for path in paths if compile_path(path)[0].match(request.url.path)]
+    return sorted(method.upper() for path in fitting for method in paths[path])
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:

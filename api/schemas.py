@@ -1,9 +1,10 @@
 """What the service answers. Requests are the models of worker/ and trainer/."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from trainer.failures import Failure
 from trainer.models import Model
@@ -15,7 +16,14 @@ from worker.models import ApiKey, Attempt, Event, Job, Metric, as_utc, utcnow
 from worker.queries import Details, Saved, is_stale
 from worker.states import TERMINAL, Action, JobState, allowed_actions
 
-Moment = Annotated[datetime, AfterValidator(as_utc)]
+
+def _is_no_number(value: Any) -> Any:
+    if isinstance(value, int | float) or re.fullmatch(r"\s*[-+]?[\d.]+\s*", str(value)):
+        raise ValueError("should be a moment such as 2026-01-31T12:00:00Z")  # seconds since 1970 are none
+    return value
+
+
+Moment = Annotated[datetime, BeforeValidator(_is_no_number), AfterValidator(as_utc)]
 
 
 class StateReason(BaseModel):

@@ -44,7 +44,7 @@ def get_key(key_id: KeyId) -> schemas.KeyView:
     return schemas.KeyView.of(keys.get(key_id))
 
 
-@router.delete("/keys/{key_id}", responses=declared(403, 404, 422), dependencies=ADMIN_ONLY)
+@router.post("/keys/{key_id}/revoke", responses=declared(403, 404, 422), dependencies=ADMIN_ONLY)
 def revoke_key(key_id: KeyId) -> schemas.KeyView:
     """Revoke a key: it is refused from now on. Asking again changes nothing."""
     return schemas.KeyView.of(keys.revoke(key_id))

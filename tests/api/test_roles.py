@@ -60,7 +60,7 @@ ROUTES: dict[str, dict[str, int]] = {
     "GET /v1/keys": ADMINS,
     "POST /v1/keys": ADMINS,
     "GET /v1/keys/{key_id}": ADMINS,
-    "DELETE /v1/keys/{key_id}": ADMINS,
+    "POST /v1/keys/{key_id}/revoke": ADMINS,
 }
 
 Call = Callable[..., Any]
@@ -168,10 +168,10 @@ def test_a_key_is_made_used_and_revoked(client: TestClient) -> None:
     assert [key["name"] for key in listed] == ["anna", "admin"]
     assert listed[0]["last_used_at"]
     assert secret not in client.get("/v1/keys").text
-    assert client.delete(f"/v1/keys/{made['id']}").json()["revoked_at"]
+    assert client.post(f"/v1/keys/{made['id']}/revoke").json()["revoked_at"]
     refused = client.get("/v1/whoami", headers=with_key)
     assert (refused.status_code, "revoked" in refused.json()["detail"]) == (401, True)
-    assert client.delete(f"/v1/keys/{made['id']}").status_code == 200
+    assert client.post(f"/v1/keys/{made['id']}/revoke").status_code == 200
 
 
 def test_keys_come_in_pages(client: TestClient) -> None:

@@ -147,7 +147,7 @@ def test_a_revoked_key_ends_its_streams(service: Service, held: Callable[[], str
     key = service.client.post("/v1/keys", json={"name": "anna", "role": "viewer"}).json()
     reading = read(service, f"/v1/jobs/{job_id}/{stream}", key=key["key"])
     next(reading)
-    service.client.delete(f"/v1/keys/{key['id']}")
+    service.client.post(f"/v1/keys/{key['id']}/revoke")
     rest = list(reading)
     assert (rest[-1]["event"], rest[-1]["data"]["reason"]) == ("end", "revoked")
 
