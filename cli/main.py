@@ -3,7 +3,7 @@
 The commands that run it import the engine only when they are called: those that use one start at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +34,7 @@ def main(context: typer.Context, url: Url = DEFAULT_URL, key_file: KeyFile = Non
     context.obj = Where(url, key_file)
 
 
-for panel, commands in {
+PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Jobs": {
         "submit": jobs.submit,
         "plan": jobs.plan,
@@ -48,7 +48,8 @@ for panel, commands in {
         "retry": jobs.retry,
     },
     "Service": {"clusters": catalog.clusters, "presets": catalog.presets, "whoami": catalog.whoami},
-}.items():
+}
+for panel, commands in PANELS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
 app.add_typer(checkpoints.commands, name="checkpoints", rich_help_panel="Jobs")

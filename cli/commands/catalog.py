@@ -2,6 +2,7 @@
 
 import typer
 
+from cli.client.api import Document
 from cli.commands import job_view, show
 from cli.commands.session import AsJson, service
 
@@ -14,17 +15,13 @@ def clusters(context: typer.Context, as_json: AsJson = False) -> None:
         show.document(found)
         return
     columns = ("NAME", "KIND", "DEFAULT", "A JOB GETS", "AT MOST", "LIVE JOBS", "DESCRIPTION")
-    show.table(
-        columns,
-        (
-            (
-                one["name"], one["executor"], "yes" if one["default"] else "",
-                job_view.resources(one["defaults"]), job_view.resources(one["limits"]),
-                job_view.assigned(one["live_jobs"]), one["description"],
-            )
-            for one in found["items"]
-        ),
-    )  # fmt: skip
+    show.table(columns, (_cluster(one) for one in found["items"]))
+
+
+def _cluster(one: Document) -> tuple[object, ...]:
+    sizes = (job_view.resources(one["defaults"]), job_view.resources(one["limits"]))
+    busy = job_view.assigned(one["live_jobs"])
+    return (one["name"], one["executor"], "yes" if one["default"] else "", *sizes, busy, one["description"])
 
 
 def presets(context: typer.Context, as_json: AsJson = False) -> None:

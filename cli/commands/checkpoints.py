@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cli.client import download
-from cli.client.api import job_path
+from cli.client.api import Document, job_path
 from cli.client.patience import Patience
 from cli.commands import progress, show
 from cli.commands.session import AsJson, JobId, service, trouble
@@ -25,17 +25,15 @@ def list_checkpoints(context: typer.Context, job: JobId, as_json: AsJson = False
     if as_json:
         show.document(found)
         return
-    columns = ("ITERATION", "ATTEMPT", "SIZE", "VALIDATION LOSS", "SAVED", "PATH")
     show.table(
-        columns,
-        (
-            (
-                one["iteration"], one["attempt"], show.size(one["bytes"]), show.figure(one["validation_loss"]),
-                show.moment(one["saved_at"]), one["path"],
-            )
-            for one in found["items"]
-        ),
-    )  # fmt: skip
+        ("ITERATION", "ATTEMPT", "SIZE", "VALIDATION LOSS", "SAVED", "PATH"),
+        (_row(saved) for saved in found["items"]),
+    )
+
+
+def _row(saved: Document) -> tuple[object, ...]:
+    figures = (show.size(saved["bytes"]), show.figure(saved["validation_loss"]))
+    return (saved["iteration"], saved["attempt"], *figures, show.moment(saved["saved_at"]), saved["path"])
 
 
 @commands.command("get")

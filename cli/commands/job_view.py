@@ -54,10 +54,8 @@ def job(found: Document) -> None:
             ("state", state(found)),
             ("why", _why(found)),
             ("attempt", found["attempt"]),
-            (
-                "cluster",
-                " ".join(filter(None, (found["backend"]["cluster"], found["backend"]["external_id"]))),
-            ),
+            ("cluster", found["backend"]["cluster"]),
+            ("external id", found["backend"]["external_id"]),
             ("resources", resources(found["resources"])),
             ("step", steps(found)),
             ("loss", show.figure(now["loss"])),
@@ -87,11 +85,8 @@ def _checkpoint(saved: Document | None) -> str:
 
 def _failure(found: Document) -> list[tuple[str, object]]:
     failure = found["failure"] or {}
-    return [
-        ("failure", failure.get("class")),
-        ("cause", failure.get("cause")),
-        ("do", failure.get("recovery")),
-    ]
+    names = {"failure": "class", "cause": "cause", "what to do": "recovery"}
+    return [(name, failure.get(key)) for name, key in names.items()]
 
 
 def end(found: Document) -> None:

@@ -49,6 +49,9 @@ class Commands(TyperGroup):
         except ClientError as error:
             _explain(error)
             raise typer.Exit(error.exit_code) from None
+        except KeyError as error:
+            show.say(f"The answer lacks {error}: this client and the service differ.", style="red")
+            raise typer.Exit(ExitCode.ERROR) from None
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 raise

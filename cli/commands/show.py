@@ -21,6 +21,7 @@ STYLES = {
 
 # Control characters but tab and newline, and those that turn the direction of writing.
 _HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_UNBOUND = 1 << 20
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -79,7 +80,8 @@ def _unfolded(grid: Table) -> dict[str, Any]:
     """Not folded to the width of a terminal that is not there."""
     if out.is_terminal:
         return {}
-    return {"width": max(1, out.measure(grid).maximum), "crop": False}
+    unbound = out.options.update(width=_UNBOUND)
+    return {"width": max(1, out.measure(grid, options=unbound).maximum), "crop": False}
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
