@@ -1,18 +1,29 @@
 """The HTTP API as one small class: who calls, how long to wait, what to send again, and what errors mean."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import httpx2
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-from cli.client.errors import UNAVAILABLE, ApiError, ClientError, NotTheService, Unreachable
+from cli.client.errors import UNAVAILABLE, ApiError, ClientError, ExitCode, NotTheService, Unreachable
 from cli.client.where import Where
 
-Document = dict[str, Any]
+
+class Document(dict[str, Any]):
+    """A JSON object of the service. Raises NotTheService for a key that it does not have."""
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise NotTheService(f"The answer lacks {key!r}.", "Is --url right, and the service of this version?")
+
+
+def parse(text: str | bytes) -> Any:
+    """JSON whose objects are Documents. Raises ValueError."""
+    return json.loads(text, object_hook=Document)
 
 
 def job_path(job_id: str, *parts: str | int) -> str:
@@ -95,7 +106,7 @@ class Api:
         if response.is_success or response.status_code == httpx2.codes.NOT_MODIFIED:
             return response
         refused = refusal(response)
-        if repeatable and response.status_code in UNAVAILABLE:
+        if repeatable and refused.exit_code is ExitCode.UNAVAILABLE:
             raise _TryAgain(refused, _retry_after(response))
         raise refused
 
@@ -145,12 +156,12 @@ def _retry_after(response: httpx2.Response) -> float:
 def document(response: httpx2.Response) -> Document:
     """The JSON object of an answer. Raises NotTheService where there is none."""
     try:
-        document = response.json()
+        parsed = parse(response.content)
     except ValueError:
         raise _foreign(response) from None
-    if not isinstance(document, dict):
+    if not isinstance(parsed, Document):
         raise _foreign(response)
-    return document
+    return parsed
 
 
 def refusal(response: httpx2.Response) -> ClientError:
@@ -164,6 +175,7 @@ def refusal(response: httpx2.Response) -> ClientError:
 def _foreign(response: httpx2.Response) -> ClientError:
     """Something that is not this service: a proxy before it, or another server."""
     what = f"{response.request.url} answered {response.status_code} {response.reason_phrase}"
-    if response.status_code in UNAVAILABLE:
+    # A server that is being ended answers 500 in plain text to those who still wait.
+    if response.is_server_error or response.status_code in UNAVAILABLE:
         return Unreachable(f"{what}.")
     return NotTheService(f"{what}, and not as this service does.", "Is --url right?")

@@ -135,7 +135,7 @@ def _pages(api: Api, params: dict[str, Any], limit: int) -> Document:
     while page["next_cursor"] and (missing := limit - len(page["items"])) > 0:
         more = {"limit": min(missing, MAX_PAGE), "cursor": page["next_cursor"]}
         following = api.get("/v1/jobs", params={**params, **more})
-        page = {**following, "items": page["items"] + following["items"]}
+        page = Document({**following, "items": page["items"] + following["items"]})
     return page
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.client.api import Api, Document, job_path
+from cli.client.api import Api, Document, job_path, parse
 from cli.client.errors import ApiError
 from cli.client.follow import events as stream
 from cli.client.patience import Patience
@@ -71,7 +71,7 @@ def _followed(api: Api, job_id: str, params: dict[str, Any], tail: int | None) -
     place = (params.get("attempt", 0), offset)
     path = job_path(job_id, "logs", "stream")
     for event in stream(api, path, {**params, "offset": offset}, Patience(trouble)):
-        data = json.loads(event.data)
+        data = parse(event.data)
         if event.event == "end":
             _refuse_early_end(data)
         elif event.event == "log" and (data["attempt"], data["next_offset"]) > place:
@@ -109,13 +109,13 @@ def _all_events(api: Api, job_id: str) -> Document:
         items += page["items"]
         after = page["next_after"]
         if len(page["items"]) < PAGE_EVENTS:
-            return {**page, "items": items}
+            return Document({**page, "items": items})
 
 
 def _stream_of_events(api: Api, job_id: str) -> Iterator[Document]:
     last = 0
     for event in stream(api, job_path(job_id, "events", "stream"), {}, Patience(trouble)):
-        data = json.loads(event.data)
+        data = parse(event.data)
         if event.event == "end":
             _refuse_early_end(data)
         elif event.event == "event" and data["id"] > last:

@@ -44,20 +44,17 @@ class Commands(TyperGroup):
         # What cannot be written in the terminal's encoding is no reason to stop.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()  # here a closed pipe is noticed quietly, at the interpreter's end it is not
+            return super().invoke(ctx)
         except ClientError as error:
             _explain(error)
             raise typer.Exit(error.exit_code) from None
-        except KeyError as error:
-            show.say(f"The answer lacks {error}: this client and the service differ.", style="red")
-            raise typer.Exit(ExitCode.ERROR) from None
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 raise
             show.say(f"{error.filename or 'I/O'}: {error.strerror or error}")
             raise typer.Exit(ExitCode.ERROR) from None
-        return result
+        finally:
+            sys.stdout.flush()  # here a closed pipe is noticed quietly, at the interpreter's end it is not
 
 
 def _explain(error: ClientError) -> None:
