@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.client.errors import ExitCode
 from tests.cli.loopback import Loopback, Request
 from tests.cli.sft import COMMAND, PROJECT, Sft
 
@@ -25,9 +26,7 @@ def answer(request: Request) -> None:
     if request.path.startswith("/v1/jobs/code-"):
         return request.problem(int(request.path[-3:]), "some_code")
     if (request.method, request.path) == ("POST", "/v1/keys"):
-        return request.json(
-            {**KEY, **json.loads(request.body), "project": "default", "key": "sft_secret"}, 201
-        )
+        return request.json({**KEY, **json.loads(request.body), "key": "sft_secret"}, 201)
     if request.method == "DELETE":
         return request.json({**KEY, "revoked_at": "2026-01-02T00:00:00Z"})
     if request.path == "/v1/presets":
@@ -69,9 +68,7 @@ def test_a_service_that_is_away(sft: Sft) -> None:
     assert away("wait", "job-1", "--timeout", "0.5").returncode == 8
 
 
-@pytest.mark.parametrize(
-    "url", ["nonsense", "ftp://host", "http://", "http://[", "http://a:b@127.0.0.1", "http://x\x1b"]
-)
+@pytest.mark.parametrize("url", ["nonsense", "ftp://host", "http://", "http://a:b@127.0.0.1", "http://x\x1b"])
 def test_a_wrong_url_is_wrong_usage(sft: Sft, url: str) -> None:
     done = sft("--url", url, "list")
     assert (done.returncode, done.stdout) == (2, "")
@@ -89,8 +86,10 @@ def test_what_is_no_service_of_ours_is_said(sft: Sft) -> None:
     ("content", "says"),
     [
         (b"a: [1, 2", "expected"), (b'{"a": 1,}x', "expected"), (b"[1, 2]", "no object"), (b"", "no object"),
-        (b"\xff\xfe\x00", "UTF-8"), (b"when: 2026-01-01", "JSON"), (b"lr: .nan", "JSON"), (b"a: &a [*a]", "JSON"),
-        (b"a: !!python/object/apply:os.system [id]", "JSON"), (b"[" * 100_000, "JSON"), (None, "cannot be read"),
+        (b"\xff\xfe\x00", "UTF-8"), (b"when: 2026-01-01", "JSON"), (b"lr: .nan", "JSON"),
+        (b"a: &a [*a]", "JSON"),
+        (b"a: !!python/object/apply:os.system [id]", "JSON"), (b"[" * 100_000, "JSON"),
+        (None, "cannot be read"),
     ],
 )  # fmt: skip
 def test_a_bad_body_file_is_wrong_usage(sft: Sft, tmp_path: Path, content: bytes | None, says: str) -> None:
@@ -132,9 +131,7 @@ def test_a_directory_that_cannot_be_written(sft: Sft, tmp_path: Path) -> None:
     detail = {"iteration": 4, "attempt": 1, "saved_at": "2026-01-01T00:00:00Z", "files": []}
     with Loopback(lambda request: request.json(detail)) as saved:
         done = Sft(saved.url, cwd=tmp_path)("checkpoints", "get", "job-1", "4", "-o", "file/out")
-    assert (done.returncode, done.stderr) == (1, f"{tmp_path / 'file/out'}: Not a directory\n") or (
-        done.returncode == 1 and "Not a directory" in done.stderr
-    )
+    assert (done.returncode, done.stderr) == (1, "file/out: Not a directory\n")
 
 
 # -- keys ------------------------------------------------------------------------------------------
@@ -221,10 +218,8 @@ def test_using_a_service_imports_nothing_that_runs_one() -> None:
 
 
 def test_the_readme_has_every_exit_code(sft: Sft) -> None:
-    from cli.client.errors import ExitCode
-
     readme = (PROJECT / "README.md").read_text()
-    assert "`sft --help`" in readme or "sft --help" in readme
+
     text = " ".join(sft("--help").stdout.split())
     for code in ExitCode:
         assert f"| {code.value} |" in readme
