@@ -1,6 +1,7 @@
 """Following: server-sent events over any number of connections, and long polls until jobs have ended."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import httpx2
@@ -75,7 +76,7 @@ def _look(api: Api, job_id: str, tag: str, seconds: float, patience: Patience) -
     """The job and its tag once that is another; None after so many seconds, or while the service is away."""
     try:
         response = api.send(
-            "GET", job_path(job_id), patience=0, params={"wait": f"{int(seconds)}s"},
+            "GET", job_path(job_id), patience=0, params={"wait": f"{ceil(seconds)}s"},
             headers={"If-None-Match": tag} if tag else {},
             timeout=httpx2.Timeout(seconds + ANSWER_SECONDS, connect=CONNECT_SECONDS),
         )  # fmt: skip
