@@ -35,6 +35,7 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 PATIENCE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 5.0
+MAX_PAGE = 200
 
 
 class _TryAgain(Exception):
@@ -71,8 +72,17 @@ class Api:
     def post(self, path: str, *, repeatable: bool, **request: Any) -> Document:
         return document(self.send("POST", path, repeatable=repeatable, **request))
 
-    def delete(self, path: str) -> Document:
-        return document(self.send("DELETE", path))
+    def pages(self, path: str, limit: int, params: Mapping[str, Any]) -> Document:
+        """As many pages of a list as `limit` items take, as if they were one."""
+        items: list[Document] = []
+        cursor: dict[str, str] = {}
+        while True:
+            wanted = {**params, **cursor, "limit": min(limit - len(items), MAX_PAGE)}
+            page = self.get(path, params=wanted)
+            items += page["items"]
+            if page["next_cursor"] is None or len(items) >= limit:
+                return Document({**page, "items": items})
+            cursor = {"cursor": page["next_cursor"]}
 
     def send(
         self,

@@ -1,11 +1,11 @@
 """Jobs: plan, submit, list, show, wait, cancel, retry."""
 
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import uuid4
 
 import typer
 
-from cli.client.api import Api, Document, job_path
+from cli.client.api import Api, job_path
 from cli.client.errors import ExitCode
 from cli.client.follow import until_ended
 from cli.client.patience import Patience
@@ -13,8 +13,6 @@ from cli.commands import job_view, show
 from cli.commands.body import Asked, pairs
 from cli.commands.progress import Bars
 from cli.commands.session import AsJson, JobId, Timeout, service, trouble
-
-MAX_PAGE = 200
 
 Arguments = Annotated[
     list[str] | None,
@@ -125,18 +123,8 @@ def list_jobs(
     params = {key: value for key, value in wanted.items() if value is not None}
     states = {"state": [one.upper() for one in state]} if state else {}
     with service(context) as api:
-        page = _pages(api, {**params, **labels, **states}, limit)
+        page = api.pages("/v1/jobs", limit, {**params, **labels, **states})
     show.document(page) if as_json else job_view.jobs(page)
-
-
-def _pages(api: Api, params: dict[str, Any], limit: int) -> Document:
-    """As many pages as it takes, as if they were one."""
-    page = api.get("/v1/jobs", params={**params, "limit": min(limit, MAX_PAGE)})
-    while page["next_cursor"] and (missing := limit - len(page["items"])) > 0:
-        more = {"limit": min(missing, MAX_PAGE), "cursor": page["next_cursor"]}
-        following = api.get("/v1/jobs", params={**params, **more})
-        page = Document({**following, "items": page["items"] + following["items"]})
-    return page
 
 
 def show_job(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:

@@ -38,10 +38,14 @@ def create_key(
 
 
 @commands.command("list")
-def list_keys(context: typer.Context, as_json: AsJson = False) -> None:
-    """List all keys, without their secrets."""
+def list_keys(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="Most keys to list.")] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """List all keys, newest first, without their secrets."""
     with service(context) as api:
-        found = api.get("/v1/keys")
+        found = api.pages("/v1/keys", limit, {})
     if as_json:
         show.document(found)
         return
@@ -62,7 +66,7 @@ def revoke_key(
 ) -> None:
     """Revoke a key; doing so again changes nothing."""
     with service(context) as api:
-        revoked = api.delete(f"/v1/keys/{quote(key_id, safe='')}")
+        revoked = api.post(f"/v1/keys/{quote(key_id, safe='')}/revoke", repeatable=True)
     if as_json:
         show.document(revoked)
     else:

@@ -5,7 +5,6 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -64,7 +63,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         column.overflow = "fold"
     for row in rows:
         grid.add_row(*(cell(value) for value in row))
-    out.print(grid, **_unfolded(grid))
+    _print(grid)
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> None:
@@ -73,15 +72,13 @@ def pairs(rows: Iterable[tuple[str, object]]) -> None:
     for name, value in rows:
         if value not in (None, "", [], {}):
             grid.add_row(Text(name, style="bold"), cell(value))
-    out.print(grid, **_unfolded(grid))
+    _print(grid)
 
 
-def _unfolded(grid: Table) -> dict[str, Any]:
-    """Not folded to the width of a terminal that is not there."""
-    if out.is_terminal:
-        return {}
-    unbound = out.options.update(width=_UNBOUND)
-    return {"width": max(1, out.measure(grid, options=unbound).maximum), "crop": False}
+def _print(grid: Table) -> None:
+    """In the width of the terminal; where there is none nothing is folded."""
+    target = out if out.is_terminal else Console(width=_UNBOUND, highlight=False)
+    target.print(grid)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

@@ -227,6 +227,48 @@ def test_an_interrupt_is_quiet(sft: Sft, service: Service, body: dict[str, Any])
         service.wait_for(one)
 
 
+# -- following -------------------------------------------------------------------------------------
+
+
+def test_a_log_is_followed_to_the_end_of_its_run(sft: Sft, service: Service, body: dict[str, Any]) -> None:
+    job = holding(service, body)["id"]
+    following = sft.start("logs", "-f", job)
+    assert following.stdout is not None
+    assert following.stdout.readline() == "größe: ééé\n"
+    service.client.post(f"/v1/jobs/{job}/cancel")
+    rest = following.stdout.read()
+    assert (following.communicate(timeout=60), following.returncode) == (("", ""), 0)
+    assert "größe: ééé\n" + rest == service.client.get(f"/v1/jobs/{job}/logs").json()["text"]
+    tail = sft("logs", job, "-f", "--tail", "2").stdout
+    assert tail.splitlines() == rest.splitlines()[-2:]
+    service.wait_for(job)
+
+
+def test_events_are_followed_to_the_end(sft: Sft, service: Service, job: dict[str, Any]) -> None:
+    followed = [json.loads(line) for line in sft("events", "-f", job["id"], "--json").stdout.splitlines()]
+    assert followed == service.client.get(f"/v1/jobs/{job['id']}/events").json()["items"]
+
+
+# -- keys ------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_made_used_and_revoked(sft: Sft, file: str, tmp_path: Path) -> None:
+    made = sft("keys", "create", "anna", "--role", "viewer", "--project", "support")
+    anna = Sft(sft.url, made.stdout.strip(), cwd=tmp_path)
+    assert anna("whoami").stdout.startswith("anna (viewer) in support at ")
+    assert anna("submit", file).returncode == 6
+    assert anna("keys", "list").returncode == 6
+    [key] = [key for key in sft.json("keys", "list")["items"] if key["name"] == "anna"]
+    assert (key["role"], key["revoked_at"]) == ("viewer", None)
+    assert key["id"] in sft("keys", "list").stdout
+    assert sft.json("keys", "revoke", key["id"])["revoked_at"]
+    assert sft("keys", "revoke", key["id"]).returncode == 0
+    assert anna("whoami").returncode == 6
+    assert sft("keys", "revoke", "none").returncode == 5
+    assert sft("keys", "create", "bert", "--expires-at", "soon").returncode == 1
+    assert len(sft.json("keys", "list", "--limit", "1")["items"]) == 1
+
+
 # -- checkpoints -----------------------------------------------------------------------------------
 
 

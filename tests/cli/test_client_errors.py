@@ -27,7 +27,7 @@ def answer(request: Request) -> None:
         return request.problem(int(request.path[-3:]), "some_code")
     if (request.method, request.path) == ("POST", "/v1/keys"):
         return request.json({**KEY, **json.loads(request.body), "key": "sft_secret"}, 201)
-    if request.method == "DELETE":
+    if request.path.endswith("/revoke"):
         return request.json({**KEY, "revoked_at": "2026-01-02T00:00:00Z"})
     if request.path == "/v1/presets":
         return request.json({"items": [{"name": EVIL, "description": EVIL}]})
@@ -35,7 +35,9 @@ def answer(request: Request) -> None:
         at = int(request.query.get("offset", 0))
         return request.json({"attempt": 1, "rank": None, "offset": at, "next_offset": at + 100_000,
                              "size": 1 << 40, "end": False, "text": f"{EVIL}\n" * 5000})  # fmt: skip
-    return request.json({"items": [KEY]} if request.path == "/v1/keys" else {"what": "ever"})
+    return request.json(
+        {"items": [KEY], "next_cursor": None} if request.path == "/v1/keys" else {"what": "ever"}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +150,10 @@ def test_a_key_is_printed_once_and_alone(sft: Sft, loopback: Loopback) -> None:
 
 
 def test_keys_are_listed_and_revoked(sft: Sft, loopback: Loopback) -> None:
-    assert sft.json("keys", "list") == {"items": [KEY]}
+    assert sft.json("keys", "list")["items"] == [KEY]
     assert "anna" in sft("keys", "list").stdout
     assert sft("keys", "revoke", "../jobs").stdout.startswith("key-1 revoked")
-    assert loopback.requests[-1].path == "/v1/keys/..%2Fjobs"
+    assert loopback.requests[-1].path == "/v1/keys/..%2Fjobs/revoke"
     assert sft.json("keys", "revoke", "key-1")["revoked_at"]
 
 
