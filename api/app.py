@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from api import problems
-from api.middleware import RequestContext
-from api.routes import checkpoints, clusters, health, jobs, keys, logs, presets
+from api.middleware import RequestContext, RequestLimits, RequestLog
+from api.routes import checkpoints, clusters, health, jobs, keys, logs, metrics, presets
 from api.waiting import Watch
 from worker import log
 from worker.settings import get_settings
@@ -35,11 +35,15 @@ def create_app() -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
-    app.add_middleware(RequestContext, max_body_bytes=get_settings().max_body_bytes)
+    # The last one added is the first to see a request.
+    app.add_middleware(RequestLimits, max_body_bytes=get_settings().max_body_bytes)
+    app.add_middleware(RequestLog)
+    app.add_middleware(RequestContext)
     app.state.watch = Watch()
     problems.install(app)
     for module in (jobs, logs, checkpoints, presets, clusters, keys):
         app.include_router(module.router, prefix="/v1")
-    app.include_router(health.router)
+    for module in (health, metrics):
+        app.include_router(module.router)
     problems.describe(app)
     return app

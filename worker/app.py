@@ -9,9 +9,10 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_init
 
-from worker import log
+from worker import log, metrics
+from worker.errors import Misconfigured
 from worker.settings import get_settings
 
 BROKER_TIMEOUT_SECONDS = 3.0
@@ -53,6 +54,15 @@ def _every(seconds: float, task: str) -> dict[str, Any]:
 @setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     log.configure()
+
+
+@worker_init.connect
+def _serve_metrics(**_: Any) -> None:
+    try:
+        if port := get_settings().worker_metrics_port:
+            metrics.listen(port)
+    except Misconfigured as error:
+        raise SystemExit(f"{error.message} {error.hint}") from None  # Celery goes on after any other error
 
 
 # Celery warns about root because of pickled tasks; ours are JSON, and a container's user is root.
