@@ -11,6 +11,7 @@ from celery import Celery
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_init
 
+from worker import context as context  # what it connects to Celery's signals
 from worker import log, metrics
 from worker.errors import Misconfigured
 from worker.settings import get_settings
