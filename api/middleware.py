@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import problem
-from worker import metrics
+from worker import metrics, tracing
 from worker.log import logger
 
 HEADER = "X-Request-ID"
@@ -41,6 +41,8 @@ class RequestContext:
         request = Request(scope)
         request_id = _request_id(request)
         request.state.request_id = request_id
+        # A query may hold what was not meant for it, e.g. a key: no trace has it.
+        tracing.annotate({"sft.request_id": request_id, "url.query": ""})
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -9,10 +9,10 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
-from celery.signals import setup_logging, worker_init
+from celery.signals import setup_logging, worker_init, worker_shutdown
 
 from worker import context as context  # what it connects to Celery's signals
-from worker import log, metrics
+from worker import log, metrics, tracing
 from worker.errors import Misconfigured
 from worker.settings import get_settings
 
@@ -58,12 +58,18 @@ def _configure_logging(**_: Any) -> None:
 
 
 @worker_init.connect
-def _serve_metrics(**_: Any) -> None:
+def _start_observing(**_: Any) -> None:
     try:
+        tracing.start("sft-worker")
         if port := get_settings().worker_metrics_port:
             metrics.listen(port)
     except Misconfigured as error:
         raise SystemExit(f"{error.message} {error.hint}") from None  # Celery goes on after any other error
+
+
+@worker_shutdown.connect
+def _stop_observing(**_: Any) -> None:
+    tracing.stop()
 
 
 # Celery warns about root because of pickled tasks; ours are JSON, and a container's user is root.

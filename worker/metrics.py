@@ -13,6 +13,7 @@ from time import perf_counter
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from worker import tracing
 from worker.errors import Misconfigured, SftError
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -52,10 +53,11 @@ INGEST_SECONDS = Histogram(
 
 @contextmanager
 def observed(cluster: str, operation: str) -> Iterator[None]:
-    """Time a call of a backend, and note how it ended."""
+    """Time a call of a backend, and note how it ended; in a trace it is a span."""
     started, outcome = perf_counter(), "ok"
     try:
-        yield
+        with tracing.span(f"backend.{operation}", cluster=cluster):
+            yield
     except Exception as error:
         outcome = error.code if isinstance(error, SftError) else "error"
         raise
