@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import Depends, Path
+from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from worker import jobs, keys
@@ -14,11 +14,15 @@ from worker.models import Job
 _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer sft_...`")
 
 
-def get_caller(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
+def get_caller(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
     """Who calls. Raises Unauthenticated."""
     if credentials is None:
         raise Unauthenticated("An API key is needed.", hint="Send Authorization: Bearer <key>.")
-    return keys.authenticate(credentials.credentials)
+    caller = keys.authenticate(credentials.credentials)
+    request.state.caller = caller.name  # for the line in the log
+    return caller
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]

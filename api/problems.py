@@ -196,7 +196,7 @@ def _methods_of(request: Request) -> list[str]:
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    log.error("request.bug", path=request.url.path, exc_info=error)
+    log.error("request.bug", request_id=request.state.request_id, path=request.url.path, exc_info=error)
     return problem(
         request,
         500,

@@ -22,7 +22,7 @@ class Service:
     def __init__(self, data_dir: Path, port: int = 0, **environment: str) -> None:
         self.data_dir = data_dir
         # The service must not take over what the test process was told of databases and the like.
-        own = ("SFT_", "DATABASE_URL", "REDIS_URL")
+        own = ("SFT_", "DATABASE_URL", "REDIS_URL", "OTEL_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
         quick = {"SFT_STUCK_AFTER_SECONDS": "2", "SFT_SWEEP_INTERVAL_SECONDS": "1"}
         with (data_dir.parent / "serve.err").open("ab") as errors:

@@ -9,9 +9,11 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_init, worker_shutdown
 
-from worker import log
+from worker import context as context  # what it connects to Celery's signals
+from worker import log, metrics, tracing
+from worker.errors import Misconfigured
 from worker.settings import get_settings
 
 BROKER_TIMEOUT_SECONDS = 3.0
@@ -53,6 +55,21 @@ def _every(seconds: float, task: str) -> dict[str, Any]:
 @setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     log.configure()
+
+
+@worker_init.connect
+def _start_observing(**_: Any) -> None:
+    try:
+        tracing.start("sft-worker")
+        if port := get_settings().worker_metrics_port:
+            metrics.listen(port)
+    except Misconfigured as error:
+        raise SystemExit(f"{error.message} {error.hint}") from None  # Celery goes on after any other error
+
+
+@worker_shutdown.connect
+def _stop_observing(**_: Any) -> None:
+    tracing.stop()
 
 
 # Celery warns about root because of pickled tasks; ours are JSON, and a container's user is root.

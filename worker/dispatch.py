@@ -5,7 +5,7 @@ from sqlmodel import Session, col
 
 from trainer.failures import explain
 from trainer.preflight import Finding, check
-from worker import jobs
+from worker import jobs, metrics
 from worker.backends.base import Backend, Submission
 from worker.clusters import cluster, connect
 from worker.db import affected, writing
@@ -48,7 +48,8 @@ def _hand_over(job: Job) -> None:
     backend = connect(cluster(job.cluster))
     submission = backend.render(jobs.run_of(job))
     try:
-        external_id = backend.submit(submission)
+        with metrics.observed(job.cluster, "submit"):
+            external_id = backend.submit(submission)
     except SubmissionRejected as error:
         failure = explain("scheduler_rejected", cause=error.message, recovery=error.hint)
         evidence = {"evidence": {"attempt": job.attempt}}
@@ -66,11 +67,16 @@ def _accepted(job: Job, backend: Backend, submission: Submission, external_id: s
     with writing() as session:
         # Its events are numbered in the order in which they can be seen: all writers hold the job.
         jobs.find(session, job.id, lock=True)
-        if _store_external_id(session, job, external_id, submission.directory):
+        is_new = _store_external_id(session, job, external_id, submission.directory)
+        if is_new:
             jobs.record(session, job, "submitted", data={"external_id": external_id})
         moved = jobs.move(session, job, JobState.QUEUED)
+    if is_new:
+        delay = utcnow() - jobs.attempt_of(job).created_at
+        metrics.SUBMISSION_SECONDS.labels(job.cluster).observe(delay.total_seconds())
     if not moved and _is_unwanted(job):
-        backend.cancel(external_id)  # the wish came while the submission was on its way
+        with metrics.observed(job.cluster, "cancel"):
+            backend.cancel(external_id)  # the wish came while the submission was on its way
     log.info("submit.done", job_id=job.id, external_id=external_id)
 
 
@@ -104,15 +110,21 @@ def cancel(job_id: str) -> None:
         return
     backend = connect(cluster(job.cluster))
     submission = backend.render(jobs.run_of(job))
-    external_id = jobs.attempt_of(job).external_id or backend.find(submission.name)
+    external_id = jobs.attempt_of(job).external_id or _find(backend, job, submission.name)
     if external_id is None:
         with writing() as session:
             jobs.move(session, job, JobState.CANCELLED, reason=Reason("cancelled", "Never submitted."))
         return
     try:
-        backend.cancel(external_id)
+        with metrics.observed(job.cluster, "cancel"):
+            backend.cancel(external_id)
     except BackendUnavailable as error:
         log.warning("cancel.unavailable", job_id=job_id, error=error.message)  # the sweep tries again
         return
     with writing() as session:
         _store_external_id(session, job, external_id, submission.directory)
+
+
+def _find(backend: Backend, job: Job, name: str) -> str | None:
+    with metrics.observed(job.cluster, "find"):
+        return backend.find(name)

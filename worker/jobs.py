@@ -19,12 +19,15 @@ from worker.backends.base import Resources, Run
 from worker.clusters import cluster, connect
 from worker.db import affected, reading, writing
 from worker.errors import IdempotencyMismatch, IllegalAction, NotFound
+from worker.log import logger
 from worker.models import Attempt, Event, IdempotencyKey, Job, Json, new_id, utcnow
 from worker.plan import checked_plan
 from worker.spec import JobSpec
 from worker.states import LIVE, TERMINAL, TRANSITIONS, Action, DesiredState, JobState, allowed_actions
 
 SYSTEM = "system"
+
+log = logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def create(
         if replay := used.replay():
             return replay
         raise
+    log.info("job.created", job_id=job.id, owner=caller.name)
     return Created(job.id, response, is_new=True)
 
 

@@ -52,6 +52,19 @@ class Settings(BaseSettings):
         default=30.0, description="A live job not observed for longer than this is reported as stale."
     )
     worker_threads: int = Field(default=4, description="Tasks that one worker process runs at a time.")
+    worker_metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port on which a worker serves its own metrics to the network, for workers in containers "
+        "of their own. Unset: none; under `sft serve` the API's /metrics has them.",
+    )
+    otlp_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("SFT_OTLP_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="OpenTelemetry collector that traces are sent to over HTTP, e.g. http://collector:4318; "
+        "needs the extra `otel`. Unset: no traces.",
+    )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
     @field_validator("data_dir", "trainer_python", "clusters_file")
