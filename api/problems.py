@@ -23,6 +23,7 @@ RETRY_AFTER_SECONDS = 2
 STATUS: dict[type[SftError], HTTPStatus] = {
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Gone: HTTPStatus.GONE,
     errors.IllegalAction: HTTPStatus.CONFLICT,
     errors.PlanDrift: HTTPStatus.CONFLICT,
     errors.RangeInvalid: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from cli import gc as collector
 from cli import serve as supervisor
-from cli.prepare import initialize, shown_url
+from cli.prepare import initialize, shown_url, use
 from worker.errors import SftError
 from worker.settings import Settings, get_settings
 
@@ -44,6 +45,17 @@ def init(data_dir: DataDir = None) -> None:
         Console(soft_wrap=True).print(
             f"Ready in {get_settings().data_dir}; the key: {get_settings().admin_key_path}"
         )
+
+
+@app.command()
+def gc(
+    data_dir: DataDir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+) -> None:
+    """Remove finished jobs, logs and idempotency keys that are past their time (SFT_KEEP_...)."""
+    with _explained():
+        use(data_dir or get_settings().data_dir)
+        collector.remove(dry_run=dry_run)
 
 
 @app.command()

@@ -40,6 +40,7 @@ def build() -> Celery:
         beat_schedule={
             "tick": _every(settings.poll_interval_seconds, "worker.tasks.tick"),
             "sweep": _every(settings.sweep_interval_seconds, "worker.tasks.sweep"),
+            "retain": _every(settings.retention_interval_seconds, "worker.tasks.retain"),
         },
     )
     return app

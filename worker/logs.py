@@ -1,13 +1,14 @@
 """Logs by byte offset, for any attempt and rank, while they grow."""
 
 import codecs
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker import jobs
+from worker import jobs, retention
 from worker.backends.base import Files
 from worker.clusters import cluster, connect
-from worker.errors import NotFound, RangeInvalid
+from worker.errors import Gone, NotFound, RangeInvalid
 from worker.models import Attempt, Job
 
 MAX_BYTES = 1 << 20
@@ -34,11 +35,21 @@ def read(
     """A piece of a job's log: from an offset, or its last `tail` lines.
 
     rank: the output of one rank; None is the whole attempt's, launcher included.
-    Raises NotFound, RangeInvalid.
+    Raises NotFound, Gone, RangeInvalid.
     """
     job = jobs.get(job_id)
     # Read before the file's size: a log that was complete then is complete now.
     chosen = jobs.attempt_of(job, attempt)
+    with suppress(FileNotFoundError):  # removed between two looks at it
+        if not retention.logs_are_removed(chosen):
+            return _page(job, chosen, rank, offset, limit, tail)
+    raise Gone(
+        f"The logs of attempt {chosen.number} were removed: their time was over.",
+        hint="SFT_KEEP_LOGS_DAYS says how long logs of finished jobs are kept.",
+    )
+
+
+def _page(job: Job, chosen: Attempt, rank: int | None, offset: int, limit: int, tail: int | None) -> LogPage:
     files = connect(cluster(job.cluster)).files()
     path = _path(job, chosen, rank)
     size = _size(files, path, rank)

@@ -51,6 +51,29 @@ class Settings(BaseSettings):
     stale_after_seconds: float = Field(
         default=30.0, description="A live job not observed for longer than this is reported as stale."
     )
+    keep_jobs_days: float | None = Field(
+        default=None,
+        gt=0,
+        le=36500,
+        description="Finished jobs are removed after so many days, with everything in their directory; "
+        "checkpoints that were saved elsewhere stay. Unset: kept for ever.",
+    )
+    keep_logs_days: float | None = Field(
+        default=None,
+        gt=0,
+        le=36500,
+        description="Logs of finished jobs are removed after so many days. Unset: kept as long as the job.",
+    )
+    keep_idempotency_keys_days: float = Field(
+        default=7,
+        gt=0,
+        le=36500,
+        description="After so many days, or with its job, an Idempotency-Key is forgotten: "
+        "the same request then makes a new job.",
+    )
+    retention_interval_seconds: float = Field(
+        default=3600, gt=0, description="How often what is past its time is removed."
+    )
     worker_threads: int = Field(default=4, description="Tasks that one worker process runs at a time.")
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 

@@ -12,7 +12,7 @@ from worker import logs
 router = APIRouter(tags=["logs"], dependencies=[Depends(get_caller)])
 
 
-@router.get("/jobs/{job_id}/logs", responses=declared(404, 416, 422))
+@router.get("/jobs/{job_id}/logs", responses=declared(404, 410, 416, 422))
 def get_logs(
     job_id: JobId,
     offset: Annotated[int, Query(ge=0, le=2**63 - 1, description="First byte to read.")] = 0,
