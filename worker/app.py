@@ -9,7 +9,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
-from celery.signals import setup_logging
+from celery.signals import heartbeat_sent, setup_logging
 
 from worker import log
 from worker.settings import get_settings
@@ -54,6 +54,12 @@ def _every(seconds: float, task: str) -> dict[str, Any]:
 @setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     log.configure()
+
+
+@heartbeat_sent.connect
+def _touch_heartbeat_file(**_: Any) -> None:
+    if path := get_settings().heartbeat_file:
+        path.touch()
 
 
 # Celery warns about root because of pickled tasks; ours are JSON, and a container's user is root.

@@ -75,9 +75,13 @@ class Settings(BaseSettings):
         default=3600, gt=0, description="How often what is past its time is removed."
     )
     worker_threads: int = Field(default=4, description="Tasks that one worker process runs at a time.")
+    heartbeat_file: Path | None = Field(
+        default=None,
+        description="Touched every two seconds by a worker that has its broker, for health checks.",
+    )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
-    @field_validator("data_dir", "trainer_python", "clusters_file")
+    @field_validator("data_dir", "trainer_python", "clusters_file", "heartbeat_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         # Not resolve(): a virtual environment's python is a symlink that must stay one.

@@ -232,6 +232,7 @@ def test_a_note_that_was_cut_off_was_no_promise(thirty_days: None, job_in: JobIn
 
 def test_a_note_cannot_name_a_path(thirty_days: None, data_dir: Path) -> None:
     (data_dir / "precious").mkdir()
+    (data_dir / "jobs").mkdir()
     note = data_dir / "removals" / "x.json"
     note.parent.mkdir()
     said = {"job_id": "../precious", "cluster": "local", "what": "job", "attempt": 1, "state": "FAILED"}
@@ -306,6 +307,13 @@ def test_logs_go_before_their_job_and_it_says_so(logs_thirty_days: None, job_in:
     assert page.size == 0
     with pytest.raises(Gone):
         logs.read(job.id, attempt=1, rank=0, offset=0, limit=100, tail=None)
+
+    with writing() as session:
+        jobs.move(session, jobs.find(session, job.id), JobState.FAILED)
+        jobs.find(session, job.id).finished_at = LONG_AGO
+    assert [one.attempt for one in retention.collect()] == [2]
+    with pytest.raises(Gone, match="attempt 2"):
+        logs.read(job.id, attempt=None, rank=None, offset=0, limit=100, tail=None)
 
 
 def test_logs_that_go_while_they_are_read_are_gone(
