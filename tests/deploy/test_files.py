@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,16 @@ def test_the_image_has_the_tested_versions_and_no_development_tools() -> None:
     tools = {re.split(r"[\[>=<]", line)[0].lower() for line in project["optional-dependencies"]["dev"]}
     assert wanted <= set(runtime)
     assert not tools & set(runtime)
+
+
+def test_the_image_has_everything_that_its_processes_import() -> None:
+    modules = "api.app, cli.main, worker.tasks, kombu.transport.redis, psycopg, celery.bin.celery"
+    program = f"import sys, {modules}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    origins = packages_distributions()
+    imported = {origins[name][0].lower().replace("_", "-") for name in done.stdout.split() if name in origins}
+    # The project itself, and what rich looks for and does without.
+    assert imported - {"sft-service", "attrs"} <= set(pins("runtime.txt"))
