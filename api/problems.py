@@ -25,6 +25,7 @@ STATUS: dict[type[SftError], HTTPStatus] = {
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Gone: HTTPStatus.GONE,
     errors.IllegalAction: HTTPStatus.CONFLICT,
     errors.PlanDrift: HTTPStatus.CONFLICT,
     errors.CheckpointChanged: HTTPStatus.CONFLICT,

@@ -89,6 +89,21 @@ def init(data_dir: DataDir = None) -> None:
 
 
 @app.command(rich_help_panel=HERE)
+def gc(
+    data_dir: DataDir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+) -> None:
+    """Remove finished jobs, logs and idempotency keys that are past their time (SFT_KEEP_...)."""
+    from cli import gc as collector
+    from cli.prepare import use
+    from worker.settings import get_settings
+
+    with _explained():
+        use(data_dir or get_settings().data_dir)
+        collector.remove(dry_run=dry_run)
+
+
+@app.command(rich_help_panel=HERE)
 def settings() -> None:
     """Print every setting with its value and what it is for. Passwords are hidden."""
     from worker.settings import Settings, get_settings

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
-from celery.signals import setup_logging, worker_init, worker_shutdown
+from celery.signals import heartbeat_sent, setup_logging, worker_init, worker_shutdown
 
 from worker import context as context  # what it connects to Celery's signals
 from worker import log, metrics, tracing
@@ -42,6 +42,7 @@ def build() -> Celery:
         beat_schedule={
             "tick": _every(settings.poll_interval_seconds, "worker.tasks.tick"),
             "sweep": _every(settings.sweep_interval_seconds, "worker.tasks.sweep"),
+            "retain": _every(settings.retention_interval_seconds, "worker.tasks.retain"),
         },
     )
     return app
@@ -70,6 +71,12 @@ def _start_observing(**_: Any) -> None:
 @worker_shutdown.connect
 def _stop_observing(**_: Any) -> None:
     tracing.stop()
+
+
+@heartbeat_sent.connect
+def _touch_heartbeat_file(**_: Any) -> None:
+    if path := get_settings().heartbeat_file:
+        path.touch()
 
 
 # Celery warns about root because of pickled tasks; ours are JSON, and a container's user is root.

@@ -3,6 +3,7 @@
 SftError
 +-- Misconfigured         the operator has to change a setting
 +-- NotFound              no such job, attempt, preset, cluster ...
++-- Gone                  it was here, and was removed when its time was over
 +-- InvalidSpec           the request's content is wrong: carries findings
 +-- IllegalAction         not in this state: carries the allowed actions
 +-- IdempotencyMismatch   the key was used with another body
@@ -50,6 +51,10 @@ class Misconfigured(SftError):
 
 class NotFound(SftError):
     code = "not_found"
+
+
+class Gone(SftError):
+    code = "gone"
 
 
 class InvalidSpec(SftError):

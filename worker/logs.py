@@ -4,10 +4,10 @@ import codecs
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker import jobs
+from worker import jobs, retention
 from worker.backends.base import Files
 from worker.clusters import cluster, connect
-from worker.errors import NotFound, RangeInvalid
+from worker.errors import Gone, NotFound, RangeInvalid
 
 MAX_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 16
@@ -42,9 +42,11 @@ class LogPage:
 
 
 def find(job_id: str, attempt: int | None = None, rank: int | None = None) -> Log:
-    """The log of an attempt (default: the current one) or of one of its ranks. Raises NotFound."""
+    """The log of an attempt (default: the current one) or of one of its ranks. Raises NotFound, Gone."""
     job = jobs.get(job_id)
     chosen = jobs.attempt_of(job, attempt)
+    if retention.logs_are_removed(chosen):
+        raise _gone(chosen.number)
     backend = connect(cluster(job.cluster))
     name = "job.log" if rank is None else f"rank-{rank}.log"
     path = backend.job_directory(job.id) / "attempts" / str(chosen.number) / "logs" / name
@@ -52,7 +54,21 @@ def find(job_id: str, attempt: int | None = None, rank: int | None = None) -> Lo
 
 
 def read(log: Log, *, offset: int = 0, limit: int = MAX_BYTES, tail: int | None = None) -> LogPage:
-    """A piece of a log: from an offset, or its last `tail` lines. Raises NotFound, RangeInvalid."""
+    """A piece of a log: from an offset, or its last `tail` lines. Raises NotFound, Gone, RangeInvalid."""
+    try:
+        return _page(log, offset, limit, tail)
+    except FileNotFoundError:
+        raise _gone(log.attempt) from None  # between two looks at it
+
+
+def _gone(attempt: int) -> Gone:
+    return Gone(
+        f"The logs of attempt {attempt} were removed: their time was over.",
+        hint="SFT_KEEP_LOGS_DAYS says how long logs of finished jobs are kept.",
+    )
+
+
+def _page(log: Log, offset: int, limit: int, tail: int | None) -> LogPage:
     size = _size(log)
     if tail is not None:
         offset = _tail_offset(log.files, log.path, size, tail)

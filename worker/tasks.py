@@ -5,7 +5,7 @@ from typing import Any
 from celery import Task
 from kombu.exceptions import OperationalError
 
-from worker import dispatch, ingest, jobs, watch
+from worker import dispatch, ingest, jobs, retention, watch
 from worker.app import app
 from worker.errors import ServiceUnavailable
 from worker.log import logger
@@ -53,6 +53,19 @@ def sweep() -> None:
         nudge(OWED[state], job_id)
 
 
+@app.task
+def retain() -> None:
+    """Remove what is past its time, a batch of jobs; where there may be more, ask for the next one."""
+    try:
+        retention.forget_keys()
+        removed = retention.collect()
+    except ServiceUnavailable as error:
+        log.warning("retention.unavailable", error=error.message)  # the beat asks again
+        return
+    if removed:
+        nudge(retain)
+
+
 OWED: dict[JobState, Task[Any, Any]] = {
     JobState.VALIDATING: submit,
     JobState.SUBMITTING: submit,
@@ -61,12 +74,12 @@ OWED: dict[JobState, Task[Any, Any]] = {
 }
 
 
-def nudge(task: Any, argument: str) -> None:
+def nudge(task: Any, *arguments: str) -> None:
     """Queue a task. A broker that is down costs time, not the job: the sweep asks again."""
     try:
-        task.apply_async((argument,), expires=300)
+        task.apply_async(arguments, expires=300)
     except OperationalError as error:
-        log.warning("broker.unavailable", task=task.name, argument=argument, error=str(error))
+        log.warning("broker.unavailable", task=task.name, arguments=arguments, error=str(error))
 
 
 def ping_broker() -> None:

@@ -108,8 +108,23 @@ class FileStat(NamedTuple):
 
 
 class Files(Protocol):
-    """Reading regular files on the cluster's file system. Raises FileNotFoundError, BackendUnavailable."""
+    """The cluster's file system: reading regular files, removing directories.
+
+    Raises FileNotFoundError, BackendUnavailable.
+    """
 
     def stat(self, path: Path) -> FileStat: ...
 
     def read(self, path: Path, offset: int, limit: int) -> bytes: ...
+
+    def tree_size(self, path: Path, below: Path) -> int:
+        """Bytes of all files in a directory. `below`: as for remove_tree."""
+        ...
+
+    def remove_tree(self, path: Path, below: Path) -> None:
+        """Remove a directory and all that is in it; links go, what they point at stays.
+
+        below: the directory above it that is the service's own, and has to be there. From it on, down
+            to `path` and beyond, no link is followed: a run may have put one anywhere.
+        """
+        ...
