@@ -118,3 +118,4 @@ def _counts_by_module(stats: dict[str, list[Any]]) -> dict[str, list[dict[str, i
     for nodeid, tally in by_test.items():
         counts.setdefault(Path(nodeid.partition("::")[0]).stem, []).append(tally)
     return counts
+
