@@ -157,7 +157,7 @@ def _queue(job: Job) -> QueueView | None:
 
 def _gpu_hours(job: Job, details: Details) -> float:
     seconds = sum(
-        ((attempt.finished_at or utcnow()) - attempt.started_at).total_seconds()
+        max(0.0, ((attempt.finished_at or utcnow()) - attempt.started_at).total_seconds())
         for attempt in details.attempts
         if attempt.started_at
     )
@@ -175,7 +175,8 @@ def is_stale(job: Job) -> bool:
     """Whether the cluster should have answered about the job by now, and has not."""
     if job.state in TERMINAL or job.observed_at is None:
         return False
-    return (utcnow() - job.observed_at).total_seconds() > get_settings().stale_after_seconds
+    # A moment that lies ahead says as little: the clock was put back since.
+    return abs((utcnow() - job.observed_at).total_seconds()) > get_settings().stale_after_seconds
 
 
 def etag(job: Job) -> str:

@@ -33,7 +33,10 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
 
 @pytest.fixture(scope="module")
 def make_parts(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, stand_in: Path, valkey: ValkeyServer
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    stand_in: Path,
+    valkey: ValkeyServer,
 ) -> Callable[..., Any]:
     """Makes a service on a database of some kind, or at an URL; nothing of it runs yet."""
 
@@ -102,7 +105,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("faults")
     columns = list(Tally().as_dict())
     terminalreporter.write_line(f"{'':32}" + "".join(f"{name:>10}" for name in columns))
-    for module, tallies in [*sorted(counts.items()), ("all", [one for two in counts.values() for one in two])]:
+    for module, tallies in [
+        *sorted(counts.items()),
+        ("all", [one for two in counts.values() for one in two]),
+    ]:
         figures = "".join(f"{sum(tally[name] for tally in tallies):>10}" for name in columns)
         terminalreporter.write_line(f"{module:32}{figures}")
 
@@ -118,4 +124,3 @@ def _counts_by_module(stats: dict[str, list[Any]]) -> dict[str, list[dict[str, i
     for nodeid, tally in by_test.items():
         counts.setdefault(Path(nodeid.partition("::")[0]).stem, []).append(tally)
     return counts
-

@@ -49,7 +49,9 @@ def all_jobs(parts: Parts) -> list[str]:
     found: list[str] = []
     cursor: str | None = ""
     while cursor is not None:
-        page = parts.client.get("/v1/jobs", params={"limit": 200, **({"cursor": cursor} if cursor else {})}).json()
+        page = parts.client.get(
+            "/v1/jobs", params={"limit": 200, **({"cursor": cursor} if cursor else {})}
+        ).json()
         found += [job["id"] for job in page["items"]]
         cursor = page["next_cursor"]
     return found
