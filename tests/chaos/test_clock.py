@@ -42,20 +42,20 @@ def test_a_cluster_that_does_not_answer(make_parts: Callable[..., Any], kind: st
 
 
 def becomes_stale_and_fresh_again(parts: Parts, job_id: str) -> None:
-    wait_until(lambda: not parts.job(job_id)["stale"], what="a look at the cluster")
-    fresh = etag(parts, job_id)
+    fresh = wait_until(lambda: fresh_etag(parts, job_id), what="a look at the cluster")
     with unreachable(parts):
         stale = wait_until(lambda: (job := parts.job(job_id))["stale"] and job, what="a stale job")
         assert (stale["state"], stale["terminal"]) == ("RUNNING", False)
-        assert etag(parts, job_id) != fresh
-    wait_until(lambda: not parts.job(job_id)["stale"], what="a look at the cluster")
-    assert etag(parts, job_id) == fresh
+    assert wait_until(lambda: fresh_etag(parts, job_id), what="a look at the cluster") == fresh
     answer = parts.client.get(f"/v1/jobs/{job_id}", headers={"If-None-Match": fresh})
     assert answer.status_code == 304
 
 
-def etag(parts: Parts, job_id: str) -> str:
-    return str(parts.client.get(f"/v1/jobs/{job_id}").headers["etag"])
+def fresh_etag(parts: Parts, job_id: str) -> str | None:
+    """The job's ETag while the job is not stale."""
+    answer = parts.client.get(f"/v1/jobs/{job_id}")
+    assert answer.json()["stale"] is ("stale" in answer.headers["etag"])
+    return None if answer.json()["stale"] else str(answer.headers["etag"])
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])

@@ -24,7 +24,7 @@ def seed() -> int:
 
 
 def storm(parts: Parts, tally: Tally, seed: int, jobs: int, pause: float, kills: int) -> None:
-    """Post jobs from four clients; meanwhile kill a part every `pause` seconds or so, `kills` times at least."""
+    """Post jobs from four clients, and kill a part every `pause` seconds or so, `kills` times at least."""
     dice = random.Random(seed)
     with ThreadPoolExecutor(4) as clients:
         posted = [clients.submit(parts.submit, key=f"{seed}-{number}") for number in range(jobs)]
@@ -47,13 +47,11 @@ def kill_one(parts: Parts, tally: Tally, dice: random.Random) -> None:
 
 def all_jobs(parts: Parts) -> list[str]:
     found: list[str] = []
-    cursor: str | None = ""
-    while cursor is not None:
-        page = parts.client.get(
-            "/v1/jobs", params={"limit": 200, **({"cursor": cursor} if cursor else {})}
-        ).json()
+    query: dict[str, str] | None = {}
+    while query is not None:
+        page = parts.client.get("/v1/jobs", params={"limit": "200", **query}).json()
         found += [job["id"] for job in page["items"]]
-        cursor = page["next_cursor"]
+        query = {"cursor": page["next_cursor"]} if page["next_cursor"] else None
     return found
 
 
