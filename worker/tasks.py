@@ -13,6 +13,9 @@ from worker.states import JobState
 
 log = logger(__name__)
 
+# A queue this long means that the workers are behind, not that messages were lost.
+MAX_BACKLOG = 100
+
 
 @app.task
 def submit(job_id: str) -> None:
@@ -28,7 +31,9 @@ def cancel(job_id: str) -> None:
 
 @app.task
 def tick() -> None:
-    """Ask for a look at every cluster that has live jobs."""
+    """Ask for a look at every cluster that has live jobs, unless earlier ones wait still."""
+    if _room() == 0:
+        return
     for name in jobs.live_clusters():
         nudge(poll, name)
 
@@ -49,7 +54,7 @@ def take_in(job_id: str) -> None:
 @app.task
 def sweep() -> None:
     """Send again the tasks that jobs have waited for too long."""
-    for job_id, state in watch.owed():
+    for job_id, state in watch.owed(limit=_room()):
         nudge(OWED[state], job_id)
 
 
@@ -59,6 +64,13 @@ OWED: dict[JobState, Task[Any, Any]] = {
     JobState.CANCELLING: cancel,
     JobState.FINALIZING: take_in,
 }
+
+
+def _room() -> int:
+    """How many more messages may wait in the broker: asking again and again must not bury what was asked."""
+    with app.connection_for_write() as connection:
+        waiting: int = connection.default_channel.client.llen(app.conf.task_default_queue)
+    return max(MAX_BACKLOG - waiting, 0)
 
 
 def nudge(task: Any, argument: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import timedelta
 
-from sqlalchemy import or_, update
+from sqlalchemy import func, or_, update
 from sqlmodel import Session, col, select
 
 from worker import jobs
@@ -117,7 +117,7 @@ def _note_observed(seen: list[Job]) -> None:
             session.execute(update(Job).where(col(Job.id).in_(due)).values(observed_at=now))
 
 
-def owed() -> list[tuple[str, JobState]]:
+def owed(limit: int) -> list[tuple[str, JobState]]:
     """Jobs that wait for a task whose message may have been lost: id and state."""
     now = utcnow()
     recent = now - timedelta(seconds=get_settings().stuck_after_seconds)
@@ -127,5 +127,7 @@ def owed() -> list[tuple[str, JobState]]:
             .where(col(Job.state).in_(AWAITING_TASK))
             # What lies ahead was written before the clock was put back.
             .where(or_(~col(Job.updated_at).between(recent, now), col(Job.state) == JobState.CANCELLING))
+            .order_by(func.random())  # so that none keeps the others from their turn
+            .limit(limit)
         )
         return [(job_id, JobState(state)) for job_id, state in session.exec(query)]

@@ -5,7 +5,8 @@
 CHAOS_DIR in the environment is how a test reaches into the process:
 
     doom    POINT before|after N    SIGKILL at the N-th call from now of one of POINTS
-    clock   SECONDS                 what this process's clock is to be off by; the monotonic one stays
+    clock   SECONDS                 what the clock is to be off by, where CHAOS_CLOCK has this file's name;
+                                    the monotonic one stays
 """
 
 import functools
@@ -102,8 +103,9 @@ def follow_clock(path: Path) -> None:
 
 def main() -> None:
     directory = Path(os.environ["CHAOS_DIR"])
-    if (directory / "clock").exists():
-        follow_clock(directory / "clock")
+    clock = directory / os.environ["CHAOS_CLOCK"]
+    if clock.exists():
+        follow_clock(clock)
     doom = Doom(directory / "doom")
     for point in POINTS:
         doom.wrap(point)

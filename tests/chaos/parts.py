@@ -72,10 +72,18 @@ class Parts:
             command = [sys.executable, "-m", "cli.child", "tests.chaos.doomed", *self._command(name)]
             with (self.chaos_dir.parent / f"{name}.err").open("ab") as errors:
                 self.processes[name] = subprocess.Popen(
-                    command, cwd=PROJECT_ROOT, env=self.environment, start_new_session=True, stderr=errors
+                    command,
+                    cwd=PROJECT_ROOT,
+                    env=self._environment(name),
+                    start_new_session=True,
+                    stderr=errors,
                 )
         if "api" in names:
             wait_until(self._answers, 60, "the api to answer")
+
+    def _environment(self, name: str) -> dict[str, str]:
+        own = f"clock.{name}"
+        return {**self.environment, "CHAOS_CLOCK": own if (self.chaos_dir / own).exists() else "clock"}
 
     def _command(self, name: str) -> list[str]:
         match name.partition("-")[0]:
@@ -115,11 +123,14 @@ class Parts:
             self.processes[name] = process
             raise
 
-    def set_clock(self, seconds: float) -> None:
-        """Put the clock of all parts off by some seconds."""
+    def set_clock(self, seconds: float, name: str | None = None) -> None:
+        """Put the clock of all parts, or of one of its own, off by some seconds.
+
+        Only parts that were started with a clock set follow it.
+        """
         fresh = self.chaos_dir / "clock.new"
         fresh.write_text(str(seconds))
-        fresh.rename(self.chaos_dir / "clock")
+        fresh.rename(self.chaos_dir / (f"clock.{name}" if name else "clock"))
 
     def dead(self) -> list[str]:
         """Parts that ended without being asked to."""

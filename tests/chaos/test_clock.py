@@ -81,6 +81,15 @@ def test_a_clock_that_jumps(
         assert parts.dead() == []
 
 
+@pytest.mark.parametrize("ahead", [20.0, -20.0])
+def test_clocks_that_differ(make_parts: Callable[..., Any], kind: str, tally: Tally, ahead: float) -> None:
+    with make_parts(kind) as parts:
+        parts.set_clock(ahead, "worker")
+        parts.start(*ALL)
+        tally.kills += 1
+        tally.judge(parts, [parts.submit() for _ in range(3)])
+
+
 def jobs_without_messages(parts: Parts, valkey: ValkeyServer) -> list[str]:
     """Jobs that only the sweep can find; no worker is left to do so."""
     parts.kill("worker")

@@ -125,7 +125,7 @@ def test_no_wish_overtakes_a_submission(job: Job, data_dir: Path, environment: p
         with suppress(BackendUnavailable):
             dispatch.submit(job.id)
     assert jobs.get(job.id).state is JobState.CANCELLING
-    assert [owed for owed, _ in watch.owed()] == [job.id]
+    assert [owed for owed, _ in watch.owed(100)] == [job.id]
     dispatch.cancel(job.id)
     wait_until(lambda: processes_of_runs(data_dir) == [])
 

@@ -102,6 +102,6 @@ def test_jobs_whose_message_was_lost_are_owed_a_task(job_in: JobIn, environment:
     job_in(JobState.VALIDATING)  # its message is on its way
     job_in(JobState.RUNNING, updated_at=old)
     job_in(JobState.FAILED, updated_at=old)
-    assert sorted(watch.owed()) == sorted(
+    assert sorted(watch.owed(100)) == sorted(
         (job.id, job.state) for job in (waiting, finalizing, cancelling, ahead)
     )
