@@ -105,3 +105,4 @@ def test_jobs_whose_message_was_lost_are_owed_a_task(job_in: JobIn, environment:
     assert sorted(watch.owed(100)) == sorted(
         (job.id, job.state) for job in (waiting, finalizing, cancelling, ahead)
     )
+    assert len(watch.owed(2)) == 2
