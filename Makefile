@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The environments are the project's own, whatever is active outside.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help setup setup-trainer demo serve check format test test-fast coverage clean
+.PHONY: help setup setup-trainer demo serve check format test test-fast test-chaos coverage clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,14 +54,17 @@ format: setup  ## Put the code into its form
 	$(BIN)/ruff format .
 
 test: setup setup-trainer  ## Every test, with real fine-tuning runs
-	$(BIN)/pytest -n $(JOBS)
+	$(BIN)/pytest -n $(JOBS) -m "not chaos"
 
 test-fast: setup  ## What daily work needs: no training, no slow tests
-	$(BIN)/pytest -n $(JOBS) -m "not training and not slow"
+	$(BIN)/pytest -n $(JOBS) -m "not training and not slow and not chaos"
+
+test-chaos: setup  ## Kills, restarts and breaks everything that the service stands on: a quarter of an hour
+	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/chaos
 
 coverage: setup setup-trainer  ## Branch coverage of the whole suite
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n $(JOBS)
+	$(BIN)/coverage run -m pytest -n $(JOBS) -m "not chaos"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

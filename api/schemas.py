@@ -167,7 +167,7 @@ def _queue(job: Job) -> QueueView | None:
 
 def _gpu_hours(job: Job, details: Details) -> float:
     seconds = sum(
-        ((attempt.finished_at or utcnow()) - attempt.started_at).total_seconds()
+        max(0.0, ((attempt.finished_at or utcnow()) - attempt.started_at).total_seconds())
         for attempt in details.attempts
         if attempt.started_at
     )

@@ -4,11 +4,14 @@ Tasks carry ids only, keep no results, and may be lost or delivered twice: the d
 truth, and a sweep finds what a lost message left behind.
 """
 
+import time
 import warnings
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
+from celery.schedules import schedule
 from celery.signals import heartbeat_sent, setup_logging, worker_init, worker_shutdown
 
 from worker import context as context  # what it connects to Celery's signals
@@ -17,6 +20,10 @@ from worker.errors import Misconfigured
 from worker.settings import get_settings
 
 BROKER_TIMEOUT_SECONDS = 3.0
+# Messages expire by the wall clock: by so much may the clocks of two machines differ.
+CLOCK_SKEW_SECONDS = 30.0
+
+_BEGAN, _BEGAN_TICKS = datetime.now(UTC), time.monotonic()
 
 
 def build() -> Celery:
@@ -31,6 +38,8 @@ def build() -> Celery:
         worker_concurrency=settings.worker_threads,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
+        # Celery would give up, and end worker and beat, after a hundred.
+        broker_connection_max_retries=None,
         broker_connection_timeout=BROKER_TIMEOUT_SECONDS,
         broker_transport_options={
             "socket_timeout": BROKER_TIMEOUT_SECONDS,
@@ -50,7 +59,13 @@ def build() -> Celery:
 
 def _every(seconds: float, task: str) -> dict[str, Any]:
     # A tick that waited for longer than a few intervals has been overtaken by the next ones.
-    return {"task": task, "schedule": seconds, "options": {"expires": max(5.0, 3 * seconds)}}
+    options = {"expires": max(CLOCK_SKEW_SECONDS, 3 * seconds)}
+    return {"task": task, "schedule": schedule(seconds, nowfun=_steady_now), "options": options}
+
+
+def _steady_now() -> datetime:
+    """Now, by a clock that nobody sets: put back an hour, the beat would be silent for an hour."""
+    return _BEGAN + timedelta(seconds=time.monotonic() - _BEGAN_TICKS)
 
 
 @setup_logging.connect

@@ -1,5 +1,7 @@
 """Hands jobs to their backend, and takes them back. No transaction is open while a backend is called."""
 
+from datetime import timedelta
+
 from sqlalchemy import update
 from sqlmodel import Session, col
 
@@ -17,6 +19,9 @@ from worker.plan import parse_config
 from worker.states import DesiredState, JobState
 
 log = logger(__name__)
+
+# Longer than any backend's submit may take: what it does not know by then was never submitted.
+SUBMISSION_GRACE = timedelta(minutes=5)
 
 
 def submit(job_id: str) -> None:
@@ -47,6 +52,8 @@ def _failure_of(finding: Finding, job: Job) -> Json:
 def _hand_over(job: Job) -> None:
     backend = connect(cluster(job.cluster))
     submission = backend.render(jobs.run_of(job))
+    if not _begin(job, submission.directory):
+        return
     try:
         with metrics.observed(job.cluster, "submit"):
             external_id = backend.submit(submission)
@@ -61,6 +68,20 @@ def _hand_over(job: Job) -> None:
             jobs.change(session, job, reason_code=error.code, reason_message=error.message)
     else:
         _accepted(job, backend, submission, external_id)
+
+
+def _begin(job: Job, directory: str) -> bool:
+    """Note, before the backend hears of it, that it may have the attempt; False where the job has gone on.
+
+    So a cancel knows which attempts it can close at once, and no run starts behind its back.
+    """
+    with writing() as session:
+        now = jobs.find(session, job.id, lock=True)
+        if (now.state, now.attempt) != (job.state, job.attempt):
+            return False
+        attempt = session.get_one(Attempt, (job.id, job.attempt))
+        attempt.directory = directory
+        return True
 
 
 def _accepted(job: Job, backend: Backend, submission: Submission, external_id: str) -> None:
@@ -108,23 +129,35 @@ def cancel(job_id: str) -> None:
     job = jobs.get(job_id)
     if job.state is not JobState.CANCELLING:
         return
-    backend = connect(cluster(job.cluster))
-    submission = backend.render(jobs.run_of(job))
-    external_id = jobs.attempt_of(job).external_id or _find(backend, job, submission.name)
-    if external_id is None:
-        with writing() as session:
-            jobs.move(session, job, JobState.CANCELLED, reason=Reason("cancelled", "Never submitted."))
+    attempt = jobs.attempt_of(job)
+    if attempt.directory is None:
+        _never_submitted(job)
         return
     try:
-        with metrics.observed(job.cluster, "cancel"):
-            backend.cancel(external_id)
+        _end_run(job, attempt)
     except BackendUnavailable as error:
         log.warning("cancel.unavailable", job_id=job_id, error=error.message)  # the sweep tries again
-        return
-    with writing() as session:
-        _store_external_id(session, job, external_id, submission.directory)
+
+
+def _end_run(job: Job, attempt: Attempt) -> None:
+    backend = connect(cluster(job.cluster))
+    submission = backend.render(jobs.run_of(job))
+    external_id = attempt.external_id or _find(backend, job, submission.name)
+    if external_id is not None:
+        with metrics.observed(job.cluster, "cancel"):
+            backend.cancel(external_id)
+        with writing() as session:
+            _store_external_id(session, job, external_id, submission.directory)
+    elif job.updated_at < utcnow() - SUBMISSION_GRACE:
+        _never_submitted(job)
+    # else its submission may still be on its way: the sweep asks again
 
 
 def _find(backend: Backend, job: Job, name: str) -> str | None:
     with metrics.observed(job.cluster, "find"):
         return backend.find(name)
+
+
+def _never_submitted(job: Job) -> None:
+    with writing() as session:
+        jobs.move(session, job, JobState.CANCELLED, reason=Reason("cancelled", "Never submitted."))

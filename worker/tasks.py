@@ -13,6 +13,11 @@ from worker.states import JobState
 
 log = logger(__name__)
 
+# Where so many messages wait, the workers are behind, and nothing was lost that asking again would bring.
+MAX_BACKLOG = 100
+# The sweep leaves room for the looks, without which no run is seen to end.
+MAX_SWEPT = 20
+
 
 @app.task
 def submit(job_id: str) -> None:
@@ -28,7 +33,9 @@ def cancel(job_id: str) -> None:
 
 @app.task
 def tick() -> None:
-    """Ask for a look at every cluster that has live jobs."""
+    """Ask for a look at every cluster that has live jobs, unless earlier ones wait still."""
+    if _waiting() >= MAX_BACKLOG:
+        return
     for name in jobs.live_clusters():
         nudge(poll, name)
 
@@ -49,7 +56,7 @@ def take_in(job_id: str) -> None:
 @app.task
 def sweep() -> None:
     """Send again the tasks that jobs have waited for too long."""
-    for job_id, state in watch.owed():
+    for job_id, state in watch.owed(limit=max(0, MAX_SWEPT - _waiting())):
         nudge(OWED[state], job_id)
 
 
@@ -72,6 +79,13 @@ OWED: dict[JobState, Task[Any, Any]] = {
     JobState.CANCELLING: cancel,
     JobState.FINALIZING: take_in,
 }
+
+
+def _waiting() -> int:
+    """How many messages wait in the broker: asking again and again must not bury what was asked."""
+    with app.connection_for_write() as connection:
+        waiting: int = connection.default_channel.client.llen(app.conf.task_default_queue)
+    return waiting
 
 
 def nudge(task: Any, *arguments: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import timedelta
 
-from sqlalchemy import or_, update
+from sqlalchemy import func, or_, update
 from sqlmodel import Session, col, select
 
 from worker import jobs, metrics
@@ -111,19 +111,24 @@ def _note_observed(seen: list[Job]) -> None:
     """Keep observed_at fresh enough for `stale`, and write no more often than that needs."""
     now = utcnow()
     old = now - timedelta(seconds=get_settings().stale_after_seconds / 3)
-    due = [job.id for job in seen if job.observed_at is None or job.observed_at < old]
+    # What lies ahead was written before the clock was put back.
+    due = [job.id for job in seen if job.observed_at is None or not old <= job.observed_at <= now]
     if due:
         with writing() as session:
             session.execute(update(Job).where(col(Job.id).in_(due)).values(observed_at=now))
 
 
-def owed() -> list[tuple[str, JobState]]:
+def owed(limit: int) -> list[tuple[str, JobState]]:
     """Jobs that wait for a task whose message may have been lost: id and state."""
-    before = utcnow() - timedelta(seconds=get_settings().stuck_after_seconds)
+    now = utcnow()
+    recent = now - timedelta(seconds=get_settings().stuck_after_seconds)
     with reading() as session:
         query = (
             select(Job.id, Job.state)
             .where(col(Job.state).in_(AWAITING_TASK))
-            .where(or_(col(Job.updated_at) < before, col(Job.state) == JobState.CANCELLING))
+            # What lies ahead was written before the clock was put back.
+            .where(or_(~col(Job.updated_at).between(recent, now), col(Job.state) == JobState.CANCELLING))
+            .order_by(func.random())  # so that none keeps the others from their turn
+            .limit(limit)
         )
         return [(job_id, JobState(state)) for job_id, state in session.exec(query)]

@@ -152,6 +152,14 @@ def test_the_service_says_when_a_part_of_it_dies(own: Service) -> None:
     assert "worker process ended" in own.process.stdout.read()
 
 
+def test_a_broker_that_dies_is_started_again(own: Service) -> None:
+    (server,) = own.children()["broker"].children()
+    server.kill()
+    wait_until(lambda: own.client.get("/readyz").is_success, what="another broker")
+    assert own.wait_for(own.submit(make_inputs(own.data_dir))["id"])["state"] == "SUCCEEDED"
+    assert own.process.poll() is None
+
+
 def test_two_workers_and_two_beats_do_no_harm(data_dir: Path, stand_in: Path, broker: str) -> None:
     (data_dir / "clusters.toml").write_text(f'[local]\nmax_running = 3\nroots = ["{data_dir}/inputs"]\n')
     shared = {

@@ -5,10 +5,13 @@ boundary, as a fake sbatch would be. `logger.stand_in` of a job's config says wh
 
     (nothing)    trains, saves, finishes
     hold         trains until it is stopped or killed
+    wait         trains until there is a file `go` in its directory, then finishes
     fail         writes a failed event
     die          ends without a word
     incomplete   finishes, but a file of its last checkpoint is shorter than it said
     forge        reports files that are not its own, and leaves links to them
+
+Each start of a run is a line, the attempt's number, in jobs/ID/starts: a run that is started twice is seen.
 """
 
 import json
@@ -31,12 +34,18 @@ def now() -> str:
 
 def launch(ranks: int, config: str) -> int:
     """As torchrun does: each rank in a session of its own, SIGTERM passed on, exit 1 for any failure."""
+    note_start(Path(config).parent)
     command = [sys.executable, __file__, "--rank"]
     processes = [
         subprocess.Popen([*command, str(rank), config], start_new_session=True) for rank in range(ranks)
     ]
     signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
     return int(sum(process.wait() != 0 for process in processes) > 0)
+
+
+def note_start(run_dir: Path) -> None:
+    with (run_dir.parents[1] / "starts").open("a") as file:
+        file.write(f"{run_dir.name}\n")
 
 
 class Rank:
@@ -108,6 +117,8 @@ class Rank:
             if (self.run_dir / "stop").exists():
                 self.end("stopped", step=step, iteration=self.save(step), reason="asked to stop")
                 return 0
+            time.sleep(0.05)
+        while self.mode == "wait" and not (self.run_dir / "go").exists():
             time.sleep(0.05)
         self.write("validation", step=step, loss=4.0)
         self.end("finished", step=step, iteration=self.save(step))

@@ -1,6 +1,7 @@
 """Handing over: refused, unreachable, cancelled in the middle, asked for twice."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from tests.service import is_supervisor, processes_of_runs
 from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
-from worker import dispatch, jobs, queries
+from worker import dispatch, jobs, queries, watch
+from worker.backends.base import Submission
 from worker.backends.local import LocalBackend
 from worker.clusters import cluster, connect
 from worker.db import writing
+from worker.errors import BackendUnavailable
 from worker.models import Job
 from worker.spec import JobSpec
 from worker.states import JobState
@@ -75,13 +78,7 @@ def test_a_cluster_that_cannot_be_reached_is_tried_again(job: Job, data_dir: Pat
 def test_a_worker_killed_after_the_submission_submits_nothing_twice(
     job: Job, environment: pytest.MonkeyPatch, data_dir: Path
 ) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with environment.context() as patch:
-        patch.setattr(dispatch, "_accepted", killed)
-        with pytest.raises(KeyboardInterrupt):
-            dispatch.submit(job.id)
+    lose_the_answer(job, environment)
     assert jobs.get(job.id).state is JobState.SUBMITTING
     running = {process.pid for process in processes_of_runs(data_dir) if is_supervisor(process)}
     dispatch.submit(job.id)
@@ -89,15 +86,75 @@ def test_a_worker_killed_after_the_submission_submits_nothing_twice(
     assert {process.pid for process in processes_of_runs(data_dir) if is_supervisor(process)} == running
 
 
-@pytest.mark.parametrize("after", ["nothing", "submission", "lost answer"])
+def lose_the_answer(job: Job, environment: pytest.MonkeyPatch) -> None:
+    """The job is handed over, and the worker dies before it can say so."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with environment.context() as patch:
+        patch.setattr(dispatch, "_accepted", killed)
+        with pytest.raises(KeyboardInterrupt):
+            dispatch.submit(job.id)
+
+
+def test_what_was_never_handed_over_is_cancelled_at_once(job: Job, data_dir: Path) -> None:
+    jobs.cancel(job.id, ANNA)
+    dispatch.cancel(job.id)
+    assert jobs.get(job.id).state is JobState.CANCELLED
+    dispatch.submit(job.id)  # a late message
+    assert not (data_dir / "jobs").exists()
+
+
+def test_no_wish_overtakes_a_submission(job: Job, data_dir: Path, environment: pytest.MonkeyPatch) -> None:
+    original = LocalBackend.submit
+
+    def submit(self: LocalBackend, submission: Submission) -> str:
+        jobs.cancel(job.id, ANNA)
+        dispatch.cancel(job.id)  # the scheduler does not know it yet
+        assert jobs.get(job.id).state is JobState.CANCELLING
+        return original(self, submission)
+
+    def unreachable(*_: object) -> None:
+        raise BackendUnavailable("It does not answer.")
+
+    environment.setattr(LocalBackend, "find", lambda *_: None)
+    environment.setattr(LocalBackend, "submit", submit)
+    with environment.context() as patch:
+        patch.setattr(LocalBackend, "cancel", unreachable)
+        with suppress(BackendUnavailable):
+            dispatch.submit(job.id)
+    assert jobs.get(job.id).state is JobState.CANCELLING
+    assert [owed for owed, _ in watch.owed(100)] == [job.id]
+    dispatch.cancel(job.id)
+    wait_until(lambda: processes_of_runs(data_dir) == [])
+
+
+def test_a_submission_that_never_came_through_is_given_up(job: Job, environment: pytest.MonkeyPatch) -> None:
+    def died(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    environment.setattr(LocalBackend, "find", lambda *_: None)
+    environment.setattr(LocalBackend, "submit", died)
+    with pytest.raises(KeyboardInterrupt):
+        dispatch.submit(job.id)
+    jobs.cancel(job.id, ANNA)
+    dispatch.cancel(job.id)
+    assert jobs.get(job.id).state is JobState.CANCELLING
+    with writing() as session:
+        jobs.find(session, job.id).updated_at -= dispatch.SUBMISSION_GRACE
+    dispatch.cancel(job.id)
+    assert jobs.get(job.id).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("after", ["submission", "lost answer"])
 def test_a_wish_to_cancel_reaches_the_run_wherever_it_is(
     job: Job, data_dir: Path, after: str, environment: pytest.MonkeyPatch
 ) -> None:
     if after == "submission":
         dispatch.submit(job.id)
-    if after == "lost answer":  # handed over, and the worker died before it could say so
-        backend = _backend(job)
-        backend.submit(backend.render(jobs.run_of(job)))
+    else:
+        lose_the_answer(job, environment)
     jobs.cancel(job.id, ANNA)
     dispatch.submit(job.id)  # a late message
     dispatch.cancel(job.id)

@@ -98,7 +98,11 @@ def test_jobs_whose_message_was_lost_are_owed_a_task(job_in: JobIn, environment:
     waiting = job_in(JobState.VALIDATING, updated_at=old)
     finalizing = job_in(JobState.FINALIZING, updated_at=old)
     cancelling = job_in(JobState.CANCELLING)
+    ahead = job_in(JobState.VALIDATING, updated_at=utcnow() + timedelta(hours=1))  # the clock was put back
     job_in(JobState.VALIDATING)  # its message is on its way
     job_in(JobState.RUNNING, updated_at=old)
     job_in(JobState.FAILED, updated_at=old)
-    assert sorted(watch.owed()) == sorted((job.id, job.state) for job in (waiting, finalizing, cancelling))
+    assert sorted(watch.owed(100)) == sorted(
+        (job.id, job.state) for job in (waiting, finalizing, cancelling, ahead)
+    )
+    assert len(watch.owed(2)) == 2

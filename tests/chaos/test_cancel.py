@@ -1,0 +1,92 @@
+"""A wish to cancel, wherever the job is: it ends, and no run is left."""
+
+import pytest
+
+from tests.chaos.parts import Parts
+from tests.chaos.tally import Tally
+from tests.service import processes_of_runs
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.chaos
+
+
+def cancel(parts: Parts, job_id: str) -> None:
+    answer = parts.client.post(f"/v1/jobs/{job_id}/cancel")
+    assert (answer.status_code, answer.json()["desired_state"]) == (202, "cancel")
+
+
+def ends_cancelled(parts: Parts, tally: Tally, job_id: str) -> None:
+    tally.judge(parts, [job_id], "CANCELLED")
+    wait_until(lambda: not processes_of_runs(parts.data_dir / "jobs" / job_id), what="the run's end")
+    answer = parts.client.post(f"/v1/jobs/{job_id}/cancel")
+    assert (answer.status_code, answer.json()["allowed_actions"]) == (409, ["retry"])
+
+
+@pytest.mark.parametrize(
+    ("point", "when"),
+    [
+        ("worker.dispatch:_validate", "before"),
+        ("worker.dispatch:_validate", "after"),
+        ("worker.backends.local:LocalBackend._place", "after"),
+        ("worker.backends.local:LocalBackend.submit", "after"),
+    ],
+)
+def test_while_the_worker_that_submits_is_dead(parts: Parts, tally: Tally, point: str, when: str) -> None:
+    parts.doom(point, when)
+    job_id = parts.submit("hold")
+    parts.wait_for_death("worker")
+    tally.kills += 1
+    cancel(parts, job_id)
+    parts.start("worker")
+    ends_cancelled(parts, tally, job_id)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_worker_killed_while_it_brings_the_wish(parts: Parts, tally: Tally, when: str) -> None:
+    job_id = parts.submit("hold")
+    parts.wait_for(job_id, "RUNNING")
+    parts.doom("worker.backends.local:LocalBackend.cancel", when)
+    cancel(parts, job_id)
+    parts.wait_for_death("worker")
+    tally.kills += 1
+    parts.start("worker")
+    ends_cancelled(parts, tally, job_id)
+
+
+def test_while_it_waits_for_a_slot(parts: Parts, tally: Tally) -> None:
+    ahead = [parts.submit("wait") for _ in range(4)]
+    for job_id in ahead:
+        parts.wait_for(job_id, "RUNNING")
+    job_id = parts.submit("hold")
+    parts.wait_for(job_id, "QUEUED")
+    cancel(parts, job_id)
+    ends_cancelled(parts, tally, job_id)
+    assert parts.starts(job_id) == []
+    for one in ahead:
+        parts.let_go(one)
+    tally.judge(parts, ahead)
+
+
+def test_while_its_end_is_looked_at(parts: Parts, tally: Tally) -> None:
+    parts.doom("worker.ingest:_finalize", "before")
+    job_id = parts.submit()
+    parts.wait_for_death("worker")
+    tally.kills += 1
+    cancel(parts, job_id)
+    parts.start("worker")
+    tally.judge(parts, [job_id])  # it was done before the wish came
+    answer = parts.client.post(f"/v1/jobs/{job_id}/cancel")
+    assert (answer.status_code, answer.json()["allowed_actions"]) == (409, [])
+
+
+def test_an_api_killed_in_the_wish(parts: Parts, tally: Tally) -> None:
+    job_id = parts.submit("hold")
+    parts.wait_for(job_id, "RUNNING")
+    parts.kill("worker")
+    parts.doom("worker.tasks:nudge", "before")
+    with pytest.raises(Exception, match=r"disconnected|reset|closed"):
+        parts.client.post(f"/v1/jobs/{job_id}/cancel")
+    parts.wait_for_death("api")
+    tally.kills += 1
+    parts.start("api", "worker")
+    ends_cancelled(parts, tally, job_id)

@@ -1,0 +1,34 @@
+"""Two hundred equal requests at once make one job."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import httpx2
+import pytest
+
+from tests.chaos.parts import Parts
+from tests.chaos.tally import Tally
+
+REQUESTS = 200
+
+
+@pytest.mark.chaos
+def test_equal_requests_at_once(parts: Parts, tally: Tally) -> None:
+    body, headers = parts.body(), {"Idempotency-Key": "two-hundred"}
+    together = Barrier(REQUESTS)
+    url = str(parts.client.base_url)
+    auth = {"Authorization": parts.client.headers["Authorization"]}
+
+    def post(_: int) -> httpx2.Response:
+        with httpx2.Client(base_url=url, headers=auth, timeout=120) as client:
+            client.get("/healthz")  # connected before the others begin
+            together.wait()
+            return client.post("/v1/jobs", json=body, headers=headers)
+
+    with ThreadPoolExecutor(REQUESTS) as clients:
+        answers = list(clients.map(post, range(REQUESTS)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.content for answer in answers}) == 1
+    assert [answer.headers["idempotency-replayed"] for answer in answers].count("false") == 1
+    assert len(parts.client.get("/v1/jobs").json()["items"]) == 1
+    tally.judge(parts, [answers[0].json()["id"]])
