@@ -1,5 +1,6 @@
 """The service as a user runs it: `sft serve` on a directory, spoken to over HTTP."""
 
+import contextlib
 import os
 import re
 import signal
@@ -42,8 +43,7 @@ class Service:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        for process in processes_of_runs(self.data_dir):
-            process.kill()
+        kill_runs(self.data_dir)
 
     def _read_greeting(self) -> str:
         assert self.process.stdout is not None
@@ -108,6 +108,19 @@ def processes_of_runs(directory: Path) -> list[psutil.Process]:
         for process in psutil.process_iter()
         if (run := _run_of(process)) and Path(run).is_relative_to(directory)
     ]
+
+
+def kill_runs(directory: Path) -> None:
+    """End every process of the runs under a directory, also those that are being started just now."""
+
+    def none_is_left() -> bool:
+        left = processes_of_runs(directory)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return not left
+
+    wait_until(none_is_left, what="the end of all runs")
 
 
 def is_supervisor(process: psutil.Process) -> bool:

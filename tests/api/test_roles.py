@@ -35,6 +35,7 @@ ADMINS = {"nobody": 401} | dict.fromkeys(("viewer", "other", "owner", "operator"
 ROUTES: dict[str, dict[str, int]] = {
     "GET /healthz": EVERYBODY,
     "GET /readyz": EVERYBODY,
+    "GET /metrics": EVERYBODY,
     "GET /v1/whoami": WITH_KEY,
     "GET /v1/presets": WITH_KEY,
     "GET /v1/presets/{name}": WITH_KEY,

@@ -11,7 +11,7 @@ import httpx2
 
 from cli.prepare import initialize
 from tests.conftest import forget_settings, make_inputs
-from tests.service import TERMINAL, processes_of_runs
+from tests.service import TERMINAL, kill_runs
 from tests.waiting import wait_until
 from worker.settings import PROJECT_ROOT
 
@@ -61,8 +61,7 @@ class Parts:
         self.client.close()
         for name in list(self.processes):
             self.kill(name)
-        for process in processes_of_runs(self.data_dir):
-            process.kill()
+        kill_runs(self.data_dir)
 
     # -- processes -----------------------------------------------------------------------------
 

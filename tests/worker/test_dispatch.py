@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import forget_settings
-from tests.service import is_supervisor, processes_of_runs
+from tests.service import is_supervisor, kill_runs, processes_of_runs
 from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
@@ -27,8 +27,7 @@ def job(spec: JobSpec, data_dir: Path) -> Iterator[Job]:
     """A job that was just created."""
     held = spec.model_copy(update={"overrides": [*spec.overrides, "logger.stand_in=hold"]})
     yield jobs.get(jobs.create(held, ANNA, lambda _: {}).job_id)
-    for process in processes_of_runs(data_dir):
-        process.kill()
+    kill_runs(data_dir)
 
 
 def states(job: Job) -> list[str]:

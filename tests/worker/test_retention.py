@@ -15,6 +15,7 @@ from tests.conftest import forget_settings
 from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
 from worker import jobs, logs, retention
+from worker.backends.base import FileStat
 from worker.backends.files import LocalFiles
 from worker.db import reading, writing
 from worker.errors import Gone, NotFound, ServiceUnavailable
@@ -57,7 +58,7 @@ def furnish(job: Job) -> None:
         session.add(Metric(job_id=job.id, kind="step", step=1, attempt=1, at=utcnow(), data={}))
         saved = {"path": str(directory(job) / "checkpoints"), "bytes": 1000, "files": []}
         session.add(Checkpoint(job_id=job.id, iteration=1, attempt=1, saved_at=utcnow(), **saved))
-        key = {"owner": "anna", "key": job.id, "body_hash": "", "response": {}}
+        key = {"project": job.project, "owner": "anna", "key": job.id, "body_hash": "", "response": {}}
         session.add(IdempotencyKey(job_id=job.id, **key))
 
 
@@ -299,21 +300,21 @@ def test_logs_go_before_their_job_and_it_says_so(logs_thirty_days: None, job_in:
     assert not (directory(job) / "attempts/1/logs").exists()
     assert (directory(job) / "checkpoints/weights").exists()
     with pytest.raises(Gone, match="attempt 1"):
-        logs.read(job.id, attempt=None, rank=None, offset=0, limit=100, tail=None)
+        logs.read(logs.find(job.id))
     assert retention.collect() == []
 
     jobs.retry(job.id, ANNA)
-    page = logs.read(job.id, attempt=2, rank=None, offset=0, limit=100, tail=None)
+    page = logs.read(logs.find(job.id, attempt=2))
     assert page.size == 0
     with pytest.raises(Gone):
-        logs.read(job.id, attempt=1, rank=0, offset=0, limit=100, tail=None)
+        logs.read(logs.find(job.id, attempt=1, rank=0))
 
     with writing() as session:
         jobs.move(session, jobs.find(session, job.id), JobState.FAILED)
         jobs.find(session, job.id).finished_at = LONG_AGO
     assert [one.attempt for one in retention.collect()] == [2]
     with pytest.raises(Gone, match="attempt 2"):
-        logs.read(job.id, attempt=None, rank=None, offset=0, limit=100, tail=None)
+        logs.read(logs.find(job.id))
 
 
 def test_logs_that_go_while_they_are_read_are_gone(
@@ -321,16 +322,16 @@ def test_logs_that_go_while_they_are_read_are_gone(
 ) -> None:
     job = job_in(JobState.FAILED, finished_at=LONG_AGO)
     furnish(job)
-    size = LocalFiles.size
+    stat = LocalFiles.stat
 
-    def size_and_then(*arguments: Any) -> int:
-        found = size(*arguments)
+    def stat_and_then(*arguments: Any) -> FileStat:
+        found = stat(*arguments)
         retention.collect()
         return found
 
-    environment.setattr(LocalFiles, "size", size_and_then)
+    environment.setattr(LocalFiles, "stat", stat_and_then)
     with pytest.raises(Gone):
-        logs.read(job.id, attempt=None, rank=None, offset=0, limit=100, tail=None)
+        logs.read(logs.find(job.id))
 
 
 def test_jobs_whose_files_cannot_be_seen_are_left_alone(
@@ -376,8 +377,12 @@ def test_a_key_past_its_time_makes_a_new_job(spec: JobSpec, environment: pytest.
 
     old, young = create("old").job_id, create("young").job_id
     with writing() as session:
-        session.get_one(IdempotencyKey, ("anna", "old")).created_at = utcnow() - timedelta(days=8)
-        session.get_one(IdempotencyKey, ("anna", "young")).created_at = utcnow() - timedelta(days=6)
+        session.get_one(IdempotencyKey, (ANNA.project, "anna", "old")).created_at = utcnow() - timedelta(
+            days=8
+        )
+        session.get_one(IdempotencyKey, (ANNA.project, "anna", "young")).created_at = utcnow() - timedelta(
+            days=6
+        )
     assert create("old").job_id == old
     assert retention.expired_keys() == 1
     assert retention.forget_keys() == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import is_supervisor, processes_of_runs
+from tests.service import is_supervisor, kill_runs, processes_of_runs
 from tests.waiting import wait_until
 from tests.worker.test_jobs import at_once
 from worker.backends import local, local_run
@@ -30,8 +30,7 @@ def backend(data_dir: Path, stand_in: Path) -> Iterator[Make]:
         )
 
     yield make
-    for process in processes_of_runs(data_dir):
-        process.kill()
+    kill_runs(data_dir)
 
 
 def run(name: str, mode: str = "hold", *, ranks: int = 1, minutes: int = 10, save: Path | None = None) -> Run:
