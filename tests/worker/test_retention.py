@@ -377,12 +377,9 @@ def test_a_key_past_its_time_makes_a_new_job(spec: JobSpec, environment: pytest.
 
     old, young = create("old").job_id, create("young").job_id
     with writing() as session:
-        session.get_one(IdempotencyKey, (ANNA.project, "anna", "old")).created_at = utcnow() - timedelta(
-            days=8
-        )
-        session.get_one(IdempotencyKey, (ANNA.project, "anna", "young")).created_at = utcnow() - timedelta(
-            days=6
-        )
+        for key, days in (("old", 8), ("young", 6)):
+            row = session.get_one(IdempotencyKey, (ANNA.project, ANNA.name, key))
+            row.created_at = utcnow() - timedelta(days=days)
     assert create("old").job_id == old
     assert retention.expired_keys() == 1
     assert retention.forget_keys() == 1
