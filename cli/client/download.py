@@ -66,7 +66,7 @@ def _inside(directory: Path, path: str) -> Path:
     root = directory.resolve()
     parts = PurePosixPath(path).parts
     target = root.joinpath(*parts)
-    odd = not parts or ".." in parts or not path.isprintable()
+    odd = not parts or not path.isprintable()
     if odd or target == root or not target.resolve().is_relative_to(root):
         raise BadDownload(f"The service names a file {path!r}, which does not lie in {directory}.")
     return target

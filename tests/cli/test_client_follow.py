@@ -101,6 +101,8 @@ def test_a_log_is_followed_without_losing_or_doubling_a_byte(serve: Serve, fault
     done = sft("logs", "-f", "job-1")
     assert (done.returncode, done.stdout) == (0, LOG)
     assert len(loopback.requests) == len(faults) + 1
+    if "cut" in faults:
+        assert loopback.requests[-1].headers["last-event-id"].startswith("2-")
     assert {request.path for request in loopback.requests} == {"/v1/jobs/job-1/logs/stream"}
 
 
