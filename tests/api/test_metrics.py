@@ -77,11 +77,11 @@ def test_a_request_that_asks_to_wait_is_counted_and_not_timed(
 def test_a_bug_is_counted_as_500(client: TestClient, environment: pytest.MonkeyPatch) -> None:
     from worker import queries
 
-    before = value(scrape(client), REQUESTS, route="/v1/jobs/{job_id}/events", status="500")
-    environment.setattr(queries, "events", lambda *_: 1 / 0)
+    before = value(scrape(client), REQUESTS, route="/v1/jobs", status="500")
+    environment.setattr(queries, "page_of_jobs", lambda *_: 1 / 0)
     careless = TestClient(client.app, headers=client.headers, raise_server_exceptions=False)
-    assert careless.get("/v1/jobs/job-1/events").status_code == 500
-    after = value(scrape(client), REQUESTS, route="/v1/jobs/{job_id}/events", status="500")
+    assert careless.get("/v1/jobs").status_code == 500
+    after = value(scrape(client), REQUESTS, route="/v1/jobs", status="500")
     assert after - before == 1
 
 

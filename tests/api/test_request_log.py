@@ -78,9 +78,9 @@ def test_a_bug_has_the_id_that_the_client_is_told(
 ) -> None:
     from worker import queries
 
-    environment.setattr(queries, "events", lambda *_: 1 / 0)
+    environment.setattr(queries, "page_of_jobs", lambda *_: 1 / 0)
     careless = TestClient(client.app, headers=client.headers, raise_server_exceptions=False)
-    told = careless.get("/v1/jobs/job-1/events").json()["request_id"]
+    told = careless.get("/v1/jobs").json()["request_id"]
     text = stderr.getvalue()
     [bug], [line] = lines(text, event="request.bug"), lines(text, event="request")
     assert bug["request_id"] == line["request_id"] == told
