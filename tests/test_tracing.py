@@ -106,38 +106,40 @@ def test_a_collector_that_is_away_costs_lines_only(data_dir: Path, stand_in: Pat
     assert lines(written.read_text())
 
 
-PROGRAM = """
-import sys
-if {missing}:
-    sys.modules["opentelemetry.sdk"] = None
+IMPORT_EVERYTHING = """
 from cli.main import app
 if code := app(["init"], standalone_mode=False):
     sys.exit(code)
 import api.app, worker.tasks
-from worker.app import app as celery
 api.app.create_app()
 tracing = ("opentelemetry.sdk", "opentelemetry.exporter")
 print(sorted(name for name in sys.modules if name.startswith(tracing)))
 """
+START_API = "import api.app; api.app.create_app()"
+START_WORKER = "import worker.app; worker.app.worker_init.send(None)"
 
 
-def started(data_dir: Path, *, missing: bool, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process that imports everything."""
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(missing=missing)],
-        env={"SFT_DATA_DIR": str(data_dir), "COLUMNS": "200", **environment},
-        capture_output=True, text=True, timeout=90,
-    )  # fmt: skip
+def run_without_packages(program: str, data_dir: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """A process in whose environment OpenTelemetry's SDK is not installed."""
+    blocked = "import sys; sys.modules['opentelemetry.sdk'] = None\n"
+    environment = {"SFT_DATA_DIR": str(data_dir), "COLUMNS": "200", **more}
+    command = [sys.executable, "-c", blocked + program]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
 
 
 def test_without_a_collector_nothing_is_imported(data_dir: Path) -> None:
-    done = started(data_dir, missing=True)
+    done = run_without_packages(IMPORT_EVERYTHING, data_dir)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "['opentelemetry.sdk']"  # the one that is blocked
 
 
-def test_a_collector_without_the_packages_is_said_at_the_start(data_dir: Path) -> None:
-    done = started(data_dir, missing=True, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1")
+@pytest.mark.parametrize(
+    "program", [IMPORT_EVERYTHING, START_API, START_WORKER], ids=["sft", "api", "worker"]
+)
+def test_a_collector_without_the_packages_is_said_at_the_start(data_dir: Path, program: str) -> None:
+    done = run_without_packages(program, data_dir, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1")
     assert done.returncode == 1
-    assert "sft-service[otel]" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "OpenTelemetry is not installed" in done.stderr
+    if program == IMPORT_EVERYTHING:  # by sft, for a person
+        assert "sft-service[otel]" in done.stderr
+        assert "Traceback" not in done.stderr

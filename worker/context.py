@@ -25,7 +25,6 @@ def _hand_on(headers: dict[str, Any], **_: Any) -> None:
 def _bind(task: Task[Any, Any], task_id: str, args: Any, kwargs: Any, **_: Any) -> None:
     handed_on = (task.request.headers or {}).get(HEADER, {})
     about = inspect.signature(task.run).bind(*args, **kwargs).arguments
-    contextvars.clear_contextvars()
     contextvars.bind_contextvars(task=task.name, task_id=task_id, **about)
     if request_id := handed_on.get("request_id"):
         contextvars.bind_contextvars(request_id=request_id)
@@ -36,6 +35,6 @@ def _bind(task: Task[Any, Any], task_id: str, args: Any, kwargs: Any, **_: Any) 
 @task_postrun.connect
 def _unbind(task: Task[Any, Any], retval: Any, **_: Any) -> None:
     # After Celery's own line about a task that failed; its error comes as the returned value.
+    contextvars.clear_contextvars()
     error = retval if isinstance(retval, Exception) else None
     task.request.span.__exit__(type(error) if error else None, error, None)
-    contextvars.clear_contextvars()

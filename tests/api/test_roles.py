@@ -34,6 +34,7 @@ ADMINS = {"nobody": 401} | dict.fromkeys(("viewer", "other", "owner", "operator"
 
 ROUTES: dict[str, dict[str, int]] = {
     "GET /healthz": EVERYBODY,
+    "GET /metrics": EVERYBODY,
     "GET /readyz": EVERYBODY,
     "GET /metrics": EVERYBODY,
     "GET /v1/whoami": WITH_KEY,

@@ -33,8 +33,7 @@ def test_a_task_that_fails_says_for_which_job_and_request(stderr: StringIO) -> N
 
 
 def test_nothing_is_left_for_the_next_task_of_the_thread(stderr: StringIO) -> None:
-    contextvars.bind_contextvars(request_id="of the task before", job_id="job-before")
-    tasks.poll.apply(("nowhere\n{}",))
+    tasks.poll.apply(("nowhere",), headers={HEADER: {"request_id": "r-1"}})
     tasks.submit.apply(("job-none",))
     [failure] = lines(stderr.getvalue(), level="error")
     assert failure["job_id"] == "job-none"
