@@ -13,13 +13,15 @@ from celery import Celery
 from celery.exceptions import SecurityWarning
 from celery.schedules import schedule
 from celery.signals import setup_logging
-from kombu import Queue
+from kombu.entity import Queue
 
 from worker import log
 from worker.settings import get_settings
 
 QUEUE = "sft"
+# Submissions can be slow and many; a worker takes from both queues by turns, so that looks go on meanwhile.
 LOOKS = "sft.looks"
+LOOKING = ("tick", "poll", "take_in", "sweep")
 BROKER_TIMEOUT_SECONDS = 3.0
 # Messages expire by the wall clock: by so much may the clocks of two machines differ.
 CLOCK_SKEW_SECONDS = 30.0
@@ -32,12 +34,9 @@ def build() -> Celery:
     app = Celery("sft", broker=settings.redis_url, include=["worker.tasks"])
     app.conf.update(
         task_ignore_result=True,
-        # Looks have a queue of their own, from which a worker takes by turns: submissions can be slow and many.
         task_default_queue=QUEUE,
-        task_queues=[Queue(QUEUE), Queue(LOOKS)],
-        task_routes={
-            f"worker.tasks.{name}": {"queue": LOOKS} for name in ("tick", "poll", "take_in", "sweep")
-        },
+        task_queues=[Queue(name) for name in (QUEUE, LOOKS)],  # type: ignore[no-untyped-call]
+        task_routes={f"worker.tasks.{name}": {"queue": LOOKS} for name in LOOKING},
         task_publish_retry=False,
         worker_prefetch_multiplier=1,
         worker_pool="threads",
