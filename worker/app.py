@@ -13,12 +13,17 @@ from celery import Celery
 from celery.exceptions import SecurityWarning
 from celery.schedules import schedule
 from celery.signals import heartbeat_sent, setup_logging, worker_init, worker_shutdown
+from kombu.entity import Queue
 
 from worker import context as context  # what it connects to Celery's signals
 from worker import log, metrics, tracing
 from worker.errors import Misconfigured
 from worker.settings import get_settings
 
+QUEUE = "sft"
+# Submissions can be slow and many; a worker takes from both queues by turns, so that looks go on meanwhile.
+LOOKS = "sft.looks"
+LOOKING = ("tick", "poll", "take_in", "sweep")
 BROKER_TIMEOUT_SECONDS = 3.0
 # Messages expire by the wall clock: by so much may the clocks of two machines differ.
 CLOCK_SKEW_SECONDS = 30.0
@@ -31,7 +36,9 @@ def build() -> Celery:
     app = Celery("sft", broker=settings.redis_url, include=["worker.tasks"])
     app.conf.update(
         task_ignore_result=True,
-        task_default_queue="sft",
+        task_default_queue=QUEUE,
+        task_queues=[Queue(name) for name in (QUEUE, LOOKS)],  # type: ignore[no-untyped-call]
+        task_routes={f"worker.tasks.{name}": {"queue": LOOKS} for name in LOOKING},
         task_publish_retry=False,
         worker_prefetch_multiplier=1,
         worker_pool="threads",

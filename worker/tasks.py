@@ -6,7 +6,7 @@ from celery import Task
 from kombu.exceptions import OperationalError
 
 from worker import dispatch, ingest, jobs, retention, watch
-from worker.app import app
+from worker.app import LOOKS, QUEUE, app
 from worker.errors import ServiceUnavailable
 from worker.log import logger
 from worker.states import JobState
@@ -14,9 +14,7 @@ from worker.states import JobState
 log = logger(__name__)
 
 # Where so many messages wait, the workers are behind, and nothing was lost that asking again would bring.
-MAX_BACKLOG = 100
-# The sweep leaves room for the looks, without which no run is seen to end.
-MAX_SWEPT = 20
+MAX_BACKLOG = 20
 
 
 @app.task
@@ -34,7 +32,7 @@ def cancel(job_id: str) -> None:
 @app.task
 def tick() -> None:
     """Ask for a look at every cluster that has live jobs, unless earlier ones wait still."""
-    if _waiting() >= MAX_BACKLOG:
+    if _waiting(LOOKS) >= MAX_BACKLOG:
         return
     for name in jobs.live_clusters():
         nudge(poll, name)
@@ -56,7 +54,7 @@ def take_in(job_id: str) -> None:
 @app.task
 def sweep() -> None:
     """Send again the tasks that jobs have waited for too long."""
-    for job_id, state in watch.owed(limit=max(0, MAX_SWEPT - _waiting())):
+    for job_id, state in watch.owed(limit=max(0, MAX_BACKLOG - _waiting(QUEUE))):
         nudge(OWED[state], job_id)
 
 
@@ -81,10 +79,10 @@ OWED: dict[JobState, Task[Any, Any]] = {
 }
 
 
-def _waiting() -> int:
+def _waiting(queue: str) -> int:
     """How many messages wait in the broker: asking again and again must not bury what was asked."""
     with app.connection_for_write() as connection:
-        waiting: int = connection.default_channel.client.llen(app.conf.task_default_queue)
+        waiting: int = connection.default_channel.client.llen(queue)
     return waiting
 
 

@@ -1,5 +1,6 @@
 """What a fault has done to jobs: how many were lost, doubled, or ended wrong."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -18,15 +19,18 @@ class Tally:
     doubled: int = 0
     wrong: int = 0
 
-    def judge(self, parts: Parts, job_ids: Iterable[str], state: str = "SUCCEEDED") -> None:
+    def judge(
+        self, parts: Parts, job_ids: Iterable[str], state: str = "SUCCEEDED", seconds: float = 120
+    ) -> None:
         """Wait for the end of jobs of one attempt, count what is not as it should be, and fail for it."""
-        faults = [fault for job_id in job_ids if (fault := self._judge(parts, job_id, state))]
+        deadline = time.monotonic() + seconds
+        faults = [fault for job_id in job_ids if (fault := self._judge(parts, job_id, state, deadline))]
         assert not faults, faults
 
-    def _judge(self, parts: Parts, job_id: str, state: str) -> str | None:
+    def _judge(self, parts: Parts, job_id: str, state: str, deadline: float) -> str | None:
         self.jobs += 1
         try:
-            job = parts.wait_for(job_id)
+            job = parts.wait_for(job_id, timeout=max(1.0, deadline - time.monotonic()))
         except AssertionError as error:
             self.lost += 1
             return str(error)
