@@ -36,7 +36,6 @@ ROUTES: dict[str, dict[str, int]] = {
     "GET /healthz": EVERYBODY,
     "GET /metrics": EVERYBODY,
     "GET /readyz": EVERYBODY,
-    "GET /metrics": EVERYBODY,
     "GET /v1/whoami": WITH_KEY,
     "GET /v1/presets": WITH_KEY,
     "GET /v1/presets/{name}": WITH_KEY,
