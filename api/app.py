@@ -1,11 +1,16 @@
 """The application: routes, errors, and the few things that every request goes through."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from api import problems
-from api.middleware import RequestContext
-from api.routes import checkpoints, clusters, health, jobs, keys, logs, presets
-from worker import log
+from api.middleware import RequestContext, RequestLimits, RequestLog
+from api.routes import checkpoints, clusters, health, jobs, keys, logs, metrics, presets
+from api.waiting import Watch
+from worker import log, tracing
 from worker.settings import get_settings
 
 DESCRIPTION = """
@@ -14,20 +19,35 @@ them, and collect their checkpoints. Every error is `application/problem+json` (
 """
 
 
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    await app.state.watch.stop()
+    await run_in_threadpool(tracing.stop)
+
+
 def create_app() -> FastAPI:
     """The service as an ASGI application: `uvicorn --factory api.app:create_app`."""
     log.configure()
+    tracing.start("sft-api")
     app = FastAPI(
         title="SFT service",
         version="0.1.0",
         description=DESCRIPTION,
         redirect_slashes=False,
+        lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
+        telemetry={"operation_spans": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.add_middleware(RequestContext, max_body_bytes=get_settings().max_body_bytes)
+    # The last one added is the first to see a request.
+    app.add_middleware(RequestLimits, max_body_bytes=get_settings().max_body_bytes)
+    app.add_middleware(RequestLog)
+    app.add_middleware(RequestContext)
+    app.state.watch = Watch()
     problems.install(app)
     for module in (jobs, logs, checkpoints, presets, clusters, keys):
         app.include_router(module.router, prefix="/v1")
-    app.include_router(health.router)
+    for module in (health, metrics):
+        app.include_router(module.router)
     problems.describe(app)
     return app

@@ -1,29 +1,15 @@
-"""What routes ask for: who calls, and the usual parameters."""
+"""The usual parameters of routes."""
 
 import re
-from datetime import datetime
 from typing import Annotated
 
-from fastapi import Depends, Header, Path, Query, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import AfterValidator
+from fastapi import Depends, Header, Query, Request
 
-from worker import keys
-from worker.errors import FieldError, InvalidSpec, Unauthenticated
-from worker.jobs import Caller
-from worker.models import as_utc
+from api.waiting import Watch
+from worker.errors import FieldError, InvalidSpec
 from worker.settings import get_settings
 
 MAX_LABELS = 20
-
-_bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer sft_...`")
-
-
-def get_caller(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
-    """Who calls. Raises Unauthenticated."""
-    if credentials is None:
-        raise Unauthenticated("An API key is needed.", hint="Send Authorization: Bearer <key>.")
-    return keys.authenticate(credentials.credentials)
 
 
 def get_labels(request: Request) -> dict[str, str]:
@@ -54,10 +40,14 @@ def get_wait(
     return seconds
 
 
-CallerDep = Annotated[Caller, Depends(get_caller)]
+def get_watch(request: Request) -> Watch:
+    watch: Watch = request.app.state.watch
+    return watch
+
+
+WatchDep = Annotated[Watch, Depends(get_watch)]
 LabelsDep = Annotated[dict[str, str], Depends(get_labels)]
 WaitDep = Annotated[float, Depends(get_wait)]
-JobId = Annotated[str, Path(max_length=64, description="A job's id.")]
 IdempotencyKeyHeader = Annotated[
     str | None,
     Header(
@@ -69,5 +59,5 @@ IdempotencyKeyHeader = Annotated[
     ),
 ]
 IfNoneMatch = Annotated[str | None, Header(alias="If-None-Match", description="An ETag: 304 while it holds.")]
-Moment = Annotated[datetime, AfterValidator(as_utc)]
+Cursor = Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page.")]

@@ -1,8 +1,15 @@
-"""What every request goes through: a request id, a limit of its body, and no NUL byte."""
+"""What every request goes through: a request id, its line in the log, and limits of what is taken.
+
+All of it passes messages on as they come: an answer may be a stream of hours.
+"""
 
 import re
 import secrets
-from http import HTTPStatus
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from http import HTTPMethod, HTTPStatus
+from time import perf_counter
+from typing import Any
 
 import structlog
 from starlette.datastructures import MutableHeaders
@@ -11,16 +18,21 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import problem
+from worker import metrics, tracing
+from worker.log import logger
 
 HEADER = "X-Request-ID"
+UNMATCHED = "unmatched"
+LONGEST_LOGGED_PATH = 500
+
+log = logger(__name__)
 
 
 class RequestContext:
     """Gives each request an id (the client's own if it is harmless), in logs and in the answer."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -29,6 +41,8 @@ class RequestContext:
         request = Request(scope)
         request_id = _request_id(request)
         request.state.request_id = request_id
+        # A query may hold what was not meant for it, e.g. a key: no trace has it.
+        tracing.annotate({"sft.request_id": request_id, "url.query": ""})
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -36,12 +50,114 @@ class RequestContext:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            if _has_nul(request):
-                # No database takes it, and no path or name has it.
-                response = problem(request, 400, "nul_byte", "A NUL byte is not allowed in a URL.")
-                await response(scope, receive, send_with_id)
-            else:
-                await self.app(scope, _limited(receive, self.max_body_bytes), send_with_id)
+            await self.app(scope, receive, send_with_id)
+
+
+def _request_id(request: Request) -> str:
+    given = request.headers.get(HEADER, "")
+    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else secrets.token_hex(8)
+
+
+# -- log and metrics -------------------------------------------------------------------------------
+
+
+class RequestLog:
+    """Counts each request when its answer begins; times it, and writes its line, when that has ended."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, started=perf_counter())
+
+        async def noting(message: Message) -> None:
+            exchange.note(message)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        except Exception:
+            if exchange.status is None:
+                exchange.begin(HTTPStatus.INTERNAL_SERVER_ERROR)  # answered further out
+            raise
+        finally:
+            exchange.end()
+
+
+@dataclass
+class _Exchange:
+    """A request and what is known of its answer."""
+
+    scope: MutableMapping[str, Any]
+    started: float
+    status: int | None = None
+    is_stream: bool = False
+
+    def note(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.begin(message["status"])
+        elif message.get("more_body"):
+            self.is_stream = True
+
+    def begin(self, status: int) -> None:
+        self.status = status
+        metrics.HTTP_REQUESTS.labels(self.method, self.route, status).inc()
+
+    def end(self) -> None:
+        seconds = perf_counter() - self.started
+        if not (self.is_stream or self.asks_to_wait):
+            metrics.HTTP_SECONDS.labels(self.method, self.route).observe(seconds)
+        log.info(
+            "request",
+            method=self.method,
+            route=self.route,
+            path=self.scope["path"][:LONGEST_LOGGED_PATH],
+            status=self.status,
+            duration_ms=round(seconds * 1000, 1),
+            caller=self.scope.get("state", {}).get("caller"),
+        )
+
+    @property
+    def method(self) -> str:
+        """One that HTTP has: clients may send any word, and each would be a series of its own."""
+        method: str = self.scope["method"]
+        return method if method in HTTPMethod.__members__ else "other"
+
+    @property
+    def route(self) -> str:
+        """The template of the route's path; never the path, of which there is no end."""
+        # A route that was included knows its path without the prefix only.
+        included = self.scope.get("fastapi", {}).get("effective_route_context")
+        matched = included or self.scope.get("route")
+        return getattr(matched, "path_format", UNMATCHED)
+
+    @property
+    def asks_to_wait(self) -> bool:
+        return "wait" in Request(self.scope).query_params
+
+
+# -- limits ----------------------------------------------------------------------------------------
+
+
+class RequestLimits:
+    """Refuses bodies that are too large, and NUL bytes."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif _has_nul(request := Request(scope)):
+            # No database takes it, and no path or name has it.
+            response = problem(request, 400, "nul_byte", "A NUL byte is not allowed in a URL.")
+            await response(scope, receive, send)
+        else:
+            await self.app(scope, _limited(receive, self.max_body_bytes), send)
 
 
 def _limited(receive: Receive, max_bytes: int) -> Receive:
@@ -58,11 +174,6 @@ def _limited(receive: Receive, max_bytes: int) -> Receive:
         return message
 
     return limited
-
-
-def _request_id(request: Request) -> str:
-    given = request.headers.get(HEADER, "")
-    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else secrets.token_hex(8)
 
 
 def _has_nul(request: Request) -> bool:

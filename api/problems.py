@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from worker import errors
 from worker.errors import FieldError, SftError
@@ -22,9 +23,12 @@ RETRY_AFTER_SECONDS = 2
 
 STATUS: dict[type[SftError], HTTPStatus] = {
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Gone: HTTPStatus.GONE,
     errors.IllegalAction: HTTPStatus.CONFLICT,
     errors.PlanDrift: HTTPStatus.CONFLICT,
+    errors.CheckpointChanged: HTTPStatus.CONFLICT,
     errors.RangeInvalid: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     errors.InvalidSpec: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.IdempotencyMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -180,11 +184,20 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     }
     response = problem(request, status, code, f"{status.phrase}.", hint=hints.get(status))
     response.headers.update(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = ", ".join(_methods_of(request)) or response.headers["Allow"]
     return response
 
 
+def _methods_of(request: Request) -> list[str]:
+    """Every method of a path: the router itself names those of the first route that matches."""
+    paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+    fitting = [path for path in paths if compile_path(path)[0].match(request.url.path)]
+    return sorted(method.upper() for path in fitting for method in paths[path])
+
+
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    log.error("request.bug", path=request.url.path, exc_info=error)
+    log.error("request.bug", request_id=request.state.request_id, path=request.url.path, exc_info=error)
     return problem(
         request,
         500,

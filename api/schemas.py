@@ -1,19 +1,29 @@
 """What the service answers. Requests are the models of worker/ and trainer/."""
 
+import re
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from trainer.failures import Failure
 from trainer.models import Model
 from trainer.presets import Preset
+from worker.access import Role
 from worker.backends.base import Resources
 from worker.clusters import Cluster
-from worker.models import Attempt, Event, Job, Metric, utcnow
-from worker.queries import Details, Saved
-from worker.settings import get_settings
+from worker.models import ApiKey, Attempt, Event, Job, Metric, as_utc, utcnow
+from worker.queries import Details, Saved, is_stale
 from worker.states import TERMINAL, Action, JobState, allowed_actions
+
+
+def _is_no_number(value: Any) -> Any:
+    if isinstance(value, int | float) or re.fullmatch(r"\s*[-+]?[\d.]+\s*", str(value)):
+        raise ValueError("should be a moment such as 2026-01-31T12:00:00Z")  # seconds since 1970 are none
+    return value
+
+
+Moment = Annotated[datetime, BeforeValidator(_is_no_number), AfterValidator(as_utc)]
 
 
 class StateReason(BaseModel):
@@ -171,14 +181,6 @@ def _links(job_id: str) -> dict[str, str]:
     }
 
 
-def is_stale(job: Job) -> bool:
-    """Whether the cluster should have answered about the job by now, and has not."""
-    if job.state in TERMINAL or job.observed_at is None:
-        return False
-    # A moment that lies ahead says as little: the clock was put back since.
-    return abs((utcnow() - job.observed_at).total_seconds()) > get_settings().stale_after_seconds
-
-
 def etag(job: Job) -> str:
     """Changes exactly when a client would see another job: volatile fields do not count."""
     return f'"{job.version}{"-stale" if is_stale(job) else ""}"'
@@ -226,14 +228,17 @@ class EventPage(BaseModel):
     next_after: int = Field(description="`after` of the next page.")
 
 
-class LogView(BaseModel):
+class LogPiece(BaseModel):
     attempt: int
     rank: int | None = Field(description="Null: the output of the whole attempt.")
     offset: int = Field(description="Where this piece begins, in bytes.")
     next_offset: int = Field(description="`offset` of the next piece.")
+    text: str = Field(description="Bytes that are not UTF-8 are shown as U+FFFD.")
+
+
+class LogView(LogPiece):
     size: int = Field(description="Bytes of the log now.")
     end: bool = Field(description="Nothing will ever follow.")
-    text: str = Field(description="Bytes that are not UTF-8 are shown as U+FFFD.")
 
 
 class MetricView(BaseModel):
@@ -298,7 +303,65 @@ class ClusterList(BaseModel):
 class WhoAmI(BaseModel):
     name: str
     project: str
-    role: str
+    role: Role
+
+
+# Actors of a job's history that are no keys.
+RESERVED_NAMES = ("system", "trainer")
+
+
+class KeyRequest(BaseModel):
+    """A key to be made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$",
+        description="Whose it is: the owner of the jobs made with it. Several keys may share a name.",
+    )
+    role: Role
+    project: str | None = Field(
+        default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Default: that of your own key."
+    )
+    expires_at: Moment | None = Field(default=None, description="Null: it does not expire.")
+
+    @field_validator("name")
+    @classmethod
+    def _is_not_reserved(cls, name: str) -> str:
+        if name in RESERVED_NAMES:
+            raise ValueError(f"{name!r} is the service's own name; choose another")
+        return name
+
+    @field_validator("expires_at")
+    @classmethod
+    def _lies_ahead(cls, moment: datetime | None) -> datetime | None:
+        if moment and moment <= utcnow():
+            raise ValueError("lies in the past")
+        return moment
+
+
+class KeyView(BaseModel):
+    id: str
+    name: str
+    role: Role
+    project: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None = Field(description="To about a minute.")
+
+    @classmethod
+    def of(cls, row: ApiKey) -> "KeyView":
+        return cls.model_validate(row, from_attributes=True)
+
+
+class CreatedKey(KeyView):
+    key: str = Field(description="The secret: shown this once, and kept nowhere.")
+
+
+class KeyPage(BaseModel):
+    items: list[KeyView]
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last.")
 
 
 class Health(BaseModel):

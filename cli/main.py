@@ -1,6 +1,9 @@
-"""`sft`: run the service."""
+"""`sft`: run the service, and use one.
 
-from collections.abc import Iterator
+The commands that run it import the engine only when they are called: those that use one start at once.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -10,35 +13,74 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from cli import serve as supervisor
-from cli.prepare import initialize, shown_url
-from worker.errors import SftError
-from worker.settings import Settings, get_settings
+from cli.client.where import DEFAULT_URL, Where
+from cli.commands import catalog, checkpoints, jobs, keys, records
+from cli.commands.session import EXIT_CODES, Commands, KeyFile, Url
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    epilog=EXIT_CODES,
+)
 
 DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept; default: SFT_DATA_DIR.")]
 
 
 @app.callback()
-def main() -> None:
+def main(context: typer.Context, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
     """Fine-tuning as a service: submit, watch and collect runs of Megatron-Bridge."""
+    context.obj = Where(url, key_file)
 
 
-@app.command()
+PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    "Jobs": {
+        "submit": jobs.submit,
+        "plan": jobs.plan,
+        "list": jobs.list_jobs,
+        "show": jobs.show_job,
+        "wait": jobs.wait,
+        "logs": records.logs,
+        "events": records.events,
+        "metrics": records.metrics,
+        "cancel": jobs.cancel,
+        "retry": jobs.retry,
+    },
+    "Service": {"clusters": catalog.clusters, "presets": catalog.presets, "whoami": catalog.whoami},
+}
+for panel, commands in PANELS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=panel)(command)
+app.add_typer(checkpoints.commands, name="checkpoints", rich_help_panel="Jobs")
+app.add_typer(keys.commands, name="keys", rich_help_panel="Service")
+
+
+# -- running a service -----------------------------------------------------------------------------
+
+HERE = "Running a service here"
+
+
+@app.command(rich_help_panel=HERE)
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8000,
     data_dir: DataDir = None,
 ) -> None:
     """Run the whole service: API, worker, beat and, unless SFT_REDIS_URL is set, a broker."""
+    from cli import serve as supervisor
+    from worker.settings import get_settings
+
     with _explained():
         raise typer.Exit(supervisor.serve(host, port, data_dir or get_settings().data_dir))
 
 
-@app.command()
+@app.command(rich_help_panel=HERE)
 def init(data_dir: DataDir = None) -> None:
     """Bring the database up to date and write the admin key, without starting anything."""
+    from cli.prepare import initialize
+    from worker.settings import get_settings
+
     with _explained():
         initialize(data_dir or get_settings().data_dir)
         Console(soft_wrap=True).print(
@@ -46,9 +88,26 @@ def init(data_dir: DataDir = None) -> None:
         )
 
 
-@app.command()
+@app.command(rich_help_panel=HERE)
+def gc(
+    data_dir: DataDir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+) -> None:
+    """Remove finished jobs, logs and idempotency keys that are past their time (SFT_KEEP_...)."""
+    from cli import gc as collector
+    from cli.prepare import use
+    from worker.settings import get_settings
+
+    with _explained():
+        use(data_dir or get_settings().data_dir)
+        collector.remove(dry_run=dry_run)
+
+
+@app.command(rich_help_panel=HERE)
 def settings() -> None:
     """Print every setting with its value and what it is for. Passwords are hidden."""
+    from worker.settings import Settings, get_settings
+
     columns = (Column("Environment", no_wrap=True), Column("Value", overflow="fold"), Column("Meaning"))
     table = Table(*columns)
     with _explained():
@@ -59,6 +118,8 @@ def settings() -> None:
 
 
 def _shown(name: str, value: object) -> str:
+    from cli.prepare import shown_url
+
     if name.endswith("_url") and value:
         return shown_url(str(value))
     return "" if value is None else str(value)
@@ -67,6 +128,8 @@ def _shown(name: str, value: object) -> str:
 @contextmanager
 def _explained() -> Iterator[None]:
     """End with an error's message and hint instead of its traceback."""
+    from worker.errors import SftError
+
     try:
         yield
     except SftError as error:

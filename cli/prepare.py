@@ -6,7 +6,7 @@ from pathlib import Path
 from kombu.connection import Connection
 from sqlalchemy.engine import make_url
 
-from worker import keys, schema
+from worker import keys, schema, tracing
 from worker.clusters import clusters
 from worker.errors import Misconfigured, ServiceUnavailable
 from worker.settings import get_settings
@@ -22,6 +22,7 @@ def initialize(data_dir: Path) -> None:
     use(data_dir)
     settings = get_settings()
     make_directory(settings.data_dir / "inputs")
+    tracing.check()
     clusters()  # a wrong profile is said now, not to each request
     try:
         schema.upgrade(settings.sql_url)

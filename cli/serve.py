@@ -27,6 +27,7 @@ from rich.console import Console
 
 from cli.broker import connect
 from cli.prepare import initialize, make_directory, reach_broker
+from worker import metrics
 from worker.errors import Misconfigured
 from worker.settings import PROJECT_ROOT, get_settings
 
@@ -47,6 +48,7 @@ def serve(host: str, port: int, data_dir: Path) -> int:
         signal.signal(wish, _interrupt)
     with contextlib.suppress(KeyboardInterrupt), _only_one(data_dir), _broker_socket(data_dir) as broker:
         initialize(data_dir)
+        _share_metrics(data_dir / "metrics")
         port = _bindable(host, port)
         with _running(host, port, broker, data_dir) as processes:
             url = f"http://{_reachable(host)}:{port}"
@@ -72,6 +74,13 @@ def _only_one(data_dir: Path) -> Iterator[None]:
                 f"A service is running on {data_dir} already.", hint="Stop it, or use another --data-dir."
             ) from None
         yield
+
+
+def _share_metrics(directory: Path) -> None:
+    """Let the processes of this start count in one directory, so that one scrape shows them all."""
+    shutil.rmtree(directory, ignore_errors=True)  # the counts of processes that are no more
+    make_directory(directory)
+    os.environ[metrics.DIRECTORY_VARIABLE] = str(directory.absolute())
 
 
 # -- processes -------------------------------------------------------------------------------------

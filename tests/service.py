@@ -19,15 +19,15 @@ TERMINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
 class Service:
     """`sft serve` as a process, and a client for it; as a context it ends with its runs, whatever happens."""
 
-    def __init__(self, data_dir: Path, **environment: str) -> None:
+    def __init__(self, data_dir: Path, port: int = 0, **environment: str) -> None:
         self.data_dir = data_dir
         # The service must not take over what the test process was told of databases and the like.
-        own = ("SFT_", "DATABASE_URL", "REDIS_URL")
+        own = ("SFT_", "DATABASE_URL", "REDIS_URL", "OTEL_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
         quick = {"SFT_STUCK_AFTER_SECONDS": "2", "SFT_SWEEP_INTERVAL_SECONDS": "1"}
         with (data_dir.parent / "serve.err").open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli", "serve", "--port", "0", "--data-dir", str(data_dir)],
+                [sys.executable, "-m", "cli", "serve", "--port", str(port), "--data-dir", str(data_dir)],
                 env={**inherited, **quick, **environment},
                 stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True,
             )  # fmt: skip

@@ -12,16 +12,18 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import SecurityWarning
 from celery.schedules import schedule
-from celery.signals import setup_logging
+from celery.signals import heartbeat_sent, setup_logging, worker_init, worker_shutdown
 from kombu.entity import Queue
 
-from worker import log
+from worker import context as context  # what it connects to Celery's signals
+from worker import log, metrics, tracing
+from worker.errors import Misconfigured
 from worker.settings import get_settings
 
-QUEUE = "sft"
-# Submissions can be slow and many; a worker takes from both queues by turns, so that looks go on meanwhile.
-LOOKS = "sft.looks"
-LOOKING = ("tick", "poll", "take_in", "sweep")
+# Submissions can be slow and many. A worker takes from its queues by turns, so that looks go on meanwhile,
+# and what the beat sends does not count as looks that wait.
+SUBMISSIONS, LOOKS, BEATS = "sft", "sft.looks", "sft.beats"
+QUEUES = {SUBMISSIONS: ("submit", "retain"), LOOKS: ("poll", "take_in", "cancel"), BEATS: ("tick", "sweep")}
 BROKER_TIMEOUT_SECONDS = 3.0
 # Messages expire by the wall clock: by so much may the clocks of two machines differ.
 CLOCK_SKEW_SECONDS = 30.0
@@ -34,9 +36,11 @@ def build() -> Celery:
     app = Celery("sft", broker=settings.redis_url, include=["worker.tasks"])
     app.conf.update(
         task_ignore_result=True,
-        task_default_queue=QUEUE,
-        task_queues=[Queue(name) for name in (QUEUE, LOOKS)],  # type: ignore[no-untyped-call]
-        task_routes={f"worker.tasks.{name}": {"queue": LOOKS} for name in LOOKING},
+        task_default_queue=SUBMISSIONS,
+        task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
+        task_routes={
+            f"worker.tasks.{task}": {"queue": queue} for queue, tasks in QUEUES.items() for task in tasks
+        },
         task_publish_retry=False,
         worker_prefetch_multiplier=1,
         worker_pool="threads",
@@ -56,6 +60,7 @@ def build() -> Celery:
         beat_schedule={
             "tick": _every(settings.poll_interval_seconds, "worker.tasks.tick"),
             "sweep": _every(settings.sweep_interval_seconds, "worker.tasks.sweep"),
+            "retain": _every(settings.retention_interval_seconds, "worker.tasks.retain"),
         },
     )
     return app
@@ -75,6 +80,27 @@ def _steady_now() -> datetime:
 @setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     log.configure()
+
+
+@worker_init.connect
+def _start_observing(**_: Any) -> None:
+    try:
+        tracing.start("sft-worker")
+        if port := get_settings().worker_metrics_port:
+            metrics.listen(port)
+    except Misconfigured as error:
+        raise SystemExit(f"{error.message} {error.hint}") from None  # Celery goes on after any other error
+
+
+@worker_shutdown.connect
+def _stop_observing(**_: Any) -> None:
+    tracing.stop()
+
+
+@heartbeat_sent.connect
+def _touch_heartbeat_file(**_: Any) -> None:
+    if path := get_settings().heartbeat_file:
+        path.touch()
 
 
 # Celery warns about root because of pickled tasks; ours are JSON, and a container's user is root.

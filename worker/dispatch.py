@@ -7,7 +7,7 @@ from sqlmodel import Session, col
 
 from trainer.failures import explain
 from trainer.preflight import Finding, check
-from worker import jobs
+from worker import jobs, metrics
 from worker.backends.base import Backend, Submission
 from worker.clusters import cluster, connect
 from worker.db import affected, writing
@@ -55,7 +55,8 @@ def _hand_over(job: Job) -> None:
     if not _begin(job, submission.directory):
         return
     try:
-        external_id = backend.submit(submission)
+        with metrics.observed(job.cluster, "submit"):
+            external_id = backend.submit(submission)
     except SubmissionRejected as error:
         failure = explain("scheduler_rejected", cause=error.message, recovery=error.hint)
         evidence = {"evidence": {"attempt": job.attempt}}
@@ -85,11 +86,18 @@ def _begin(job: Job, directory: str) -> bool:
 
 def _accepted(job: Job, backend: Backend, submission: Submission, external_id: str) -> None:
     with writing() as session:
-        if _store_external_id(session, job, external_id, submission.directory):
+        # Its events are numbered in the order in which they can be seen: all writers hold the job.
+        jobs.find(session, job.id, lock=True)
+        is_new = _store_external_id(session, job, external_id, submission.directory)
+        if is_new:
             jobs.record(session, job, "submitted", data={"external_id": external_id})
         moved = jobs.move(session, job, JobState.QUEUED)
+    if is_new:
+        delay = utcnow() - jobs.attempt_of(job).created_at
+        metrics.SUBMISSION_SECONDS.labels(job.cluster).observe(delay.total_seconds())
     if not moved and _is_unwanted(job):
-        backend.cancel(external_id)  # the wish came while the submission was on its way
+        with metrics.observed(job.cluster, "cancel"):
+            backend.cancel(external_id)  # the wish came while the submission was on its way
     log.info("submit.done", job_id=job.id, external_id=external_id)
 
 
@@ -134,14 +142,20 @@ def cancel(job_id: str) -> None:
 def _end_run(job: Job, attempt: Attempt) -> None:
     backend = connect(cluster(job.cluster))
     submission = backend.render(jobs.run_of(job))
-    external_id = attempt.external_id or backend.find(submission.name)
+    external_id = attempt.external_id or _find(backend, job, submission.name)
     if external_id is not None:
-        backend.cancel(external_id)
+        with metrics.observed(job.cluster, "cancel"):
+            backend.cancel(external_id)
         with writing() as session:
             _store_external_id(session, job, external_id, submission.directory)
     elif job.updated_at < utcnow() - SUBMISSION_GRACE:
         _never_submitted(job)
     # else its submission may still be on its way: the sweep asks again
+
+
+def _find(backend: Backend, job: Job, name: str) -> str | None:
+    with metrics.observed(job.cluster, "find"):
+        return backend.find(name)
 
 
 def _never_submitted(job: Job) -> None:

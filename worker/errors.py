@@ -3,12 +3,15 @@
 SftError
 +-- Misconfigured         the operator has to change a setting
 +-- NotFound              no such job, attempt, preset, cluster ...
++-- Gone                  it was here, and was removed when its time was over
 +-- InvalidSpec           the request's content is wrong: carries findings
 +-- IllegalAction         not in this state: carries the allowed actions
 +-- IdempotencyMismatch   the key was used with another body
 +-- PlanDrift             the plan is no longer what the client saw
++-- CheckpointChanged     its files are not those that were saved
 +-- RangeInvalid          an offset, range or cursor that makes no sense
 +-- Unauthenticated       no key, or one that is not valid
++-- Forbidden             the key is not for this
 +-- ServiceUnavailable    database or broker cannot be reached: try again
 +-- BackendError
     +-- BackendUnavailable    the scheduler cannot be reached: try again
@@ -50,6 +53,10 @@ class NotFound(SftError):
     code = "not_found"
 
 
+class Gone(SftError):
+    code = "gone"
+
+
 class InvalidSpec(SftError):
     code = "invalid_spec"
 
@@ -73,12 +80,20 @@ class PlanDrift(SftError):
     code = "plan_drift"
 
 
+class CheckpointChanged(SftError):
+    code = "checkpoint_changed"
+
+
 class RangeInvalid(SftError):
     code = "range_invalid"
 
 
 class Unauthenticated(SftError):
     code = "unauthenticated"
+
+
+class Forbidden(SftError):
+    code = "forbidden"
 
 
 class ServiceUnavailable(SftError):

@@ -6,13 +6,13 @@ from pathlib import Path
 from sqlalchemy import update
 from sqlmodel import Session, col
 
-from worker import jobs, outcome
+from worker import jobs, metrics, outcome
 from worker.backends.base import Files
 from worker.clusters import cluster, connect
 from worker.db import affected, reading, writing
 from worker.errors import BackendUnavailable
 from worker.log import logger
-from worker.models import Attempt, Checkpoint, Job, Json, Metric
+from worker.models import Attempt, Checkpoint, Job, Json, Metric, utcnow
 from worker.run_events import (
     AnyEvent,
     CheckpointSaved,
@@ -42,7 +42,8 @@ def ingest(job_id: str) -> None:
     if attempt.directory is None:
         return
     try:
-        _take_in(job, attempt, connect(cluster(job.cluster)).files())
+        with metrics.observed(job.cluster, "ingest"):
+            _take_in(job, attempt, connect(cluster(job.cluster)).files())
     except BackendUnavailable as error:
         log.warning("ingest.unavailable", job_id=job_id, error=error.message)  # the next look asks again
 
@@ -83,7 +84,15 @@ def _take(job_id: str, attempt: Attempt, lines: bytes) -> bool:
         if job.attempt == attempt.number and job.state in LIVE:
             _update_job(session, job, events)
     attempt.events_offset += len(lines)
+    _count(job.cluster, lines, events)
     return True
+
+
+def _count(cluster_name: str, lines: bytes, events: list[AnyEvent]) -> None:
+    metrics.INGESTED_LINES.labels(cluster_name).inc(lines.count(b"\n"))
+    if events:
+        age = utcnow() - events[0].at
+        metrics.INGEST_SECONDS.labels(cluster_name).observe(max(age.total_seconds(), 0.0))
 
 
 def _event(line: bytes, job_id: str) -> AnyEvent | None:
@@ -201,7 +210,7 @@ def _is_whole(job: Job, iteration: int | None, files: Files) -> bool:
     if final is None:
         return False
     try:
-        sizes = [files.size(Path(final.path) / file["path"]) == file["bytes"] for file in final.files]
+        sizes = [files.stat(Path(final.path) / file["path"]).size == file["bytes"] for file in final.files]
     except FileNotFoundError:
         return False
     return bool(sizes) and all(sizes)

@@ -14,10 +14,12 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
+from worker.access import Caller
 from worker.backends.base import Resources, Run
 from worker.clusters import cluster, connect
 from worker.db import affected, reading, writing
 from worker.errors import IdempotencyMismatch, IllegalAction, NotFound
+from worker.log import logger
 from worker.models import Attempt, Event, IdempotencyKey, Job, Json, new_id, utcnow
 from worker.plan import checked_plan
 from worker.spec import JobSpec
@@ -25,14 +27,7 @@ from worker.states import LIVE, TERMINAL, TRANSITIONS, Action, DesiredState, Job
 
 SYSTEM = "system"
 
-
-@dataclass(frozen=True)
-class Caller:
-    """Who asks: the key's name, its project and role."""
-
-    name: str
-    project: str
-    role: str
+log = logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ def create(
 
     Raises InvalidSpec, PlanDrift, IdempotencyMismatch.
     """
-    used = _UsedKey(caller.name, idempotency_key, _hash(spec.model_dump(mode="json")))
+    used = _UsedKey(caller.project, caller.name, idempotency_key, _hash(spec.model_dump(mode="json")))
     if replay := used.replay():
         return replay
     job = _new_job(spec, caller)
@@ -83,6 +78,7 @@ def create(
         if replay := used.replay():
             return replay
         raise
+    log.info("job.created", job_id=job.id, owner=caller.name)
     return Created(job.id, response, is_new=True)
 
 
@@ -109,22 +105,21 @@ def _new_job(spec: JobSpec, caller: Caller) -> Job:
 class _UsedKey:
     """The Idempotency-Key of a request, if it has one."""
 
+    project: str
     owner: str
     key: str | None
     body_hash: str
 
     def remember(self, session: Session, job_id: str, response: Json) -> None:
         if self.key:
-            row = IdempotencyKey(
-                owner=self.owner, key=self.key, body_hash=self.body_hash, job_id=job_id, response=response
-            )
+            row = IdempotencyKey(**vars(self), job_id=job_id, response=response)
             session.add(row)
 
     def replay(self) -> Created | None:
         if not self.key:
             return None
         with reading() as session:
-            known = session.get(IdempotencyKey, (self.owner, self.key))
+            known = session.get(IdempotencyKey, (self.project, self.owner, self.key))
         if known is None:
             return None
         if known.body_hash != self.body_hash:
@@ -152,8 +147,12 @@ def find(session: Session, job_id: str, *, lock: bool = False) -> Job:
     # SQLite has no row locks and needs none: its writing transactions come one after the other.
     job = session.get(Job, job_id, with_for_update=lock or None)
     if job is None:
-        raise NotFound(f"There is no job {job_id!r}.", hint="List yours with GET /v1/jobs.")
+        raise no_such_job(job_id)
     return job
+
+
+def no_such_job(job_id: str) -> NotFound:
+    return NotFound(f"There is no job {job_id!r}.", hint="List yours with GET /v1/jobs.")
 
 
 def attempts(job_id: str) -> list[Attempt]:
@@ -245,7 +244,11 @@ def change(session: Session, job: Job, **values: Any) -> bool:
 
 
 def record(session: Session, job: Job, kind: str, *, actor: str = SYSTEM, data: Json | None = None) -> None:
-    """Write an event of the job's history."""
+    """Write an event of the job's history.
+
+    The transaction holds the job (`find(lock=True)`, or it has changed it): a reader who goes on
+    after the last id that it has seen would else pass over an event that was committed later.
+    """
     session.add(Event(job_id=job.id, attempt=job.attempt, type=kind, actor=actor, data=data or {}))
 
 

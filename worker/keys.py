@@ -3,35 +3,112 @@
 import hashlib
 import os
 import secrets
+import time
+from datetime import datetime
 from pathlib import Path
 
-from sqlmodel import col, select
+from sqlalchemy import or_, update
+from sqlmodel import Session, col, select
 
+from worker.access import Caller, Role
 from worker.db import reading, writing
-from worker.errors import Unauthenticated
-from worker.jobs import Caller
-from worker.models import ApiKey
+from worker.errors import NotFound, ServiceUnavailable, Unauthenticated
+from worker.log import logger
+from worker.models import ApiKey, utcnow
 
 ADMIN = "admin"
+USE_NOTED_EVERY_SECONDS = 60.0
+
+log = logger(__name__)
+
+# When this process last noted the use of a key, by its id: an entry for each key that is in use.
+_noted: dict[str, float] = {}
 
 
-def create(name: str, role: str, project: str) -> str:
-    """Make a key and return it: the only time that it can be seen."""
+def create(name: str, role: Role, project: str, expires_at: datetime | None = None) -> tuple[ApiKey, str]:
+    """Make a key. Returns it with its secret: the only time that it can be seen."""
     secret = f"sft_{secrets.token_urlsafe(32)}"
+    key = ApiKey(name=name, key_hash=_hash(secret), role=role, project=project, expires_at=expires_at)
     with writing() as session:
-        session.add(ApiKey(name=name, key_hash=_hash(secret), role=role, project=project))
-    return secret
+        session.add(key)
+    return key, secret
 
 
 def authenticate(secret: str) -> Caller:
-    """Who a key belongs to. Raises Unauthenticated."""
+    """Who a key belongs to. Asks the database each time: a revoked key is refused at once, everywhere.
+
+    Raises Unauthenticated.
+    """
     with reading() as session:
-        query = select(ApiKey).where(ApiKey.key_hash == _hash(secret), col(ApiKey.revoked_at).is_(None))
-        key = session.exec(query).first()
+        key = session.exec(select(ApiKey).where(ApiKey.key_hash == _hash(secret))).first()
     if key is None:
-        hint = "It was revoked, or belongs to another database; the admin's is in DATA_DIR/admin.key."
+        hint = "Keys are those of this service's database; the first admin's is in DATA_DIR/admin.key."
         raise Unauthenticated("This API key is not valid.", hint=hint)
-    return Caller(name=key.name, project=key.project, role=key.role)
+    if key.revoked_at or _has_expired(key):
+        how = "was revoked" if key.revoked_at else "has expired"
+        raise Unauthenticated(f"This API key {how}.", hint="Ask an admin for a new one.")
+    _note_use(key)
+    return Caller(name=key.name, project=key.project, role=Role(key.role), key_id=key.id)
+
+
+def _has_expired(key: ApiKey) -> bool:
+    return key.expires_at is not None and key.expires_at <= utcnow()
+
+
+def _note_use(key: ApiKey) -> None:
+    """Keep last_used_at, with one write a minute and process; where that fails nothing is lost by it."""
+    now = time.monotonic()
+    if now - _noted.get(key.id, -USE_NOTED_EVERY_SECONDS) < USE_NOTED_EVERY_SECONDS:
+        return
+    _noted[key.id] = now
+    try:
+        with writing() as session:
+            session.execute(update(ApiKey).where(col(ApiKey.id) == key.id).values(last_used_at=utcnow()))
+    except ServiceUnavailable as error:
+        log.warning("keys.use_not_noted", key=key.name, error=error.message)
+
+
+def still_valid(key_ids: set[str]) -> set[str]:
+    """Which of some keys are neither revoked nor expired."""
+    with reading() as session:
+        query = select(ApiKey.id).where(
+            col(ApiKey.id).in_(key_ids),
+            col(ApiKey.revoked_at).is_(None),
+            or_(col(ApiKey.expires_at).is_(None), col(ApiKey.expires_at) > utcnow()),
+        )
+        return set(session.exec(query))
+
+
+def page(after: str | None, limit: int) -> tuple[list[ApiKey], str | None]:
+    """The newest keys first, after the key `after`, and the cursor of the next page."""
+    query = select(ApiKey).order_by(col(ApiKey.id).desc()).limit(limit + 1)
+    if after:
+        query = query.where(col(ApiKey.id) < after)
+    with reading() as session:
+        keys = list(session.exec(query))
+    return keys[:limit], keys[limit - 1].id if len(keys) > limit else None
+
+
+def get(key_id: str) -> ApiKey:
+    """A key. Raises NotFound."""
+    with reading() as session:
+        return _find(session, key_id)
+
+
+def revoke(key_id: str) -> ApiKey:
+    """End a key's life; asking again changes nothing. Raises NotFound."""
+    with writing() as session:
+        key = _find(session, key_id)
+        key.revoked_at = key.revoked_at or utcnow()
+        session.add(key)
+    return key
+
+
+def _find(session: Session, key_id: str) -> ApiKey:
+    key = session.get(ApiKey, key_id)
+    if key is None:
+        raise NotFound(f"There is no key {key_id!r}.", hint="List them with GET /v1/keys.")
+    return key
 
 
 def ensure_admin_key(path: Path) -> None:
@@ -42,7 +119,8 @@ def ensure_admin_key(path: Path) -> None:
     fresh = path.with_suffix(".new")
     fresh.unlink(missing_ok=True)
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(create(ADMIN, role=ADMIN, project="default") + "\n")
+        _key, secret = create(ADMIN, Role.ADMIN, project="default")
+        file.write(f"{secret}\n")
     fresh.rename(path)
 
 

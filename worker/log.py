@@ -33,6 +33,11 @@ def configure() -> None:
             ],
         )
     )
+    for name in ("uvicorn", "uvicorn.access"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    # The API writes a line for each request itself, without what is in the query.
+    logging.getLogger("uvicorn.access").disabled = True
     # The libraries' own progress reports (each task received and done) are not news.
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
 

@@ -4,14 +4,27 @@ import codecs
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker import jobs
+from worker import jobs, retention
 from worker.backends.base import Files
 from worker.clusters import cluster, connect
-from worker.errors import NotFound, RangeInvalid
-from worker.models import Attempt, Job
+from worker.errors import Gone, NotFound, RangeInvalid
 
 MAX_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Log:
+    """What an attempt, or one of its ranks, has written, and where it is."""
+
+    job_id: str
+    attempt: int
+    rank: int | None
+    """None: the whole attempt's, launcher included."""
+    path: Path
+    files: Files
+    is_over: bool
+    """The attempt has ended: nothing will be added."""
 
 
 @dataclass(frozen=True)
@@ -28,51 +41,62 @@ class LogPage:
     text: str
 
 
-def read(
-    job_id: str, *, attempt: int | None, rank: int | None, offset: int, limit: int, tail: int | None
-) -> LogPage:
-    """A piece of a job's log: from an offset, or its last `tail` lines.
-
-    rank: the output of one rank; None is the whole attempt's, launcher included.
-    Raises NotFound, RangeInvalid.
-    """
+def find(job_id: str, attempt: int | None = None, rank: int | None = None) -> Log:
+    """The log of an attempt (default: the current one) or of one of its ranks. Raises NotFound, Gone."""
     job = jobs.get(job_id)
-    # Read before the file's size: a log that was complete then is complete now.
     chosen = jobs.attempt_of(job, attempt)
-    files = connect(cluster(job.cluster)).files()
-    path = _path(job, chosen, rank)
-    size = _size(files, path, rank)
+    if retention.logs_are_removed(chosen):
+        raise _gone(chosen.number)
+    backend = connect(cluster(job.cluster))
+    name = "job.log" if rank is None else f"rank-{rank}.log"
+    path = backend.job_directory(job.id) / "attempts" / str(chosen.number) / "logs" / name
+    return Log(job.id, chosen.number, rank, path, backend.files(), chosen.finished_at is not None)
+
+
+def read(log: Log, *, offset: int = 0, limit: int = MAX_BYTES, tail: int | None = None) -> LogPage:
+    """A piece of a log: from an offset, or its last `tail` lines. Raises NotFound, Gone, RangeInvalid."""
+    try:
+        return _page(log, offset, limit, tail)
+    except FileNotFoundError:
+        raise _gone(log.attempt) from None  # between two looks at it
+
+
+def _gone(attempt: int) -> Gone:
+    return Gone(
+        f"The logs of attempt {attempt} were removed: their time was over.",
+        hint="SFT_KEEP_LOGS_DAYS says how long logs of finished jobs are kept.",
+    )
+
+
+def _page(log: Log, offset: int, limit: int, tail: int | None) -> LogPage:
+    size = _size(log)
     if tail is not None:
-        offset = _tail_offset(files, path, size, tail)
+        offset = _tail_offset(log.files, log.path, size, tail)
     if offset > size:
         raise RangeInvalid(f"Offset {offset} lies beyond the log's {size} bytes.")
-    data = files.read(path, offset, limit) if size else b""
-    data = data if offset + len(data) >= size else _whole_characters(data)
+    data = log.files.read(log.path, offset, limit) if size else b""
+    if not (log.is_over and offset + len(data) >= size):
+        data = _whole_characters(data)
     following = offset + len(data)
     return LogPage(
-        attempt=chosen.number,
-        rank=rank,
+        attempt=log.attempt,
+        rank=log.rank,
         offset=offset,
         next_offset=following,
         size=size,
-        end=chosen.finished_at is not None and following >= size,
+        end=log.is_over and following >= size,
         text=data.decode(errors="replace"),
     )
 
 
-def _path(job: Job, attempt: Attempt, rank: int | None) -> Path:
-    directory = connect(cluster(job.cluster)).job_directory(job.id) / "attempts" / str(attempt.number)
-    return directory / "logs" / ("job.log" if rank is None else f"rank-{rank}.log")
-
-
-def _size(files: Files, path: Path, rank: int | None) -> int:
+def _size(log: Log) -> int:
     try:
-        return files.size(path)
+        return log.files.stat(log.path).size
     except FileNotFoundError:
-        if rank is None:
+        if log.rank is None:
             return 0  # nothing was written yet
         raise NotFound(
-            f"There is no log of rank {rank}.", hint="Ranks count from 0; it may not have begun."
+            f"There is no log of rank {log.rank}.", hint="Ranks count from 0; it may not have begun."
         ) from None
 
 
@@ -93,8 +117,7 @@ def _tail_offset(files: Files, path: Path, size: int, lines: int) -> int:
 
 
 def _whole_characters(data: bytes) -> bytes:
-    """Cut a page before a character whose bytes are not all in it; a bad byte cuts nothing."""
+    """Cut off the beginning of a character whose other bytes may follow; a bad byte cuts nothing."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     decoder.decode(data)
-    pending = decoder.getstate()[0]
-    return data[: len(data) - len(pending)] if len(pending) < len(data) else data
+    return data[: len(data) - len(decoder.getstate()[0])]

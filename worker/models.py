@@ -71,7 +71,10 @@ class ApiKey(SQLModel, table=True):
     role: str
     project: str
     created_at: datetime = Field(default_factory=utcnow, sa_type=UtcDateTime)
+    expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    last_used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    """To about a minute."""
 
 
 class Job(SQLModel, table=True):
@@ -180,6 +183,7 @@ class IdempotencyKey(SQLModel, table=True):
 
     __tablename__ = "idempotency_key"
 
+    project: str = Field(primary_key=True)
     owner: str = Field(primary_key=True)
     key: str = Field(primary_key=True)
     body_hash: str

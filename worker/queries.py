@@ -12,14 +12,16 @@ from sqlmodel.sql.expression import SelectOfScalar
 from worker.db import reading
 from worker.errors import NotFound
 from worker.jobs import find
-from worker.models import Attempt, Checkpoint, Event, Job, Metric
-from worker.states import LIVE, JobState
+from worker.models import Attempt, Checkpoint, Event, Job, Metric, utcnow
+from worker.settings import get_settings
+from worker.states import LIVE, TERMINAL, JobState
 
 
 @dataclass(frozen=True)
 class JobFilter:
     """What jobs to list; None is no condition."""
 
+    project: str | None = None
     states: Sequence[JobState] = ()
     owner: str | None = None
     cluster: str | None = None
@@ -43,6 +45,15 @@ class Saved:
 
 # The first fields of Saved: columns of Checkpoint, all but the list of its files, which may be long.
 SAVED_COLUMNS = ("job_id", "iteration", "attempt", "path", "bytes", "saved_at")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What differs between two looks at a job if anything does that a client can see."""
+
+    version: int
+    is_stale: bool
+    last_event: int | None
 
 
 @dataclass
@@ -81,6 +92,8 @@ def page_of_jobs(wanted: JobFilter, after: str | None, limit: int) -> tuple[list
 
 def _filtered(query: SelectOfScalar[Job], wanted: JobFilter) -> SelectOfScalar[Job]:
     conditions: list[ColumnElement[bool]] = []
+    if wanted.project is not None:
+        conditions.append(col(Job.project) == wanted.project)
     if wanted.states:
         conditions.append(col(Job.state).in_(wanted.states))
     if wanted.owner is not None:
@@ -163,6 +176,65 @@ def checkpoint(job_id: str, iteration: int) -> Checkpoint:
     if found is None:
         raise NotFound(f"Job {job_id!r} has no checkpoint of iteration {iteration}.")
     return found
+
+
+def is_stale(job: Job) -> bool:
+    """Whether the cluster should have answered about the job by now, and has not."""
+    return _is_stale(job.state, job.observed_at)
+
+
+def _is_stale(state: JobState, observed_at: datetime | None) -> bool:
+    if state in TERMINAL or observed_at is None:
+        return False
+    # A moment that lies ahead says as little: the clock was put back since.
+    return abs((utcnow() - observed_at).total_seconds()) > get_settings().stale_after_seconds
+
+
+def marks(job_ids: Iterable[str]) -> dict[str, Mark]:
+    """How some jobs look now, by id, in one query."""
+    last_event = select(func.max(Event.id)).where(Event.job_id == Job.id).scalar_subquery()
+    query = select_columns(Job.id, Job.version, Job.state, Job.observed_at, last_event)  # type: ignore[call-overload]
+    with reading() as session:
+        return {
+            job_id: Mark(version, _is_stale(JobState(state), observed_at), event)
+            for job_id, version, state, observed_at, event in session.execute(
+                query.where(col(Job.id).in_(job_ids))
+            )
+        }
+
+
+@dataclass(frozen=True)
+class Oldest:
+    """Since when the live jobs of a cluster are in a state: the earliest moments among them."""
+
+    cluster: str
+    state: JobState
+    waiting_since: datetime
+    """Since the cluster has it or, before that, since the attempt was asked for."""
+    observed_at: datetime
+
+
+def oldest_live_jobs() -> list[Oldest]:
+    """One entry for each cluster and state that has live jobs."""
+    asked_for = col(Attempt.created_at)
+    waiting_since = func.min(func.coalesce(col(Attempt.submitted_at), asked_for))
+    # What was never observed is as old as its submission.
+    observed_at = func.min(func.coalesce(col(Job.observed_at), col(Attempt.submitted_at), asked_for))
+    query = (
+        select_columns(col(Job.cluster), col(Job.state), waiting_since, observed_at)
+        .join(Attempt, and_(col(Attempt.job_id) == col(Job.id), col(Attempt.number) == col(Job.attempt)))
+        .where(col(Job.state).in_(LIVE))
+        .group_by(Job.cluster, col(Job.state))
+    )
+    with reading() as session:
+        return [Oldest(*row) for row in session.execute(query)]
+
+
+def count_jobs() -> dict[tuple[str, JobState], int]:
+    """Number of jobs by cluster and state, ended ones included."""
+    query = select(Job.cluster, Job.state, func.count()).group_by(Job.cluster, col(Job.state))
+    with reading() as session:
+        return {(cluster, JobState(state)): number for cluster, state, number in session.exec(query)}
 
 
 def live_jobs_by_cluster() -> dict[str, dict[str, int]]:

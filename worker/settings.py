@@ -51,10 +51,50 @@ class Settings(BaseSettings):
     stale_after_seconds: float = Field(
         default=30.0, description="A live job not observed for longer than this is reported as stale."
     )
+    keep_jobs_days: float | None = Field(
+        default=None,
+        gt=0,
+        le=36500,
+        description="Finished jobs are removed after so many days, with everything in their directory; "
+        "checkpoints that were saved elsewhere stay. Unset: kept for ever.",
+    )
+    keep_logs_days: float | None = Field(
+        default=None,
+        gt=0,
+        le=36500,
+        description="Logs of finished jobs are removed after so many days. Unset: kept as long as the job.",
+    )
+    keep_idempotency_keys_days: float = Field(
+        default=7,
+        gt=0,
+        le=36500,
+        description="After so many days, or with its job, an Idempotency-Key is forgotten: "
+        "the same request then makes a new job.",
+    )
+    retention_interval_seconds: float = Field(
+        default=3600, gt=0, description="How often what is past its time is removed."
+    )
     worker_threads: int = Field(default=4, description="Tasks that one worker process runs at a time.")
+    worker_metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port on which a worker serves its own metrics to the network, for workers in containers "
+        "of their own. Unset: none; under `sft serve` the API's /metrics has them.",
+    )
+    otlp_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("SFT_OTLP_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="OpenTelemetry collector that traces are sent to over HTTP, e.g. http://collector:4318; "
+        "needs the extra `otel`. Unset: no traces.",
+    )
+    heartbeat_file: Path | None = Field(
+        default=None,
+        description="Touched every two seconds by a worker that has its broker, for health checks.",
+    )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
-    @field_validator("data_dir", "trainer_python", "clusters_file")
+    @field_validator("data_dir", "trainer_python", "clusters_file", "heartbeat_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         # Not resolve(): a virtual environment's python is a symlink that must stay one.

@@ -33,7 +33,7 @@ Shallow = AfterValidator(refuse_endless)
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Inputs(Strict):

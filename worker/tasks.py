@@ -5,8 +5,8 @@ from typing import Any
 from celery import Task
 from kombu.exceptions import OperationalError
 
-from worker import dispatch, ingest, jobs, watch
-from worker.app import LOOKS, QUEUE, app
+from worker import dispatch, ingest, jobs, retention, watch
+from worker.app import LOOKS, SUBMISSIONS, app
 from worker.errors import ServiceUnavailable
 from worker.log import logger
 from worker.states import JobState
@@ -54,8 +54,21 @@ def take_in(job_id: str) -> None:
 @app.task
 def sweep() -> None:
     """Send again the tasks that jobs have waited for too long."""
-    for job_id, state in watch.owed(limit=max(0, MAX_BACKLOG - _waiting(QUEUE))):
+    for job_id, state in watch.owed(limit=max(0, MAX_BACKLOG - _waiting(SUBMISSIONS))):
         nudge(OWED[state], job_id)
+
+
+@app.task
+def retain() -> None:
+    """Remove what is past its time, a batch of jobs; where there may be more, ask for the next one."""
+    try:
+        retention.forget_keys()
+        removed = retention.collect()
+    except ServiceUnavailable as error:
+        log.warning("retention.unavailable", error=error.message)  # the beat asks again
+        return
+    if removed:
+        nudge(retain)
 
 
 OWED: dict[JobState, Task[Any, Any]] = {
@@ -73,12 +86,12 @@ def _waiting(queue: str) -> int:
     return waiting
 
 
-def nudge(task: Any, argument: str) -> None:
+def nudge(task: Any, *arguments: str) -> None:
     """Queue a task. A broker that is down costs time, not the job: the sweep asks again."""
     try:
-        task.apply_async((argument,), expires=300)
+        task.apply_async(arguments, expires=300)
     except OperationalError as error:
-        log.warning("broker.unavailable", task=task.name, argument=argument, error=str(error))
+        log.warning("broker.unavailable", task=task.name, arguments=arguments, error=str(error))
 
 
 def ping_broker() -> None:

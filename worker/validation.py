@@ -26,8 +26,14 @@ def _field_error(error: Mapping[str, Any], model: type[BaseModel] | None, prefix
     elif error["type"] == "missing" and location:
         detail = f"The field {location[-1]!r} is missing."
     else:
-        detail = f"{error['msg']}."
+        detail = _sentence(error["msg"])
     return FieldError(pointer=prefix + pointer(location), code=error["type"], detail=detail, hint=hint)
+
+
+def _sentence(message: str) -> str:
+    """A validator's own words stand behind pydantic's `Value error, `."""
+    words = message.removeprefix("Value error, ")
+    return f"{words[:1].upper()}{words[1:]}."
 
 
 def _hint(name: str, known: list[str], *, at_top: bool) -> str | None:

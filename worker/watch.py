@@ -6,7 +6,7 @@ from datetime import timedelta
 from sqlalchemy import func, or_, update
 from sqlmodel import Session, col, select
 
-from worker import jobs
+from worker import jobs, metrics
 from worker.backends.base import Observation, Phase
 from worker.clusters import cluster, connect
 from worker.db import reading, writing
@@ -33,7 +33,8 @@ def look(cluster_name: str) -> list[str]:
         return []
     try:
         backend = connect(cluster(cluster_name))
-        seen = backend.poll([attempt.external_id for _, attempt in watched if attempt.external_id])
+        with metrics.observed(cluster_name, "poll"):
+            seen = backend.poll([attempt.external_id for _, attempt in watched if attempt.external_id])
     except BackendUnavailable as error:
         log.warning("poll.unavailable", cluster=cluster_name, error=error.message)
         return []

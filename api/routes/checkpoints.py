@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header
 from fastapi import Path as PathParam
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, StreamingResponse
 
 from api import schemas
-from api.deps import JobId, get_caller
+from api.auth import VisibleJob, get_caller
 from api.problems import declared
 from worker import checkpoints, queries
 from worker.errors import RangeInvalid
@@ -17,22 +17,23 @@ from worker.errors import RangeInvalid
 router = APIRouter(tags=["checkpoints"], dependencies=[Depends(get_caller)])
 
 Iteration = Annotated[int, PathParam(ge=0, le=2**31 - 1)]
+# For the archive too: generated clients know no other type for bytes.
 BINARY = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
 @router.get("/jobs/{job_id}/checkpoints", responses=declared(404, 422))
-def list_checkpoints(job_id: JobId) -> schemas.CheckpointList:
+def list_checkpoints(job: VisibleJob) -> schemas.CheckpointList:
     """The complete checkpoints of a job, oldest first."""
     return schemas.CheckpointList(
-        items=[schemas.CheckpointView.of(saved) for saved in queries.checkpoints(job_id)]
+        items=[schemas.CheckpointView.of(saved) for saved in queries.checkpoints(job.id)]
     )
 
 
 @router.get("/jobs/{job_id}/checkpoints/{iteration}", responses=declared(404, 422))
-def get_checkpoint(job_id: JobId, iteration: Iteration) -> schemas.CheckpointDetail:
+def get_checkpoint(job: VisibleJob, iteration: Iteration) -> schemas.CheckpointDetail:
     """One checkpoint, with its files."""
-    files = queries.checkpoint(job_id, iteration).files
-    saved = next(one for one in queries.checkpoints(job_id) if one.iteration == iteration)
+    files = queries.checkpoint(job.id, iteration).files
+    saved = next(one for one in queries.checkpoints(job.id) if one.iteration == iteration)
     return schemas.CheckpointDetail(**schemas.CheckpointView.of(saved).model_dump(), files=files)
 
 
@@ -46,15 +47,31 @@ def get_checkpoint(job_id: JobId, iteration: Iteration) -> schemas.CheckpointDet
     },
 )
 def download_checkpoint_file(
-    job_id: JobId,
+    job: VisibleJob,
     iteration: Iteration,
     path: str,
     range: Annotated[str | None, Header(description="`bytes=0-1023`")] = None,  # noqa: A002
 ) -> FileResponse:
     """Download a file of a checkpoint, whole or a range of it."""
-    file = checkpoints.local_file(job_id, iteration, path)
+    file = checkpoints.local_file(job, iteration, path)
     _check_range(range, file)
     return FileResponse(file, media_type="application/octet-stream", filename=file.name)
+
+
+@router.get(
+    "/jobs/{job_id}/checkpoints/{iteration}/archive",
+    response_class=StreamingResponse,
+    responses={200: BINARY | {"description": "A tar file."}, **declared(404, 409, 422)},
+)
+def download_checkpoint(job: VisibleJob, iteration: Iteration) -> StreamingResponse:
+    """Download a checkpoint as one tar file. A file that changes meanwhile breaks the connection off."""
+    # The length is declared: a client sees that what was broken off is not the whole.
+    archive = checkpoints.archive(job, iteration)
+    headers = {
+        "Content-Length": str(archive.size),
+        "Content-Disposition": f'attachment; filename="{archive.name}"',
+    }
+    return StreamingResponse(archive.chunks(), media_type="application/octet-stream", headers=headers)
 
 
 def _check_range(wanted: str | None, file: Path) -> None:

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends
 
 from api import schemas
-from api.deps import get_caller
+from api.auth import get_caller
 from api.problems import declared
 from worker import clusters, queries
 from worker.settings import get_settings

@@ -18,6 +18,7 @@ def client(
     from api.app import create_app
     from worker import app as celery
     from worker import keys
+    from worker.access import Role
 
     environment.setenv("SFT_REDIS_URL", broker)
     forget_settings()
@@ -26,9 +27,9 @@ def client(
     # The pools of the test before lead to its broker.
     celery.app.close()
     del celery.app.amqp
-    key = keys.create("admin", role="admin", project="default")
+    _key, secret = keys.create("admin", Role.ADMIN, "default")
     (data_dir / "inputs").mkdir()
-    with TestClient(create_app(), headers={"Authorization": f"Bearer {key}"}) as client:
+    with TestClient(create_app(), headers={"Authorization": f"Bearer {secret}"}) as client:
         yield client
 
 

@@ -357,12 +357,15 @@ def test_a_nul_in_a_url_is_400(client: TestClient, url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["/v1/jobs?limit=0", "/v1/jobs?limit=201", "/v1/jobs?state=HAPPY", "/v1/jobs?created_after=yesterday",
-     "/v1/jobs/x?wait=forever", "/v1/jobs/x?wait=9999s", "/v1/jobs/x/logs?offset=-1",
-     "/v1/jobs/x/logs?tail=0", "/v1/jobs/x/events?after=99999999999999999999", "/v1/jobs/x/checkpoints/-1"],
+    ["/v1/jobs?limit=0", "/v1/jobs?limit=201", "/v1/jobs?state=HAPPY",
+     "/v1/jobs?created_after=yesterday", "/v1/jobs?created_before=0.5",
+     "/v1/jobs/JOB?wait=forever", "/v1/jobs/JOB?wait=9999s", "/v1/jobs/JOB/logs?offset=-1",
+     "/v1/jobs/JOB/logs?tail=0", "/v1/jobs/JOB/events?after=99999999999999999999",
+     "/v1/jobs/JOB/checkpoints/-1"],
 )  # fmt: skip
-def test_a_bad_parameter_is_pointed_at(client: TestClient, url: str) -> None:
-    answer = client.get(url)
+def test_a_bad_parameter_is_pointed_at(client: TestClient, good: dict[str, Any], url: str) -> None:
+    job = client.post("/v1/jobs", json=good).json()
+    answer = client.get(url.replace("JOB", job["id"]))
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"].split("/")[0] in ("query", "path")
 

@@ -10,6 +10,7 @@ from tests.conftest import forget_settings
 from tests.service import Service, is_supervisor, processes_of_runs
 from tests.waiting import wait_until
 from worker import jobs
+from worker.access import Caller, Role
 from worker.spec import JobSpec
 
 pytestmark = pytest.mark.slow
@@ -163,7 +164,7 @@ def test_a_job_whose_message_was_lost_is_found_by_the_sweep(
     # What is left where the API dies between the commit and the message: the row alone.
     environment.setenv("SFT_DATA_DIR", str(service.data_dir))
     forget_settings()
-    caller = jobs.Caller(name="admin", project="default", role="admin")
+    caller = Caller(name="admin", project="default", role=Role.ADMIN)
     made = jobs.create(JobSpec(**body), caller, lambda _: {})
     assert service.wait_for(made.job_id)["state"] == "SUCCEEDED"
 

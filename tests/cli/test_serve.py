@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 import pytest
 
@@ -68,6 +70,10 @@ def test_an_interrupt_ends_every_process_and_a_second_start_finds_the_jobs(
 
     with Service(own.data_dir, SFT_TRAINER_PYTHON=str(stand_in)) as again:
         assert again.job(job["id"])["state"] == "SUCCEEDED"
+        # What ended processes have counted is gone with them.
+        counted = {int(path.stem.split("_")[-1]) for path in (own.data_dir / "metrics").iterdir()}
+        assert again.children()["api"].pid in counted
+        assert not counted & {process.pid for process in processes}
         assert (own.data_dir / "admin.key").read_text() == key
 
 
@@ -159,15 +165,22 @@ def test_two_workers_and_two_beats_do_no_harm(data_dir: Path, stand_in: Path, br
     shared = {
         "SFT_REDIS_URL": broker, "SFT_TRAINER_PYTHON": str(stand_in), "SFT_POLL_INTERVAL_SECONDS": "0.2",
     }  # fmt: skip
+    port = _free_port()
     with (
         Service(data_dir, **shared) as service,
-        _another("worker", data_dir, shared),
+        _another("worker", data_dir, {**shared, "SFT_WORKER_METRICS_PORT": str(port)}),
         _another("beat", data_dir, shared),
     ):
         made = [service.submit(make_inputs(data_dir))["id"] for _ in range(8)]
         for job_id in made:
             assert service.wait_for(job_id)["state"] == "SUCCEEDED"
             _each_thing_happened_once(service.client.get(f"/v1/jobs/{job_id}/events").json()["items"])
+        assert "sft_ingested_lines" in httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @contextmanager

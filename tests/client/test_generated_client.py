@@ -3,34 +3,14 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.service import Service
-from tests.trainer_runs import PROJECT, locked
 
 pytestmark = pytest.mark.slow
-
-ENVIRONMENT = PROJECT / ".venv-client"
-REQUIREMENTS = PROJECT / "requirements" / "client.txt"
-
-
-@pytest.fixture(scope="module")
-def client_bin() -> Path:
-    """Programs of an environment that has the generator and what its clients need, nothing of ours."""
-    with locked(PROJECT / ".venv-client.lock"):
-        if not (ENVIRONMENT / ".done").exists():
-            uv = [str(Path(sys.executable).with_name("uv"))]
-            subprocess.run(
-                [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(ENVIRONMENT)], check=True
-            )
-            install = [*uv, "pip", "install", "--quiet", "--python", str(ENVIRONMENT / "bin/python")]
-            subprocess.run([*install, "-r", str(REQUIREMENTS)], check=True)
-            (ENVIRONMENT / ".done").touch()
-    return ENVIRONMENT / "bin"
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import pytest
 
 from tests.conftest import make_inputs
 from worker import jobs
+from worker.access import Caller, Role
 from worker.db import writing
-from worker.jobs import Caller
 from worker.models import Attempt, Job
 from worker.spec import JobSpec
 from worker.states import JobState
 
-ANNA = Caller(name="anna", project="default", role="admin")
+ANNA = Caller(name="anna", project="default", role=Role.ADMIN)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 
 from tests.worker.conftest import ANNA
 from worker import jobs, queries
+from worker.access import Caller, Role
 from worker.db import writing
 from worker.errors import IdempotencyMismatch, IllegalAction, InvalidSpec, NotFound
 from worker.jobs import Reason
@@ -112,7 +113,7 @@ def test_many_equal_keys_at_once_make_one_job(spec: JobSpec) -> None:
 
 def test_a_key_belongs_to_its_owner_and_to_one_body(spec: JobSpec) -> None:
     first = jobs.create(spec, ANNA, lambda _: {}, "key")
-    bert = jobs.Caller(name="bert", project="default", role="submitter")
+    bert = Caller(name="bert", project="default", role=Role.SUBMITTER)
     assert jobs.create(spec, bert, lambda _: {}, "key").job_id != first.job_id
     with pytest.raises(IdempotencyMismatch):
         jobs.create(spec.model_copy(update={"name": "other"}), ANNA, lambda _: {}, "key")

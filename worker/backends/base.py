@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -100,9 +100,31 @@ class Backend(Protocol):
         ...
 
 
-class Files(Protocol):
-    """Reading regular files on the cluster's file system. Raises FileNotFoundError, BackendUnavailable."""
+class FileStat(NamedTuple):
+    """What tells whether a file has changed."""
 
-    def size(self, path: Path) -> int: ...
+    size: int
+    modified_ns: int
+
+
+class Files(Protocol):
+    """The cluster's file system: reading regular files, removing directories.
+
+    Raises FileNotFoundError, BackendUnavailable.
+    """
+
+    def stat(self, path: Path) -> FileStat: ...
 
     def read(self, path: Path, offset: int, limit: int) -> bytes: ...
+
+    def tree_size(self, path: Path, below: Path) -> int:
+        """Bytes of all files in a directory. `below`: as for remove_tree."""
+        ...
+
+    def remove_tree(self, path: Path, below: Path) -> None:
+        """Remove a directory and all that is in it; links go, what they point at stays.
+
+        below: the directory above it that is the service's own, and has to be there. From it on, down
+            to `path` and beyond, no link is followed: a run may have put one anywhere.
+        """
+        ...

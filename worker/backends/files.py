@@ -2,12 +2,14 @@
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from worker.backends.base import FileStat
 from worker.errors import BackendUnavailable
 
 # The last three: a link, a pipe without a writer or a socket, a directory.
@@ -21,14 +23,52 @@ class LocalFiles:
     a link, a pipe or a device is as good as nothing.
     """
 
-    def size(self, path: Path) -> int:
+    def stat(self, path: Path) -> FileStat:
         with _opened(path) as file:
-            return os.fstat(file.fileno()).st_size
+            found = os.fstat(file.fileno())
+            return FileStat(found.st_size, found.st_mtime_ns)
 
     def read(self, path: Path, offset: int, limit: int) -> bytes:
         with _opened(path) as file:
             file.seek(offset)
             return file.read(limit)
+
+    def tree_size(self, path: Path, below: Path) -> int:
+        with _parent(path, below) as parent:
+            # It does not follow links, not even one in place of `path`, and gives what it opened.
+            return sum(
+                os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
+                for _, _, files, directory in os.fwalk(path.name, dir_fd=parent)
+                for name in files
+            )
+
+    def remove_tree(self, path: Path, below: Path) -> None:
+        with _parent(path, below) as parent:
+            if stat.S_ISDIR(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
+                shutil.rmtree(path.name, dir_fd=parent)
+            else:
+                os.unlink(path.name, dir_fd=parent)
+
+
+@contextmanager
+def _parent(path: Path, below: Path) -> Iterator[int]:
+    """The directory that `path` lies in, opened on a way without links from `below` on.
+
+    Raises FileNotFoundError where there is no such way, BackendUnavailable where the files cannot be used.
+    """
+    try:
+        top = os.open(below, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise BackendUnavailable(f"{below} cannot be opened: {error.strerror}") from error
+    with ExitStack() as opened:
+        opened.callback(os.close, top)
+        try:
+            for part in path.relative_to(below).parent.parts:
+                top = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
+                opened.callback(os.close, top)
+            yield top
+        except OSError as error:
+            raise _translated(error, path) from error
 
 
 @contextmanager
@@ -41,6 +81,10 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
                 raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
             yield file
     except OSError as error:
-        if error.errno in ABSENT:
-            raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from error
-        raise BackendUnavailable(f"{path} cannot be read: {error.strerror}") from error
+        raise _translated(error, path) from error
+
+
+def _translated(error: OSError, path: Path) -> Exception:
+    if error.errno in ABSENT:
+        return FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    return BackendUnavailable(f"{path} cannot be used: {error.strerror}")

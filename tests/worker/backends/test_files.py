@@ -15,7 +15,7 @@ FILES = LocalFiles()
 def test_a_file_is_read_from_an_offset(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"0123456789")
-    assert FILES.size(path) == 10
+    assert FILES.stat(path).size == 10
     assert FILES.read(path, 3, 4) == b"3456"
     assert FILES.read(path, 10, 4) == b""
 
@@ -35,7 +35,7 @@ def test_what_is_no_file_is_not_there(tmp_path: Path, kind: str) -> None:
         path.touch()
         path = path / "file"
     with pytest.raises(FileNotFoundError):
-        FILES.size(path)
+        FILES.stat(path)
     with pytest.raises(FileNotFoundError):
         FILES.read(path, 0, 10)
 

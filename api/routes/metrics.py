@@ -1,0 +1,20 @@
+"""What Prometheus scrapes."""
+
+from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from worker import metrics
+from worker.collector import JobCollector
+
+router = APIRouter(tags=["health"])
+
+_jobs = CollectorRegistry()
+_jobs.register(JobCollector())
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+def get_service_metrics() -> Response:
+    """Measurements of the service in Prometheus' text format. Needs no key."""
+    content = generate_latest(metrics.registry()) + generate_latest(_jobs)
+    return Response(content, media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,1 @@
+"""Speaks to a service over HTTP, and knows nothing else of it."""

@@ -1,0 +1,150 @@
+"""Jobs: plan, submit, list, show, wait, cancel, retry."""
+
+from typing import Annotated
+from uuid import uuid4
+
+import typer
+
+from cli.client.api import Api, job_path
+from cli.client.errors import ExitCode
+from cli.client.follow import until_ended
+from cli.client.patience import Patience
+from cli.commands import job_view, show
+from cli.commands.body import Asked, pairs
+from cli.commands.progress import Bars
+from cli.commands.session import AsJson, JobId, Timeout, service, trouble
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILE|-] [KEY=VALUE]...",
+        help="The job's body in JSON or YAML, and overrides of its config.",
+    ),
+]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the job.")]
+Config = Annotated[
+    str | None, typer.Option("--config", "-c", help="Name of a preset, or file of a whole config.")
+]
+Cluster = Annotated[str | None, typer.Option("--cluster", help="Name of the cluster.")]
+Labels = Annotated[
+    list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A label; can be repeated.")
+]
+
+
+def plan(
+    context: typer.Context,
+    arguments: Arguments = None,
+    name: Name = None,
+    config: Config = None,
+    cluster: Cluster = None,
+    label: Labels = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a job would come to, storing nothing; exit code 1 where it would be refused."""
+    body = Asked(arguments or (), name, config, cluster, label or ()).body()
+    with service(context) as api:
+        planned = api.post("/v1/jobs:plan", repeatable=True, json=body)
+    show.document(planned) if as_json else job_view.plan(planned)
+    if not planned["ok"]:
+        raise typer.Exit(ExitCode.ERROR)
+
+
+def submit(
+    context: typer.Context,
+    arguments: Arguments = None,
+    name: Name = None,
+    config: Config = None,
+    cluster: Cluster = None,
+    label: Labels = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(help="The same key and body make one job, however often sent; default: random."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the job's end.")] = False,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job. With --wait the exit code tells how it ended."""
+    body = Asked(arguments or (), name, config, cluster, label or ()).body()
+    # One key for all tries: an answer that was lost on its way makes no second job.
+    headers = {"Idempotency-Key": idempotency_key or f"sft-{uuid4()}"}
+    with service(context) as api:
+        job = api.post("/v1/jobs", repeatable=True, json=body, headers=headers)
+        if wait:
+            show.say(f"Submitted {job['id']}.")
+            _wait(api, [job["id"]], timeout, as_json=as_json)
+        elif as_json:
+            show.document(job)
+        else:
+            show.text(job["id"])
+            show.say(f"Follow it: sft wait {job['id']}, sft logs -f {job['id']}")
+
+
+def wait(
+    context: typer.Context,
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids of jobs.")],
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Wait until jobs have ended; the exit code tells how. Goes on through restarts of the service.
+
+    Each job is printed as it ends, with --json on one line.
+    """
+    with service(context) as api:
+        _wait(api, jobs, timeout, as_json=as_json)
+
+
+def _wait(api: Api, job_ids: list[str], timeout: float | None, *, as_json: bool) -> None:
+    """Raises typer.Exit with the code of the worst end."""
+    codes = set()
+    with Bars() as bars:
+        for job in until_ended(api, job_ids, Patience(trouble, timeout=timeout)):
+            bars.show(job)
+            if job["terminal"]:
+                codes.add(job_view.exit_code(job))
+                show.line(job) if as_json else job_view.end(job)
+    worst = (ExitCode.JOB_FAILED, ExitCode.JOB_CANCELLED, ExitCode.ERROR, ExitCode.OK)
+    raise typer.Exit(min(codes, key=worst.index))
+
+
+def list_jobs(
+    context: typer.Context,
+    state: Annotated[list[str] | None, typer.Option(help="Only in this state; can be repeated.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Only of this owner.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Only on this cluster.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only of this project (for admins).")] = None,
+    label: Labels = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs to list.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    labels = {f"labels[{key}]": value for key, value in pairs(label or ()).items()}
+    wanted = {"owner": owner, "cluster": cluster, "project": project}
+    params = {key: value for key, value in wanted.items() if value is not None}
+    states = {"state": [one.upper() for one in state]} if state else {}
+    with service(context) as api:
+        page = api.pages("/v1/jobs", limit, {**params, **labels, **states})
+    show.document(page) if as_json else job_view.jobs(page)
+
+
+def show_job(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
+    """Show a job."""
+    with service(context) as api:
+        found = api.get(job_path(job))
+    show.document(found) if as_json else job_view.job(found)
+
+
+def cancel(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
+    """Ask for a job's end."""
+    _act(context, job, "cancel", repeatable=True, as_json=as_json)
+
+
+def retry(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
+    """Give a job that did not succeed another attempt, from its last complete checkpoint."""
+    _act(context, job, "retry", repeatable=False, as_json=as_json)
+
+
+def _act(context: typer.Context, job_id: str, action: str, *, repeatable: bool, as_json: bool) -> None:
+    with service(context) as api:
+        job = api.post(job_path(job_id, action), repeatable=repeatable)
+    show.document(job) if as_json else show.text(f"{job['id']} {job['state']}")

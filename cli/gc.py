@@ -1,0 +1,56 @@
+"""`sft gc`: what is past its time, as a table, and its removal."""
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Column, Table
+
+from worker import retention
+from worker.errors import Misconfigured
+from worker.retention import Removal
+from worker.settings import Settings, get_settings
+
+
+def remove(*, dry_run: bool) -> None:
+    """Remove everything that is past its time, or only show it. Raises Misconfigured, ServiceUnavailable."""
+    settings = get_settings()
+    if not settings.data_dir.is_dir():
+        raise Misconfigured(
+            f"There is no directory {settings.data_dir}.", hint="Name the service's own with --data-dir."
+        )
+    console = Console()
+    if dry_run:
+        removals, keys = retention.due(), retention.expired_keys()
+    else:
+        keys, removals = retention.forget_keys(), retention.collect(limit=None)
+    console.print(_table(removals, "Would be removed" if dry_run else "Removed"))
+    console.print(f"Idempotency keys: {keys}")
+    console.print(_rule(settings), highlight=False)
+
+
+def _table(removals: list[Removal], title: str) -> Table:
+    total = f"{sum(one.what == 'job' for one in removals)} jobs, {len(removals)} in all"
+    table = Table(
+        Column("Job", total, no_wrap=True),
+        "What",
+        "State",
+        "Finished",
+        Column("Size", decimal(sum(one.bytes for one in removals)), justify="right"),
+        title=title,
+        show_footer=True,
+    )
+    for one in removals:
+        finished = f"{one.finished_at:%Y-%m-%d %H:%M}"
+        table.add_row(one.job_id, one.what, one.state, finished, decimal(one.bytes))
+    return table
+
+
+def _rule(settings: Settings) -> str:
+    """What is kept how long, and what is never removed."""
+    jobs, logs = (
+        f"for {days:g} days" if days else otherwise
+        for days, otherwise in ((settings.keep_jobs_days, "for ever"), (settings.keep_logs_days, "with them"))
+    )
+    return (
+        f"Finished jobs are kept {jobs}, their logs {logs}. "
+        "Checkpoints that a job was told to save elsewhere are never removed."
+    )

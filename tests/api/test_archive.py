@@ -1,0 +1,109 @@
+"""A checkpoint as one tar file: whole, or visibly not."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.conftest import forget_settings
+from tests.service import Service
+from worker import jobs
+from worker.db import writing
+from worker.models import Checkpoint, utcnow
+
+pytestmark = pytest.mark.slow
+
+BIG = 200 << 20
+
+
+@pytest.fixture
+def job(service: Service, body: dict[str, Any]) -> dict[str, Any]:
+    return service.wait_for(service.submit(body)["id"])
+
+
+@pytest.fixture
+def big(service: Service, job: dict[str, Any], environment: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file of the job's checkpoint 9, too large for all buffers on its way."""
+    environment.setenv("SFT_DATA_DIR", str(service.data_dir))
+    forget_settings()
+    directory = Path(jobs.get(job["id"]).config["checkpoint"]["save"]) / "iter_0000009"
+    directory.mkdir()
+    with (directory / "weights").open("wb") as file:
+        file.truncate(BIG)
+    files = [{"path": "weights", "bytes": BIG}]
+    facts = {"path": str(directory), "bytes": BIG, "files": files, "saved_at": utcnow()}
+    with writing() as session:
+        session.add(Checkpoint(job_id=job["id"], iteration=9, attempt=1, **facts))
+    yield directory / "weights"
+    (directory / "weights").unlink(missing_ok=True)
+
+
+def url(job: dict[str, Any], iteration: int) -> str:
+    return f"/v1/jobs/{job['id']}/checkpoints/{iteration}"
+
+
+def test_it_holds_every_file_as_it_was_saved(service: Service, job: dict[str, Any]) -> None:
+    saved = service.client.get(url(job, 4)).json()
+    answer = service.client.get(f"{url(job, 4)}/archive")
+    assert answer.headers["content-disposition"] == 'attachment; filename="test-iter_0000004.tar"'
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as tar:
+        assert {f"iter_0000004/{file['path']}" for file in saved["files"]} == set(tar.getnames())
+        for member in tar:
+            source = Path(saved["path"]) / Path(member.name).name
+            content = tar.extractfile(member)
+            assert content is not None
+            assert content.read() == source.read_bytes()
+
+
+@pytest.mark.parametrize("harm", ["gone", "longer", "link"])
+def test_what_is_not_what_was_saved_is_said_before_it_begins(
+    service: Service, job: dict[str, Any], harm: str
+) -> None:
+    file = Path(service.client.get(url(job, 4)).json()["path"]) / "metadata.json"
+    if harm == "longer":
+        file.write_text("{} and more")
+    else:
+        file.unlink()
+    if harm == "link":
+        file.symlink_to("/etc/hostname")
+    answer = service.client.get(f"{url(job, 4)}/archive")
+    assert (answer.status_code, answer.json()["code"]) == (409, "checkpoint_changed")
+    assert "metadata.json" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("harm", ["rewritten", "shorter", "gone"])
+def test_what_changes_on_the_way_breaks_it_off(
+    service: Service, job: dict[str, Any], big: Path, harm: str
+) -> None:
+    with service.client.stream("GET", f"{url(job, 9)}/archive") as answer:
+        assert int(answer.headers["content-length"]) > BIG
+        pieces = answer.iter_bytes(1 << 16)
+        next(pieces)
+        if harm == "rewritten":
+            with big.open("r+b") as file:
+                file.seek(BIG - 1)
+                file.write(b"x")
+        elif harm == "shorter":
+            with big.open("r+b") as file:
+                file.truncate(BIG // 2)
+        else:
+            big.unlink()
+        with pytest.raises(httpx2.RemoteProtocolError):
+            for _ in pieces:
+                pass
+    assert service.client.get("/readyz").status_code == 200
+
+
+def test_a_long_archive_needs_little_memory(service: Service, job: dict[str, Any], big: Path) -> None:
+    api = service.children()["api"]
+    before, received = api.memory_info().rss, 0
+    with service.client.stream("GET", f"{url(job, 9)}/archive") as answer:
+        for piece in answer.iter_bytes(1 << 20):
+            received += len(piece)
+    assert received > BIG
+    assert api.memory_info().rss - before < BIG // 4

@@ -1,0 +1,50 @@
+"""`sft` as somebody else's command: with an environment of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+COMMAND = [sys.executable, "-m", "cli"]
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Sft:
+    """Runs the command for one service; without a traceback, whatever happens."""
+
+    url: str
+    key: str | None = "sft_test"
+    cwd: Path | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        own = ("SFT_", "DATABASE_URL", "REDIS_URL")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+        key = {"SFT_API_KEY": self.key} if self.key else {}
+        return {**inherited, "PYTHONPATH": str(PROJECT), "SFT_URL": self.url, **key, **self.variables}
+
+    def __call__(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            env=self.environment(), cwd=self.cwd, input=given, capture_output=True, text=True, timeout=90,
+        )  # fmt: skip
+        assert "Traceback (most" not in done.stderr + done.stdout, done.stderr
+        assert self.key is None or self.key not in done.stderr + done.stdout
+        return done
+
+    def start(self, *arguments: str, **pipes: Any) -> subprocess.Popen[str]:
+        """The command while it runs."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
+        return subprocess.Popen(
+            [*COMMAND, *arguments], env=self.environment(), cwd=self.cwd, text=True, **pipes
+        )
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        """The one JSON document that a command prints."""
+        done = self(*arguments, "--json")
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)

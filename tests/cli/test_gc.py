@@ -1,0 +1,84 @@
+"""`sft gc` on a server's directory: it shows what would go, and removes it."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from tests.conftest import forget_settings, make_inputs
+from tests.service import Service
+from tests.waiting import wait_until
+from tests.worker.conftest import job_in, spec  # noqa: F401
+from worker import jobs
+from worker.errors import NotFound
+from worker.models import Job, utcnow
+from worker.states import JobState
+
+JobIn = Callable[..., Job]
+
+
+def gc(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["gc", *arguments], env={"COLUMNS": "120"})
+    return done.exit_code, done.output
+
+
+@pytest.fixture
+def past(job_in: JobIn, environment: pytest.MonkeyPatch, data_dir: Path) -> Job:  # noqa: F811
+    """A job past its time, with 1500 bytes of its own."""
+    environment.setenv("SFT_KEEP_JOBS_DAYS", "30")
+    forget_settings()
+    job = job_in(JobState.FAILED, finished_at=utcnow() - timedelta(days=31))
+    (data_dir / "jobs" / job.id / "file").write_bytes(b"x" * 1500)
+    return job
+
+
+def test_a_dry_run_shows_and_removes_nothing(past: Job, data_dir: Path) -> None:
+    code, output = gc("--dry-run", "--data-dir", str(data_dir))
+    assert code == 0
+    for shown in ("Would be removed", past.id, "FAILED", f"{past.finished_at:%Y-%m-%d %H:%M}", "1.5 kB"):
+        assert shown in output
+    assert "1 jobs" in output
+    assert jobs.get(past.id)
+    assert (data_dir / "jobs" / past.id / "file").exists()
+
+
+def test_it_removes_what_is_past_and_shows_it(past: Job, data_dir: Path) -> None:
+    code, output = gc("--data-dir", str(data_dir))
+    assert (code, past.id in output, "Would" in output) == (0, True, False)
+    assert not (data_dir / "jobs" / past.id).exists()
+    with pytest.raises(NotFound):
+        jobs.get(past.id)
+    code, output = gc("--data-dir", str(data_dir))
+    assert (code, past.id in output) == (0, False)
+
+
+def test_it_says_that_everything_is_kept(job_in: JobIn, data_dir: Path) -> None:  # noqa: F811
+    job_in(JobState.FAILED, finished_at=utcnow() - timedelta(days=3000))
+    code, output = gc("--data-dir", str(data_dir))
+    assert code == 0
+    assert "0 jobs" in output
+    assert "kept for ever" in output
+
+
+def test_a_directory_that_is_not_there_is_named(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code, output = gc("--data-dir", str(tmp_path / "none"))
+    assert code == 1
+    assert str(tmp_path / "none") in output.replace("\n", "")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_the_service_removes_by_itself(data_dir: Path, stand_in: Path) -> None:
+    quick = {"SFT_KEEP_LOGS_DAYS": "0.00001", "SFT_RETENTION_INTERVAL_SECONDS": "0.5"}
+    with Service(data_dir, SFT_TRAINER_PYTHON=str(stand_in), **quick) as service:
+        job = service.wait_for(service.submit(make_inputs(data_dir))["id"])
+        logs = f"/v1/jobs/{job['id']}/logs"
+        wait_until(lambda: service.client.get(logs).status_code == 410, what="the logs' end")
+        problem = service.client.get(logs, params={"tail": 10}).json()
+        assert (problem["code"], "SFT_KEEP_LOGS_DAYS" in problem["hint"]) == ("gone", True)
+        assert service.job(job["id"])["state"] == "SUCCEEDED"
+    wait_until(lambda: not (data_dir / "jobs" / job["id"] / "attempts/1/logs").exists())
+    assert list((data_dir / "jobs" / job["id"] / "checkpoints").iterdir())

@@ -1,0 +1,46 @@
+"""Who may do what: four roles, each with the rights of those before it. Pure, no I/O."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from worker.models import Job
+
+
+class Role(StrEnum):
+    """What a key is for."""
+
+    VIEWER = "viewer"
+    """Reads its project."""
+    SUBMITTER = "submitter"
+    """Makes jobs, and changes its own."""
+    OPERATOR = "operator"
+    """Changes all jobs of its project."""
+    ADMIN = "admin"
+    """Every project, and the keys."""
+
+    def includes(self, other: "Role") -> bool:
+        ranks = list(Role)
+        return ranks.index(self) >= ranks.index(other)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the key's name, its project and role."""
+
+    name: str
+    project: str
+    role: Role
+    key_id: str = ""
+
+    @property
+    def seen_project(self) -> str | None:
+        """The one project that it sees; None: all of them."""
+        return None if self.role is Role.ADMIN else self.project
+
+    def sees(self, job: Job) -> bool:
+        return self.seen_project in (None, job.project)
+
+    def may_change(self, job: Job) -> bool:
+        """Whether it may cancel, retry ...: an owner is known by name and project."""
+        least = Role.SUBMITTER if (job.owner, job.project) == (self.name, self.project) else Role.OPERATOR
+        return self.sees(job) and self.role.includes(least)

@@ -1,0 +1,63 @@
+"""What the database says of the jobs at the moment of a scrape."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from worker import queries
+from worker.clusters import clusters
+from worker.errors import ServiceUnavailable
+from worker.models import utcnow
+from worker.queries import Oldest
+from worker.states import JobState
+
+WAITING = (JobState.VALIDATING, JobState.SUBMITTING, JobState.QUEUED)
+RUNNING = (JobState.STARTING, JobState.RUNNING)
+
+
+class JobCollector(Collector):
+    """Two grouped queries a scrape. Where the database is away it says that, and nothing else."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        up = GaugeMetricFamily("sft_database_up", "Whether the database answers.", value=1)
+        try:
+            families = [_jobs(queries.count_jobs()), *_ages(queries.oldest_live_jobs())]
+        except ServiceUnavailable:
+            up = GaugeMetricFamily(up.name, up.documentation, value=0)
+            families = []
+        yield up
+        yield from families
+
+
+def _jobs(counts: dict[tuple[str, JobState], int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily("sft_jobs", "Jobs by cluster and state.", labels=("cluster", "state"))
+    for cluster in {*clusters(), *(name for name, _ in counts)}:
+        for state in JobState:
+            family.add_metric((cluster, state.value), counts.get((cluster, state), 0))
+    return family
+
+
+def _ages(oldest: list[Oldest]) -> Iterable[GaugeMetricFamily]:
+    waiting = GaugeMetricFamily(
+        "sft_oldest_waiting_job_seconds",
+        "For how long the job has waited that has waited longest.",
+        labels=("cluster", "state"),
+    )
+    unobserved = GaugeMetricFamily(
+        "sft_observation_age_seconds",
+        "How long ago the running job was looked at that was not looked at for longest.",
+        labels=("cluster", "state"),
+    )
+    now = utcnow()
+    for one in oldest:
+        if one.state in WAITING:
+            waiting.add_metric((one.cluster, one.state.value), _age(one.waiting_since, now))
+        elif one.state in RUNNING:
+            unobserved.add_metric((one.cluster, one.state.value), _age(one.observed_at, now))
+    return waiting, unobserved
+
+
+def _age(moment: datetime, now: datetime) -> float:
+    return max((now - moment).total_seconds(), 0.0)

@@ -1,0 +1,85 @@
+"""What the service counts and times of itself, for Prometheus.
+
+Every process counts for itself. Where PROMETHEUS_MULTIPROC_DIR names a directory when this module is
+imported (`sft serve` makes one) each process keeps its numbers in files there, and whoever is asked
+answers for all of them.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from worker import tracing
+from worker.errors import Misconfigured, SftError
+
+DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+# From a poll of one local run to a scheduler that is asked over ssh and does not answer.
+_CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_WAIT_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
+
+HTTP_REQUESTS = Counter(
+    "sft_http_requests", "Requests by the template of their route.", ("method", "route", "status")
+)
+HTTP_SECONDS = Histogram(
+    "sft_http_request_duration_seconds",
+    "Time to the end of the answer; without streams and requests that ask to wait.",
+    ("method", "route"),
+)
+BACKEND_SECONDS = Histogram(
+    "sft_backend_call_duration_seconds",
+    "Calls of a cluster's backend. Outcome: ok, or the code of the error.",
+    ("cluster", "operation", "outcome"),
+    buckets=_CALL_SECONDS,
+)
+SUBMISSION_SECONDS = Histogram(
+    "sft_submission_delay_seconds",
+    "From the request for an attempt to the cluster's acceptance.",
+    ("cluster",),
+    buckets=_WAIT_SECONDS,
+)
+INGESTED_LINES = Counter("sft_ingested_lines", "Lines of runs' event files that were taken in.", ("cluster",))
+INGEST_SECONDS = Histogram(
+    "sft_ingest_lag_seconds",
+    "Age of the oldest event of each piece that was taken in.",
+    ("cluster",),
+    buckets=_WAIT_SECONDS,
+)
+
+
+@contextmanager
+def observed(cluster: str, operation: str) -> Iterator[None]:
+    """Time a call of a backend, and note how it ended; in a trace it is a span."""
+    started, outcome = perf_counter(), "ok"
+    try:
+        with tracing.span(f"backend.{operation}", cluster=cluster):
+            yield
+    except Exception as error:
+        outcome = error.code if isinstance(error, SftError) else "error"
+        raise
+    finally:
+        BACKEND_SECONDS.labels(cluster, operation, outcome).observe(perf_counter() - started)
+
+
+def registry() -> CollectorRegistry:
+    """What this process has counted or, where they share a directory, all processes."""
+    if DIRECTORY_VARIABLE not in os.environ:
+        return REGISTRY
+    all_processes = CollectorRegistry()
+    MultiProcessCollector(all_processes)  # type: ignore[no-untyped-call]
+    return all_processes
+
+
+def listen(port: int) -> None:
+    """Answer scrapes on a port of this process's own. Raises Misconfigured where it is taken."""
+    try:
+        start_http_server(port, registry=registry())
+    except OSError as error:
+        raise Misconfigured(
+            f"Metrics cannot be served on port {port}: {error.strerror}.",
+            hint="Change SFT_WORKER_METRICS_PORT.",
+        ) from error

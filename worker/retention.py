@@ -1,0 +1,272 @@
+"""Removes what is past its time: finished jobs, their logs, idempotency keys.
+
+Rows first, in a transaction that holds the job's row and looks again; files after. A note in
+data_dir/removals, written before that transaction, outlives a crash: where the transaction was
+committed the next pass removes the files, where it was not the job is as it was. Files are only
+ever removed below the backend's job_directory(): a checkpoint that was saved elsewhere is its owner's.
+"""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import ColumnElement, and_, delete, func, tuple_
+from sqlmodel import Session, SQLModel, col, select
+
+from worker import jobs
+from worker.clusters import Cluster, cluster, clusters, connect
+from worker.db import affected, reading, writing
+from worker.errors import BackendUnavailable, NotFound, ServiceUnavailable
+from worker.log import logger
+from worker.models import Attempt, Event, IdempotencyKey, Job, utcnow
+from worker.settings import get_settings
+from worker.states import TERMINAL, JobState
+
+log = logger(__name__)
+
+BATCH_JOBS = 100
+BATCH_KEYS = 1000
+LOGS_REMOVED = "logs_removed"
+
+
+class What(StrEnum):
+    JOB = "job"
+    LOGS = "logs"
+
+
+class Removal(BaseModel):
+    """A finished job, or its logs, as it was seen to be past its time."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: str = Field(pattern=r"^job-[0-9a-f]+$")
+    cluster: str
+    what: What
+    attempt: int
+    """The job's last attempt; another one since makes it another job for us."""
+    state: JobState
+    finished_at: datetime
+    bytes: int = 0
+
+
+# -- what is past its time -------------------------------------------------------------------------
+
+
+def due(limit: int | None = None) -> list[Removal]:
+    """What would be removed now, oldest first, at most `limit` of each kind on each cluster.
+
+    Jobs of a cluster that has no profile any more, or whose files cannot be used now, are left out.
+    """
+    found = []
+    for profile in clusters().values():
+        try:
+            seen = [*_due_on(profile, What.JOB, limit), *_due_on(profile, What.LOGS, limit)]
+            found += [one.model_copy(update={"bytes": _size(one)}) for one in seen]
+        except BackendUnavailable as error:
+            log.warning("retention.unavailable", cluster=profile.name, error=error.message)
+    return found
+
+
+def _due_on(profile: Cluster, what: What, limit: int | None) -> list[Removal]:
+    query = select(Job).where(Job.cluster == profile.name, _is_past(what))
+    with reading() as session:
+        found = session.exec(query.order_by(col(Job.finished_at)).limit(limit)).all()
+    fields = {"job_id", "cluster", "attempt", "state", "finished_at"}
+    return [Removal(job_id=job.id, what=what, **job.model_dump(include=fields)) for job in found]
+
+
+def _is_past(what: What) -> ColumnElement[bool]:
+    """Whether a job, or its logs, may be removed: looked at again in the transaction that removes."""
+    settings = get_settings()
+    finished = col(Job.state).in_(TERMINAL)
+    job_is_past = and_(finished, col(Job.finished_at) < _ago(settings.keep_jobs_days))
+    if what is What.JOB:
+        return job_is_past
+    noted = select(Event.id).where(
+        Event.job_id == Job.id, Event.attempt == Job.attempt, Event.type == LOGS_REMOVED
+    )
+    return and_(finished, col(Job.finished_at) < _ago(settings.keep_logs_days), ~job_is_past, ~noted.exists())
+
+
+def _ago(days: float | None) -> datetime:
+    """So many days ago; None is for ever: before anything was."""
+    return utcnow() - timedelta(days=days) if days else datetime.min
+
+
+def logs_are_removed(attempt: Attempt) -> bool:
+    """Whether the logs of a job's attempt were removed, or are being removed."""
+    with reading() as session:
+        query = select(Event.id).where(
+            Event.job_id == attempt.job_id, Event.type == LOGS_REMOVED, col(Event.attempt) >= attempt.number
+        )
+        return session.exec(query.limit(1)).first() is not None
+
+
+# -- removing --------------------------------------------------------------------------------------
+
+
+def collect(limit: int | None = BATCH_JOBS) -> list[Removal]:
+    """Finish what a crash left, then remove a batch of what is due; returns what was removed.
+
+    Raises ServiceUnavailable where another pass is at work.
+    """
+    with _only_pass():
+        left = [removal for removal in _noted() if _finish(removal)]
+        return left + [removal for removal in due(limit) if _remove(removal)]
+
+
+@contextmanager
+def _only_pass() -> Iterator[None]:
+    """One pass at a time: a note is its own. The kernel frees the lock with its holder."""
+    _notes().mkdir(parents=True, exist_ok=True)
+    with (_notes() / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServiceUnavailable(
+                "Another pass of removals is at work.", hint="Try again when it has ended."
+            ) from None
+        yield
+
+
+def _remove(removal: Removal) -> bool:
+    """Remove rows, then files. Returns False where the job has changed since, or its files cannot be used."""
+    _note(removal).write_text(removal.model_dump_json())
+    if not _remove_rows(removal):
+        _note(removal).unlink()
+        return False
+    return _remove_files(removal)
+
+
+def _finish(removal: Removal) -> bool:
+    """Go on where an earlier pass ended. Returns whether anything was removed now."""
+    if _rows_are_removed(removal):
+        return _remove_files(removal)
+    _note(removal).unlink()
+    return False
+
+
+def _remove_rows(removal: Removal) -> bool:
+    """Remove the rows of a job, or note that its logs go; False where that is not due any more."""
+    query = select(Job).where(
+        Job.id == removal.job_id, Job.attempt == removal.attempt, _is_past(removal.what)
+    )
+    with writing() as session:
+        job = session.exec(query.with_for_update()).first()
+        if job is None:
+            return False
+        if removal.what is What.JOB:
+            _delete_job(session, job.id)
+        else:
+            jobs.record(session, job, LOGS_REMOVED)
+    return True
+
+
+def _delete_job(session: Session, job_id: str) -> None:
+    """Delete a job with the rows of every table that points at it."""
+    for table in reversed(SQLModel.metadata.sorted_tables):
+        for column in table.columns:
+            if column.references(col(Job.id)):
+                session.execute(delete(table).where(column == job_id))
+    session.execute(delete(Job).where(col(Job.id) == job_id))
+
+
+def _rows_are_removed(removal: Removal) -> bool:
+    with reading() as session:
+        if session.get(Job, removal.job_id) is None:
+            return True
+    attempt = Attempt(job_id=removal.job_id, number=removal.attempt)
+    return removal.what is What.LOGS and logs_are_removed(attempt)
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def _remove_files(removal: Removal) -> bool:
+    """Returns False, and leaves the note for the next pass, where they cannot be removed now."""
+    try:
+        files = connect(cluster(removal.cluster)).files()
+        for path in _paths(removal):
+            with suppress(FileNotFoundError):
+                files.remove_tree(path, _below(removal))
+    except (BackendUnavailable, NotFound) as error:
+        log.warning("retention.files_left", job_id=removal.job_id, error=error.message)
+        return False
+    _note(removal).unlink()
+    log.info("retention.removed", job_id=removal.job_id, what=removal.what, bytes=removal.bytes)
+    return True
+
+
+def _size(removal: Removal) -> int:
+    """Bytes of the files that would be removed. Raises BackendUnavailable."""
+    files, size = connect(cluster(removal.cluster)).files(), 0
+    for path in _paths(removal):
+        with suppress(FileNotFoundError):
+            size += files.tree_size(path, _below(removal))
+    return size
+
+
+def _below(removal: Removal) -> Path:
+    return _job_directory(removal).parent
+
+
+def _paths(removal: Removal) -> list[Path]:
+    directory = _job_directory(removal)
+    if removal.what is What.JOB:
+        return [directory]
+    return [directory / "attempts" / str(number) / "logs" for number in range(1, removal.attempt + 1)]
+
+
+def _job_directory(removal: Removal) -> Path:
+    return connect(cluster(removal.cluster)).job_directory(removal.job_id)
+
+
+# -- notes -----------------------------------------------------------------------------------------
+
+
+def _notes() -> Path:
+    return get_settings().data_dir / "removals"
+
+
+def _note(removal: Removal) -> Path:
+    return _notes() / f"{removal.job_id}.{removal.what}.json"
+
+
+def _noted() -> Iterator[Removal]:
+    """What earlier passes did not finish. A note that ends early was no promise yet: nothing was removed."""
+    for path in sorted(_notes().glob("*.json")):
+        try:
+            yield Removal.model_validate_json(path.read_bytes())
+        except ValidationError:
+            path.unlink()
+
+
+# -- idempotency keys ------------------------------------------------------------------------------
+
+
+def expired_keys() -> int:
+    """Number of the idempotency keys that are past their time."""
+    with reading() as session:
+        return session.exec(select(func.count()).where(_key_is_past())).one()
+
+
+def forget_keys() -> int:
+    """Remove the idempotency keys that are past their time, some at a time; returns their number."""
+    columns = (col(IdempotencyKey.project), col(IdempotencyKey.owner), col(IdempotencyKey.key))
+    key = tuple_(*columns)
+    some = select(*columns).where(_key_is_past()).limit(BATCH_KEYS)
+    total = 0
+    while True:
+        with writing() as session:
+            number = affected(session, delete(IdempotencyKey).where(key.in_(some)))
+        total += number
+        if number < BATCH_KEYS:
+            return total
+
+
+def _key_is_past() -> ColumnElement[bool]:
+    return col(IdempotencyKey.created_at) < _ago(get_settings().keep_idempotency_keys_days)
