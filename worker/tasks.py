@@ -82,7 +82,7 @@ OWED: dict[JobState, Task[Any, Any]] = {
 def _waiting(queue: str) -> int:
     """How many messages wait in the broker: asking again and again must not bury what was asked."""
     with app.connection_for_write() as connection:
-        waiting: int = connection.default_channel.client.llen(queue)
+        waiting: int = connection.default_channel.queue_declare(queue).message_count
     return waiting
 
 
