@@ -20,8 +20,8 @@ from worker import log, metrics, tracing
 from worker.errors import Misconfigured
 from worker.settings import get_settings
 
-# Submissions can be slow and many: a worker takes from its queues by turns, so that looks go on meanwhile. What
-# the beat sends is short and comes first: behind others it would expire, and nobody would be looked at.
+# Submissions can be slow and many: a worker takes from its queues by turns, so that looks go on meanwhile.
+# What the beat sends is short and comes first: behind others it would expire, and nobody would look.
 SUBMISSIONS, LOOKS = "sft", "sft.looks"
 LOOKING = ("tick", "poll", "take_in", "cancel", "sweep")
 FIRST, NEXT = 0, 6  # priorities, as Celery's Redis transport counts them
