@@ -20,10 +20,11 @@ from worker import log, metrics, tracing
 from worker.errors import Misconfigured
 from worker.settings import get_settings
 
-QUEUE = "sft"
-# Submissions can be slow and many; a worker takes from both queues by turns, so that looks go on meanwhile.
-LOOKS = "sft.looks"
-LOOKING = ("tick", "poll", "take_in", "sweep")
+# Submissions can be slow and many: a worker takes from its queues by turns, so that looks go on meanwhile.
+# What the beat sends is short and comes first: behind others it would expire, and nobody would look.
+SUBMISSIONS, LOOKS = "sft", "sft.looks"
+LOOKING = ("tick", "poll", "take_in", "cancel", "sweep")
+FIRST, NEXT = 0, 6  # priorities, as Celery's Redis transport counts them
 BROKER_TIMEOUT_SECONDS = 3.0
 # Messages expire by the wall clock: by so much may the clocks of two machines differ.
 CLOCK_SKEW_SECONDS = 30.0
@@ -36,9 +37,10 @@ def build() -> Celery:
     app = Celery("sft", broker=settings.redis_url, include=["worker.tasks"])
     app.conf.update(
         task_ignore_result=True,
-        task_default_queue=QUEUE,
-        task_queues=[Queue(name) for name in (QUEUE, LOOKS)],  # type: ignore[no-untyped-call]
-        task_routes={f"worker.tasks.{name}": {"queue": LOOKS} for name in LOOKING},
+        task_default_queue=SUBMISSIONS,
+        task_queues=[Queue(name) for name in (SUBMISSIONS, LOOKS)],  # type: ignore[no-untyped-call]
+        task_routes={f"worker.tasks.{task}": {"queue": LOOKS} for task in LOOKING},
+        task_default_priority=NEXT,
         task_publish_retry=False,
         worker_prefetch_multiplier=1,
         worker_pool="threads",
@@ -66,7 +68,7 @@ def build() -> Celery:
 
 def _every(seconds: float, task: str) -> dict[str, Any]:
     # A tick that waited for longer than a few intervals has been overtaken by the next ones.
-    options = {"expires": max(CLOCK_SKEW_SECONDS, 3 * seconds)}
+    options = {"expires": max(CLOCK_SKEW_SECONDS, 3 * seconds), "priority": FIRST}
     return {"task": task, "schedule": schedule(seconds, nowfun=_steady_now), "options": options}
 
 

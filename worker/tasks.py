@@ -6,7 +6,7 @@ from celery import Task
 from kombu.exceptions import OperationalError
 
 from worker import dispatch, ingest, jobs, retention, watch
-from worker.app import LOOKS, QUEUE, app
+from worker.app import LOOKS, SUBMISSIONS, app
 from worker.errors import ServiceUnavailable
 from worker.log import logger
 from worker.states import JobState
@@ -54,7 +54,7 @@ def take_in(job_id: str) -> None:
 @app.task
 def sweep() -> None:
     """Send again the tasks that jobs have waited for too long."""
-    for job_id, state in watch.owed(limit=max(0, MAX_BACKLOG - _waiting(QUEUE))):
+    for job_id, state in watch.owed(limit=max(0, MAX_BACKLOG - _waiting(SUBMISSIONS))):
         nudge(OWED[state], job_id)
 
 
@@ -82,7 +82,7 @@ OWED: dict[JobState, Task[Any, Any]] = {
 def _waiting(queue: str) -> int:
     """How many messages wait in the broker: asking again and again must not bury what was asked."""
     with app.connection_for_write() as connection:
-        waiting: int = connection.default_channel.client.llen(queue)
+        waiting: int = connection.default_channel.queue_declare(queue).message_count
     return waiting
 
 
