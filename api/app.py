@@ -1,7 +1,11 @@
 """The application: routes, errors, and the few things that every request goes through."""
 
+import asyncio
+import signal
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import FrameType
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -21,9 +25,24 @@ them, and collect their checkpoints. Every error is `application/problem+json` (
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    if threading.current_thread() is threading.main_thread():  # signals are its alone
+        for ending in (signal.SIGTERM, signal.SIGINT):
+            _close_first(app.state.watch, ending)
     yield
     await app.state.watch.stop()
     await run_in_threadpool(tracing.stop)
+
+
+def _close_first(watch: Watch, ending: signal.Signals) -> None:
+    """Close the watch when the signal comes, then do what was to be done: uvicorn waits for open streams."""
+    loop, server_ends = asyncio.get_running_loop(), signal.getsignal(ending)
+
+    def close_then_end(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(watch.close)
+        if callable(server_ends):
+            server_ends(number, frame)
+
+    signal.signal(ending, close_then_end)
 
 
 def create_app() -> FastAPI:

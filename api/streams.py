@@ -32,7 +32,7 @@ Stream = AsyncIterator[ServerSentEvent]
 async def changed(job: Job, news: Subscription, seconds: float) -> Job:
     """The job once its ETag is another than now, or after `seconds`. Raises NotFound."""
     before, deadline = schemas.etag(job), time.monotonic() + seconds
-    while schemas.etag(job) == before and (left := deadline - time.monotonic()) > 0:
+    while news.is_open and schemas.etag(job) == before and (left := deadline - time.monotonic()) > 0:
         await news.wait(left)
         job = await _attempted(jobs.get, job.id) or job
     return job
@@ -40,7 +40,7 @@ async def changed(job: Job, news: Subscription, seconds: float) -> Job:
 
 async def of_job(job_id: str, news: Subscription, last_etag: str | None) -> Stream:
     """The job each time that it changed, until it has ended."""
-    while news.is_allowed:
+    while news.is_open:
         found = await _attempted(_details, job_id)
         if found:
             job, details = found
@@ -51,7 +51,8 @@ async def of_job(job_id: str, news: Subscription, last_etag: str | None) -> Stre
                 yield _end("finished")
                 return
         await news.wait(IDLE_SECONDS)
-    yield _end("revoked")
+    if not news.is_allowed:
+        yield _end("revoked")
 
 
 def _details(job_id: str) -> tuple[Job, Details]:
@@ -61,7 +62,7 @@ def _details(job_id: str) -> tuple[Job, Details]:
 
 async def of_events(job_id: str, news: Subscription, after: int) -> Stream:
     """The job's events after an event id, until it has ended."""
-    while news.is_allowed:
+    while news.is_open:
         found = await _attempted(_events, job_id, after)
         if found:
             has_ended, rows = found
@@ -74,7 +75,8 @@ async def of_events(job_id: str, news: Subscription, after: int) -> Stream:
                 yield _end("finished")
                 return
         await news.wait(IDLE_SECONDS)
-    yield _end("revoked")
+    if not news.is_allowed:
+        yield _end("revoked")
 
 
 def _events(job_id: str, after: int) -> tuple[bool, list[Event]]:
@@ -85,7 +87,7 @@ def _events(job_id: str, after: int) -> tuple[bool, list[Event]]:
 
 async def of_log(log: Log, offset: int, news: Subscription) -> Stream:
     """A log from an offset, until nothing will follow."""
-    while news.is_allowed:
+    while news.is_open:
         page = await _attempted(logs.read, log, offset=offset, limit=PIECE_BYTES)
         if page and page.text:
             offset = page.next_offset
@@ -95,7 +97,8 @@ async def of_log(log: Log, offset: int, news: Subscription) -> Stream:
             return
         elif await news.wait(LOG_INTERVAL_SECONDS):
             log = await _attempted(logs.find, log.job_id, log.attempt, log.rank) or log
-    yield _end("revoked", attempt=log.attempt, next_offset=offset)
+    if not news.is_allowed:
+        yield _end("revoked", attempt=log.attempt, next_offset=offset)
 
 
 def _piece(page: LogPage) -> schemas.LogPiece:

@@ -27,8 +27,14 @@ class Subscription:
     key_id: str
     is_allowed: bool = True
     """Whether the key was valid at the last look."""
+    is_closing: bool = False
+    """The process is about to end: who waits should let go."""
     seen: Mark | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_open(self) -> bool:
+        return self.is_allowed and not self.is_closing
 
     async def wait(self, seconds: float) -> bool:
         """Return when the job or the key has changed since the last call, or False after `seconds`."""
@@ -50,11 +56,12 @@ class Watch:
 
     def __init__(self) -> None:
         self.subscriptions: set[Subscription] = set()
+        self.is_closing = False
         self._looking: asyncio.Task[None] | None = None
 
     @contextmanager
     def subscription(self, job_id: str, key_id: str) -> Iterator[Subscription]:
-        subscription = Subscription(job_id, key_id)
+        subscription = Subscription(job_id, key_id, is_closing=self.is_closing)
         self.subscriptions.add(subscription)
         if self._looking is None or self._looking.done():
             # In a context of its own: it is not part of the request that happened to be the first.
@@ -63,6 +70,13 @@ class Watch:
             yield subscription
         finally:
             self.subscriptions.discard(subscription)
+
+    def close(self) -> None:
+        """Let everybody go who waits: the server would break them off, as if that were an error of ours."""
+        self.is_closing = True
+        for one in self.subscriptions:
+            one.is_closing = True
+            one.news.set()
 
     async def stop(self) -> None:
         """Return when no look is under way any more."""

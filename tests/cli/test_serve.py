@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,25 @@ def test_an_interrupt_ends_every_process_and_a_second_start_finds_the_jobs(
         assert again.children()["api"].pid in counted
         assert not counted & {process.pid for process in processes}
         assert (own.data_dir / "admin.key").read_text() == key
+
+
+def test_who_waits_is_let_go_at_the_end(own: Service) -> None:
+    """Streams stop without `end`, so that their clients come back; a long poll is answered."""
+    body = make_inputs(own.data_dir)
+    job = own.submit({**body, "overrides": [*body["overrides"], "logger.stand_in=hold"]})
+    own.wait_for(job["id"], "RUNNING")
+    tag = own.client.get(f"/v1/jobs/{job['id']}").headers["etag"]
+    with ThreadPoolExecutor() as pool, own.client.stream("GET", f"/v1/jobs/{job['id']}/stream") as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == "event: job"
+        poll = pool.submit(
+            own.client.get, f"/v1/jobs/{job['id']}?wait=60s", headers={"If-None-Match": tag}, timeout=60
+        )
+        api = own.children()["api"]
+        wait_until(lambda: len(api.net_connections()) >= 3, what="both to be under way")
+        own.process.send_signal(signal.SIGINT)
+        assert "event: end" not in list(lines)
+        assert poll.result().status_code in (200, 304)
 
 
 def test_a_killed_supervisor_leaves_no_process_of_the_service(own: Service) -> None:
