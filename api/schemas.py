@@ -181,9 +181,13 @@ def _links(job_id: str) -> dict[str, str]:
     }
 
 
-def etag(job: Job) -> str:
-    """Changes exactly when a client would see another job: volatile fields do not count."""
-    return f'"{job.version}{"-stale" if is_stale(job) else ""}"'
+def etag(job: Job, view: JobView | None = None) -> str:
+    """Changes exactly when a client would see another job: volatile fields do not count.
+
+    view: what the client is shown, where that was made already. The clock goes on meanwhile.
+    """
+    stale = view.stale if view else is_stale(job)
+    return f'"{job.version}{"-stale" if stale else ""}"'
 
 
 class JobPage(BaseModel):

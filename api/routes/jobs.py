@@ -109,8 +109,9 @@ async def get_job(
     tag = schemas.etag(job)
     if tag == if_none_match:
         return Response(status_code=304, headers={"ETag": tag})
-    response.headers["ETag"] = tag
-    return await run_in_threadpool(_view, job)
+    view = await run_in_threadpool(_view, job)
+    response.headers["ETag"] = schemas.etag(job, view)
+    return view
 
 
 def _view(job: Job) -> schemas.JobView:
