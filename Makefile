@@ -59,7 +59,7 @@ test: setup setup-trainer  ## Every test, with real fine-tuning runs
 test-fast: setup  ## What daily work needs: no training, no slow tests
 	$(BIN)/pytest -n $(JOBS) -m "not training and not slow and not chaos"
 
-test-chaos: setup  ## Kills, restarts and breaks everything that the service stands on: a quarter of an hour
+test-chaos: setup  ## Kills, restarts and breaks everything that the service stands on: half an hour
 	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/chaos
 
 coverage: setup setup-trainer  ## Branch coverage of the whole suite
