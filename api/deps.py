@@ -27,17 +27,13 @@ def get_wait(
         str | None,
         Query(
             pattern=r"^\d{1,4}s?$",
-            description="Answer when the job changes, or after so many seconds: `30s`.",
+            description="Answer when the job changes, or after so many seconds: `30s`. "
+            "A service that does not wait that long answers earlier.",
         ),
     ] = None,
 ) -> float:
-    """Seconds to wait for a change. Raises InvalidSpec where it is longer than the service allows."""
-    seconds = float(wait.rstrip("s")) if wait else 0.0
-    longest = get_settings().max_wait_seconds
-    if seconds > longest:
-        fault = FieldError(pointer="query/wait", code="too_long", detail=f"At most {longest}s.")
-        raise InvalidSpec(f"wait may be at most {longest}s.", errors=[fault])
-    return seconds
+    """Seconds to wait for a change, never more than the service allows: who waits longer asks again."""
+    return min(float(wait.rstrip("s")) if wait else 0.0, get_settings().max_wait_seconds)
 
 
 def get_watch(request: Request) -> Watch:
@@ -45,6 +41,16 @@ def get_watch(request: Request) -> Watch:
     return watch
 
 
+def get_known_tags(
+    if_none_match: Annotated[
+        str | None, Header(description="ETags: 304 while one of them holds.", max_length=1000)
+    ] = None,
+) -> set[str]:
+    """The tags of If-None-Match; proxies may have made them weak (RFC 9110, 13.1.2)."""
+    return {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")} - {""}
+
+
+KnownTags = Annotated[set[str], Depends(get_known_tags)]
 WatchDep = Annotated[Watch, Depends(get_watch)]
 LabelsDep = Annotated[dict[str, str], Depends(get_labels)]
 WaitDep = Annotated[float, Depends(get_wait)]
@@ -58,6 +64,5 @@ IdempotencyKeyHeader = Annotated[
         description="The same key and body make one job, however often they are sent.",
     ),
 ]
-IfNoneMatch = Annotated[str | None, Header(alias="If-None-Match", description="An ETag: 304 while it holds.")]
 Cursor = Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page.")]

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from api import schemas
 from api.waiting import Subscription
 from worker import jobs, logs, queries
-from worker.errors import BackendUnavailable, ServiceUnavailable
+from worker.errors import BackendUnavailable, Gone, NotFound, RangeInvalid, ServiceUnavailable
 from worker.logs import Log, LogPage
 from worker.models import Event, Job
 from worker.queries import Details
@@ -103,6 +103,15 @@ async def of_log(log: Log, offset: int, news: Subscription) -> Stream:
 
 def _piece(page: LogPage) -> schemas.LogPiece:
     return schemas.LogPiece.model_validate(page, from_attributes=True)
+
+
+async def until_gone(stream: Stream) -> Stream:
+    """The stream; where what it reads was cut short or removed meanwhile, it ends and says so."""
+    try:
+        async for event in stream:
+            yield event
+    except (NotFound, Gone, RangeInvalid):
+        yield _end("gone")
 
 
 async def _attempted[**P, T](read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:

@@ -14,9 +14,12 @@ from starlette.concurrency import run_in_threadpool
 
 from worker import keys, queries
 from worker.errors import ServiceUnavailable
+from worker.log import logger
 from worker.queries import Mark
 
 INTERVAL_SECONDS = 0.25
+
+log = logger(__name__)
 
 
 @dataclass(eq=False)
@@ -86,9 +89,12 @@ class Watch:
 
     async def _look(self) -> None:
         while self.subscriptions:
-            # A database that is away is no news; who waits learns of it when it reads.
-            with suppress(ServiceUnavailable):
+            try:
                 await self._tell_all()
+            except ServiceUnavailable:
+                pass  # a database that is away is no news; who waits learns of it when it reads
+            except Exception as error:  # whatever it is: all who wait hang on this loop
+                log.error("watch.bug", exc_info=error)
             await asyncio.sleep(INTERVAL_SECONDS)
 
     async def _tell_all(self) -> None:

@@ -34,6 +34,8 @@ def train(config: TrainingConfig, events: EventWriter) -> None:
     try:
         finetune(container, forward_step, callbacks=[report])
     except SystemExit:
+        # All ranks stop when one has heard the wish, which need not have been this one.
+        report.stopping = report.stopping or events.stop_wished()
         if report.stopping is None:
             raise
     _conclude(config, events, report)

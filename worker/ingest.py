@@ -127,7 +127,9 @@ def _store(session: Session, job: Job, attempt: Attempt, event: AnyEvent) -> Non
             _store_checkpoint(session, job, attempt, event)
         case _:
             data = event.model_dump(mode="json", exclude_none=True)
-            jobs.record(session, job, f"trainer.{event.event}", actor="trainer", data=data)
+            jobs.record(
+                session, job, f"trainer.{event.event}", actor="trainer", data=data, attempt=attempt.number
+            )
 
 
 def _store_metric(session: Session, job: Job, attempt: Attempt, event: StepDone | Validated) -> None:
@@ -142,7 +144,7 @@ def _store_checkpoint(session: Session, job: Job, attempt: Attempt, event: Check
     facts = event.model_dump(include={"iteration", "path", "bytes", "files"})
     session.merge(Checkpoint(job_id=job.id, attempt=attempt.number, saved_at=event.at, **facts))
     data = {"iteration": event.iteration, "bytes": event.bytes}
-    jobs.record(session, job, "checkpoint", actor="trainer", data=data)
+    jobs.record(session, job, "checkpoint", actor="trainer", data=data, attempt=attempt.number)
 
 
 # -- the job -----------------------------------------------------------------------------------------
@@ -150,7 +152,7 @@ def _store_checkpoint(session: Session, job: Job, attempt: Attempt, event: Check
 
 def _update_job(session: Session, job: Job, events: list[AnyEvent]) -> None:
     progress = advanced(job.progress, events)
-    if progress != job.progress:
+    if progress != job.progress or any(isinstance(event, CheckpointSaved) for event in events):
         jobs.change(session, job, progress=progress)
     trains = any(isinstance(event, Started | StepDone) for event in events)
     if trains and job.state in (JobState.QUEUED, JobState.STARTING):

@@ -243,13 +243,23 @@ def change(session: Session, job: Job, **values: Any) -> bool:
     return True
 
 
-def record(session: Session, job: Job, kind: str, *, actor: str = SYSTEM, data: Json | None = None) -> None:
+def record(
+    session: Session,
+    job: Job,
+    kind: str,
+    *,
+    actor: str = SYSTEM,
+    data: Json | None = None,
+    attempt: int | None = None,
+) -> None:
     """Write an event of the job's history.
 
     The transaction holds the job (`find(lock=True)`, or it has changed it): a reader who goes on
     after the last id that it has seen would else pass over an event that was committed later.
+    attempt: whose event it is; by default of the current one.
     """
-    session.add(Event(job_id=job.id, attempt=job.attempt, type=kind, actor=actor, data=data or {}))
+    number = attempt or job.attempt
+    session.add(Event(job_id=job.id, attempt=number, type=kind, actor=actor, data=data or {}))
 
 
 # -- what a client asks for ------------------------------------------------------------------------

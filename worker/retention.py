@@ -61,14 +61,13 @@ def due(limit: int | None = None) -> list[Removal]:
 
     Jobs of a cluster that has no profile any more, or whose files cannot be used now, are left out.
     """
-    found = []
-    for profile in clusters().values():
-        try:
-            seen = [*_due_on(profile, What.JOB, limit), *_due_on(profile, What.LOGS, limit)]
-            found += [one.model_copy(update={"bytes": _size(one)}) for one in seen]
-        except BackendUnavailable as error:
-            log.warning("retention.unavailable", cluster=profile.name, error=error.message)
-    return found
+    return [
+        removal.model_copy(update={"bytes": size})
+        for profile in clusters().values()
+        for what in (What.JOB, What.LOGS)
+        for removal in _due_on(profile, what, limit)
+        if (size := _size(removal)) is not None
+    ]
 
 
 def _due_on(profile: Cluster, what: What, limit: int | None) -> list[Removal]:
@@ -201,12 +200,18 @@ def _remove_files(removal: Removal) -> bool:
     return True
 
 
-def _size(removal: Removal) -> int:
-    """Bytes of the files that would be removed. Raises BackendUnavailable."""
-    files, size = connect(cluster(removal.cluster)).files(), 0
-    for path in _paths(removal):
-        with suppress(FileNotFoundError):
-            size += files.tree_size(path, _below(removal))
+def _size(removal: Removal) -> int | None:
+    """Bytes of the files that would be removed; None where they cannot be used now."""
+    size = 0
+    try:
+        files = connect(cluster(removal.cluster)).files()
+        for path in _paths(removal):
+            with suppress(FileNotFoundError):
+                size += files.tree_size(path, _below(removal))
+    except BackendUnavailable as error:
+        # One job's directory is its run's to spoil: the others go their way.
+        log.warning("retention.unavailable", job_id=removal.job_id, error=error.message)
+        return None
     return size
 
 

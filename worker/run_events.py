@@ -5,6 +5,7 @@ A run is not to be trusted: its lines may be broken, huge or made up. What passe
 
 import json
 import math
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field, TypeAdapter
@@ -60,8 +61,21 @@ class Validated(RunEvent):
     loss: Number = None
 
 
+LONGEST_NAME_BYTES = 255  # of a file on Linux
+
+
+def _plain_path(path: str) -> str:
+    """A relative path that leads nowhere else. It becomes a member of archives and a name in URLs."""
+    parts = path.split("/")
+    if not path.isprintable() or any(part in ("", ".", "..") for part in parts):
+        raise ValueError("is not the relative path of a file")
+    if any(len(os.fsencode(part)) > LONGEST_NAME_BYTES for part in parts):
+        raise ValueError("has a name that is too long for a file")
+    return path
+
+
 class SavedFile(BaseModel):
-    path: Text
+    path: Annotated[Text, AfterValidator(_plain_path)]
     bytes: Bytes
 
 

@@ -40,7 +40,9 @@ class Settings(BaseSettings):
         description="Interpreter of the trainer's environment, for the local backend.",
     )
     max_body_bytes: int = Field(default=1 << 20, description="Larger request bodies are refused with 413.")
-    max_wait_seconds: int = Field(default=60, description="Longest long poll that ?wait= may ask for.")
+    max_wait_seconds: int = Field(
+        default=60, description="Longest wait of a long poll: a longer ?wait= is cut short."
+    )
     poll_interval_seconds: float = Field(default=1.0, description="How often live jobs are looked at.")
     sweep_interval_seconds: float = Field(
         default=5.0, description="How often jobs are looked for whose task message was lost."

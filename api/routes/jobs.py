@@ -9,10 +9,11 @@ from starlette.concurrency import run_in_threadpool
 
 from api import schemas, streams
 from api.auth import CallerDep, ChangeableJob, SubmitterDep, VisibleJob, get_caller
-from api.deps import Cursor, IdempotencyKeyHeader, IfNoneMatch, LabelsDep, Limit, WaitDep, WatchDep
+from api.deps import Cursor, IdempotencyKeyHeader, KnownTags, LabelsDep, Limit, WaitDep, WatchDep
 from api.problems import declared
 from api.schemas import Moment
 from worker import jobs, plan, queries, tasks
+from worker.errors import Unauthenticated
 from worker.models import Job, Json
 from worker.spec import JobSpec
 from worker.states import JobState
@@ -100,14 +101,16 @@ async def get_job(
     watch: WatchDep,
     response: Response,
     wait: WaitDep,
-    if_none_match: IfNoneMatch = None,
+    known: KnownTags,
 ) -> schemas.JobView | Response:
     """Read a job; with `wait`, answer when it changes (from If-None-Match if that is sent)."""
-    if wait and (if_none_match or schemas.etag(job)) == schemas.etag(job):
+    if wait and (not known or schemas.etag(job) in known):
         with watch.subscription(job.id, caller.key_id) as news:
             job = await streams.changed(job, news, wait)
+            if not news.is_allowed:
+                raise Unauthenticated("This API key was revoked or has expired.")
     tag = schemas.etag(job)
-    if tag == if_none_match:
+    if tag in known or "*" in known:
         return Response(status_code=304, headers={"ETag": tag})
     view = await run_in_threadpool(_view, job)
     response.headers["ETag"] = schemas.etag(job, view)
@@ -124,7 +127,7 @@ async def stream_job(
 ) -> streams.Stream:
     """Follow a job: a `job` event with all of it each time that it changes, and `end` after its end."""
     with watch.subscription(job.id, caller.key_id) as news:
-        async for event in streams.of_job(job.id, news, last_event_id):
+        async for event in streams.until_gone(streams.of_job(job.id, news, last_event_id)):
             yield event
 
 
@@ -173,7 +176,7 @@ async def stream_events(
 ) -> streams.Stream:
     """Follow a job's history: `event` events as GET events shows them, and `end` after its end."""
     with watch.subscription(job.id, caller.key_id) as news:
-        async for event in streams.of_events(job.id, news, int(last_event_id or after)):
+        async for event in streams.until_gone(streams.of_events(job.id, news, int(last_event_id or after))):
             yield event
 
 

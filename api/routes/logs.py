@@ -63,5 +63,5 @@ async def stream_logs(
     """Follow a log: `log` events hold a piece each, as GET logs shows it, and `end` comes after the last."""
     log, offset = place
     with watch.subscription(log.job_id, caller.key_id) as news:
-        async for event in streams.of_log(log, offset, news):
+        async for event in streams.until_gone(streams.of_log(log, offset, news)):
             yield event

@@ -61,6 +61,8 @@ class Api:
             base_url=self.url,
             headers={"Authorization": f"Bearer {where.key()}", "User-Agent": "sft"},
             timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+            # What is meant for this machine goes through no proxy of the environment: it holds a key.
+            trust_env=not where.is_here(),
         )
 
     def close(self) -> None:
@@ -167,7 +169,7 @@ def document(response: httpx2.Response) -> Document:
     """The JSON object of an answer. Raises NotTheService where there is none."""
     try:
         parsed = parse(response.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _foreign(response) from None
     if not isinstance(parsed, Document):
         raise _foreign(response)

@@ -114,6 +114,8 @@ def _append(api: Api, file: File) -> Iterator[int]:
             out.truncate()
             yield -have
         for chunk in response.iter_raw():
+            if out.tell() + len(chunk) > file.size_bytes:
+                raise BadDownload(f"The service sends more of {file.target.name} than it said there is.")
             out.write(chunk)
             out.flush()
             yield len(chunk)

@@ -56,7 +56,11 @@ class Where:
     def _of_this_machine(self) -> str | None:
         """The admin's key where `sft serve` keeps it. It is never sent to another machine."""
         path = Path(os.environ.get("SFT_DATA_DIR") or "sft-data") / "admin.key"
-        return _read(path) if _is_loopback(self.base_url().host) and path.exists() else None
+        return _read(path) if self.is_here() and path.exists() else None
+
+    def is_here(self) -> bool:
+        """Whether the service is on this machine."""
+        return _is_loopback(self.base_url().host)
 
 
 def _read(path: Path) -> str:

@@ -5,6 +5,7 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,29 @@ def test_a_revoked_key_ends_its_streams(service: Service, held: Callable[[], str
     service.client.post(f"/v1/keys/{key['id']}/revoke")
     rest = list(reading)
     assert (rest[-1]["event"], rest[-1]["data"]["reason"]) == ("end", "revoked")
+
+
+def test_a_log_that_is_cut_short_ends_its_stream(service: Service, held: Callable[[], str]) -> None:
+    job_id = held()
+    log = service.data_dir / "jobs" / job_id / "attempts/1/logs/job.log"
+    reading = read(service, f"/v1/jobs/{job_id}/logs/stream")
+    next(reading)
+    log.write_bytes(b"")
+    assert list(reading)[-1] == {"event": "end", "data": {"reason": "gone"}}
+
+
+def test_a_revoked_key_is_refused_at_the_end_of_its_wait(service: Service, held: Callable[[], str]) -> None:
+    job_id = held()
+    key = service.client.post("/v1/keys", json={"name": "anna", "role": "viewer"}).json()
+    with_key = {"Authorization": f"Bearer {key['key']}"}
+    tag = service.client.get(f"/v1/jobs/{job_id}").headers["etag"]
+    with ThreadPoolExecutor() as pool:
+        wait = {"url": f"/v1/jobs/{job_id}?wait=60s", "headers": {**with_key, "If-None-Match": f"W/{tag}"}}
+        poll = pool.submit(service.client.get, **wait, timeout=90)
+        used = lambda: service.client.get(f"/v1/keys/{key['id']}").json()["last_used_at"]  # noqa: E731
+        wait_until(used, what="the poll to be under way")
+        service.client.post(f"/v1/keys/{key['id']}/revoke")
+        assert poll.result().status_code == 401
 
 
 def test_who_waits_for_a_change_learns_of_it(service: Service, held: Callable[[], str]) -> None:

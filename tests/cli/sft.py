@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -37,11 +38,12 @@ class Sft:
         return done
 
     def start(self, *arguments: str, **pipes: Any) -> subprocess.Popen[str]:
-        """The command while it runs."""
+        """The command while it runs, open to Ctrl-C even where the tests themselves ignore it."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
         return subprocess.Popen(
-            [*COMMAND, *arguments], env=self.environment(), cwd=self.cwd, text=True, **pipes
-        )
+            [*COMMAND, *arguments], env=self.environment(), cwd=self.cwd, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes,
+        )  # fmt: skip
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         """The one JSON document that a command prints."""

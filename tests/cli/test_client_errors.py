@@ -13,6 +13,7 @@ import pytest
 from cli.client.errors import ExitCode
 from tests.cli.loopback import Loopback, Request
 from tests.cli.sft import COMMAND, PROJECT, Sft
+from tests.service import Service
 
 pytestmark = pytest.mark.slow
 
@@ -117,6 +118,18 @@ def test_wrong_usage(sft: Sft, tmp_path: Path, arguments: list[str]) -> None:
     done = sft(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "few words" not in done.stderr
+
+
+def test_a_key_for_this_machine_goes_through_no_proxy(service: Service) -> None:
+    proxy = {
+        "HTTP_PROXY": "http://127.0.0.1:1",
+        "http_proxy": "http://127.0.0.1:1",
+        "NO_PROXY": "",
+        "no_proxy": "",
+    }
+    key = (service.data_dir / "admin.key").read_text().strip()
+    done = Sft(str(service.client.base_url), key, variables=proxy)("whoami")
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_admin_key_of_this_machine_goes_to_no_other(sft: Sft, tmp_path: Path) -> None:

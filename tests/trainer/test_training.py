@@ -56,7 +56,8 @@ def test_two_ranks_stop_together_when_asked(config: Config, tmp_path: Path, spli
     run = place(tmp_path / "run", config(recipe=recipe, train={"train_iters": 1000}))
     process = start(run, ranks=2)
     wait_until(lambda: len(run.losses()) >= 1 or process.poll() is not None, 200, "the first step")
-    (run.directory / "stop").write_text("the test has seen enough")
+    (run.directory / "wish").write_text("the test has seen enough")
+    (run.directory / "wish").rename(run.directory / "stop")
     process.wait(120)
     assert run.end["event"] == "stopped", run.log()
     assert run.end["reason"] == "the test has seen enough"

@@ -78,6 +78,13 @@ def test_a_line_is_taken_once_by_whoever_reads_it(job_in: JobIn) -> None:
     assert kinds.count("trainer.started") == kinds.count("checkpoint") == 1
 
 
+def test_a_checkpoint_alone_is_a_change_that_clients_see(job_in: JobIn) -> None:
+    job = job_in(JobState.RUNNING)
+    write(job, save(job, 2))
+    ingest.ingest(job.id)
+    assert jobs.get(job.id).version > job.version
+
+
 def test_half_a_line_waits_for_its_other_half(job_in: JobIn) -> None:
     job = job_in(JobState.RUNNING)
     whole = step(1)
@@ -119,7 +126,9 @@ def test_a_line_without_end_is_passed_over(job_in: JobIn, monkeypatch: pytest.Mo
      line(event="step", step=9, at="9999-12-31T23:59:59-23:00"),
      line(event="finished", step=9, iteration=10**30),
      line(event="checkpoint", iteration=3, path="/x", bytes=1, files=[{"path": 7}]),
-     line(event="checkpoint", iteration=3, path="/x", bytes=2**63, files=[])],
+     line(event="checkpoint", iteration=3, path="/x", bytes=2**63, files=[]),
+     *(line(event="checkpoint", iteration=3, path="/x", bytes=1, files=[{"path": path, "bytes": 1}])
+       for path in ("../x", "/etc/x", "a//b", "./x", "a\nb", "n" * 300))],
 )  # fmt: skip
 def test_a_bad_line_hides_no_good_one(job_in: JobIn, bad: bytes) -> None:
     job = job_in(JobState.RUNNING)

@@ -18,7 +18,7 @@ from worker import jobs, logs, retention
 from worker.backends.base import FileStat
 from worker.backends.files import LocalFiles
 from worker.db import reading, writing
-from worker.errors import Gone, NotFound, ServiceUnavailable
+from worker.errors import BackendUnavailable, Gone, NotFound, ServiceUnavailable
 from worker.models import Attempt, Checkpoint, Event, IdempotencyKey, Job, Metric, utcnow
 from worker.settings import get_settings
 from worker.spec import JobSpec
@@ -332,6 +332,21 @@ def test_logs_that_go_while_they_are_read_are_gone(
     environment.setattr(LocalFiles, "stat", stat_and_then)
     with pytest.raises(Gone):
         logs.read(logs.find(job.id))
+
+
+def test_one_directory_that_cannot_be_read_keeps_no_other_job(
+    thirty_days: None, job_in: JobIn, environment: pytest.MonkeyPatch
+) -> None:
+    spoilt, other = (job_in(JobState.SUCCEEDED, finished_at=LONG_AGO) for _ in range(2))
+    original = LocalFiles.tree_size
+
+    def tree_size(files: LocalFiles, path: Path, below: Path) -> int:
+        if path == directory(spoilt):
+            raise BackendUnavailable("permission denied")  # root, who runs the tests, may read anything
+        return original(files, path, below)
+
+    environment.setattr(LocalFiles, "tree_size", tree_size)
+    assert [one.job_id for one in retention.collect()] == [other.id]
 
 
 def test_jobs_whose_files_cannot_be_seen_are_left_alone(

@@ -12,8 +12,8 @@ from typing import BinaryIO
 from worker.backends.base import FileStat
 from worker.errors import BackendUnavailable
 
-# The last three: a link, a pipe without a writer or a socket, a directory.
-ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR)
+# From the third on: a link, a pipe without a writer or a socket, a directory, a name that none can have.
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 class LocalFiles:
