@@ -5,6 +5,7 @@ UV_VERSION := 0.13.9
 UV := .venv/bin/uv
 BIN := .venv/bin
 DEMO_DIR ?= .demo
+PORT ?= 8000
 JOBS ?= 2
 
 # Without compiled modules every process of the service would take seconds to start.
@@ -40,8 +41,8 @@ setup-trainer: .venv-trainer/.done  ## The trainer's environment (torch, Megatro
 demo: setup setup-trainer  ## One real fine-tuning job through the whole service
 	$(BIN)/python -m demo $(DEMO_DIR)
 
-serve: setup  ## The service on port 8000, on the data of the demo
-	$(BIN)/sft serve --data-dir $(DEMO_DIR)
+serve: setup  ## The service on PORT (8000), on the data of the demo
+	$(BIN)/sft serve --port $(PORT) --data-dir $(DEMO_DIR)
 
 check: setup  ## Lint, format, types, import contracts
 	$(BIN)/ruff check .

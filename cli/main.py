@@ -64,7 +64,7 @@ HERE = "Running a service here"
 @app.command(rich_help_panel=HERE)
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8000,
     data_dir: DataDir = None,
 ) -> None:
     """Run the whole service: API, worker, beat and, unless SFT_REDIS_URL is set, a broker."""

@@ -12,7 +12,7 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import SecurityWarning
 from celery.schedules import schedule
-from celery.signals import heartbeat_sent, setup_logging, worker_init, worker_shutdown
+from celery.signals import beat_init, heartbeat_sent, setup_logging, worker_init, worker_shutdown
 from kombu.entity import Queue
 
 from worker import context as context  # what it connects to Celery's signals
@@ -80,6 +80,15 @@ def _steady_now() -> datetime:
 @setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     log.configure()
+
+
+@beat_init.connect
+@worker_init.connect
+def _need_broker(**_: Any) -> None:
+    try:
+        assert get_settings().broker_url  # without one Celery would look for a RabbitMQ on this machine
+    except Misconfigured as error:
+        raise SystemExit(f"{error.message} {error.hint}") from None
 
 
 @worker_init.connect

@@ -37,7 +37,8 @@ class Where:
         if not key:
             raise NoKey(
                 f"There is no API key for {self.url}.",
-                "Set SFT_API_KEY, or name a file that holds one: --key-file, SFT_API_KEY_FILE.",
+                "Set SFT_API_KEY, or name a file that holds one: --key-file, SFT_API_KEY_FILE. "
+                "For a service on this machine SFT_DATA_DIR, its directory, will do.",
             )
         if not (key.isascii() and key.isprintable() and " " not in key):
             raise Misused("The API key has characters that no key has.", "A key is one word: sft_...")

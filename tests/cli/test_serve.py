@@ -114,6 +114,12 @@ def test_a_second_service_on_the_same_directory_is_refused(own: Service) -> None
     assert own.client.get("/readyz").status_code == 200
 
 
+def test_a_port_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
+    done = sft("serve", "--port", "99999", "--data-dir", str(tmp_path))
+    assert done.returncode == 2
+    assert "65535" in done.stderr
+
+
 def test_a_taken_port_is_said(own: Service, tmp_path: Path) -> None:
     port = str(own.client.base_url.port)
     done = sft("serve", "--port", port, "--data-dir", str(tmp_path / "other"))
@@ -180,6 +186,19 @@ def test_a_broker_that_dies_is_started_again(own: Service) -> None:
     assert own.process.poll() is None
 
 
+@pytest.mark.parametrize("what", ["worker", "beat"])
+def test_a_part_without_its_broker_says_so(data_dir: Path, what: str) -> None:
+    """Celery would look for a RabbitMQ on this machine, and for ever."""
+    urls = ("SFT_REDIS_URL", "REDIS_URL")
+    inherited = {name: value for name, value in os.environ.items() if name not in urls}
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "--app", "worker.app", what], cwd=PROJECT_ROOT,
+        env={**inherited, "SFT_DATA_DIR": str(data_dir)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "SFT_REDIS_URL" in done.stderr
+
+
 def test_two_workers_and_two_beats_do_no_harm(data_dir: Path, stand_in: Path, broker: str) -> None:
     (data_dir / "clusters.toml").write_text(f'[local]\nmax_running = 3\nroots = ["{data_dir}/inputs"]\n')
     shared = {
@@ -191,11 +210,18 @@ def test_two_workers_and_two_beats_do_no_harm(data_dir: Path, stand_in: Path, br
         _another("worker", data_dir, {**shared, "SFT_WORKER_METRICS_PORT": str(port)}),
         _another("beat", data_dir, shared),
     ):
+        wait_until(lambda: "sft_ingested_lines" in _scraped(port), what="the second worker")
         made = [service.submit(make_inputs(data_dir))["id"] for _ in range(8)]
         for job_id in made:
             assert service.wait_for(job_id)["state"] == "SUCCEEDED"
             _each_thing_happened_once(service.client.get(f"/v1/jobs/{job_id}/events").json()["items"])
-        assert "sft_ingested_lines" in httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+
+
+def _scraped(port: int) -> str:
+    try:
+        return httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+    except httpx2.TransportError:
+        return ""
 
 
 def _free_port() -> int:

@@ -20,7 +20,9 @@ def test_a_file_is_read_from_an_offset(tmp_path: Path) -> None:
     assert FILES.read(path, 10, 4) == b""
 
 
-@pytest.mark.parametrize("kind", ["link", "pipe", "device", "directory", "nothing", "below a file"])
+@pytest.mark.parametrize(
+    "kind", ["link", "pipe", "device", "directory", "nothing", "below a file", "no possible name"]
+)
 def test_what_is_no_file_is_not_there(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "file"
     if kind == "link":
@@ -31,6 +33,8 @@ def test_what_is_no_file_is_not_there(tmp_path: Path, kind: str) -> None:
         path = Path("/dev/zero")
     elif kind == "directory":
         path.mkdir()
+    elif kind == "no possible name":
+        path = tmp_path / ("x" * 300)
     elif kind == "below a file":
         path.touch()
         path = path / "file"
@@ -40,9 +44,9 @@ def test_what_is_no_file_is_not_there(tmp_path: Path, kind: str) -> None:
         FILES.read(path, 0, 10)
 
 
-def test_what_cannot_be_read_now_may_be_later(tmp_path: Path) -> None:
+def test_what_cannot_be_read_now_may_be_later() -> None:
     with pytest.raises(BackendUnavailable):
-        FILES.read(tmp_path / ("x" * 300), 0, 10)  # ENAMETOOLONG stands for all that is not absence
+        FILES.read(Path("/proc/self/mem"), 0, 10)  # EIO stands for all that is not absence
 
 
 @pytest.mark.parametrize(
