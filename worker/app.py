@@ -82,15 +82,6 @@ def _configure_logging(**_: Any) -> None:
     log.configure()
 
 
-@beat_init.connect
-@worker_init.connect
-def _need_broker(**_: Any) -> None:
-    try:
-        assert get_settings().broker_url  # without one Celery would look for a RabbitMQ on this machine
-    except Misconfigured as error:
-        raise SystemExit(f"{error.message} {error.hint}") from None
-
-
 @worker_init.connect
 def _start_observing(**_: Any) -> None:
     try:
@@ -99,6 +90,15 @@ def _start_observing(**_: Any) -> None:
             metrics.listen(port)
     except Misconfigured as error:
         raise SystemExit(f"{error.message} {error.hint}") from None  # Celery goes on after any other error
+
+
+@beat_init.connect
+@worker_init.connect
+def _need_broker(**_: Any) -> None:
+    try:
+        assert get_settings().broker_url  # without one Celery would look for a RabbitMQ on this machine
+    except Misconfigured as error:
+        raise SystemExit(f"{error.message} {error.hint}") from None
 
 
 @worker_shutdown.connect
