@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from trainer.config import TrainingConfig
 from trainer.events import LOGS, EventWriter
-from trainer.preflight import check
+from trainer.preflight import Hardware, check
 
 TRACEBACK_CHARACTERS = 4000
 INVALID = 2
@@ -60,12 +60,18 @@ def _read(path: Path, events: EventWriter) -> TrainingConfig | None:
     except (OSError, yaml.YAMLError, ValidationError) as error:
         _refuse(events, "invalid_config", str(error))
         return None
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    for finding in check(config, world_size):
+    for finding in check(config, _hardware()):
         if finding.severity == "error":
             _refuse(events, finding.code, f"{finding.message} {finding.hint or ''}".strip())
             return None
     return config
+
+
+def _hardware() -> Hardware:
+    """As torchrun tells it; what the GPUs are is left to the service."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+    return Hardware(nodes=ranks // here, gpus_per_node=here)
 
 
 def _refuse(events: EventWriter, code: str, message: str) -> None:

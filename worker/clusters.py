@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from trainer.preflight import Hardware
 from worker.backends.base import Backend, Resources
 from worker.backends.local import LocalBackend
 from worker.errors import FieldError, InvalidSpec, Misconfigured, NotFound
@@ -27,6 +28,8 @@ class Cluster(BaseModel):
         default=1, ge=1, description="GPUs (ranks) a node of a job that names none; on a CPU, processes."
     )
     time: str = Field(default="04:00:00", description="Time limit, HH:MM:SS, of a job that names none.")
+    gpu_type: str | None = Field(default=None, description="What the GPUs are, e.g. H100.")
+    gpu_memory_gib: float | None = Field(default=None, gt=0, description="Memory of one GPU in GiB.")
     max_nodes: int = Field(default=1, ge=1)
     max_gpus_per_node: int = Field(default=8, ge=1)
     max_time: str = Field(default="168:00:00", description="Longest time limit that a job may ask for.")
@@ -55,6 +58,15 @@ class Cluster(BaseModel):
             nodes=self.max_nodes,
             gpus_per_node=self.max_gpus_per_node,
             time_limit_minutes=minutes(self.max_time),
+        )
+
+    def hardware(self, resources: Resources) -> Hardware:
+        """What a run with these resources would have here."""
+        return Hardware(
+            nodes=resources.nodes,
+            gpus_per_node=resources.gpus_per_node,
+            gpu_type=self.gpu_type,
+            gpu_memory_gib=self.gpu_memory_gib,
         )
 
     def allows(self, path: Path) -> bool:

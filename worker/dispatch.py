@@ -35,8 +35,8 @@ def submit(job_id: str) -> None:
 
 def _validate(job: Job) -> None:
     """Look again at what may have changed since the request: VALIDATING -> SUBMITTING or FAILED."""
-    world_size = jobs.run_of(job).resources.gpus
-    errors = [f for f in check(parse_config(job.config), world_size) if f.severity == "error"]
+    hardware = cluster(job.cluster).hardware(jobs.run_of(job).resources)
+    errors = [f for f in check(parse_config(job.config), hardware) if f.severity == "error"]
     if errors:
         _fail(job, Reason(errors[0].code, errors[0].message), _failure_of(errors[0], job))
         return

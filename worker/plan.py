@@ -118,7 +118,6 @@ def _limits(resources: Resources, cluster: Cluster) -> Iterator[Finding]:
                 pointer=pointer(["resources", name]),
                 message=f"{wanted} {name} are more than the {limit} of cluster {cluster.name!r}.",
                 hint=f"Ask for at most {limit}, or name another cluster.",
-                suggestion=None,
             )
 
 
@@ -127,7 +126,9 @@ def _checks(composed: Composed, resources: Resources, cluster: Cluster) -> Itera
     forbidden = list(_paths(composed.config, cluster))
     nowhere = {finding.pointer for finding in forbidden}
     # Nothing is said about what lies at a path that the client must not name.
-    allowed = [one for one in check(composed.config, resources.gpus) if one.pointer not in nowhere]
+    allowed = [
+        one for one in check(composed.config, cluster.hardware(resources)) if one.pointer not in nowhere
+    ]
     for finding in (*forbidden, *allowed):
         yield finding.model_copy(update={"pointer": composed.source(finding.pointer)})
 
@@ -142,7 +143,6 @@ def _paths(config: TrainingConfig, cluster: Cluster) -> Iterator[Finding]:
                 pointer=where,
                 message=f"{path!r} does not lie under a path that cluster {cluster.name!r} allows.",
                 hint=f"Allowed: {roots}. Paths are absolute, symlinks are resolved.",
-                suggestion=None,
             )
 
 
