@@ -132,7 +132,9 @@ def _running(host: str, port: int, broker: Path | None, data_dir: Path) -> Itera
         if broker:
             processes.start("broker", ["cli.broker", str(broker), str(data_dir / "broker")])
             _wait_until(lambda: _answers(broker), processes)
-        processes.start("api", [*uvicorn, "--log-level", "warning", "--timeout-graceful-shutdown", "5"])
+        # Longer than a client or a proxy keeps an idle connection: it must not end under a request.
+        lasting = ["--timeout-keep-alive", "75", "--timeout-graceful-shutdown", "5"]
+        processes.start("api", [*uvicorn, "--log-level", "warning", *lasting])
         processes.start("worker", [*celery, "worker", "--loglevel", "WARNING", "--without-mingle"])
         processes.start("beat", [*celery, "beat", "--loglevel", "WARNING", "--pidfile="])
         yield processes

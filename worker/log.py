@@ -1,5 +1,6 @@
 """Structured logs of the service's own processes: JSON lines on stderr."""
 
+import contextlib
 import logging
 import sys
 
@@ -21,7 +22,7 @@ def configure() -> None:
     structlog.configure(
         processors=[*SHARED, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_Lossy,
     )
     handler = logging.StreamHandler()
     handler.setFormatter(
@@ -40,6 +41,20 @@ def configure() -> None:
     logging.getLogger("uvicorn.access").disabled = True
     # The libraries' own progress reports (each task received and done) are not news.
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+class _Lossy(structlog.PrintLogger):
+    """A line that cannot be written, as on a full disk, is lost: what it tells of goes on."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__(sys.stderr)
+
+    def msg(self, message: str) -> None:
+        with contextlib.suppress(OSError):
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
 
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -87,7 +87,7 @@ class Parts:
     def _command(self, name: str) -> list[str]:
         match name.partition("-")[0]:
             case "api":
-                listen = ["--host", "127.0.0.1", "--port", str(self.port)]
+                listen = ["--host", "127.0.0.1", "--port", str(self.port), "--timeout-keep-alive", "75"]
                 return ["uvicorn", "--factory", "api.app:create_app", "--log-level", "warning", *listen]
             case "worker":
                 return [*CELERY, "worker", "--loglevel", "WARNING", "--without-mingle", "-n", f"{name}@%h"]

@@ -1,5 +1,8 @@
 """One request is followed from the API through the queue to the backend by its id."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +11,8 @@ from tests.lines import Line, lines
 from tests.service import Service
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_lines_of_api_and_worker_have_the_same_request_and_job(
     service: Service, body: dict[str, Any]
 ) -> None:
@@ -32,3 +34,12 @@ def test_lines_of_api_and_worker_have_the_same_request_and_job(
     ended = wait_until(lambda: written(event="job.ended", job_id=job_id))[0]
     assert ended["task"] == "worker.tasks.take_in"
     assert "request_id" not in ended
+
+
+def test_a_full_disk_under_the_log_stops_nothing() -> None:
+    program = "from worker.log import *; configure(); logger('x').warning('lost'); print('went on')"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=full, text=True, timeout=60
+        )
+    assert done.stdout == "went on\n"
