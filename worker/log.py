@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import sys
+from functools import partial
+from typing import TextIO
 
 import structlog
 
@@ -22,7 +24,7 @@ def configure() -> None:
     structlog.configure(
         processors=[*SHARED, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_Lossy,
+        logger_factory=partial(_Lossy, sys.stderr),
     )
     handler = logging.StreamHandler()
     handler.setFormatter(
@@ -46,8 +48,8 @@ def configure() -> None:
 class _Lossy(structlog.PrintLogger):
     """A line that cannot be written, as on a full disk, is lost: what it tells of goes on."""
 
-    def __init__(self, *_: object) -> None:
-        super().__init__(sys.stderr)
+    def __init__(self, file: TextIO, *_: object) -> None:
+        super().__init__(file)
 
     def msg(self, message: str) -> None:
         with contextlib.suppress(OSError):
