@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from trainer.config import TrainingConfig
 from trainer.events import LOGS, EventWriter
 from trainer.preflight import Hardware, check
+from trainer.sections import faults
 
 TRACEBACK_CHARACTERS = 4000
 INVALID = 2
@@ -60,11 +61,19 @@ def _read(path: Path, events: EventWriter) -> TrainingConfig | None:
     except (OSError, yaml.YAMLError, ValidationError) as error:
         _refuse(events, "invalid_config", str(error))
         return None
+    wrong = faults(config)
+    if wrong:
+        _refuse(events, "invalid_config", _in_words(wrong[0].detail, wrong[0].hint))
+        return None
     for finding in check(config, _hardware()):
         if finding.severity == "error":
-            _refuse(events, finding.code, f"{finding.message} {finding.hint or ''}".strip())
+            _refuse(events, finding.code, _in_words(finding.message, finding.hint))
             return None
     return config
+
+
+def _in_words(message: str, hint: str | None) -> str:
+    return f"{message} {hint or ''}".strip()
 
 
 def _hardware() -> Hardware:
@@ -99,7 +108,6 @@ def _rendezvous_alone() -> None:
 def _code(error: BaseException) -> str:
     """Class of a failure, as far as the exception's own type tells."""
     codes = {
-        "UnknownKey": "invalid_config",
         "MissingPackedData": "missing_packed_data",
         "Incomplete": "bad_checkpoint",
     }

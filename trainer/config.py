@@ -1,7 +1,7 @@
 """The training config: every key of the seed's own, declared once. Pydantic, no torch.
 
-Sections of Megatron-Bridge's ConfigContainer (train, optimizer, ...) pass through as they are;
-the trainer refuses their unknown keys before it trains.
+Sections of Megatron-Bridge's ConfigContainer (train, optimizer, ...) pass through as they are; what
+may stand in them is checked against the installed Bridge's own classes: see sections.py.
 """
 
 import re
@@ -14,16 +14,27 @@ Section = dict[str, JsonValue]
 
 
 class RecipeConfig(BaseModel):
-    """Parallel shape. What is None is left to the recipe or the model."""
+    """Arguments of the recipe; what it does not take is set on what it returns."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow", populate_by_name=True, serialize_by_alias=True)
+    __pydantic_extra__: dict[str, JsonValue]
 
+    target: str | None = Field(
+        default=None,
+        alias="_target_",
+        description="A recipe of megatron.bridge.recipes.nemotronh in place of the model's usual one.",
+    )
     tensor_model_parallel_size: int | None = Field(default=None, ge=1)
     pipeline_model_parallel_size: int | None = Field(default=None, ge=1)
     context_parallel_size: int | None = Field(default=None, ge=1)
     expert_model_parallel_size: int | None = Field(default=None, ge=1)
     expert_tensor_parallel_size: int | None = Field(default=None, ge=1)
     sequence_parallel: bool | None = None
+
+    def values(self) -> dict[str, Any]:
+        """The arguments that are given."""
+        given = self.model_dump(mode="json", exclude={"target"}, exclude_none=True)
+        return {key: value for key, value in given.items() if key != "_target_"}
 
 
 class DatasetConfig(BaseModel):
@@ -79,8 +90,16 @@ class TrainingConfig(BaseModel):
     tokenizer: Section = _section("Tokenizer")
     model: Section = _section("Model provider")
     lora: Section = _section("LoRA adapters (dim, alpha, target_modules)")
-    mixed_precision: str | None = Field(
-        default=None, description="Bridge's recipe of precision, e.g. bf16_mixed."
+    comm_overlap: Section = _section("Overlap of communication (tp_comm_overlap, ...)")
+    profiling: Section = _section("Profilers")
+    rerun_state_machine: Section = _section("Checks of results, and what to do about bad ones")
+    straggler: Section = _section("Detection of slow ranks")
+    nvrx_straggler: Section = _section("Detection of slow ranks by nvidia-resiliency-ext")
+    ft: Section = _section("Fault tolerance by nvidia-resiliency-ext")
+    inprocess_restart: Section = _section("Restart within the process by nvidia-resiliency-ext")
+    tensor_inspect: Section = _section("Inspection of tensors")
+    mixed_precision: str | Section | None = Field(
+        default=None, description="Bridge's recipe of precision, e.g. bf16_mixed, or single values of it."
     )
 
     @field_validator("checkpoint")

@@ -1,44 +1,116 @@
-"""A TrainingConfig as Megatron-Bridge's ConfigContainer."""
+"""A TrainingConfig as Megatron-Bridge's ConfigContainer: the recipe's, then what the config says on top."""
 
-from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
+import dataclasses
+import enum
+import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trainer import containers
+from trainer.bridge import Recipe
 from trainer.checkpoints import iteration_of, latest_complete
 from trainer.config import TrainingConfig
 from trainer.dataset import find_shards
-
-
-class UnknownKey(ValueError):
-    """A section has a key that Bridge does not know; says which is near."""
+from trainer.effective import given, recipe_of
 
 
 def build(config: TrainingConfig) -> Any:
-    """The ConfigContainer of a run. Raises UnknownKey, MissingPackedData."""
-    from megatron.bridge.training import config as bridge
-
-    container = bridge.ConfigContainer(
-        model=_model(config),
-        train=bridge.TrainingConfig(micro_batch_size=1),
-        validation=bridge.ValidationConfig(),
-        optimizer=_optimizer(config, bridge),
-        scheduler=bridge.SchedulerConfig(),
-        ddp=_ddp(config, bridge),
-        dataset=_dataset(config),
-        tokenizer=_tokenizer(config),
-        logger=bridge.LoggerConfig(log_interval=1, log_throughput=True),
-        checkpoint=_checkpoint(config, bridge),
-        dist=_dist(config, bridge),
-        rng=bridge.RNGConfig(),
-        mixed_precision=None if config.device == "cpu" else (config.mixed_precision or "bf16_mixed"),
-        peft=_peft(config),
-    )
-    for section in SECTIONS:
-        _apply(section, getattr(container, section), getattr(config, section))
+    """The ConfigContainer of a run. Raises MissingPackedData."""
+    recipe = recipe_of(config)
+    container = _begin(recipe, config)
+    _lengths(container, config)
+    _data(container, config)
+    _peft(container, config)
+    container.checkpoint.pretrained_checkpoint = config.checkpoint_megatron or config.hf_model_path
+    for key, value in given(config, recipe).items():
+        _set(container, key, value)
     _constant_weight_decay(container)
     _resume(container.checkpoint)
     return container
+
+
+# -- what there is to begin from -------------------------------------------------------------------
+
+
+def _begin(recipe: Recipe, config: TrainingConfig) -> Any:
+    if recipe.name in GENERIC:
+        container = containers.generic(_provider(config), on_cpu=config.device == "cpu")
+        container.tokenizer.tokenizer_model = config.hf_model_path
+        return container
+    taken = {key: value for key, value in config.recipe.values().items() if key in recipe.parameters}
+    return containers.named(recipe.name, taken)
+
+
+def _provider(config: TrainingConfig) -> Any:
+    """The model as its Hugging Face config describes it; the weights come later, from the checkpoint."""
+    from megatron.bridge import AutoBridge
+
+    return AutoBridge.from_hf_pretrained(config.hf_model_path).to_megatron_provider(load_weights=False)
+
+
+def bare(name: str) -> Any:
+    """What a recipe returns before any config has touched it."""
+    if name in GENERIC:
+        return containers.generic(GENERIC[name](), on_cpu=False)
+    return containers.named(name, {})
+
+
+def parameters(name: str) -> list[str]:
+    """What a config may pass to a recipe. Whether adapters are tuned is `peft`'s to say."""
+    if name in GENERIC:
+        return []
+    return [parameter for parameter in containers.parameters(name) if parameter != "peft_scheme"]
+
+
+def _gpt() -> Any:
+    from megatron.bridge.models.gpt_provider import GPTModelProvider
+
+    return GPTModelProvider()
+
+
+def _mla() -> Any:
+    from megatron.bridge.models.mla_provider import MLAModelProvider
+
+    return MLAModelProvider()
+
+
+def _hybrid() -> Any:
+    from megatron.bridge.models.hybrid.hybrid_provider import HybridModelProvider
+
+    return HybridModelProvider()
+
+
+# Recipes of models that have none in Bridge, by the kind of their provider.
+GENERIC: dict[str, Callable[[], Any]] = {"gpt": _gpt, "mla": _mla, "hybrid": _hybrid}
+
+
+# -- the seed's own keys ---------------------------------------------------------------------------
+
+
+def _lengths(container: Any, config: TrainingConfig) -> None:
+    """One length for model, dataset and packing: Bridge asserts that they agree."""
+    container.model.seq_length = container.dataset.seq_length = config.seq_length
+    container.dataset.offline_packing_specs.packed_sequence_size = config.seq_length
+
+
+def _data(container: Any, config: TrainingConfig) -> None:
+    root = Path(config.dataset.nano3_packed_sft_dir or "")
+    shards = find_shards(root)
+    dataset, specs = container.dataset, container.dataset.offline_packing_specs
+    dataset.dataset_root = str(root)
+    specs.packed_train_data_path = str(shards.train[0].parent)
+    specs.packed_val_data_path = str(shards.valid[0].parent) if shards.valid else None
+    dataset.do_validation = bool(shards.valid)
+
+
+def _peft(container: Any, config: TrainingConfig) -> None:
+    if config.peft is None:
+        container.peft = None
+    elif container.peft is None:
+        from megatron.bridge.peft.lora import LoRA
+
+        container.peft = LoRA()
 
 
 def _constant_weight_decay(container: Any) -> None:
@@ -48,129 +120,6 @@ def _constant_weight_decay(container: Any) -> None:
         scheduler.start_weight_decay = decay
     if scheduler.end_weight_decay is None:
         scheduler.end_weight_decay = decay
-
-
-SECTIONS = (
-    "train", "validation", "optimizer", "scheduler", "ddp", "checkpoint",
-    "logger", "rng", "dist", "tokenizer", "model",
-)  # fmt: skip
-
-
-def _apply(section: str, target: Any, values: dict[str, Any]) -> None:
-    """Set a section's values. Raises UnknownKey."""
-    for key, value in values.items():
-        _refuse_unknown(section, key, target)
-        setattr(target, key, value)
-
-
-def _refuse_unknown(section: str, key: str, target: Any) -> None:
-    assert is_dataclass(target)
-    known = [field.name for field in fields(target)]
-    if key not in known:
-        nearest = get_close_matches(key, known, n=1)
-        hint = f"did you mean {section}.{nearest[0]}?" if nearest else f"it has {', '.join(known)}."
-        raise UnknownKey(f"Megatron-Bridge has no {section}.{key}: {hint}")
-
-
-# -- sections --------------------------------------------------------------------------------------
-
-
-def _model(config: TrainingConfig) -> Any:
-    """The model as its Hugging Face config describes it; the weights come later, from the checkpoint."""
-    from megatron.bridge import AutoBridge
-
-    provider = AutoBridge.from_hf_pretrained(config.hf_model_path).to_megatron_provider(load_weights=False)
-    provider.seq_length = config.seq_length
-    # Bridge would fuse through APEX, which is not there; megatron-core does without.
-    provider.gradient_accumulation_fusion = False
-    for key, value in config.recipe.model_dump(exclude_none=True).items():
-        setattr(provider, key, value)
-    if config.device == "cpu":
-        _model_on_cpu(provider)
-    return provider
-
-
-def _model_on_cpu(provider: Any) -> None:
-    """Float32, and no layer or fusion that is a CUDA kernel."""
-    import torch
-    from megatron.bridge.models.gpt_provider import local_layer_spec
-
-    provider.transformer_layer_spec = local_layer_spec
-    provider.params_dtype = provider.pipeline_dtype = provider.autocast_dtype = torch.float32
-    provider.bf16 = provider.fp16 = False
-    for name in FUSIONS:
-        setattr(provider, name, False)
-
-
-FUSIONS = (
-    "masked_softmax_fusion", "bias_activation_fusion", "bias_dropout_fusion", "apply_rope_fusion",
-    "cross_entropy_loss_fusion", "persist_layer_norm",
-)  # fmt: skip
-
-
-def _optimizer(config: TrainingConfig, bridge: Any) -> Any:
-    import torch
-
-    on_cpu = config.device == "cpu"
-    return bridge.OptimizerConfig(
-        optimizer="adam",
-        bf16=not on_cpu,
-        fp16=False,
-        params_dtype=torch.float32 if on_cpu else torch.bfloat16,
-        use_distributed_optimizer=not on_cpu,
-        clip_grad=1.0,
-    )
-
-
-def _ddp(config: TrainingConfig, bridge: Any) -> Any:
-    on_gpu = config.device != "cpu"
-    return bridge.DistributedDataParallelConfig(
-        use_distributed_optimizer=on_gpu,
-        overlap_grad_reduce=on_gpu,
-        overlap_param_gather=on_gpu,
-        grad_reduce_in_fp32=True,
-    )
-
-
-def _dataset(config: TrainingConfig) -> Any:
-    from megatron.bridge.data.builders import GPTSFTDatasetConfig
-    from megatron.bridge.data.packing import PackedSequenceSpecs
-
-    root = Path(config.dataset.nano3_packed_sft_dir or "")
-    shards = find_shards(root)
-    specs = PackedSequenceSpecs(
-        packed_sequence_size=config.seq_length,
-        packed_train_data_path=str(shards.train[0].parent),
-        packed_val_data_path=str(shards.valid[0].parent) if shards.valid else None,
-    )
-    dataset = GPTSFTDatasetConfig(
-        dataset_root=str(root),
-        seq_length=config.seq_length,
-        enable_offline_packing=True,
-        offline_packing_specs=specs,
-        do_validation=bool(shards.valid),
-        do_test=False,
-        num_workers=0 if config.device == "cpu" else 2,
-        pin_memory=config.device != "cpu",
-        persistent_workers=False,
-    )
-    _apply("dataset", dataset, config.dataset.model_extra or {})
-    return dataset
-
-
-def _tokenizer(config: TrainingConfig) -> Any:
-    from megatron.bridge.training.tokenizers.config import TokenizerConfig
-
-    return TokenizerConfig(tokenizer_type="HuggingFaceTokenizer", tokenizer_model=config.hf_model_path)
-
-
-def _checkpoint(config: TrainingConfig, bridge: Any) -> Any:
-    """What to begin from, unless there is something to resume: checkpoint_megatron, else hf_model_path."""
-    return bridge.CheckpointConfig(
-        pretrained_checkpoint=config.checkpoint_megatron or config.hf_model_path,
-        ckpt_format="torch_dist",
-        async_save=False,
-    )
 
 
 def _resume(checkpoint: Any) -> None:
@@ -185,17 +134,36 @@ def _resume(checkpoint: Any) -> None:
         checkpoint.load, checkpoint.ckpt_step = checkpoint.save, iteration_of(latest)
 
 
-def _dist(config: TrainingConfig, bridge: Any) -> Any:
-    if config.device == "cpu":
-        return bridge.DistributedInitConfig(distributed_backend="gloo", use_gloo_process_groups=True)
-    return bridge.DistributedInitConfig()
+# -- single values ---------------------------------------------------------------------------------
 
 
-def _peft(config: TrainingConfig) -> Any:
-    if config.peft is None:
-        return None
-    from megatron.bridge.peft.lora import LoRA
+def _set(container: Any, key: str, value: Any) -> None:
+    """Set a dotted key; a section or a nested object that is None is made first."""
+    *parents, last = key.split(".")
+    target = container
+    for name in parents:
+        attribute = "peft" if target is container and name == "lora" else name
+        if not dataclasses.is_dataclass(getattr(target, attribute)):
+            setattr(target, attribute, _made(target, attribute))
+        target = getattr(target, attribute)
+    setattr(target, last, _typed(target, last, value))
 
-    lora = LoRA()
-    _apply("lora", lora, config.lora)
-    return lora
+
+def _made(target: Any, attribute: str) -> Any:
+    """An empty object of the dataclass that an attribute may hold; a precision that is a name, as it is."""
+    current = getattr(target, attribute)
+    if attribute == "mixed_precision":
+        from megatron.bridge.training.mixed_precision import get_mixed_precision_config
+
+        return get_mixed_precision_config(current or "bf16_mixed")
+    kinds = typing.get_args(typing.get_type_hints(type(target))[attribute])
+    kind: Any = next(kind for kind in kinds if dataclasses.is_dataclass(kind))
+    return kind()
+
+
+def _typed(target: Any, name: str, value: Any) -> Any:
+    """The member of an enum that a config names."""
+    current = getattr(target, name)
+    if isinstance(current, enum.Enum) and isinstance(value, str):
+        return type(current)[value]
+    return value

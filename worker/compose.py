@@ -12,6 +12,8 @@ from yaml import YAMLError
 
 from trainer.config import TrainingConfig
 from trainer.presets import Preset
+from trainer.sections import faults as section_faults
+from worker.arguments import arguments
 from worker.errors import FieldError
 from worker.refusals import fault, invalid, refuse_items
 from worker.spec import JobSpec, refuse_endless
@@ -51,7 +53,7 @@ def compose(spec: JobSpec, preset: Preset | None) -> Composed:
         refuse_items(spec.config, "/config", exact=True)
     origin: dict[str, str] = {}
     merged = OmegaConf.create(preset.config if preset else spec.config)
-    for where, key, value in _overrides(spec):
+    for where, key, value in (*_overrides(spec), *_arguments(spec)):
         # Before OmegaConf has it: an interpolation would be resolved, whatever it was disguised as.
         refuse_items({key: value}, where)
         _set(merged, where, key, value)
@@ -59,10 +61,22 @@ def compose(spec: JobSpec, preset: Preset | None) -> Composed:
     values = OmegaConf.to_container(merged)
     _apply_inputs(values, spec, origin)
     try:
-        return Composed(TrainingConfig.model_validate(values), origin, inline=preset is None)
+        composed = Composed(TrainingConfig.model_validate(values), origin, inline=preset is None)
     except ValidationError as error:
         faults = field_errors(error.errors(), TrainingConfig)
         raise invalid([_at_source(fault, origin, inline=preset is None) for fault in faults]) from error
+    _refuse_faults(composed)
+    return composed
+
+
+def _refuse_faults(composed: Composed) -> None:
+    """What Megatron-Bridge does not know, or not like this. Raises InvalidSpec."""
+    faults = [
+        FieldError(pointer=composed.source(one.pointer), code=one.code, detail=one.detail, hint=one.hint)
+        for one in section_faults(composed.config)
+    ]
+    if faults:
+        raise invalid(faults)
 
 
 def _overrides(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
@@ -78,6 +92,12 @@ def _overrides(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
         key, equals, _ = text.partition("=")
         _refuse_key(where, key if equals else "", text)
         yield where, key, _parsed(where, key, text)
+
+
+def _arguments(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
+    """Each passthrough argument, as an override of the same meaning."""
+    for where, name, text in arguments(spec.args):
+        yield where, name, _parsed(where, name, f"{name}={text}")
 
 
 def _refuse_key(where: str, key: str, text: str) -> None:

@@ -1,20 +1,22 @@
 """From a job spec to a plan: the effective config, its checks, and exactly what would be submitted."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from trainer.config import TrainingConfig
-from trainer.preflight import Finding, check
+from trainer.effective import recipe_of
+from trainer.preflight import Estimate, Finding, check, fit, memory_of
 from trainer.presets import Preset, PresetNotFound, load_preset
+from worker.agreement import changed, digest
 from worker.backends.base import Resources, Run, Submission
 from worker.clusters import Cluster, connect, named_in_request
 from worker.compose import Composed, compose
 from worker.errors import FieldError, InvalidSpec, PlanDrift
+from worker.provenance import Value, values
 from worker.refusals import fault, refuse_control_characters, refuse_unsupported
 from worker.spec import JobSpec
 from worker.validation import pointer
@@ -34,8 +36,13 @@ class Plan(BaseModel):
     gpus: int
     gpu_hours: float = Field(description="GPU-hours if the run takes its whole time limit.")
     submission: Submission = Field(description=f"Exactly what would be submitted, for a job {PLANNED_JOB}.")
+    values: dict[str, Value] = Field(
+        description="What the run's config sets, and who says so; all else is Megatron-Bridge's default."
+    )
+    recipe: str = Field(description="Megatron-Bridge's recipe, or gpt, mla or hybrid: one of this project.")
+    memory: Estimate | None = Field(description="Of one GPU; null where the model's sizes are not known.")
     checks: list[Finding]
-    plan_hash: str
+    plan_hash: str = Field(description="Equal for plans that would do the same. POST /v1/jobs takes it.")
 
     def config_in(self, job_directory: Path) -> dict[str, Any]:
         """The config of a job with this directory."""
@@ -48,25 +55,45 @@ def plan(spec: JobSpec) -> Plan:
     refuse_unsupported(spec)
     cluster = named_in_request(spec.cluster)
     preset = _preset(spec.config) if isinstance(spec.config, str) else None
-    composed = compose(spec, preset)
     resources = _resources(spec, preset, cluster)
-    checks = [*_limits(resources, cluster), *_checks(composed, resources, cluster)]
-    values = composed.config.model_dump(mode="json")
+    composed, fitted = _fit(compose(spec, preset), resources)
+    checks = [*_limits(resources, cluster), *fitted, *_checks(composed, resources, cluster)]
+    config = composed.config.model_dump(mode="json")
     backend = connect(cluster)
     directory = backend.job_directory(PLANNED_JOB)
-    submission = backend.render(Run(PLANNED_JOB, 1, _saving_to(values, directory), resources))
+    submission = backend.render(Run(PLANNED_JOB, 1, _saving_to(config, directory), resources))
     return Plan(
         ok=not any(finding.severity == "error" for finding in checks),
         preset=spec.config if isinstance(spec.config, str) else None,
         cluster=cluster.name,
-        config=values,
+        config=config,
         resources=resources,
         gpus=resources.gpus,
         gpu_hours=round(resources.gpus * resources.time_limit_minutes / 60, 2),
         submission=submission,
+        values=values(composed, {_dotted(finding) for finding in fitted}),
+        recipe=recipe_of(composed.config).name,
+        memory=memory_of(composed.config, cluster.hardware(resources)),
         checks=checks,
-        plan_hash=_hash(submission, resources, cluster),
+        plan_hash=digest(_parts(config, resources, cluster, submission)),
     )
+
+
+def _fit(composed: Composed, resources: Resources) -> tuple[Composed, list[Finding]]:
+    """The config with what a recipe's own shape needs changed for these GPUs, and the words for it."""
+    fitted = fit(composed.config, resources.gpus)
+    changes = {
+        one.suggestion.field.removeprefix("recipe."): one.suggestion.to for one in fitted if one.suggestion
+    }
+    recipe = composed.config.recipe.model_copy(update=changes)
+    config = composed.config.model_copy(update={"recipe": recipe})
+    fitted = [one.model_copy(update={"pointer": composed.source(one.pointer)}) for one in fitted]
+    return replace(composed, config=config), fitted
+
+
+def _dotted(fitted: Finding) -> str:
+    """Key of Megatron-Bridge that a fitted argument of the recipe means."""
+    return fitted.suggestion.field.replace("recipe.", "model.", 1) if fitted.suggestion else ""
 
 
 def checked_plan(spec: JobSpec) -> Plan:
@@ -76,11 +103,18 @@ def checked_plan(spec: JobSpec) -> Plan:
     if errors:
         faults = [FieldError(pointer=f.pointer, code=f.code, detail=f.message, hint=f.hint) for f in errors]
         raise InvalidSpec(errors[0].message, hint=errors[0].hint, errors=faults)
-    if spec.plan_hash and spec.plan_hash != result.plan_hash:
-        raise PlanDrift(
-            "The plan is no longer the one you agreed to.", hint="Ask POST /v1/jobs:plan again and compare."
-        )
+    _refuse_drift(spec, result)
     return result
+
+
+def _refuse_drift(spec: JobSpec, result: Plan) -> None:
+    if spec.plan_hash and spec.plan_hash != result.plan_hash:
+        now = named_in_request(result.cluster)
+        parts = changed(spec.plan_hash, _parts(result.config, result.resources, now, result.submission))
+        raise PlanDrift(
+            f"The plan is no longer the one you agreed to: it differs in {', '.join(parts)}.",
+            hint="Ask POST /v1/jobs:plan again and compare.",
+        )
 
 
 def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
@@ -146,11 +180,13 @@ def _paths(config: TrainingConfig, cluster: Cluster) -> Iterator[Finding]:
             )
 
 
-def _hash(submission: Submission, resources: Resources, cluster: Cluster) -> str:
-    """Equal for plans that would submit the same."""
-    agreed = {
-        "submission": submission.model_dump(mode="json"),
+def _parts(
+    config: dict[str, Any], resources: Resources, cluster: Cluster, submission: Submission
+) -> dict[str, Any]:
+    """What a plan's hash covers, by the names that a client reads where it has changed."""
+    return {
+        "config": config,
         "resources": resources.model_dump(mode="json"),
         "cluster": cluster.name,
+        "submission": submission.model_dump(mode="json"),
     }
-    return "sha256:" + hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()

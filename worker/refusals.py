@@ -11,6 +11,8 @@ from worker.spec import JobSpec
 
 # Keys that make a library import what they name.
 RUNS_CODE = frozenset({"trust_remote_code", "_target_"})
+# It names one of a known few: see trainer.effective.target_recipe.
+RECIPE = "recipe._target_"
 
 
 def refuse_control_characters(spec: JobSpec) -> None:
@@ -46,8 +48,6 @@ def _has_control_character(text: str) -> bool:
 
 def refuse_unsupported(spec: JobSpec) -> None:
     """What is part of the contract and cannot be done yet is refused, not ignored."""
-    if spec.args:
-        raise fault("/args", "unknown_argument", f"{spec.args[0]!r} maps to nothing: use overrides.")
     if spec.secrets:
         raise fault("/secrets", "unknown_secret", "This cluster has no secrets.")
 
@@ -60,6 +60,10 @@ def invalid(faults: list[FieldError]) -> InvalidSpec:
     return InvalidSpec(faults[0].detail, hint=faults[0].hint, errors=faults)
 
 
+def _dotted(where: str) -> str:
+    return where.strip("/").replace("/", ".")
+
+
 def refuse_items(values: Any, source: str, *, exact: bool = False) -> None:
     """A request sets values that JSON has; it names no code to run and reads nothing of the service.
 
@@ -68,7 +72,7 @@ def refuse_items(values: Any, source: str, *, exact: bool = False) -> None:
     for where, item in walk(values):
         at = source + where if exact else source
         name = where.rpartition("/")[2]
-        if not RUNS_CODE.isdisjoint(name.split(".")):
+        if not RUNS_CODE.isdisjoint(name.split(".")) and _dotted(where) != RECIPE:
             detail = f"{name!r} would run code of the client's choice, and is not for requests."
             raise fault(at, "runs_code", detail)
         if isinstance(item, float) and not math.isfinite(item):

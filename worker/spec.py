@@ -70,7 +70,10 @@ class JobSpec(Strict):
         default_factory=list,
         description='Changes to the config: a dotlist (["section.key=value"]) or an object.',
     )
-    args: list[str] = Field(default_factory=list, description="Passthrough arguments; none are known yet.")
+    args: list[str] = Field(
+        default_factory=list,
+        description="Passthrough arguments, e.g. --seq-length 8192.",
+    )
     force_squash: bool = Field(default=False, description="Import the container image anew.")
     inputs: Inputs = Field(default_factory=Inputs)
     resources: RequestedResources = Field(default_factory=RequestedResources)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 def holding(body: dict[str, Any], **more: Any) -> dict[str, Any]:
     """A job that runs until it is stopped."""
-    return {**body, "overrides": [*body["overrides"], "logger.stand_in=hold"], **more}
+    return {**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"], **more}
 
 
 def test_a_job_goes_from_body_to_checkpoint(service: Service, body: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ def test_metrics_have_steps_and_validations(service: Service, body: dict[str, An
 
 
 def test_a_failed_run_explains_itself_and_can_be_retried(service: Service, body: dict[str, Any]) -> None:
-    job = service.submit({**body, "overrides": [*body["overrides"], "logger.stand_in=fail"]})
+    job = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=fail"]})
     job = service.wait_for(job["id"])
     assert job["state"] == "FAILED"
     assert job["failure"]["class"] == "user_code"
@@ -92,7 +92,7 @@ def test_a_failed_run_explains_itself_and_can_be_retried(service: Service, body:
 def test_success_needs_a_finished_event_and_a_whole_checkpoint(
     service: Service, body: dict[str, Any], mode: str, failure: str
 ) -> None:
-    job = service.submit({**body, "overrides": [*body["overrides"], f"logger.stand_in={mode}"]})
+    job = service.submit({**body, "overrides": [*body["overrides"], f"logger.wandb_project={mode}"]})
     job = service.wait_for(job["id"])
     assert (job["state"], job["failure"]["class"]) == ("FAILED", failure)
 
@@ -326,7 +326,7 @@ def test_only_reported_files_can_be_downloaded(service: Service, body: dict[str,
 
 
 def test_a_run_cannot_hand_out_files_that_are_not_its_own(service: Service, body: dict[str, Any]) -> None:
-    job = service.submit({**body, "overrides": [*body["overrides"], "logger.stand_in=forge"]})
+    job = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=forge"]})
     assert service.wait_for(job["id"])["state"] == "SUCCEEDED"
     url = f"/v1/jobs/{job['id']}"
     for iteration in (1, 2):

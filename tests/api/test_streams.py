@@ -46,7 +46,7 @@ def held(service: Service) -> Iterator[Callable[[], str]]:
 
     def make() -> str:
         body = make_inputs(service.data_dir)
-        job = service.submit({**body, "overrides": [*body["overrides"], "logger.stand_in=hold"]})
+        job = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"]})
         made.append(job["id"])
         service.wait_for(job["id"], "RUNNING")
         return str(job["id"])

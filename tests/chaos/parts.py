@@ -139,7 +139,7 @@ class Parts:
 
     def body(self, mode: str = "train", **more: Any) -> dict[str, Any]:
         body = make_inputs(self.data_dir)
-        return {**body, "overrides": [*body["overrides"], f"logger.stand_in={mode}"], **more}
+        return {**body, "overrides": [*body["overrides"], f"logger.wandb_project={mode}"], **more}
 
     def submit(self, mode: str = "train", key: str | None = None) -> str:
         """Ask until the answer is 201, as a client with an Idempotency-Key does."""

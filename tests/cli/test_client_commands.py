@@ -39,7 +39,7 @@ def job(service: Service, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def holding(service: Service, body: dict[str, Any]) -> dict[str, Any]:
-    job = service.submit({**body, "overrides": [*body["overrides"], "logger.stand_in=hold"]})
+    job = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"]})
     return service.wait_for(job["id"], "RUNNING")
 
 
@@ -89,7 +89,7 @@ def test_an_idempotency_key_makes_one_job_and_without_one_there_are_two(sft: Sft
 
 @pytest.mark.parametrize(("mode", "code", "state"), [("train", 0, "SUCCEEDED"), ("fail", 3, "FAILED")])
 def test_submit_and_wait_ends_as_the_job_does(sft: Sft, file: str, mode: str, code: int, state: str) -> None:
-    done = sft("submit", file, f"logger.stand_in={mode}", "--wait")
+    done = sft("submit", file, f"logger.wandb_project={mode}", "--wait")
     assert done.returncode == code
     assert done.stdout.split()[1:] == [state]
     assert ("told to fail" in done.stderr) == (mode == "fail")
@@ -193,7 +193,7 @@ def test_cancel_wait_and_retry(sft: Sft, service: Service, body: dict[str, Any])
 
 def test_of_several_ends_the_worst_counts(sft: Sft, service: Service, body: dict[str, Any]) -> None:
     fine = service.submit(body)["id"]
-    bad = service.submit({**body, "overrides": [*body["overrides"], "logger.stand_in=fail"]})["id"]
+    bad = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=fail"]})["id"]
     done = sft("wait", fine, bad, fine, "--json")
     assert done.returncode == 3
     ended = [json.loads(line) for line in done.stdout.splitlines()]
@@ -212,7 +212,7 @@ def test_an_interrupt_is_quiet(sft: Sft, service: Service, body: dict[str, Any])
     job = holding(service, body)["id"]
     waiting = sft.start("submit", "-", "--wait", "-c", "cpu-tiny", stdin=subprocess.PIPE)
     assert waiting.stdin is not None
-    waiting.stdin.write(json.dumps({**body, "overrides": [*body["overrides"], "logger.stand_in=hold"]}))
+    waiting.stdin.write(json.dumps({**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"]}))
     waiting.stdin.close()
     assert waiting.stderr is not None
     said = waiting.stderr.readline()

@@ -81,7 +81,7 @@ def test_an_interrupt_ends_every_process_and_a_second_start_finds_the_jobs(
 def test_who_waits_is_let_go_at_the_end(own: Service) -> None:
     """Streams stop without `end`, so that their clients come back; a long poll is answered."""
     body = make_inputs(own.data_dir)
-    job = own.submit({**body, "overrides": [*body["overrides"], "logger.stand_in=hold"]})
+    job = own.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"]})
     own.wait_for(job["id"], "RUNNING")
     tag = own.client.get(f"/v1/jobs/{job['id']}").headers["etag"]
     with ThreadPoolExecutor() as pool, own.client.stream("GET", f"/v1/jobs/{job['id']}/stream") as stream:
@@ -156,7 +156,7 @@ def test_a_directory_that_cannot_be_made_is_named() -> None:
 
 def test_a_run_goes_on_while_the_service_is_away(own: Service, stand_in: Path) -> None:
     body = make_inputs(own.data_dir)
-    job = own.submit({**body, "overrides": [*body["overrides"], "logger.stand_in=hold"]})
+    job = own.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"]})
     own.wait_for(job["id"], "RUNNING")
     own.process.kill()
     own.process.wait()

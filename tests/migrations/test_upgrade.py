@@ -83,7 +83,7 @@ def _stored(old: OldDatabase, data_dir: Path, owner: Caller, state: JobState) ->
     """A job in a state, with its run where it has one."""
     body = make_inputs(data_dir)
     if state is S.CANCELLING:  # a run that is over before the wish reaches it would have succeeded
-        body["overrides"].append("logger.stand_in=hold")
+        body["overrides"].append("logger.wandb_project=hold")
     job = jobs._new_job(JobSpec(**body), owner)
     attempt = Attempt(job_id=job.id, number=1)
     if state not in NOT_YET_SUBMITTED:

@@ -1,7 +1,7 @@
 """Stands in for the trainer's interpreter: torchrun's command line, and runs that end in milliseconds.
 
 It keeps the contract of docs/job-directory.md and nothing of ours: an external program at the
-boundary, as a fake sbatch would be. `logger.stand_in` of a job's config says what a run does:
+boundary, as a fake sbatch would be. `logger.wandb_project` of a job's config says what a run does:
 
     (nothing)    trains, saves, finishes
     hold         trains until it is stopped or killed
@@ -53,7 +53,7 @@ class Rank:
         self.rank = rank
         self.run_dir = config.parent
         self.config = yaml.safe_load(config.read_text())
-        self.mode = self.config["logger"].get("stand_in", "train")
+        self.mode = self.config["logger"].get("wandb_project", "train")
         self.seq = 0
 
     def write(self, event: str, **fields: object) -> dict[str, object]:

@@ -22,7 +22,8 @@ def composed(overrides: Any, **spec: Any) -> TrainingConfig:
     ],
 )  # fmt: skip
 def test_a_dotlist_has_types(text: str, value: Any) -> None:
-    assert composed([f"train.x={text}"]).train["x"] == value
+    kwargs = composed([f"tokenizer.hf_tokenizer_kwargs.x={text}"]).tokenizer["hf_tokenizer_kwargs"]
+    assert kwargs == {"x": value}
 
 
 def test_a_list_and_an_object_say_the_same() -> None:

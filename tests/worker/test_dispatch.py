@@ -25,7 +25,7 @@ from worker.states import JobState
 @pytest.fixture
 def job(spec: JobSpec, data_dir: Path) -> Iterator[Job]:
     """A job that was just created."""
-    held = spec.model_copy(update={"overrides": [*spec.overrides, "logger.stand_in=hold"]})
+    held = spec.model_copy(update={"overrides": [*spec.overrides, "logger.wandb_project=hold"]})
     yield jobs.get(jobs.create(held, ANNA, lambda _: {}).job_id)
     kill_runs(data_dir)
 

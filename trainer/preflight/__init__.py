@@ -1,16 +1,34 @@
 """Checks of a config, made at submission and again before torch is imported. No torch.
 
-Every finding's pointer is one into the training config.
+Every finding's pointer is one into the training config. The config's sections have no faults: see
+trainer.sections, which comes first.
 """
 
 from trainer.config import TrainingConfig
-from trainer.preflight import base, data
+from trainer.effective import Effective
+from trainer.preflight import base, data, lengths, memory, shape, strategies
 from trainer.preflight.finding import Finding, Suggestion
 from trainer.preflight.hardware import Hardware
+from trainer.preflight.memory import Estimate
+from trainer.preflight.shape import fit
 
-__all__ = ["Finding", "Hardware", "Suggestion", "check"]
+__all__ = ["Estimate", "Finding", "Hardware", "Suggestion", "check", "fit", "memory_of"]
 
 
-def check(config: TrainingConfig, hardware: Hardware) -> list[Finding]:  # noqa: ARG001
+def check(config: TrainingConfig, hardware: Hardware) -> list[Finding]:
     """All findings about a config that would run on this hardware."""
-    return [*data.check(config), *base.check(config)]
+    effective = Effective(config)
+    estimate = memory.estimate(effective, hardware)
+    return [
+        *data.check(config),
+        *base.check(config),
+        *shape.check(effective, hardware),
+        *lengths.check(effective),
+        *memory.check(effective, hardware, estimate),
+        *strategies.check(effective, hardware, records=None, estimate=estimate),
+    ]
+
+
+def memory_of(config: TrainingConfig, hardware: Hardware) -> Estimate | None:
+    """What one GPU would hold, in GiB; None where the model's sizes are not known."""
+    return memory.estimate(Effective(config), hardware)

@@ -34,7 +34,7 @@ def backend(data_dir: Path, stand_in: Path) -> Iterator[Make]:
 
 
 def run(name: str, mode: str = "hold", *, ranks: int = 1, minutes: int = 10, save: Path | None = None) -> Run:
-    config = {"logger": {"stand_in": mode}, "checkpoint": {"save": str(save or "/nowhere")}}
+    config = {"logger": {"wandb_project": mode}, "checkpoint": {"save": str(save or "/nowhere")}}
     return Run(name, 1, config, Resources(nodes=1, gpus_per_node=ranks, time_limit_minutes=minutes))
 
 

@@ -1,0 +1,194 @@
+"""Writes bridge.json: what the installed Megatron-Bridge lets a config set.
+
+    python -m trainer.describe          in the trainer's environment
+
+Under `$defs` stands one JSON Schema (draft 2020-12) for each config class; under `recipes`, for each
+recipe, the class of each of its sections and the values that it sets. The service reads the file
+instead of importing torch. What holds functions, dtypes or other objects is `readOnly`.
+"""
+
+import ast
+import dataclasses
+import enum
+import inspect
+import itertools
+import json
+import math
+import re
+import textwrap
+import typing
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+from trainer import compat
+from trainer.annotations import Schema, schema_of
+from trainer.bridge import DATA
+from trainer.models import MODELS
+
+# Sections of ConfigContainer that no request sets: the process environment, and what holds functions.
+LEFT_OUT = ("env_vars", "optimizer_config_override_provider")
+UNSETTABLE = "Holds a function, a dtype or another object: it cannot be set from a request."
+
+
+class Described:
+    """Schemas of the config classes that have been asked for, and of those that they refer to."""
+
+    def __init__(self) -> None:
+        self.schemas: dict[str, Schema] = {}
+
+    def refer(self, kind: type) -> str:
+        """The `$ref` of a dataclass; describes it on the way."""
+        if kind.__name__ not in self.schemas:
+            self.schemas[kind.__name__] = {}  # a class may refer to itself
+            self.schemas[kind.__name__] = self._describe(kind)
+        return f"#/$defs/{kind.__name__}"
+
+    def _describe(self, kind: type) -> Schema:
+        hints, texts = _hints(kind), dict(_texts(kind))
+        properties = {
+            field.name: self._property(field, hints.get(field.name), texts.get(field.name))
+            for field in dataclasses.fields(kind)
+            if field.init and not field.name.startswith("_")
+        }
+        return {"type": "object", "properties": properties, "additionalProperties": False}
+
+    def _property(self, field: "dataclasses.Field[Any]", hint: Any, text: str | None) -> Schema:
+        schema = schema_of(hint, self.refer)
+        if schema is None:
+            schema = {"readOnly": True, "not": {}, "$comment": UNSETTABLE}
+        default = _default(field)
+        if default is not dataclasses.MISSING:
+            schema["default"] = default
+        if text:
+            schema["description"] = text
+        return schema
+
+
+def describe() -> dict[str, Any]:
+    """The whole file. Raises where a recipe cannot be built."""
+    compat.install()
+    from trainer import recipe
+
+    described, recipes = Described(), {}
+    names = [name for model in MODELS for name in (model.sft_recipe, model.peft_recipe)]
+    for name in (*dict.fromkeys(names), *recipe.GENERIC):
+        container = recipe.bare(name)
+        recipes[name] = {
+            "parameters": recipe.parameters(name),
+            "sections": {key: described.refer(kind).rpartition("/")[2] for key, kind in _sections(container)},
+            "values": {key: values for key, part in vars(container).items() if (values := _changed(part))},
+        }
+    return {
+        "versions": {name: version(name) for name in ("megatron-bridge", "megatron-core")},
+        "recipes": recipes,
+        "$defs": described.schemas,
+    }
+
+
+def _sections(container: Any) -> Iterator[tuple[str, type]]:
+    """Sections of a container with their classes; of what is None, the class that it could be."""
+    hints = typing.get_type_hints(type(container))
+    for field in dataclasses.fields(container):
+        if field.name in LEFT_OUT or field.name.startswith("_"):
+            continue
+        name = "lora" if field.name == "peft" else field.name
+        section = getattr(container, field.name)
+        kind = type(section) if dataclasses.is_dataclass(section) else _dataclass_in(name, hints[field.name])
+        yield name, kind
+
+
+def _dataclass_in(name: str, hint: Any) -> type:
+    if name == "lora":
+        from megatron.bridge.peft.lora import LoRA
+
+        return typing.cast("type", LoRA)
+    kinds = (hint, *typing.get_args(hint))
+    return next(kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind))
+
+
+# -- fields ----------------------------------------------------------------------------------------
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    """Types of the fields; one that cannot be resolved stays a string."""
+    hints: dict[str, Any] = {}
+    for parent in reversed(kind.__mro__):
+        for name, annotation in inspect.get_annotations(parent).items():
+            hints[name] = _resolved(annotation, vars(inspect.getmodule(parent) or object))
+    return hints
+
+
+def _resolved(annotation: Any, names: dict[str, Any]) -> Any:
+    try:
+        return typing.get_type_hints(type("_", (), {"__annotations__": {"it": annotation}}), dict(names))[
+            "it"
+        ]
+    except (NameError, TypeError, AttributeError, SyntaxError):
+        return annotation
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    """A field's default where JSON has it, else MISSING."""
+    if field.default_factory is not dataclasses.MISSING:
+        return _json(field.default_factory())
+    return _json(field.default)
+
+
+def _changed(section: Any) -> Any:
+    """What a section holds besides its class's defaults, as JSON."""
+    if not dataclasses.is_dataclass(section):
+        return None if _json(section) is dataclasses.MISSING else section
+    values = {}
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        plain = _changed(value) if dataclasses.is_dataclass(value) else _json(value)
+        if field.init and plain is not dataclasses.MISSING and plain != {} and plain != _default(field):
+            values[field.name] = plain
+    return values
+
+
+def _json(value: Any) -> Any:
+    """A value as JSON has it, else MISSING."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    if (
+        value is None
+        or isinstance(value, bool | int | str)
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
+        return value
+    if isinstance(value, list | tuple):
+        items = [_json(item) for item in value]
+        return dataclasses.MISSING if dataclasses.MISSING in items else items
+    return dataclasses.MISSING
+
+
+# -- what the sources say about fields -------------------------------------------------------------
+
+ARGUMENT = re.compile(r"^ {4,}(\w+)(?: \([^)]*\))?: (.+)$", re.MULTILINE)
+
+
+def _texts(kind: type) -> Iterator[tuple[str, str]]:
+    """Descriptions of fields, the nearest class's last: of a docstring's Args, else under the field."""
+    for parent in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(parent):
+            yield from ((name, text.strip()) for name, text in ARGUMENT.findall(inspect.getdoc(parent) or ""))
+            yield from _under_fields(ast.parse(textwrap.dedent(inspect.getsource(parent))))
+
+
+def _under_fields(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    body = typing.cast("ast.ClassDef", tree.body[0]).body
+    for field, below in itertools.pairwise(body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                yield name, " ".join(text.split())
+
+
+def main() -> None:
+    DATA.write_text(json.dumps(describe(), indent=1, sort_keys=True) + "\n")
+    print(f"wrote {DATA} ({DATA.stat().st_size // 1024} KiB)")
+
+
+if __name__ == "__main__":
+    main()

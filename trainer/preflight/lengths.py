@@ -1,0 +1,40 @@
+"""The sequence length: one that the model is offered with, and the same wherever it stands."""
+
+from collections.abc import Iterator
+
+from trainer.effective import Effective
+from trainer.models import known_model
+from trainer.preflight.finding import Finding, finding, suggest
+
+# Other places where Bridge keeps the length.
+PLACES = ("model.seq_length", "dataset.seq_length", "dataset.offline_packing_specs.packed_sequence_size")
+LONGEST_OFFERED = 32768
+
+
+def check(effective: Effective) -> Iterator[Finding]:
+    length = effective.config.seq_length
+    for key in PLACES:
+        other = effective.given.get(key, length)
+        if other != length:
+            yield finding(
+                "error", "seq_length_mismatch", effective.pointer(key),
+                f"{key} is {other!r}, and seq_length is {length}: they have to agree.",
+                "Set seq_length alone; it reaches model, dataset and packing.",
+                change=suggest(key, other, length),
+            )  # fmt: skip
+    yield from _offered(effective, length)
+
+
+def _offered(effective: Effective, length: int) -> Iterator[Finding]:
+    """The seed's models have a list of lengths; above its longest, the advice on long ones holds."""
+    model = known_model(effective.config.hf_model_path)
+    if model is None or model.seq_lengths is None or length > LONGEST_OFFERED or length in model.seq_lengths:
+        return
+    choices = ", ".join(str(choice) for choice in model.seq_lengths)
+    nearest = min(model.seq_lengths, key=lambda choice: abs(choice - length))
+    yield finding(
+        "error", "seq_length_not_offered", "/seq_length",
+        f"{model.id} is trained at {choices} tokens, not at {length}.",
+        "Choose one of these, and pack the data to it.",
+        change=suggest("seq_length", length, nearest),
+    )  # fmt: skip

@@ -1,0 +1,207 @@
+"""An estimate of one GPU's memory: weights, gradients, optimizer states, activations.
+
+Parameters are counted from the model's sizes. Bytes per parameter are those of mixed precision with Adam:
+2 weights, 2 or 4 gradients, 12 optimizer (float32 copy and two moments), the last split over the
+data-parallel ranks by the distributed optimizer. Activations: 34 bytes a token, hidden unit and layer
+(Korthikanti et al. 2022, arXiv 2205.05198, section 4, with flash attention), 2 where all is recomputed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import BaseModel, Field
+
+from trainer.effective import Effective
+from trainer.preflight.finding import Finding, finding
+from trainer.preflight.hardware import Hardware
+from trainer.preflight.shape import Shape, shape_of
+
+GIB = 2**30
+TIGHT_SHARE = 0.85
+LEAVES_OUT = (
+    "CUDA context, communication buffers, fragmentation, multi-token-prediction layers, "
+    "workspaces of kernels; experts are taken to be used evenly"
+)
+
+
+class Estimate(BaseModel):
+    """Memory of the fullest GPU in GiB."""
+
+    parameters: int = Field(description="Parameters of the model.")
+    weights_gib: float
+    gradients_gib: float
+    optimizer_gib: float
+    activations_gib: float
+    total_gib: float
+    leaves_out: str = LEAVES_OUT
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameters by how they are split."""
+
+    dense: int
+    experts: int
+    embeddings: int
+    adapters: int
+
+    @property
+    def total(self) -> int:
+        return self.dense + self.experts + self.embeddings
+
+
+def estimate(effective: Effective, hardware: Hardware) -> Estimate | None:
+    """None where the model's sizes are not known, or the shape does not fit the GPUs."""
+    shape = shape_of(effective)
+    if not _is_known(effective) or hardware.gpus % shape.dense or hardware.gpus % shape.experts:
+        return None
+    parameters = count(effective)
+    dense = parameters.dense / shape.tensor / shape.pipeline + parameters.embeddings / shape.tensor
+    experts = parameters.experts / shape.experts
+    adapters = parameters.adapters / shape.tensor / shape.pipeline
+    lora = effective.config.peft is not None
+    bytes_ = _bytes(effective)
+    trained, sharded = (adapters, 0.0) if lora else (dense, experts)
+    states = bytes_.optimizer * (
+        trained / _copies(effective, hardware.gpus // (shape.tensor * shape.pipeline))
+        + sharded / _copies(effective, hardware.gpus // shape.experts)
+    )
+    parts = {
+        "weights_gib": bytes_.weight * (dense + experts + (adapters if lora else 0)),
+        "gradients_gib": bytes_.gradient * (trained + sharded),
+        "optimizer_gib": states,
+        "activations_gib": _activations(effective, shape),
+    }
+    rounded = {name: round(part / GIB, 2) for name, part in parts.items()}
+    return Estimate(parameters=parameters.total, total_gib=round(sum(parts.values()) / GIB, 2), **rounded)
+
+
+def check(effective: Effective, hardware: Hardware, of: Estimate | None) -> Iterator[Finding]:
+    memory = hardware.gpu_memory_gib
+    if memory is not None and of is not None and of.total_gib > memory:
+        yield finding(
+            "warning", "oom_likely", effective.pointer("model.tensor_model_parallel_size"),
+            f"A GPU would hold about {of.total_gib:g} GiB, and has {memory:g} (an estimate).",
+            "Increase parallelism, use more GPUs, reduce seq_length, or set peft=lora.",
+        )  # fmt: skip
+
+
+# -- parameters ------------------------------------------------------------------------------------
+
+
+def _is_known(effective: Effective) -> bool:
+    return bool(effective.count("model.num_layers", 0) and effective.count("model.hidden_size", 0))
+
+
+def count(effective: Effective) -> Parameters:
+    """Parameters of a model whose sizes are known."""
+    layers = _layers(effective)
+    vocabulary = effective.count("model.vocab_size", 0) * effective.count("model.hidden_size")
+    tied = bool(effective.get("model.share_embeddings_and_output_weights")) or effective.hf.get(
+        "tie_word_embeddings", False
+    )
+    return Parameters(
+        dense=sum(_dense(kind, effective) for kind in layers),
+        experts=layers.count("E") * _experts(effective),
+        embeddings=vocabulary * (1 if tied else 2),
+        adapters=sum(_adapter(kind, effective) for kind in layers),
+    )
+
+
+def _layers(effective: Effective) -> str:
+    """A letter for each layer, as in hybrid patterns: M Mamba, * attention, - MLP, E experts."""
+    pattern = effective.get("model.hybrid_layer_pattern")
+    if isinstance(pattern, str):
+        return pattern.replace("|", "")
+    mlp = "E" if effective.count("model.num_moe_experts", 0) else "-"
+    return f"*{mlp}" * effective.count("model.num_layers")
+
+
+def _dense(kind: str, effective: Effective) -> int:
+    """Parameters of a layer that are not routed experts'; norms and biases are too few to count."""
+    hidden, size = effective.count("model.hidden_size"), effective.count
+    if kind == "*":
+        heads = size("model.num_attention_heads")
+        width = size("model.kv_channels", hidden // heads)
+        groups = size("model.num_query_groups", heads)
+        return hidden * width * (2 * heads + 2 * groups)
+    if kind == "M":
+        inner = size("model.mamba_num_heads") * size("model.mamba_head_dim")
+        states = 2 * size("model.mamba_num_groups") * size("model.mamba_state_dim")
+        return hidden * (3 * inner + states + size("model.mamba_num_heads"))
+    if kind == "E":
+        latent = size("model.moe_latent_size", 0)
+        shared = _matrices(effective) * hidden * size("model.moe_shared_expert_intermediate_size", 0)
+        return shared + 2 * hidden * latent + hidden * size("model.num_moe_experts")
+    return _matrices(effective) * hidden * size("model.ffn_hidden_size", 4 * hidden)
+
+
+def _experts(effective: Effective) -> int:
+    """Parameters of one layer's routed experts."""
+    width = effective.count("model.moe_latent_size", effective.count("model.hidden_size"))
+    return effective.count("model.num_moe_experts") * _matrices(effective) * width * _expert_ffn(effective)
+
+
+def _expert_ffn(effective: Effective) -> int:
+    return effective.count("model.moe_ffn_hidden_size", effective.count("model.ffn_hidden_size"))
+
+
+def _matrices(effective: Effective) -> int:
+    """Matrices of an MLP: a gated one has three."""
+    gated = effective.get("model.gated_linear_unit") or effective.hf.get("hidden_act") == "silu"
+    return 3 if gated else 2
+
+
+def _adapter(kind: str, effective: Effective) -> int:
+    """LoRA's two thin matrices for each of a layer's projections, about."""
+    rank = effective.count("lora.dim", 32)
+    width = effective.count("model.ffn_hidden_size", effective.count("model.hidden_size"))
+    return 2 * rank * (effective.count("model.hidden_size") + (width if kind in "-E" else 0)) * 2
+
+
+# -- bytes -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes a parameter."""
+
+    weight: int
+    gradient: int
+    optimizer: int
+
+
+def _bytes(effective: Effective) -> Bytes:
+    if effective.config.device == "cpu":
+        return Bytes(weight=4, gradient=4, optimizer=8)
+    precise = effective.get("mixed_precision.grad_reduce_in_fp32") or effective.get("ddp.grad_reduce_in_fp32")
+    return Bytes(weight=2, gradient=4 if precise else 2, optimizer=12)
+
+
+def _copies(effective: Effective, ranks: int) -> int:
+    """Ranks over which the optimizer's states are split."""
+    return max(1, ranks) if effective.get("ddp.use_distributed_optimizer") else 1
+
+
+ACTIVATION_BYTES = 34
+RECOMPUTED_BYTES = 2
+LOGIT_BYTES = 6
+
+
+def _activations(effective: Effective, shape: Shape) -> float:
+    """Of all layers: a pipeline stage has 1/PP of them, and PP micro batches in flight."""
+    tokens = effective.config.seq_length / shape.context
+    hidden = effective.count("model.hidden_size")
+    recomputed = effective.get("model.recompute_granularity") == "full"
+    layers = (
+        effective.count("model.num_layers") * hidden * (RECOMPUTED_BYTES if recomputed else ACTIVATION_BYTES)
+    )
+    routed = 0 if recomputed else _layers(effective).count("E") * _routed(effective)
+    logits = effective.count("model.vocab_size", 0) * LOGIT_BYTES
+    return tokens * (layers + routed + logits) / shape.tensor
+
+
+def _routed(effective: Effective) -> int:
+    """Bytes of a token in one layer's routed experts: what goes in, and what is between the matrices."""
+    width = effective.count("model.moe_latent_size", effective.count("model.hidden_size"))
+    return effective.count("model.moe_router_topk") * 2 * (2 * width + 2 * _expert_ffn(effective))

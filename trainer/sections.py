@@ -1,0 +1,203 @@
+"""What may stand in a config's sections: names, types and bounds of the described Bridge. No torch."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from trainer.bridge import Recipe, Schema, definitions, nested
+from trainer.config import TrainingConfig
+from trainer.effective import SECTIONS, recipe_of, section_values, target_recipe
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A value that cannot stand where it stands."""
+
+    pointer: str
+    """JSON pointer into the training config."""
+    code: str
+    detail: str
+    hint: str | None
+
+
+def faults(config: TrainingConfig) -> list[Fault]:
+    """All faults of a config's sections, `recipe.*` among them."""
+    bad_target = list(_target(config))
+    if bad_target:
+        return bad_target
+    recipe = recipe_of(config)
+    found = [*_recipe_arguments(config, recipe)]
+    for name in SECTIONS:
+        section = section_values(config, name)
+        if isinstance(section, dict):
+            found += _section(name, section, recipe)
+    return [*found, *_replaced(config), *_bounds(config)]
+
+
+def _target(config: TrainingConfig) -> Iterator[Fault]:
+    if config.recipe.target is None:
+        return
+    try:
+        target_recipe(config.recipe.target, config.peft)
+    except ValueError as error:
+        detail = f"The recipe {config.recipe.target[:200]!r} {error}."
+        yield Fault("/recipe/_target_", "unknown_recipe", detail, "Leave it out: the model has its recipe.")
+
+
+# -- recipe.* --------------------------------------------------------------------------------------
+
+
+def _recipe_arguments(config: TrainingConfig, recipe: Recipe) -> Iterator[Fault]:
+    for key, value in config.recipe.values().items():
+        home = recipe.home(key)
+        pointer = f"/recipe/{key}"
+        if key in recipe.parameters:
+            continue
+        if home is None:
+            yield _unknown(pointer, f"recipe.{key}", _names(recipe, ("recipe", "model")))
+            continue
+        section, _, name = home.partition(".")
+        found = _section(section, {name: value}, recipe)
+        yield from (Fault(pointer, one.code, one.detail, one.hint) for one in found)
+        yield from _said_twice(config, key, value, home)
+
+
+def _said_twice(config: TrainingConfig, key: str, value: Any, home: str) -> Iterator[Fault]:
+    section, _, name = home.partition(".")
+    other = section_values(config, section)
+    if isinstance(other, dict) and name in other and other[name] != value:
+        detail = f"recipe.{key} is {value!r}, and {home} is {other[name]!r}: both mean the same."
+        yield Fault(f"/recipe/{key}", "said_twice", detail, "Set one of them.")
+
+
+# -- one section -----------------------------------------------------------------------------------
+
+
+def _section(name: str, values: Mapping[str, Any], recipe: Recipe) -> list[Fault]:
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    # A float that happens to be whole would reach `range` and fail there.
+    checker = Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    validator: Any = extend(Draft202012Validator, type_checker=checker)  # type: ignore[no-untyped-call]
+    schema = {**recipe.schema(name), "$defs": definitions()}
+    return [
+        fault for error in validator(schema).iter_errors(values) for fault in _faults(name, error, recipe)
+    ]
+
+
+def _faults(section: str, error: Any, recipe: Recipe) -> Iterator[Fault]:
+    """What one violation of a schema means for people."""
+    path = [section, *(str(part) for part in error.absolute_path)]
+    pointer, key = "".join(f"/{part}" for part in path), ".".join(path)
+    if error.validator == "additionalProperties":
+        for name in error.instance.keys() - error.schema["properties"].keys():
+            yield _unknown(f"{pointer}/{name}", f"{key}.{name}", _names(recipe, (*SECTIONS, "recipe")))
+    elif error.validator == "not":
+        yield Fault(
+            pointer, "not_settable", f"{key} holds an object that no request can name.", "Leave it out."
+        )
+    else:
+        detail = f"{key} has to be {wanted(error.schema)}, and is {str(error.instance)[:100]!r}."
+        yield Fault(pointer, "wrong_value", detail, None)
+
+
+def _unknown(pointer: str, key: str, known: list[str]) -> Fault:
+    """Unknown keys are named with the nearest: the same name elsewhere, else one like it."""
+    section, _, name = key.rpartition(".")
+    elsewhere = [one for one in known if one.rpartition(".")[2] == name]
+    here = get_close_matches(key, [one for one in known if one.startswith(f"{section}.")], n=1)
+    nearest = elsewhere or here or get_close_matches(key, known, n=1, cutoff=0.75)
+    hint = (
+        f"Did you mean {nearest[0]!r}?"
+        if nearest
+        else f"Known names of {section}: GET /v1/schema lists them."
+    )
+    return Fault(pointer, "unknown_key", f"Megatron-Bridge has no {key}.", hint)
+
+
+def _names(recipe: Recipe, sections: tuple[str, ...]) -> list[str]:
+    """Dotted keys of some sections, two levels of nested ones."""
+    return [key for name in sections for key in _keys(name, _schema_of(name, recipe))]
+
+
+def _schema_of(name: str, recipe: Recipe) -> Schema:
+    return recipe.schema(name) if name != "recipe" else recipe.schema("model")
+
+
+def _keys(prefix: str, schema: Schema) -> Iterator[str]:
+    for name, one in schema["properties"].items():
+        if one.get("readOnly"):
+            continue
+        yield f"{prefix}.{name}"
+        inner = nested(one)
+        if inner is not None and inner is not schema:
+            yield from (f"{prefix}.{name}.{key}" for key in inner["properties"])
+
+
+TYPES = {
+    "integer": "an integer", "number": "a number", "string": "text", "boolean": "true or false",
+    "null": "null", "array": "a list", "object": "an object",
+}  # fmt: skip
+
+
+def wanted(schema: Schema) -> str:
+    """A schema in words."""
+    if "enum" in schema:
+        return "one of " + ", ".join(str(choice) for choice in schema["enum"])
+    if "anyOf" in schema:
+        return " or ".join(wanted(one) for one in schema["anyOf"])
+    if schema.get("type") == "array" and schema.get("items"):
+        return f"a list, each item {wanted(schema['items'])}"
+    return TYPES.get(schema.get("type", "object"), "a value")
+
+
+# -- values that types do not tell apart -----------------------------------------------------------
+
+# Keys of Bridge that this project's own key speaks for.
+REPLACED = {
+    "dataset.dataset_root": "dataset.nano3_packed_sft_dir",
+    "dataset.hf_dataset": "dataset.nano3_packed_sft_dir",
+    "dataset.offline_packing_specs.packed_train_data_path": "dataset.nano3_packed_sft_dir",
+    "dataset.offline_packing_specs.packed_val_data_path": "dataset.nano3_packed_sft_dir",
+    "checkpoint.pretrained_checkpoint": "checkpoint_megatron",
+    "model.hf_model_id": "hf_model_path",
+}  # fmt: skip
+
+
+def _replaced(config: TrainingConfig) -> Iterator[Fault]:
+    for key, own in REPLACED.items():
+        if _at(config, key) is not None:
+            yield Fault(_pointer(key), "use_own_key", f"{key} is set through {own}.", f"Set {own} instead.")
+
+
+AT_LEAST = {
+    "train.train_iters": 1, "train.global_batch_size": 1, "train.micro_batch_size": 1,
+    "validation.eval_interval": 1, "validation.eval_iters": 0, "checkpoint.save_interval": 1,
+    "logger.log_interval": 1, "optimizer.lr": 0, "optimizer.min_lr": 0, "lora.dim": 1,
+    "scheduler.lr_warmup_iters": 0, "dataset.num_workers": 0,
+}  # fmt: skip
+
+
+def _bounds(config: TrainingConfig) -> Iterator[Fault]:
+    for key, least in AT_LEAST.items():
+        value = _at(config, key)
+        if isinstance(value, int | float) and value < least:
+            yield Fault(
+                _pointer(key), "out_of_range", f"{key} has to be at least {least}, and is {value}.", None
+            )
+
+
+def _pointer(key: str) -> str:
+    return "/" + key.replace(".", "/")
+
+
+def _at(config: TrainingConfig, key: str) -> Any:
+    section, *parts = key.split(".")
+    value: Any = section_values(config, section)
+    for part in parts:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value

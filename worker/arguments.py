@@ -1,0 +1,44 @@
+"""Passthrough arguments, by the rule of NVIDIA's step: a flag named like a field of the config sets it."""
+
+from collections.abc import Iterator, Sequence
+
+from trainer.config import TrainingConfig
+from worker.refusals import fault
+from worker.validation import pointer, suggestion
+
+Argument = tuple[str, str, str]
+
+
+def arguments(args: Sequence[str]) -> Iterator[Argument]:
+    """Each argument as (pointer into the request, name of the field, text of its value).
+
+    `--seq-length 8192` and `--seq-length=8192` say the same. Raises InvalidSpec for what maps to nothing.
+    """
+    index = 0
+    while index < len(args):
+        where = pointer(["args", index])
+        flag, equals, value = args[index].partition("=")
+        name = _field(where, flag)
+        if not equals:
+            index += 1
+            value = _next(where, flag, args[index : index + 1])
+        yield where, name, value
+        index += 1
+
+
+def _field(where: str, flag: str) -> str:
+    name = flag.removeprefix("--").replace("-", "_")
+    fields = TrainingConfig.model_fields
+    if not flag.startswith("--") or name not in fields:
+        hint = suggestion(name, fields) if flag.startswith("--") else "A flag looks like --seq-length 8192."
+        raise fault(where, "unknown_argument", f"{flag[:100]!r} maps to nothing.", hint)
+    if isinstance(fields[name].default_factory, type):
+        hint = f"Set one of its keys in overrides: {name}.KEY=VALUE."
+        raise fault(where, "unknown_argument", f"{name} is a section, and no flag sets a section.", hint)
+    return name
+
+
+def _next(where: str, flag: str, following: Sequence[str]) -> str:
+    if not following or following[0].startswith("--"):
+        raise fault(where, "unknown_argument", f"{flag} needs a value.", f"Write {flag} VALUE.")
+    return following[0]

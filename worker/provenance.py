@@ -1,0 +1,56 @@
+"""Where each value of a run comes from."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from trainer.config import TrainingConfig
+from trainer.effective import Effective
+from worker.compose import Composed
+
+Source = Literal["preset", "config", "override", "argument", "input", "fitted", "recipe", "default"]
+SOURCES: dict[str, Source] = {"overrides": "override", "args": "argument", "inputs": "input"}
+
+
+class Value(BaseModel):
+    """One value of a run."""
+
+    value: Any
+    source: Source = Field(
+        description="Who says so: the preset or the inline config, an override, a passthrough argument, "
+        "`inputs`; the plan itself, to fit the GPUs; the model's recipe; or the field's default."
+    )
+
+
+def values(composed: Composed, fitted: set[str]) -> dict[str, Value]:
+    """Values by dotted key: all that the config or its recipe sets; else Bridge's own defaults hold.
+
+    fitted: dotted keys that the plan has set.
+    """
+    effective = Effective(composed.config)
+    found = {key: Value(value=value, source="recipe") for key, value in effective.recipe_values().items()}
+    for key, value, given in (*_own(composed.config), *_sections(effective)):
+        source = _source(composed, effective.pointer(key)) if given else "default"
+        found[key] = Value(value=value, source="fitted" if key in fitted else source)
+    return dict(sorted(found.items()))
+
+
+OWN = ("device", "hf_model_path", "checkpoint_megatron", "seq_length", "peft")
+
+
+def _own(config: TrainingConfig) -> Iterator[tuple[str, Any, bool]]:
+    for name in OWN:
+        yield name, getattr(config, name), name in config.model_fields_set
+    directory = config.dataset.nano3_packed_sft_dir
+    yield "dataset.nano3_packed_sft_dir", directory, directory is not None
+
+
+def _sections(effective: Effective) -> Iterator[tuple[str, Any, bool]]:
+    for key, value in effective.given.items():
+        yield key, value, True
+
+
+def _source(composed: Composed, where: str) -> Source:
+    part = composed.source(where).split("/")[1]
+    return SOURCES.get(part, "config" if composed.inline else "preset")
