@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The environments are the project's own, whatever is active outside.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help setup setup-trainer demo serve check format test test-fast test-chaos coverage clean
+.PHONY: help setup setup-trainer demo serve check format test test-fast test-chaos schema coverage clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,9 @@ test-fast: setup  ## What daily work needs: no training, no slow tests
 
 test-chaos: setup  ## Kills, restarts and breaks everything that the service stands on: half an hour
 	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/chaos
+
+schema: setup-trainer  ## What the installed Megatron-Bridge lets a config set, into trainer/bridge.json
+	HF_HUB_OFFLINE=1 HF_HUB_CACHE=tests/hub .venv-trainer/bin/python -m trainer.describe
 
 coverage: setup setup-trainer  ## Branch coverage of the whole suite
 	$(BIN)/coverage erase

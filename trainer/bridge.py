@@ -15,6 +15,9 @@ DATA = Path(__file__).with_name("bridge.json")
 # Where a key of `recipe.*` that the installed recipe does not take lies in what the recipe returns.
 HOMES = ("model", "train", "validation", "optimizer", "scheduler", "checkpoint")
 
+# Fields without a default. Not JSON Schema's `required`: a config changes what a recipe has made already.
+NEEDED = "x-needed"
+
 Schema = Mapping[str, Any]
 
 
@@ -27,6 +30,8 @@ class Recipe:
     """What its function takes."""
     sections: Mapping[str, str]
     """Section of ConfigContainer -> its class."""
+    absent: tuple[str, ...]
+    """Sections that are None unless a config sets something in them."""
     values: Mapping[str, Any]
     """What the recipe sets, by section; all else has its class's default."""
 
@@ -79,6 +84,6 @@ def versions() -> Mapping[str, str]:
 @cache
 def recipes() -> Mapping[str, Recipe]:
     return {
-        name: Recipe(name, tuple(one["parameters"]), one["sections"], one["values"])
+        name: Recipe(name, tuple(one["parameters"]), one["sections"], tuple(one["absent"]), one["values"])
         for name, one in _data()["recipes"].items()
     }

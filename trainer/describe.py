@@ -1,12 +1,13 @@
 """Writes bridge.json: what the installed Megatron-Bridge lets a config set.
 
-    python -m trainer.describe          in the trainer's environment
+    make schema
 
 Under `$defs` stands one JSON Schema (draft 2020-12) for each config class; under `recipes`, for each
 recipe, the class of each of its sections and the values that it sets. The service reads the file
 instead of importing torch. What holds functions, dtypes or other objects is `readOnly`.
 """
 
+import argparse
 import ast
 import dataclasses
 import enum
@@ -19,11 +20,12 @@ import textwrap
 import typing
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from trainer import compat
 from trainer.annotations import Schema, schema_of
-from trainer.bridge import DATA
+from trainer.bridge import DATA, NEEDED
 from trainer.models import MODELS
 
 # Sections of ConfigContainer that no request sets: the process environment, and what holds functions.
@@ -51,7 +53,9 @@ class Described:
             for field in dataclasses.fields(kind)
             if field.init and not field.name.startswith("_")
         }
-        return {"type": "object", "properties": properties, "additionalProperties": False}
+        needed = [field.name for field in dataclasses.fields(kind) if field.init and _is_needed(field)]
+        schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
+        return schema | ({NEEDED: needed} if needed else {})
 
     def _property(self, field: "dataclasses.Field[Any]", hint: Any, text: str | None) -> Schema:
         schema = schema_of(hint, self.refer)
@@ -77,6 +81,7 @@ def describe() -> dict[str, Any]:
         recipes[name] = {
             "parameters": recipe.parameters(name),
             "sections": {key: described.refer(kind).rpartition("/")[2] for key, kind in _sections(container)},
+            "absent": [key for key, part in vars(container).items() if part is None],
             "values": {key: values for key, part in vars(container).items() if (values := _changed(part))},
         }
     return {
@@ -126,6 +131,10 @@ def _resolved(annotation: Any, names: dict[str, Any]) -> Any:
         ]
     except (NameError, TypeError, AttributeError, SyntaxError):
         return annotation
+
+
+def _is_needed(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:
@@ -186,8 +195,13 @@ def _under_fields(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    DATA.write_text(json.dumps(describe(), indent=1, sort_keys=True) + "\n")
-    print(f"wrote {DATA} ({DATA.stat().st_size // 1024} KiB)")
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.describe", description="Describe Megatron-Bridge."
+    )
+    parser.add_argument("--output", type=Path, default=DATA, help="the file to write")
+    output = parser.parse_args().output
+    output.write_text(json.dumps(describe(), indent=1, sort_keys=True) + "\n")
+    print(f"wrote {output} ({output.stat().st_size // 1024} KiB)")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def given(config: TrainingConfig, recipe: Recipe) -> dict[str, Any]:
 
 
 SECTIONS = (
-    "train", "validation", "optimizer", "scheduler", "ddp", "dataset", "checkpoint", "logger", "rng", "dist",
+    "train", "validation", "optimizer", "scheduler", "ddp", "checkpoint", "logger", "rng", "dist", "dataset",
     "tokenizer", "model", "lora", "comm_overlap", "profiling", "rerun_state_machine", "straggler",
     "nvrx_straggler", "ft", "inprocess_restart", "tensor_inspect", "mixed_precision",
 )  # fmt: skip

@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ def build(config: TrainingConfig) -> Any:
     _data(container, config)
     _peft(container, config)
     container.checkpoint.pretrained_checkpoint = config.checkpoint_megatron or config.hf_model_path
-    for key, value in given(config, recipe).items():
-        _set(container, key, value)
+    _set_all(container, given(config, recipe))
+    _pad_for_context_parallelism(container)
     _constant_weight_decay(container)
     _resume(container.checkpoint)
     return container
@@ -113,6 +113,13 @@ def _peft(container: Any, config: TrainingConfig) -> None:
         container.peft = LoRA()
 
 
+def _pad_for_context_parallelism(container: Any) -> None:
+    """Each sequence is cut into two pieces a context-parallel rank."""
+    ranks, specs = container.model.context_parallel_size, container.dataset.offline_packing_specs
+    if ranks > 1 and specs.pad_seq_to_mult in (None, 1):
+        specs.pad_seq_to_mult = 2 * ranks
+
+
 def _constant_weight_decay(container: Any) -> None:
     """The scheduler wants the decay's begin and end spelt out; unless given, it is the optimizer's."""
     scheduler, decay = container.scheduler, container.optimizer.weight_decay
@@ -137,28 +144,45 @@ def _resume(checkpoint: Any) -> None:
 # -- single values ---------------------------------------------------------------------------------
 
 
+def _set_all(container: Any, values: Mapping[str, Any]) -> None:
+    """Set dotted keys; sections that are None are made of what is said about them."""
+    for name in ("comm_overlap", "ft", "straggler", "nvrx_straggler", "inprocess_restart", "tensor_inspect"):
+        inside = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{name}.")}
+        if inside and getattr(container, name) is None:
+            setattr(container, name, _kind_of(container, name)(**inside))
+    if any(key.startswith("mixed_precision.") for key in values):
+        container.mixed_precision = _precision(values.get("mixed_precision") or container.mixed_precision)
+    for key, value in values.items():
+        _set(container, key, value)
+
+
+def _kind_of(target: Any, name: str) -> Any:
+    """The dataclass that a field may hold."""
+    kinds = typing.get_args(typing.get_type_hints(type(target))[name])
+    return next(kind for kind in kinds if dataclasses.is_dataclass(kind))
+
+
+def _precision(current: Any) -> Any:
+    """Single values are set on an object; a recipe may only have its name."""
+    from megatron.bridge.training.mixed_precision import get_mixed_precision_config
+
+    return (
+        get_mixed_precision_config(current or "bf16_mixed")
+        if not dataclasses.is_dataclass(current)
+        else current
+    )
+
+
 def _set(container: Any, key: str, value: Any) -> None:
-    """Set a dotted key; a section or a nested object that is None is made first."""
     *parents, last = key.split(".")
     target = container
     for name in parents:
-        attribute = "peft" if target is container and name == "lora" else name
-        if not dataclasses.is_dataclass(getattr(target, attribute)):
-            setattr(target, attribute, _made(target, attribute))
-        target = getattr(target, attribute)
+        inner = getattr(target, "peft" if target is container and name == "lora" else name)
+        if inner is None:
+            inner = _kind_of(target, name)()
+            setattr(target, name, inner)
+        target = inner
     setattr(target, last, _typed(target, last, value))
-
-
-def _made(target: Any, attribute: str) -> Any:
-    """An empty object of the dataclass that an attribute may hold; a precision that is a name, as it is."""
-    current = getattr(target, attribute)
-    if attribute == "mixed_precision":
-        from megatron.bridge.training.mixed_precision import get_mixed_precision_config
-
-        return get_mixed_precision_config(current or "bf16_mixed")
-    kinds = typing.get_args(typing.get_type_hints(type(target))[attribute])
-    kind: Any = next(kind for kind in kinds if dataclasses.is_dataclass(kind))
-    return kind()
 
 
 def _typed(target: Any, name: str, value: Any) -> Any:

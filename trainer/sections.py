@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
-from trainer.bridge import Recipe, Schema, definitions, nested
+from trainer.bridge import NEEDED, Recipe, Schema, definitions, nested
 from trainer.config import TrainingConfig
 from trainer.effective import SECTIONS, recipe_of, section_values, target_recipe
 
@@ -31,7 +32,7 @@ def faults(config: TrainingConfig) -> list[Fault]:
     for name in SECTIONS:
         section = section_values(config, name)
         if isinstance(section, dict):
-            found += _section(name, section, recipe)
+            found += [*_section(name, section, recipe), *_incomplete(name, section, recipe)]
     return [*found, *_replaced(config), *_bounds(config)]
 
 
@@ -75,25 +76,46 @@ def _said_twice(config: TrainingConfig, key: str, value: Any, home: str) -> Iter
 
 
 def _section(name: str, values: Mapping[str, Any], recipe: Recipe) -> list[Fault]:
+    schema = {**recipe.schema(name), "$defs": definitions()}
+    errors = _validator()(schema).iter_errors(values) if values else ()
+    return [fault for error in errors for fault in _faults(name, error, recipe)]
+
+
+@cache
+def _validator() -> Any:
+    """JSON Schema's, except that 8.0 is no integer: it would reach `range` and fail there."""
     from jsonschema import Draft202012Validator
     from jsonschema.validators import extend
 
-    # A float that happens to be whole would reach `range` and fail there.
     checker = Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
     )
-    validator: Any = extend(Draft202012Validator, type_checker=checker)  # type: ignore[no-untyped-call]
-    schema = {**recipe.schema(name), "$defs": definitions()}
-    return [
-        fault for error in validator(schema).iter_errors(values) for fault in _faults(name, error, recipe)
-    ]
+    return extend(Draft202012Validator, type_checker=checker)  # type: ignore[no-untyped-call]
+
+
+def _incomplete(name: str, values: Mapping[str, Any], recipe: Recipe) -> Iterator[Fault]:
+    """What a section needs that would not be there without the config."""
+    if values and name in recipe.absent:
+        for key in recipe.schema(name).get(NEEDED, []):
+            if key not in values:
+                yield Fault(
+                    f"/{name}", "missing_key", f"{name} needs {name}.{key}.", f"Set {name}.{key}, too."
+                )
 
 
 def _faults(section: str, error: Any, recipe: Recipe) -> Iterator[Fault]:
     """What one violation of a schema means for people."""
     path = [section, *(str(part) for part in error.absolute_path)]
     pointer, key = "".join(f"/{part}" for part in path), ".".join(path)
-    if error.validator == "additionalProperties":
+    inside = [
+        one
+        for one in error.context or ()
+        if one.absolute_path != error.absolute_path or one.validator != "type"
+    ]
+    if error.validator == "anyOf" and isinstance(error.instance, dict) and inside:
+        for one in inside:
+            yield from _faults(section, one, recipe)
+    elif error.validator == "additionalProperties":
         for name in error.instance.keys() - error.schema["properties"].keys():
             yield _unknown(f"{pointer}/{name}", f"{key}.{name}", _names(recipe, (*SECTIONS, "recipe")))
     elif error.validator == "not":

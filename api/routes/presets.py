@@ -1,6 +1,8 @@
-"""Presets and models: what a job can name instead of spelling it out."""
+"""Presets, their schema, and models: what a job can name instead of spelling it out."""
 
-from fastapi import APIRouter, Depends
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
 
 from api import schemas
 from api.auth import get_caller
@@ -8,6 +10,8 @@ from api.problems import declared
 from trainer.models import MODELS
 from trainer.presets import Preset, PresetNotFound, load_preset, preset_names
 from worker.errors import NotFound
+from worker.forms import PresetDetails, config_schema, details
+from worker.spec import DEFAULT_PRESET
 
 router = APIRouter(tags=["presets"], dependencies=[Depends(get_caller)])
 
@@ -19,15 +23,27 @@ def list_presets() -> schemas.PresetList:
 
 
 @router.get("/presets/{name}", responses=declared(404, 422))
-def get_preset(name: str) -> Preset:
-    """One preset with its values."""
-    try:
-        return load_preset(name)
-    except PresetNotFound as error:
-        raise NotFound(str(error)) from error
+def get_preset(name: str) -> PresetDetails:
+    """One preset with its parameters, and every value that it or its model's recipe sets."""
+    return details(_found(name))
+
+
+@router.get("/schema", responses=declared(404, 422))
+def get_schema(
+    preset: Annotated[str, Query(description="Name of a preset.")] = DEFAULT_PRESET,
+) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a training config, to build forms from; defaults are the preset's."""
+    return config_schema(_found(preset))
 
 
 @router.get("/models", responses=declared())
 def list_models() -> schemas.ModelList:
     """Models that the service knows, and what they need."""
     return schemas.ModelList(items=list(MODELS))
+
+
+def _found(name: str) -> Preset:
+    try:
+        return load_preset(name)
+    except PresetNotFound as error:
+        raise NotFound(str(error)) from error

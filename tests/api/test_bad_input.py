@@ -247,7 +247,13 @@ def test_a_body_of_endless_depth_is_refused(client: TestClient, good: Body, wher
 
 
 @pytest.mark.parametrize(
-    "key", ["logger.save_config_filepath", "logger.wandb_save_dir", "tokenizer.hf_tokenizer_kwargs.any", "tokenizer.vocab_file"]
+    "key",
+    [
+        "logger.save_config_filepath",
+        "logger.wandb_save_dir",
+        "tokenizer.hf_tokenizer_kwargs.any",
+        "tokenizer.vocab_file",
+    ],
 )
 def test_a_string_that_looks_like_a_path_is_held_to_the_roots(
     client: TestClient, good: Body, key: str
@@ -261,7 +267,10 @@ def test_a_model_is_an_id_of_the_hub_or_a_path_under_the_roots(client: TestClien
     for model in ("logs/../../../etc", "a/b/c", "file:///x", "../x", "a b"):
         body = {**good, "overrides": {"hf_model_path": model}}
         refused(client, body, "/overrides/hf_model_path", "path_not_allowed")
-    named = {**good, "overrides": {"hf_model_path": "nvidia/NVIDIA-Nemotron-Nano-9B-v2", "lora.target_modules": ["*.a/b"]}}
+    named = {
+        **good,
+        "overrides": {"hf_model_path": "nvidia/NVIDIA-Nemotron-Nano-9B-v2", "lora.target_modules": ["*.a/b"]},
+    }
     assert client.post("/v1/jobs:plan", json=named).json()["ok"]
 
 

@@ -39,6 +39,7 @@ ROUTES: dict[str, dict[str, int]] = {
     "GET /v1/whoami": WITH_KEY,
     "GET /v1/presets": WITH_KEY,
     "GET /v1/presets/{name}": WITH_KEY,
+    "GET /v1/schema": WITH_KEY,
     "GET /v1/models": WITH_KEY,
     "GET /v1/clusters": WITH_KEY,
     "GET /v1/jobs": WITH_KEY,

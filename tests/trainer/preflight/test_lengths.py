@@ -1,0 +1,41 @@
+"""One sequence length, and for the seed's models one of their list."""
+
+import pytest
+
+from trainer.config import TrainingConfig
+from trainer.effective import Effective
+from trainer.models import NANO, SUPER
+from trainer.preflight.lengths import check
+
+
+def codes(**values: object) -> list[str]:
+    config = TrainingConfig.model_validate({"hf_model_path": NANO, **values})
+    return [finding.code for finding in check(Effective(config))]
+
+
+@pytest.mark.parametrize("model", [NANO, SUPER])
+@pytest.mark.parametrize("length", [2048, 4096, 8192, 16384, 32768, 40000, 65536])
+def test_lengths_of_the_list_and_above_it(model: str, length: int) -> None:
+    assert codes(hf_model_path=model, seq_length=length) == []
+
+
+@pytest.mark.parametrize("model", [NANO, SUPER])
+@pytest.mark.parametrize("length", [512, 4095, 5000, 32767])
+def test_other_lengths_are_refused_with_the_nearest(model: str, length: int) -> None:
+    config = TrainingConfig(hf_model_path=model, seq_length=length)
+    [finding] = check(Effective(config))
+    assert (finding.severity, finding.code) == ("error", "seq_length_not_offered")
+    assert finding.suggestion is not None
+    assert finding.suggestion.to == min((2048, 4096, 8192, 16384, 32768), key=lambda one: abs(one - length))
+
+
+def test_other_models_are_free() -> None:
+    assert codes(hf_model_path="meta-llama/Llama-3.2-1B", seq_length=777) == []
+
+
+@pytest.mark.parametrize("place", ["model", "dataset"])
+def test_lengths_that_differ(place: str) -> None:
+    assert codes(**{place: {"seq_length": 8192}}) == ["seq_length_mismatch"]
+    assert codes(**{place: {"seq_length": 4096}}) == []
+    specs = {"offline_packing_specs": {"packed_sequence_size": 2048}}
+    assert codes(dataset=specs) == ["seq_length_mismatch"]

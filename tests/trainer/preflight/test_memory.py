@@ -1,0 +1,53 @@
+"""The estimate of a GPU's memory."""
+
+import pytest
+
+from trainer.config import TrainingConfig
+from trainer.effective import Effective
+from trainer.models import MODELS, NANO, SUPER
+from trainer.preflight import Hardware, memory_of
+from trainer.preflight.memory import check, count
+
+
+def config(path: str = NANO, /, **values: object) -> TrainingConfig:
+    return TrainingConfig.model_validate({"hf_model_path": path, **values})
+
+
+@pytest.mark.parametrize(
+    ("model", "billions"), [(NANO, 31.6), (SUPER, 120.6), ("nvidia/NVIDIA-Nemotron-3-Nano-4B-BF16", 4.0)]
+)
+def test_parameters_are_those_that_nvidia_names(model: str, billions: float) -> None:
+    assert count(Effective(config(model))).total / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_parts_shrink_with_what_splits_them() -> None:
+    one, four = (memory_of(config(), Hardware(nodes, 8)) for nodes in (1, 4))
+    assert one is not None
+    assert four is not None
+    assert one.weights_gib == four.weights_gib
+    assert one.optimizer_gib == pytest.approx(4 * four.optimizer_gib, rel=0.01)  # split over replicas
+    lora = memory_of(config(peft="lora"), Hardware(1, 8))
+    assert lora is not None
+    assert lora.optimizer_gib < one.optimizer_gib / 100
+    sharded = memory_of(config(recipe={"tensor_model_parallel_size": 8}), Hardware(1, 8))
+    assert sharded is not None
+    assert sharded.activations_gib == pytest.approx(one.activations_gib / 8, rel=0.01)
+    spared = memory_of(config(model={"recompute_granularity": "full"}), Hardware(1, 8))
+    assert spared is not None
+    assert spared.activations_gib < one.activations_gib / 4
+
+
+def test_no_guess_where_nothing_is_known() -> None:
+    assert memory_of(config("meta-llama/Llama-3.2-1B"), Hardware(1, 8)) is None
+    assert memory_of(config(recipe={"tensor_model_parallel_size": 3}), Hardware(1, 8)) is None
+
+
+def test_a_gpu_that_is_too_small_is_a_warning() -> None:
+    for gib, codes in ((80, ["oom_likely"]), (None, []), (141, [])):
+        hardware = Hardware(1, 8, gpu_memory_gib=gib)
+        found = check(Effective(config()), hardware, memory_of(config(), hardware))
+        assert [(one.severity, one.code) for one in found] == [("warning", code) for code in codes]
+
+
+def test_every_known_model_has_an_estimate() -> None:
+    assert all(memory_of(config(model.id), Hardware(4, 8)) for model in MODELS)

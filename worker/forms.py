@@ -1,0 +1,142 @@
+"""What a form needs to know of a preset: parameters, effective values, and a JSON Schema of its config."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from trainer.bridge import Schema, definitions
+from trainer.config import TrainingConfig
+from trainer.effective import SECTIONS, Effective
+from trainer.models import known_model
+from trainer.presets import Preset
+from worker.compose import compose
+from worker.provenance import Value, values
+from worker.spec import JobSpec
+
+# What NVIDIA's step documents as its parameters and most used overrides.
+PARAMETERS = (
+    "seq_length", "peft", "hf_model_path", "recipe.tensor_model_parallel_size",
+    "recipe.pipeline_model_parallel_size", "train.global_batch_size", "train.train_iters", "checkpoint.save",
+    "dataset.nano3_packed_sft_dir",
+)  # fmt: skip
+
+
+class Parameter(BaseModel):
+    """A value that people change most."""
+
+    name: str = Field(description="Dotted key, as an override names it.")
+    description: str | None
+    value: Any = Field(description="What the preset comes to unless it is changed.")
+    choices: list[Any] | None = Field(description="The values there are, where they are few.")
+
+
+class PresetDetails(Preset):
+    """A preset and what it comes to."""
+
+    recipe: str = Field(description="Megatron-Bridge's recipe, or gpt, mla or hybrid: one of this project.")
+    parameters: list[Parameter]
+    values: dict[str, Value] = Field(description="All values that the preset or its recipe sets.")
+
+
+def details(preset: Preset) -> PresetDetails:
+    """A preset with its parameters and effective values."""
+    composed = compose(JobSpec(name="form", config=preset.name), preset)
+    effective = Effective(composed.config)
+    found = values(composed, set())
+    schema = config_schema(preset)
+    return PresetDetails(
+        **preset.model_dump(),
+        recipe=effective.recipe.name,
+        parameters=[_parameter(name, schema, found, effective) for name in PARAMETERS],
+        values=found,
+    )
+
+
+def _parameter(name: str, schema: Schema, found: Mapping[str, Value], effective: Effective) -> Parameter:
+    one: Any = schema
+    for part in name.split("."):
+        one = one["properties"][part]
+    key = name.replace("recipe.", "model.", 1)
+    value = found[key].value if key in found else effective.get(key) if "." in key else None
+    return Parameter(
+        name=name, description=one.get("description"), value=value, choices=_choices(name, one, effective)
+    )
+
+
+def _choices(name: str, schema: Schema, effective: Effective) -> list[Any] | None:
+    if name == "seq_length":
+        model = known_model(effective.config.hf_model_path)
+        return model.seq_lengths if model else None
+    parts = schema.get("anyOf", [schema])
+    named = [
+        choice for part in parts for choice in part.get("enum", [part["const"]] if "const" in part else [])
+    ]
+    return [*named, None] if named and {"type": "null"} in parts else named or None
+
+
+# -- JSON Schema -----------------------------------------------------------------------------------
+
+
+def config_schema(preset: Preset) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a preset's training config, with its effective values as defaults."""
+    config = TrainingConfig.model_validate(preset.config)
+    effective = Effective(config)
+    schema = _inlined(TrainingConfig.model_json_schema())
+    for name in SECTIONS:
+        schema["properties"][name] = _section(name, schema["properties"][name], effective)
+    for name in TrainingConfig.model_fields.keys() - set(SECTIONS) - {"recipe"}:
+        schema["properties"][name]["default"] = getattr(config, name)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": f"Training config of {preset.name}",
+        "$defs": _needed(schema),
+    }
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """Pydantic's schema with its own models in place of the references to them."""
+    models = schema.pop("$defs")
+    for name, one in schema["properties"].items():
+        if "$ref" in one:
+            schema["properties"][name] = models[one["$ref"].rpartition("/")[2]]
+    return schema
+
+
+def _section(name: str, own: dict[str, Any], effective: Effective) -> dict[str, Any]:
+    """Bridge's class, with this project's own keys of the section and the values that hold."""
+    bridge = effective.recipe.schema(name)
+    properties = {**bridge["properties"], **own.get("properties", {})}
+    held = {key: _with_default(f"{name}.{key}", one, effective) for key, one in properties.items()}
+    section = {**bridge, "properties": held, "description": own.get("description")}
+    return {"anyOf": [section, {"type": "string"}]} if name == "mixed_precision" else section
+
+
+def _with_default(key: str, schema: Schema, effective: Effective) -> dict[str, Any]:
+    if "readOnly" in schema or key.startswith("dataset.nano3"):
+        return dict(schema)
+    return {**schema, "default": effective.get(key)}
+
+
+def _needed(schema: Any) -> dict[str, Schema]:
+    """Bridge's classes that a schema refers to, and those that these refer to."""
+    needed: dict[str, Schema] = {}
+    waiting = [schema]
+    while waiting:
+        for name in _references(waiting.pop()):
+            if name not in needed:
+                needed[name] = definitions().get(name, {})  # pydantic's JsonValue is anything
+                waiting.append(needed[name])
+    return needed
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(reference := value.get("$ref"), str):
+            yield reference.rpartition("/")[2]
+        for inner in value.values():
+            yield from _references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _references(inner)
