@@ -136,15 +136,14 @@ def _dataset(config: TrainingConfig) -> Any:
     from megatron.bridge.data.builders import GPTSFTDatasetConfig
     from megatron.bridge.data.packing import PackedSequenceSpecs
 
-    root = Path(config.dataset.nano3_packed_sft_dir or "")
-    shards = find_shards(root)
+    shards = find_shards(Path(config.dataset.nano3_packed_sft_dir or ""))
     specs = PackedSequenceSpecs(
         packed_sequence_size=config.seq_length,
-        packed_train_data_path=str(shards.train[0].parent),
+        packed_train_data_path=str(shards.source),
         packed_val_data_path=str(shards.valid[0].parent) if shards.valid else None,
     )
     dataset = GPTSFTDatasetConfig(
-        dataset_root=str(root),
+        dataset_root=str(shards.directories[-1]),
         seq_length=config.seq_length,
         enable_offline_packing=True,
         offline_packing_specs=specs,
