@@ -31,7 +31,10 @@ class Fault:
     count: int = 1
 
     def __str__(self) -> str:
-        return self.message if self.count == 1 else f"{self.message} There are {self.count - 1} more like it."
+        if self.count == 1:
+            return self.message
+        others = "is 1 more" if self.count == 2 else f"are {self.count - 1} more"
+        return f"{self.message} There {others} like it."
 
 
 class Faults:
