@@ -142,6 +142,15 @@ def test_what_the_footers_betray_is_found_without_reading_everything(
     assert "part-2.parquet, row 103: " in str(fault)
 
 
+def test_a_row_is_counted_once(many: Path) -> None:
+    columns = packed.packs(2, tokens=8)
+    columns["loss_mask"][0] = [1]
+    packed.write_shard(many / "part-0.parquet", columns)
+    found = look(many)
+    assert [fault.count for fault in found.faults] == [1]
+    assert found.rows_read == 2 * SAMPLE_GROUPS
+
+
 def test_what_footers_do_not_tell_needs_a_full_pass(many: Path) -> None:
     spoilt(many, seq_start_id=[0, 20])
     assert list(look(many).faults) == []
@@ -167,7 +176,7 @@ def test_a_shard_that_goes_away_meanwhile_is_a_fault(many: Path) -> None:
 
 
 def test_a_row_that_is_too_large_is_not_read(tmp_path: Path) -> None:
-    ids = pa.array([0] * (17 << 20), pa.int32())
+    ids = pa.array([0] * (3 << 20), pa.int32())
     one = {"input_ids": ids, "loss_mask": ids.cast(pa.int8()), "seq_start_id": ids[:1]}
     lists = {
         name: pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)

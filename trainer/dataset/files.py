@@ -51,7 +51,7 @@ def _open_regular(path: str, flags: int) -> int:
 def read_json(path: Path, meter: Meter) -> Any:
     """A file of JSON. Raises OSError, and ValueError for what is none or too long."""
     with MeteredFile(path, meter) as file:
-        text = file.read(LARGEST_JSON)
+        text = file.read(LARGEST_JSON).decode()
         if file.read(1):
             raise ValueError(f"it is longer than {LARGEST_JSON} bytes")
     try:

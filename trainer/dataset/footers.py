@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("input_ids", "loss_mask", "seq_start_id")
 MAGIC = b"PAR1"
-# Parsed, a footer takes several times its size.
-LARGEST_FOOTER = 16 << 20
+# Parsed, a footer takes ten times its size.
+LARGEST_FOOTER = 8 << 20
 MOST_SUSPECTS = 4
 # A column is read in pieces of this size.
 BUFFER = 256 << 10
@@ -51,6 +51,11 @@ class Group:
     def mean(self) -> int:
         """Entries of a row, on average."""
         return -(-self.values // max(1, self.rows))
+
+    @property
+    def named_rows(self) -> str:
+        last = self.first_row + self.rows - 1
+        return f"rows {self.first_row} to {last}" if last > self.first_row else f"row {last}"
 
 
 @dataclass(frozen=True, slots=True)

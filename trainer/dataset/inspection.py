@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 # About so many values of each column are in memory at a time.
-BATCH_VALUES = 1 << 20
+BATCH_VALUES = 1 << 19
 BATCH_ROWS = 4096
 # Longer ones are not read; none is meant to be.
-LARGEST_ROW = 16 << 20
+LARGEST_ROW = 2 << 20
 
 
 @dataclass
@@ -167,8 +167,7 @@ class _Inspector:
         for footer in self.footers:
             for suspect in footer.suspects:
                 if not found.faults.has(suspect.kind):  # else the row is named
-                    last = suspect.group.first_row + suspect.group.rows - 1
-                    where = f"{shown(footer.path)}, rows {suspect.group.first_row} to {last}"
+                    where = f"{shown(footer.path)}, {suspect.group.named_rows}"
                     found.faults.add(suspect.kind, "group", f"{where}: {suspect.detail}.")
         if not found.unread_shards:
             for name, split in found.splits.items():

@@ -33,17 +33,19 @@ def choose(footers: Sequence[Footer], *, full: bool) -> Iterator[Choice]:
     if full or (groups <= SAMPLE_GROUPS and tokens <= SAMPLE_TOKENS):
         yield from (Choice(footer) for footer in footers)
         return
-    suspects = [(footer, one.group.number) for footer in footers for one in footer.suspects]
-    for footer, number in suspects[:SUSPECT_GROUPS]:
-        yield Choice(footer, {number}, SAMPLE_TOKENS)
-    yield from _spread(footers, groups)
+    suspects = [(index, one.group.number) for index, footer in enumerate(footers) for one in footer.suspects]
+    first = suspects[:SUSPECT_GROUPS]
+    for index, number in first:
+        yield Choice(footers[index], {number}, SAMPLE_TOKENS)
+    yield from _spread(footers, groups, set(first))
 
 
-def _spread(footers: Sequence[Footer], groups: int) -> Iterator[Choice]:
+def _spread(footers: Sequence[Footer], groups: int, done: set[tuple[int, int]]) -> Iterator[Choice]:
     """The first and the last row group of all, and others at equal distances between them."""
     number = min(groups, SAMPLE_GROUPS)
     chosen = [place * (groups - 1) // max(1, number - 1) for place in range(number)]
     ends = list(accumulate(footer.groups for footer in footers))
     for index, places in groupby(chosen, lambda place: bisect_right(ends, place)):
         begin = ends[index] - footers[index].groups
-        yield Choice(footers[index], {place - begin for place in places}, SAMPLE_TOKENS // number)
+        wanted = {place - begin for place in places if (index, place - begin) not in done}
+        yield Choice(footers[index], wanted, SAMPLE_TOKENS // number)
