@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The environments are the project's own, whatever is active outside.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help setup setup-trainer demo serve check format test test-fast test-chaos schema coverage clean
+.PHONY: help setup setup-trainer demo serve check format test test-fast test-chaos schema coverage bench clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -71,6 +71,9 @@ coverage: setup setup-trainer  ## Branch coverage of the whole suite
 	$(BIN)/coverage run -m pytest -n $(JOBS) -m "not chaos"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+bench: setup  ## What looking at 1,000 shards of packed data takes
+	$(BIN)/python -m bench.inspect
 
 clean:  ## Remove the environments and the demo's data
 	rm -rf .venv .venv-trainer .demo build *.egg-info

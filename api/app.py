@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api import problems
 from api.middleware import RequestContext, RequestLimits, RequestLog
-from api.routes import checkpoints, clusters, health, jobs, keys, logs, metrics, presets
+from api.routes import checkpoints, clusters, datasets, health, jobs, keys, logs, metrics, presets
 from api.waiting import Watch
 from worker import log, tracing
 from worker.settings import get_settings
@@ -64,7 +64,7 @@ def create_app() -> FastAPI:
     app.add_middleware(RequestContext)
     app.state.watch = Watch()
     problems.install(app)
-    for module in (jobs, logs, checkpoints, presets, clusters, keys):
+    for module in (jobs, logs, checkpoints, presets, clusters, datasets, keys):
         app.include_router(module.router, prefix="/v1")
     for module in (health, metrics):
         app.include_router(module.router)

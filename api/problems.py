@@ -15,7 +15,6 @@ from starlette.routing import compile_path
 
 from worker import errors
 from worker.errors import FieldError, SftError
-from worker.spec import JobSpec
 from worker.validation import field_errors
 
 MEDIA_TYPE = "application/problem+json"
@@ -147,16 +146,24 @@ async def _on_invalid_request(request: Request, error: Exception) -> JSONRespons
         return problem(
             request, 415, "not_json", detail, hint="Send the header Content-Type: application/json."
         )
-    faults = [fault for one in found for fault in _faults(one, error.body)]
+    model = _body_model(request)
+    faults = [fault for one in found for fault in _faults(one, error.body, model)]
     unique = list({fault.pointer: fault for fault in faults}.values())
     return problem(request, 422, "invalid_request", unique[0].detail, hint=unique[0].hint, errors=unique)
 
 
-def _faults(error: Mapping[str, Any], body: Any) -> list[FieldError]:
+def _body_model(request: Request) -> type[BaseModel] | None:
+    """What the route takes: its names are those that a hint may suggest."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    model = field.field_info.annotation if field else None
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def _faults(error: Mapping[str, Any], body: Any, model: type[BaseModel] | None) -> list[FieldError]:
     source, *location = error["loc"]
     if source == "body":
         here = {**error, "loc": _in_body(location, body, missing=error["type"] == "missing")}
-        return field_errors([here], JobSpec)
+        return field_errors([here], model)
     return field_errors([{**error, "loc": location}], None, prefix=str(source))
 
 

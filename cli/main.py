@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from cli.client.where import DEFAULT_URL, Where
-from cli.commands import catalog, checkpoints, jobs, keys, records
+from cli.commands import catalog, checkpoints, datasets, jobs, keys, records
 from cli.commands.session import EXIT_CODES, Commands, KeyFile, Url
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ for panel, commands in PANELS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
 app.add_typer(checkpoints.commands, name="checkpoints", rich_help_panel="Jobs")
+app.add_typer(datasets.commands, name="datasets", rich_help_panel="Jobs")
 app.add_typer(keys.commands, name="keys", rich_help_panel="Service")
 
 

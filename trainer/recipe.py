@@ -95,11 +95,10 @@ def _lengths(container: Any, config: TrainingConfig) -> None:
 
 
 def _data(container: Any, config: TrainingConfig) -> None:
-    root = Path(config.dataset.nano3_packed_sft_dir or "")
-    shards = find_shards(root)
+    shards = find_shards(Path(config.dataset.nano3_packed_sft_dir or ""))
     dataset, specs = container.dataset, container.dataset.offline_packing_specs
-    dataset.dataset_root = str(root)
-    specs.packed_train_data_path = str(shards.train[0].parent)
+    dataset.dataset_root = str(shards.directories[-1])
+    specs.packed_train_data_path = str(shards.source)
     specs.packed_val_data_path = str(shards.valid[0].parent) if shards.valid else None
     dataset.do_validation = bool(shards.valid)
 

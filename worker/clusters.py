@@ -74,6 +74,18 @@ class Cluster(BaseModel):
         real = path.resolve()
         return any(real.is_relative_to(root.resolve()) for root in self.roots)
 
+    def refusal(self, where: str, path: str) -> FieldError | None:
+        """Why a client must not name a path at this place of its request; None where it may."""
+        if Path(path).is_absolute() and self.allows(Path(path)):
+            return None
+        roots = ", ".join(str(root) for root in self.roots) or "none"
+        return FieldError(
+            pointer=where,
+            code="path_not_allowed",
+            detail=f"{path!r} does not lie under a path that cluster {self.name!r} allows.",
+            hint=f"Allowed: {roots}. Paths are absolute, symlinks are resolved.",
+        )
+
 
 def minutes(time: str) -> int:
     """Slurm's HH:MM:SS as minutes, rounded up. Raises ValueError on anything else."""

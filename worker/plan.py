@@ -169,14 +169,13 @@ def _checks(composed: Composed, resources: Resources, cluster: Cluster) -> Itera
 
 def _paths(config: TrainingConfig, cluster: Cluster) -> Iterator[Finding]:
     for where, path in config.client_paths():
-        if not Path(path).is_absolute() or not cluster.allows(Path(path)):
-            roots = ", ".join(str(root) for root in cluster.roots) or "none"
+        if refused := cluster.refusal(where, path):
             yield Finding(
-                code="path_not_allowed",
+                code=refused.code,
                 severity="error",
                 pointer=where,
-                message=f"{path!r} does not lie under a path that cluster {cluster.name!r} allows.",
-                hint=f"Allowed: {roots}. Paths are absolute, symlinks are resolved.",
+                message=refused.detail,
+                hint=refused.hint,
             )
 
 

@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import BaseModel
+
 from trainer.config import walk
 from worker.errors import FieldError, InvalidSpec
 from worker.spec import JobSpec
@@ -15,7 +17,7 @@ RUNS_CODE = frozenset({"trust_remote_code", "_target_"})
 RECIPE = "recipe._target_"
 
 
-def refuse_control_characters(spec: JobSpec) -> None:
+def refuse_control_characters(spec: BaseModel) -> None:
     """No string of a request may hold NUL, newlines or other control characters, keys included."""
     places = (
         where for where, text in _strings(spec.model_dump(mode="python")) if _has_control_character(text)

@@ -43,6 +43,12 @@ class Settings(BaseSettings):
     max_wait_seconds: int = Field(
         default=60, description="Longest wait of a long poll: a longer ?wait= is cut short."
     )
+    max_inspect_seconds: float = Field(
+        default=20.0,
+        gt=0,
+        le=3600,
+        description="Longest look at all rows of a dataset: what is left then is reported as not looked at.",
+    )
     poll_interval_seconds: float = Field(default=1.0, description="How often live jobs are looked at.")
     sweep_interval_seconds: float = Field(
         default=5.0, description="How often jobs are looked for whose task message was lost."

@@ -117,11 +117,14 @@ def plan(planned: Document) -> None:
             ("plan hash", planned["plan_hash"]),
         ]
     )
-    if planned["checks"]:
-        rows = [
-            (one["severity"], one["pointer"], one["message"], one.get("hint")) for one in planned["checks"]
-        ]
-        show.text("")
-        show.table(("SEVERITY", "WHERE", "FINDING", "WHAT TO DO"), rows)
+    findings(planned["checks"])
     ok = planned["ok"]
     show.say("It can be submitted." if ok else "It would be refused.", style="green" if ok else "red")
+
+
+def findings(found: list[Document]) -> None:
+    """What checks had to say, if anything."""
+    if found:
+        rows = [(one["severity"], one["pointer"], one["message"], one.get("hint")) for one in found]
+        show.text("")
+        show.table(("SEVERITY", "WHERE", "FINDING", "WHAT TO DO"), rows)

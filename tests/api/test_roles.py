@@ -43,6 +43,7 @@ ROUTES: dict[str, dict[str, int]] = {
     "GET /v1/models": WITH_KEY,
     "GET /v1/clusters": WITH_KEY,
     "GET /v1/jobs": WITH_KEY,
+    "POST /v1/datasets:inspect": MAKES_JOBS,
     "POST /v1/jobs:plan": MAKES_JOBS,
     "POST /v1/jobs": MAKES_JOBS,
     "GET /v1/jobs/{job_id}": SEES_THE_JOB,
@@ -113,6 +114,7 @@ def test_who_may_do_what(call: Call, job_id: str, good: dict[str, Any], route: s
     method, template = route.split()
     path = template.format(name="cpu-tiny", job_id=job_id, iteration=4, path="weights", key_id=victim.id)
     bodies = {"POST /v1/jobs": good, "POST /v1/jobs:plan": good}
+    bodies["POST /v1/datasets:inspect"] = {"path": good["inputs"]["packed_parquet"]}
     bodies["POST /v1/keys"] = {"name": "new", "role": "viewer"}
     body = {"json": bodies[route]} if route in bodies else {}
     for who in CALLERS:

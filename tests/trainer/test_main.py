@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import packed
 from tests.trainer_runs import PROJECT
 
 
@@ -42,8 +43,7 @@ def test_missing_data_says_how_to_make_it(tmp_path: Path) -> None:
 
 def test_a_base_checkpoint_that_is_not_there_is_not_replaced_by_another(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
-    (tmp_path / "splits/train").mkdir(parents=True)
-    (tmp_path / "splits/train/a.parquet").touch()
+    packed.make_dataset(tmp_path, pack_size=4096)
     config = {
         "hf_model_path": str(tmp_path),
         "checkpoint_megatron": str(tmp_path / "nothing"),

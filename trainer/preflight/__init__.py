@@ -19,13 +19,15 @@ def check(config: TrainingConfig, hardware: Hardware) -> list[Finding]:
     """All findings about a config that would run on this hardware."""
     effective = Effective(config)
     estimate = memory.estimate(effective, hardware)
+    report = data.check(config, global_batch_size=effective.count("train.global_batch_size", 0) or None)
+    records = report.inspection.records if report.inspection else None
     return [
-        *data.check(config),
+        *report.findings,
         *base.check(config),
         *shape.check(effective, hardware),
         *lengths.check(effective),
         *memory.check(effective, hardware, estimate),
-        *strategies.check(effective, hardware, records=None, estimate=estimate),
+        *strategies.check(effective, hardware, records=records, estimate=estimate),
     ]
 
 

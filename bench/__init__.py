@@ -1,0 +1,1 @@
+"""What the service costs: each module measures one thing and prints a table."""

@@ -1,0 +1,45 @@
+"""`sft datasets inspect` on a real service."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import packed
+from tests.cli.sft import Sft
+from tests.service import Service
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def sft(service: Service, tmp_path: Path) -> Sft:
+    key = (service.data_dir / "admin.key").read_text().strip()
+    return Sft(str(service.client.base_url), key, cwd=tmp_path)
+
+
+def test_a_dataset_is_shown_to_people_and_scripts(sft: Sft, body: dict[str, Any]) -> None:
+    path = body["inputs"]["packed_parquet"]
+    done = sft("datasets", "inspect", path, "--full", "--seq-length", "512", "--global-batch-size", "8")
+    assert done.returncode == 0, done.stderr
+    for words in ("8,192", "50.0% of the tokens read", "16 of 16", "pack size", "train", "valid"):
+        assert words in done.stdout
+    assert sft.json("datasets", "inspect", path)["rows"] == 16
+
+
+def test_bad_data_end_with_1(sft: Sft, service: Service) -> None:
+    path = service.data_dir / "inputs" / "bad"
+    columns = packed.packs(2)
+    columns["loss_mask"][1] = [1]
+    packed.write_shard(path / "a.parquet", columns)
+    done = sft("datasets", "inspect", str(path), "--global-batch-size", "8")
+    assert done.returncode == 1
+    for words in ("row 1: loss_mask has 1 entries", "/global_batch_size", "error"):
+        assert words in done.stdout
+    assert len(sft.json("datasets", "inspect", str(path), code=1)["problems"]) == 2
+
+
+def test_what_is_refused_says_why(sft: Sft) -> None:
+    done = sft("datasets", "inspect", "/etc")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Allowed: " in done.stderr

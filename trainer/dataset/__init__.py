@@ -1,0 +1,18 @@
+"""Packed data on disk: where it lies, what it holds, and what is wrong with it. No torch."""
+
+from trainer.dataset.footers import Limits
+from trainer.dataset.inspection import Inspection, inspect
+from trainer.dataset.layout import MissingPackedData, Shards, find_shards
+from trainer.dataset.packing import BadPacking, Packing, read_packing
+
+__all__ = [
+    "BadPacking",
+    "Inspection",
+    "Limits",
+    "MissingPackedData",
+    "Packing",
+    "Shards",
+    "find_shards",
+    "inspect",
+    "read_packing",
+]

@@ -1,0 +1,66 @@
+"""Vocabularies of tokenizers, told apart without loading them. No torch, no transformers."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from trainer.dataset.files import Meter, NotLookedAt, read_json
+
+# What reading them may end in, whatever they hold.
+UNREADABLE = (OSError, NotLookedAt, ValueError, TypeError, LookupError, AttributeError)
+
+
+def digest(vocabulary: Mapping[str, int]) -> str:
+    """SHA-256 of tokens and their ids; equal for tokenizers whose ids mean the same."""
+    entries = json.dumps(sorted(vocabulary.items(), key=lambda item: item[1]))
+    return hashlib.sha256(entries.encode()).hexdigest()
+
+
+def vocabulary_of(model: Path) -> dict[str, int] | None:
+    """Token -> id of a Hugging Face directory's tokenizer.json; None where that cannot be read."""
+    try:
+        tokenizer = read_json(model / "tokenizer.json", Meter())
+        entries = tokenizer["model"]["vocab"]
+        vocabulary = dict(entries) if isinstance(entries, dict) else _numbered(entries)
+        vocabulary |= {added["content"]: added["id"] for added in tokenizer.get("added_tokens") or ()}
+    except UNREADABLE:
+        return None
+    return vocabulary if _is_vocabulary(vocabulary) else None
+
+
+def _numbered(entries: Any) -> dict[str, int]:
+    """Unigram models have pairs of token and score, in the order of their ids."""
+    return {token: number for number, (token, _score) in enumerate(entries)}
+
+
+def _is_vocabulary(vocabulary: dict[Any, Any]) -> bool:
+    return all(isinstance(token, str) and type(number) is int for token, number in vocabulary.items())
+
+
+def vocab_size_of(model: Path) -> int | None:
+    """Entries of the embedding that a Hugging Face directory's config.json names."""
+    try:
+        config = read_json(model / "config.json", Meter())
+        size = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
+    except UNREADABLE:
+        return None
+    return size if type(size) is int and size > 0 else None
+
+
+def tokenizer_digest(model: Path) -> str | None:
+    """The digest of a Hugging Face directory's tokenizer; None where that cannot be read."""
+    try:
+        found = (model / "tokenizer.json").stat()
+    except (OSError, ValueError):
+        return None
+    return _digest_of(model, (found.st_mtime_ns, found.st_size, found.st_ino))
+
+
+@lru_cache(maxsize=32)
+def _digest_of(model: Path, _version: tuple[int, int, int]) -> str | None:
+    """Kept while the file stays as it is: reading one takes up to a second."""
+    vocabulary = vocabulary_of(model)
+    return digest(vocabulary) if vocabulary else None
