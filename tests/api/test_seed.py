@@ -132,7 +132,7 @@ def test_submit_an_attached_run_on_the_super3_base_model(packed: Path, client: T
 # -- Configuration Files ---------------------------------------------------------------------------
 
 
-def test_the_configuration_files() -> None:
+def test_the_configuration_files(client: TestClient) -> None:
     """default: two nodes, AutoBridge, LoRA; nano3: full SFT, 1,700 iterations, the programmatic default."""
     default, nano3, tiny = (load_preset(name) for name in ("default", "nano3", "tiny"))
     assert (default.resources.nodes, default.config["peft"], default.config["hf_model_path"]) == (
@@ -142,6 +142,7 @@ def test_the_configuration_files() -> None:
     )
     assert (nano3.config["peft"], nano3.config["train"]["train_iters"]) == (None, 1700)
     assert DEFAULT_PRESET == "nano3"
+    assert len(client.get("/v1/presets").json()["items"]) == 4
     assert (tiny.resources.nodes, tiny.config["train"]["train_iters"] <= 20) == (2, True)
 
 

@@ -47,7 +47,7 @@ def findings(data: Path, **changes: Any) -> list[Finding]:
         "dataset": {"nano3_packed_sft_dir": str(data)},
         "train": {"global_batch_size": 8},
     }
-    return list(check(TrainingConfig.model_validate({**values, **changes})))
+    return check(TrainingConfig.model_validate({**values, **changes})).findings
 
 
 def errors(data: Path, **changes: Any) -> list[Finding]:
@@ -234,7 +234,7 @@ def test_without_a_batch_size_nothing_is_said_of_it(data: Path) -> None:
     packed.write_shard(data / SHARD, packed.packs(1))
     assert errors(data, train={}) == []
     config = TrainingConfig(dataset={"nano3_packed_sft_dir": str(data)}, seq_length=512)
-    assert "too_few_rows" in [finding.code for finding in check(config, global_batch_size=4)]
+    assert "too_few_rows" in [finding.code for finding in check(config, global_batch_size=4).findings]
 
 
 def test_fewer_rows_suggest_a_smaller_batch(data: Path) -> None:
