@@ -279,6 +279,10 @@ class ModelList(BaseModel):
     items: list[Model]
 
 
+# Fields of a profile that are shown as they are.
+PLAIN = ("name", "description", "executor", "max_running", "gpu_type", "gpu_memory_gib")
+
+
 class ClusterView(BaseModel):
     name: str
     description: str
@@ -287,12 +291,14 @@ class ClusterView(BaseModel):
     defaults: Resources
     limits: Resources
     max_running: int
+    gpu_type: str | None
+    gpu_memory_gib: float | None
     roots: list[str] = Field(description="Paths that a job names must lie under one of these.")
     live_jobs: dict[str, int] = Field(description="Number of live jobs by state.")
 
     @classmethod
     def of(cls, profile: Cluster, live_jobs: dict[str, int], *, default: bool) -> "ClusterView":
-        shown = {name: getattr(profile, name) for name in ("name", "description", "executor", "max_running")}
+        shown = {name: getattr(profile, name) for name in PLAIN}
         roots = [str(root) for root in profile.roots]
         return cls(
             **shown, defaults=profile.defaults, limits=profile.limits, roots=roots,

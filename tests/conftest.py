@@ -30,6 +30,7 @@ def make_inputs(data_dir: Path) -> dict[str, Any]:
     inputs = data_dir / "inputs"
     (inputs / "model").mkdir(parents=True, exist_ok=True)
     (inputs / "model" / "config.json").write_text("{}")
+    (inputs / "model" / "model.safetensors").touch()
     if not (inputs / "packed").exists():
         packed.make_dataset(inputs / "packed", tokenizer=str(inputs / "model"))
     return {

@@ -57,7 +57,12 @@ def plan(spec: JobSpec) -> Plan:
     preset = _preset(spec.config) if isinstance(spec.config, str) else None
     resources = _resources(spec, preset, cluster)
     composed, fitted = _fit(compose(spec, preset), resources)
-    checks = [*_limits(resources, cluster), *fitted, *_checks(composed, resources, cluster)]
+    checks = [
+        *_limits(resources, cluster),
+        *_gpus(composed, cluster),
+        *fitted,
+        *_checks(composed, resources, cluster),
+    ]
     config = composed.config.model_dump(mode="json")
     backend = connect(cluster)
     directory = backend.job_directory(PLANNED_JOB)
@@ -153,6 +158,21 @@ def _limits(resources: Resources, cluster: Cluster) -> Iterator[Finding]:
                 message=f"{wanted} {name} are more than the {limit} of cluster {cluster.name!r}.",
                 hint=f"Ask for at most {limit}, or name another cluster.",
             )
+
+
+GPU_DRIVER = Path("/dev/nvidiactl")
+
+
+def _gpus(composed: Composed, cluster: Cluster) -> Iterator[Finding]:
+    """A run on this machine finds the GPUs of this machine; a worker may have others."""
+    if cluster.executor == "local" and composed.config.device == "cuda" and not GPU_DRIVER.exists():
+        yield Finding(
+            code="no_gpu_seen",
+            severity="warning",
+            pointer="/cluster",
+            message=f"Cluster {cluster.name!r} runs jobs on this machine, where no GPU is seen.",
+            hint="Name another cluster, or try things out on the CPU with the preset cpu-tiny.",
+        )
 
 
 def _checks(composed: Composed, resources: Resources, cluster: Cluster) -> Iterator[Finding]:

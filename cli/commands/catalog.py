@@ -1,5 +1,8 @@
 """What a service offers, and to whom: clusters, presets, whoami."""
 
+from typing import Annotated
+from urllib.parse import quote
+
 import typer
 
 from cli.client.api import Document
@@ -24,14 +27,28 @@ def _cluster(one: Document) -> tuple[object, ...]:
     return (one["name"], one["executor"], "yes" if one["default"] else "", *sizes, busy, one["description"])
 
 
-def presets(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the training configs that a job can name."""
+def presets(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="One of them: its parameters and values.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the training configs that a job can name, or show one of them."""
     with service(context) as api:
-        found = api.get("/v1/presets")
+        found = api.get(f"/v1/presets/{quote(name, safe='')}" if name else "/v1/presets")
     if as_json:
         show.document(found)
+    elif name:
+        _preset(found)
     else:
         show.table(("NAME", "DESCRIPTION"), ((one["name"], one["description"]) for one in found["items"]))
+
+
+def _preset(found: Document) -> None:
+    show.pairs([("preset", found["name"]), ("recipe", found["recipe"]), ("", found["description"])])
+    show.text("")
+    rows = ((one["name"], one["value"], one["choices"], one["description"]) for one in found["parameters"])
+    show.table(("PARAMETER", "VALUE", "CHOICES", "DESCRIPTION"), rows)
+    job_view.values(found["values"])
 
 
 def whoami(context: typer.Context, as_json: AsJson = False) -> None:

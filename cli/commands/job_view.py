@@ -1,5 +1,6 @@
 """Jobs and plans as people see them."""
 
+import json
 from typing import Any
 
 from cli.client.api import Document
@@ -106,20 +107,40 @@ def resources(wanted: Document) -> str:
     return f"{wanted['nodes']} x {wanted['gpus_per_node']} GPUs for at most {limit}"
 
 
-def plan(planned: Document) -> None:
+def plan(planned: Document, *, with_values: bool = False) -> None:
     show.pairs(
         [
             ("preset", planned["preset"] or "(a whole config)"),
             ("cluster", planned["cluster"]),
             ("resources", resources(planned["resources"])),
             ("cost", f"{planned['gpus']} GPUs, at most {planned['gpu_hours']:g} GPU-hours"),
+            ("recipe", planned["recipe"]),
+            ("GPU memory", _memory(planned["memory"])),
             ("directory", planned["submission"]["directory"]),
             ("plan hash", planned["plan_hash"]),
         ]
     )
+    if with_values:
+        values(planned["values"])
     findings(planned["checks"])
     ok = planned["ok"]
     show.say("It can be submitted." if ok else "It would be refused.", style="green" if ok else "red")
+
+
+def _memory(estimate: Document | None) -> str | None:
+    """An estimate in one line; None where there is none."""
+    if estimate is None:
+        return None
+    names = ("weights", "gradients", "optimizer", "activations")
+    parts = ", ".join(f"{name} {estimate[f'{name}_gib']:g}" for name in names)
+    return f"about {estimate['total_gib']:g} GiB ({parts})"
+
+
+def values(found: Document) -> None:
+    """What a run's config sets, and who says so."""
+    show.text("")
+    rows = ((key, json.dumps(one["value"]), one["source"]) for key, one in found.items())
+    show.table(("KEY", "VALUE", "FROM"), rows)
 
 
 def findings(found: list[Document]) -> None:

@@ -38,13 +38,16 @@ def plan(
     config: Config = None,
     cluster: Cluster = None,
     label: Labels = None,
+    with_values: Annotated[
+        bool, typer.Option("--values", help="All values of the config, and where each comes from.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a job would come to, storing nothing; exit code 1 where it would be refused."""
     body = Asked(arguments or (), name, config, cluster, label or ()).body()
     with service(context) as api:
         planned = api.post("/v1/jobs:plan", repeatable=True, json=body)
-    show.document(planned) if as_json else job_view.plan(planned)
+    show.document(planned) if as_json else job_view.plan(planned, with_values=with_values)
     if not planned["ok"]:
         raise typer.Exit(ExitCode.ERROR)
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.packed import make_dataset, packs, write_shard
 
 from tests.conftest import forget_settings
+from tests.packed import make_dataset, packs, write_shard
 from trainer.failures import FAILURES
 from trainer.models import NANO, SUPER
 from trainer.presets import load_preset

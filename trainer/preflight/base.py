@@ -9,11 +9,32 @@ from trainer.preflight.finding import Finding, finding
 
 
 def check(config: TrainingConfig) -> Iterator[Finding]:
+    """What is resumed comes first, then checkpoint_megatron, then the weights of hf_model_path."""
     yield from _model(config.hf_model_path)
-    if config.checkpoint_megatron and latest_complete(Path(config.checkpoint_megatron)) is None:
-        message = f"{config.checkpoint_megatron} holds no complete Megatron checkpoint."
+    yield from _megatron("/checkpoint_megatron", config.checkpoint_megatron)
+    yield from _megatron("/checkpoint/load", config.checkpoint.get("load"))
+    if not config.checkpoint_megatron and not config.checkpoint.get("load"):
+        yield from _weights(config.hf_model_path)
+
+
+def _megatron(where: str, path: object) -> Iterator[Finding]:
+    if isinstance(path, str) and latest_complete(Path(path)) is None:
+        message = f"{path} holds no complete Megatron checkpoint."
         hint = "Name the directory that holds iter_*, or leave it out to begin from hf_model_path."
-        yield finding("error", "bad_checkpoint", "/checkpoint_megatron", message, hint)
+        yield finding("error", "bad_checkpoint", where, message, hint)
+
+
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+def _weights(path: str | None) -> Iterator[Finding]:
+    """A local model without weights is one to take the tokenizer and the sizes from, not to begin with."""
+    if path is None or not is_local(path) or not (Path(path) / "config.json").is_file():
+        return
+    if not any(file for pattern in WEIGHTS for file in Path(path).glob(pattern)):
+        message = f"{path} holds no weights: no .safetensors and no .bin file."
+        hint = "Download the model's weights there, or name a checkpoint_megatron to begin from."
+        yield finding("error", "bad_checkpoint", "/hf_model_path", message, hint)
 
 
 def _model(path: str | None) -> Iterator[Finding]:
