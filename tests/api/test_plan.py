@@ -1,5 +1,6 @@
 """What a plan tells: where values come from, what was fitted, what has changed since it was agreed to."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,3 +92,21 @@ def test_a_schema_accepts_what_the_service_accepts(client: TestClient) -> None:
         iterations = schema["properties"]["train"]["properties"]["train_iters"]
         assert iterations["default"] == preset["config"]["train"]["train_iters"]
     assert client.get("/v1/schema", params={"preset": "nanno3"}).status_code == 404
+
+
+def test_bases_that_cannot_be_begun_with(client: TestClient, good: Body, data_dir: Path) -> None:
+    (data_dir / "inputs" / "model" / "model.safetensors").unlink()
+    bare = planned(client, good)
+    assert ("bad_checkpoint", "/overrides/0") in [(one["code"], one["pointer"]) for one in bare["checks"]]
+    loading = {**good, "overrides": [*good["overrides"], f"checkpoint.load={data_dir / 'inputs' / 'none'}"]}
+    found = {one["pointer"]: one["code"] for one in planned(client, loading)["checks"]}
+    assert found[f"/overrides/{len(good['overrides'])}"] == "bad_checkpoint"
+    assert "/overrides/0" not in found  # the weights would not be read
+
+
+def test_a_job_for_gpus_is_warned_of_a_machine_without(client: TestClient, good: Body) -> None:
+    for config, seen in (("nano3", True), ("cpu-tiny", False)):
+        codes = [
+            one["code"] for one in planned(client, {**good, "config": config, "overrides": []})["checks"]
+        ]
+        assert ("no_gpu_seen" in codes) is seen

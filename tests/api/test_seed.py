@@ -160,8 +160,8 @@ def test_checkpoint_megatron_wins_and_is_never_passed_over(
     named = given(packed)
     named["inputs"]["checkpoint_megatron"] = str(root / "base")
     plan = planned(client, named)
-    assert errors(plan) == ["bad_checkpoint"]
-    assert plan["checks"][0]["pointer"] == "/inputs/checkpoint_megatron"
+    [found] = [check for check in plan["checks"] if check["severity"] == "error"]
+    assert (found["code"], found["pointer"]) == ("bad_checkpoint", "/inputs/checkpoint_megatron")
 
 
 # -- Supported Models ------------------------------------------------------------------------------
