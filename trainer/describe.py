@@ -81,8 +81,10 @@ def describe() -> dict[str, Any]:
         recipes[name] = {
             "parameters": recipe.parameters(name),
             "sections": {key: described.refer(kind).rpartition("/")[2] for key, kind in _sections(container)},
-            "absent": [key for key, part in vars(container).items() if part is None],
-            "values": {key: values for key, part in vars(container).items() if (values := _changed(part))},
+            "absent": [_own_name(key) for key, part in vars(container).items() if part is None],
+            "values": {
+                _own_name(key): values for key, part in vars(container).items() if (values := _changed(part))
+            },
         }
     return {
         "versions": {name: version(name) for name in ("megatron-bridge", "megatron-core")},
@@ -97,10 +99,15 @@ def _sections(container: Any) -> Iterator[tuple[str, type]]:
     for field in dataclasses.fields(container):
         if field.name in LEFT_OUT or field.name.startswith("_"):
             continue
-        name = "lora" if field.name == "peft" else field.name
+        name = _own_name(field.name)
         section = getattr(container, field.name)
         kind = type(section) if dataclasses.is_dataclass(section) else _dataclass_in(name, hints[field.name])
         yield name, kind
+
+
+def _own_name(section: str) -> str:
+    """`peft` says here whether adapters are tuned; what they are is `lora`'s to say."""
+    return "lora" if section == "peft" else section
 
 
 def _dataclass_in(name: str, hint: Any) -> type:

@@ -1,6 +1,5 @@
 """The values that a run would have: the config's, else its recipe's, else Bridge's defaults. No torch."""
 
-import json
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,7 +9,9 @@ from pydantic import BaseModel
 
 from trainer.bridge import Recipe, Schema, nested, recipes
 from trainer.config import TrainingConfig, is_local
+from trainer.dataset.files import Meter, read_json
 from trainer.models import known_model
+from trainer.vocabulary import UNREADABLE
 
 # Hugging Face architectures whose providers have fields of their own; all others are GPTs.
 HYBRIDS = frozenset({"NemotronHForCausalLM", "FalconH1ForCausalLM"})
@@ -61,8 +62,8 @@ def hf_config(model: str | None) -> Mapping[str, Any]:
     if model is None or not is_local(model):
         return {}
     try:
-        values = json.loads((Path(model) / "config.json").read_text())
-    except (OSError, ValueError):
+        values = read_json(Path(model) / "config.json", Meter())
+    except UNREADABLE:
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -132,9 +133,7 @@ class Effective:
         """What the recipe sets, lengths and the data's own keys aside."""
         values: dict[str, Any] = {}
         for name, section in self.recipe.values.items():
-            if name == "peft":  # adapters are called `lora` here
-                values |= flat("lora", section, self.recipe.schema("lora"))
-            elif isinstance(section, dict):
+            if isinstance(section, dict):
                 values |= flat(name, section, self.recipe.schema(name))
             else:
                 values[name] = section
