@@ -100,6 +100,8 @@ def _data(container: Any, config: TrainingConfig) -> None:
     dataset.dataset_root = str(shards.directories[-1])
     specs.packed_train_data_path = str(shards.source)
     specs.packed_val_data_path = str(shards.valid[0].parent) if shards.valid else None
+    # Unnamed, Bridge makes a directory for it among the data, which may be read-only.
+    specs.packed_metadata_path = specs.packed_metadata_path or str(shards.directories[-1] / "metadata.jsonl")
     dataset.do_validation = bool(shards.valid)
 
 

@@ -1,6 +1,8 @@
 """Where packed data may lie, and what is counted of them."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import packed
+from tests.trainer_runs import PROJECT
 from trainer.dataset import Inspection, Limits, MissingPackedData, find_shards, inspect
 from trainer.dataset.sample import SAMPLE_GROUPS
 
@@ -186,6 +189,12 @@ def test_a_row_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     found = look(tmp_path, seq_length=512)
     assert found.rows_read == 0
     assert [fault.kind for fault in found.faults] == ["too_long", "unseen"]
+
+
+def test_a_process_that_looks_at_no_data_does_not_load_pyarrow() -> None:
+    script = "import sys, api.app, worker.tasks; sys.exit('pyarrow' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "SFT_REDIS_URL": "redis://127.0.0.1:1/0"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=60)
 
 
 def test_spoilt_bytes_end_in_faults_and_nothing_else(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Real fine-tuning with Megatron-Bridge, on the CPU, seen through what a run leaves in its directory."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,17 @@ def test_a_run_trains_saves_and_can_be_resumed_and_evaluated(config: Config, tmp
     assert looked.end["event"] == "finished", looked.log()
     assert looked.validation_losses()[6] == pytest.approx(whole.validation_losses()[6], rel=1e-6)
     assert looked.losses() == {}
+
+
+def test_a_pattern_is_trained_on_and_nothing_is_written_beside_the_data(
+    config: Config, inputs: Path, tmp_path: Path
+) -> None:
+    flat = tmp_path / "flat"
+    shutil.copytree(inputs / "packed/splits/train", flat)
+    pattern = {"nano3_packed_sft_dir": str(flat / "part-*.parquet")}
+    run = train(tmp_path / "run", config(dataset=pattern, train={"train_iters": 1}))
+    assert run.end["event"] == "finished", run.log()
+    assert [path.name for path in flat.iterdir()] == ["part-00000.parquet"]
 
 
 def _check_checkpoint(event: dict[str, Any], iteration: int) -> None:
