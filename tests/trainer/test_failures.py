@@ -179,7 +179,7 @@ def test_an_exception_has_a_name_in_the_trainer() -> None:
     assert name_of(KEY_ERROR.decode()) == "user_code"
     assert name_of("no traceback at all") == "user_code"
     assert (
-        name_of("Traceback (most recent call last):\n  x\ntrainer.recipe.UnknownKey: a.b") == "invalid_config"
+        name_of("Traceback (most recent call last):\n  x\ntrainer.train.Incomplete: a.b") == "bad_checkpoint"
     )
     assert name_of(sample("gloo-peer-killed").decode().partition("W1123")[0]) == "peer_lost"
 
@@ -203,9 +203,10 @@ def test_gpu_memory_is_saved_by_smaller_batches_then_more_parallelism_then_recom
         ("recipe.tensor_model_parallel_size", 8),
     ]
     assert fields[3][0] == "model"
-    # What size a model has that names none is not known here.
-    assert [field for field, _ in suggested("oom", {})] == ["model"]
-    assert suggested("oom", {"model": {"recompute_granularity": "full"}}) == []
+    # Where the section of the model says it, a change elsewhere would change nothing.
+    own = {"model": {"tensor_model_parallel_size": 4, "recompute_granularity": "full"}}
+    assert suggested("oom", own) == [("model.tensor_model_parallel_size", 8)]
+    assert suggested("oom", own, gpus=4) == []
 
 
 def test_other_remedies() -> None:
@@ -215,7 +216,4 @@ def test_other_remedies() -> None:
     assert suggested("time_limit", {}, minutes=30) == [("resources.time_limit_minutes", 60)]
     assert suggested("time_limit", {}, minutes=60) == [("resources.time_limit_minutes", 100)]
     assert suggested("time_limit", {}, minutes=100) == []
-    micro = {"train": {"micro_batch_size": 4}}
-    assert suggested("bad_parallel_batch_shape", micro) == [("train.micro_batch_size", 1)]
-    without = set(FAILURES) - {"oom", "host_oom", "time_limit", "bad_parallel_batch_shape"}
-    assert all(suggested(name, micro) == [] for name in without)
+    assert all(suggested(name, {}) == [] for name in set(FAILURES) - {"oom", "host_oom", "time_limit"})

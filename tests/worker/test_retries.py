@@ -25,7 +25,7 @@ def failed_with(suggestion: dict[str, Any] | None) -> dict[str, Any]:
 
 
 LONGER = failed_with({"field": "resources.time_limit_minutes", "from": 30, "to": 60})
-TWO = failed_with({"field": "train.micro_batch_size", "from": 1, "to": 2})
+FEWER = failed_with({"field": "train.train_iters", "from": 50, "to": 40})
 
 
 def retry(job: Job, **request: Any) -> Job:
@@ -47,7 +47,7 @@ def faults(job: Job, **request: Any) -> list[tuple[str, str]]:
 
 
 def test_a_retry_that_changes_nothing_leaves_the_job_as_it_is(job_in: JobIn) -> None:
-    job = job_in(JobState.FAILED, failure=TWO)
+    job = job_in(JobState.FAILED, failure=FEWER)
     now = retry(job)
     kept = ("spec", "config", "resources", "plan_hash")
     assert {name: getattr(now, name) for name in kept} == {name: getattr(job, name) for name in kept}
@@ -75,13 +75,12 @@ def test_an_object_of_overrides_and_a_list_can_be_mixed(spec: JobSpec, job_in: J
 
 
 def test_the_suggestion_is_applied_before_the_overrides(job_in: JobIn) -> None:
-    assert retry(job_in(JobState.FAILED, failure=TWO), apply_suggestion=True).config["train"][
-        "micro_batch_size"
-    ] == 2  # fmt: skip
+    alone = retry(job_in(JobState.FAILED, failure=FEWER), apply_suggestion=True)
+    assert alone.config["train"]["train_iters"] == 40
     both = retry(
-        job_in(JobState.FAILED, failure=TWO), apply_suggestion=True, overrides=["train.micro_batch_size=4"]
+        job_in(JobState.FAILED, failure=FEWER), apply_suggestion=True, overrides=["train.train_iters=30"]
     )
-    assert both.config["train"]["micro_batch_size"] == 4
+    assert both.config["train"]["train_iters"] == 30
 
 
 def test_resources_are_changed_by_a_suggestion_or_by_name(job_in: JobIn) -> None:
@@ -106,7 +105,8 @@ def test_what_is_refused_points_into_the_request_or_the_job(job_in: JobIn) -> No
     assert faults(job, overrides={"seq_length": "many"}) == [("/overrides/seq_length", "int_parsing")]
     assert faults(job, overrides=["hf_model_path=/etc"]) == [("/overrides/0", "path_not_allowed")]
     assert faults(job, overrides=["a=\x07"]) == [("/overrides/0", "control_character")]
-    assert faults(job, resources={"nodes": 99}) == [("/resources/nodes", "beyond_cluster")]
+    too_long = {"time_limit_minutes": 99_999}
+    assert faults(job, resources=too_long) == [("/resources/time_limit_minutes", "beyond_cluster")]
     assert faults(job, overrides=["dataset.nano3_packed_sft_dir=/x"]) == [
         ("job/spec/inputs/packed_parquet", "contradiction")
     ]
@@ -114,7 +114,7 @@ def test_what_is_refused_points_into_the_request_or_the_job(job_in: JobIn) -> No
 
 
 def test_a_suggestion_that_no_longer_holds_is_refused(job_in: JobIn) -> None:
-    for field, value in (("seq_length", "many"), ("resources.nodes", 99)):
+    for field, value in (("seq_length", "many"), ("resources.time_limit_minutes", 99_999)):
         change = failed_with({"field": field, "from": 1, "to": value})
         job = job_in(JobState.FAILED, failure=change)
         [(pointer, _)] = faults(job, apply_suggestion=True)
@@ -147,9 +147,9 @@ def test_a_job_that_runs_is_not_changed(job_in: JobIn) -> None:
 def test_an_attempt_keeps_its_failure(job_in: JobIn) -> None:
     job = job_in(JobState.FINALIZING)
     with writing() as session:
-        jobs.move(session, jobs.find(session, job.id), JobState.FAILED, failure=TWO)
+        jobs.move(session, jobs.find(session, job.id), JobState.FAILED, failure=FEWER)
     retry(job)
-    assert [attempt.failure for attempt in jobs.attempts(job.id)] == [TWO, None]
+    assert [attempt.failure for attempt in jobs.attempts(job.id)] == [FEWER, None]
 
 
 # -- what a failure suggests -------------------------------------------------------------------------

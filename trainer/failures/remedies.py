@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from trainer.config import TrainingConfig
+from trainer.effective import Effective
 from trainer.suggestion import Suggestion, suggest
 
-DEFAULT_WORKERS = 2
 RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
@@ -16,53 +16,46 @@ def remedies(
 
     Whether one fits the hardware, the model and the data is for the checks of a plan to say.
     """
+    effective = Effective(config)
     match name:
         case "oom":
-            yield from _smaller_micro_batch(config)
-            yield from _more_tensor_parallel(config, gpus_per_node)
-            yield from _recompute(config)
-        case "bad_parallel_batch_shape":
-            yield from _micro_batch_of_packs(config)
+            yield from _smaller_micro_batch(effective)
+            yield from _more_tensor_parallel(effective, gpus_per_node)
+            yield from _recompute(effective)
         case "host_oom":
-            yield from _fewer_workers(config)
+            yield from _fewer_workers(effective)
         case "time_limit":
             longer = min(2 * time_limit_minutes, most_minutes)
             if longer > time_limit_minutes:
                 yield suggest("resources.time_limit_minutes", time_limit_minutes, longer)
 
 
-def _smaller_micro_batch(config: TrainingConfig) -> Iterator[Suggestion]:
-    now = config.train.get("micro_batch_size")
-    if isinstance(now, int) and now > 1:
+def _smaller_micro_batch(effective: Effective) -> Iterator[Suggestion]:
+    now = effective.count("train.micro_batch_size")
+    if now > 1:
         yield suggest("train.micro_batch_size", now, now // 2)
 
 
-def _micro_batch_of_packs(config: TrainingConfig) -> Iterator[Suggestion]:
-    """Each pack is a micro batch by itself."""
-    now = config.train.get("micro_batch_size")
-    if isinstance(now, int) and now > 1:
-        yield suggest("train.micro_batch_size", now, 1)
-
-
-def _more_tensor_parallel(config: TrainingConfig, gpus_per_node: int) -> Iterator[Suggestion]:
-    """The next sizes that a node has GPUs for. Where none is set the model's own is not known."""
-    now = config.recipe.tensor_model_parallel_size
-    if now is None:
-        return
+def _more_tensor_parallel(effective: Effective, gpus_per_node: int) -> Iterator[Suggestion]:
+    """The next sizes that divide a node: beyond it tensor parallelism is slow."""
+    key = "model.tensor_model_parallel_size"
+    now = effective.count(key)
+    field = effective.pointer(key) if key in effective.given else "/recipe/tensor_model_parallel_size"
     for size in range(2 * now, gpus_per_node + 1, now):
         if gpus_per_node % size == 0:
-            yield suggest("recipe.tensor_model_parallel_size", now, size)
+            yield suggest(field.strip("/").replace("/", "."), now, size)
 
 
-def _recompute(config: TrainingConfig) -> Iterator[Suggestion]:
+def _recompute(effective: Effective) -> Iterator[Suggestion]:
     """Activations are computed again instead of kept: slower, and it fits."""
-    now = {key: config.model[key] for key in RECOMPUTE if key in config.model}
-    if now.get("recompute_granularity") != "full":
+    now = {key: effective.get(f"model.{key}") for key in RECOMPUTE}
+    if now["recompute_granularity"] != "full":
         yield suggest("model", now, dict(RECOMPUTE))
 
 
-def _fewer_workers(config: TrainingConfig) -> Iterator[Suggestion]:
-    extra = config.dataset.model_extra or {}
-    now = extra.get("num_workers", 0 if config.device == "cpu" else DEFAULT_WORKERS)
-    if isinstance(now, int) and now > 0:
-        yield suggest("dataset.num_workers", now, now // 2)
+def _fewer_workers(effective: Effective) -> Iterator[Suggestion]:
+    key = "dataset.num_workers"
+    # On a CPU there are none unless the config asks for them.
+    now = 0 if effective.config.device == "cpu" and key not in effective.given else effective.count(key, 0)
+    if now > 0:
+        yield suggest(key, now, now // 2)

@@ -173,7 +173,6 @@ RULES = (
     ),
     _rule("checkpoint_error", r"\bCheckpoint(?:ing)?Exception: "),
     _rule("port_taken", r"\bEADDRINUSE\b", r"[Aa]ddress already in use"),
-    _rule("invalid_config", _RAISED + r"UnknownKey: "),
     _rule(
         "terminated",
         _RAISED + r"SystemExit(?:: \d+)?$",
