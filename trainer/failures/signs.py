@@ -166,7 +166,7 @@ RULES = (
         r"is not a valid model identifier",
         r"Cannot access gated repo",
         r"Finetuning requires loading from an available pretrained checkpoint",
-        r"Unable to instantiate HuggingFace AutoTokenizer",
+        r"Unable to instantiate HuggingFace AutoTokenizer|Couldn't instantiate the backend tokenizer",
         r"Failed to load configuration from ",
         _RAISED + r"(?:Incomplete|UnpicklingError): ",
         _RAISED + r"EOFError: Ran out of input",
