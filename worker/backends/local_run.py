@@ -93,7 +93,7 @@ def _supervise(directory: Path) -> dict[str, Any]:
 def _wait(directory: Path, process: subprocess.Popen[bytes], limit_seconds: float) -> dict[str, Any]:
     killed_before = oom_kills()
     if _wait_at_most(process, limit_seconds):
-        return _exit_of(process.returncode, oom_kills() - killed_before)
+        return exit_of(process.returncode, oom_kills() - killed_before)
     (directory / "stop").write_text("time limit\n")
     _wait_at_most(process, SAVE_GRACE_SECONDS)
     process.terminate()
@@ -102,7 +102,7 @@ def _wait(directory: Path, process: subprocess.Popen[bytes], limit_seconds: floa
     return _record("time_limit", message, process.poll())
 
 
-def _exit_of(code: int, kills: int) -> dict[str, Any]:
+def exit_of(code: int, kills: int) -> dict[str, Any]:
     """kills: processes of this machine that the kernel ended for want of memory while the run went on."""
     if code != 0 and kills > 0:
         message = (
