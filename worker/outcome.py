@@ -6,7 +6,7 @@ The trainer's marker and the logs of its ranks say why it ended; the backend's w
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from trainer.failures import FAILURES, Evidence, Failure, LogTail, Sign, Weight, explain, signs
+from trainer.failures import FAILURES, Evidence, Failure, LogTail, Sign, Weight, clean, explain, signs
 from worker.jobs import Reason
 from worker.models import Json
 from worker.run_events import Ending, Failed, Finished, Stopped
@@ -152,9 +152,9 @@ def _told(marker: Failed, seen: _Seen) -> Fault:
     return Fault(
         name,
         marker.message if own_words else None,
-        sign=seen.of_marker,
+        sign=seen.of_marker or (seen.best if seen.best and seen.best.name == name else None),
         rank=marker.rank,
-        line=next(iter(marker.message.splitlines()), None),
+        line=clean(next(iter(marker.message.splitlines()), "")) or None,
         traceback=marker.traceback,
     )
 

@@ -69,6 +69,17 @@ def test_a_known_failure_has_the_tables_cause_and_the_trainers_line() -> None:
     assert found.evidence == expected
 
 
+def test_what_the_trainer_says_is_fit_to_be_shown_and_looked_for_in_any_log() -> None:
+    message = "\x1b[31mRuntimeError: CUDA error: out of memory\x07" + "y" * 5000
+    marker = Failed(event="failed", at=AT, code="oom", message=message, rank=5, traceback="...")
+    line = failure(marker).evidence.line
+    assert line is not None
+    assert (len(line), line.isprintable()) == (500, True)
+    # The rank's own log is gone; what the launcher has kept of it says the same.
+    evidence = failure(marker, logs=[LogTail(None, 7, b"one\n" + OOM)]).evidence
+    assert (evidence.rank, evidence.offset, evidence.line) == (None, 11, OOM.decode().strip())
+
+
 def test_a_refusal_is_told_in_the_trainers_words_and_found_in_its_log() -> None:
     message = "There are no shards at /data. Run packing."
     marker = Failed(event="failed", at=AT, code="missing_packed_data", message=message, rank=1)

@@ -1,6 +1,8 @@
 """Why runs fail: what signs they leave, and for each class its cause and the way out. No torch."""
 
 from trainer.failures.known import FAILURES, Evidence, Failure, Weight, explain
-from trainer.failures.signs import LogTail, Sign, name_of, signs
+from trainer.failures.signs import LogTail, Sign, clean, name_of, signs
 
-__all__ = ["FAILURES", "Evidence", "Failure", "LogTail", "Sign", "Weight", "explain", "name_of", "signs"]
+__all__ = [
+    "FAILURES", "Evidence", "Failure", "LogTail", "Sign", "Weight", "clean", "explain", "name_of", "signs",
+]  # fmt: skip
