@@ -6,7 +6,18 @@ The trainer's marker and the logs of its ranks say why it ended; the backend's w
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from trainer.failures import FAILURES, Evidence, Failure, LogTail, Sign, Weight, clean, explain, signs
+from trainer.failures import (
+    FAILURES,
+    Evidence,
+    Failure,
+    LogTail,
+    Sign,
+    Weight,
+    clean,
+    explain,
+    known_as,
+    signs,
+)
 from worker.jobs import Reason
 from worker.models import Json
 from worker.run_events import Ending, Failed, Finished, Stopped
@@ -161,9 +172,9 @@ def _told(marker: Failed, seen: _Seen) -> Fault:
 
 def _name(marker: Failed) -> str:
     """A refusal's code may be that of a check: then it is about the config."""
-    if marker.code in FAILURES:
-        return marker.code
-    return "user_code" if marker.traceback else "invalid_config"
+    if marker.traceback and marker.code not in FAILURES:
+        return "user_code"
+    return known_as(marker.code)
 
 
 def _shown(sign: Sign) -> Fault:

@@ -20,15 +20,15 @@ TOLD = {
     "bridge-broken-model-config": ("bad_checkpoint", "bad_checkpoint", "is not a valid JSON file"),
     "bridge-checkpoint-of-another-model": ("bad_checkpoint", "bad_checkpoint", "Global shape mismatch"),
     "bridge-disk-full": ("disk_full", "disk_full", "[Errno 28] No space left on device"),
-    "bridge-empty-data": ("unreadable_packed_data", "missing_packed_data", "dataset is empty (0 rows)"),
-    "bridge-garbage-parquet": ("unreadable_packed_data", "missing_packed_data", "not a parquet file"),
+    "bridge-empty-data": ("bad_packed_data", "missing_packed_data", "dataset is empty (0 rows)"),
+    "bridge-garbage-parquet": ("bad_packed_data", "missing_packed_data", "not a parquet file"),
     "bridge-host-memory": ("host_oom", "oom", "(Cannot allocate memory)"),
     "bridge-micro-batch": (
         "bad_parallel_batch_shape",
         "bad_parallel_batch_shape",
         "your micro batch size is 2",
     ),
-    "bridge-missing-column": ("unreadable_packed_data", "missing_packed_data", "missing required columns"),
+    "bridge-missing-column": ("bad_packed_data", "missing_packed_data", "missing required columns"),
     "bridge-no-tokenizer": ("bad_checkpoint", "bad_checkpoint", "instantiate the backend tokenizer"),
     "bridge-no-weights": ("bad_checkpoint", "bad_checkpoint", "requires loading from an available"),
     "bridge-port-taken": ("port_taken", "node_fail", "EADDRINUSE"),
@@ -126,6 +126,8 @@ def test_the_reference_says_what_to_do(failure_class: str, recovery: str) -> Non
 
 def test_what_a_check_found_is_about_the_config() -> None:
     assert explain("missing_model", cause="None is named.").failure_class == "invalid_config"
+    assert explain("too_few_rows").failure_class == "bad_parallel_batch_shape"
+    assert explain("bad_packed_data").failure_class == "missing_packed_data"
 
 
 # -- of several signs ------------------------------------------------------------------------------

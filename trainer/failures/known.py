@@ -102,7 +102,7 @@ FAILURES: dict[str, Known] = {
         "The training loop cannot find packed Parquet shards at the configured dataset.nano3_packed_sft_dir.",
         _REPACK,
     ),
-    "unreadable_packed_data": Known(
+    "bad_packed_data": Known(
         "missing_packed_data",
         "The packed Parquet shards are empty, damaged, or not what packing writes.",
         _REPACK,
@@ -238,6 +238,16 @@ FAILURES: dict[str, Known] = {
 }
 
 
+# Codes of checks that say more than the class that they belong to.
+OF_CHECKS = {"too_few_rows": "bad_parallel_batch_shape", "too_few_gpus": "bad_parallel_batch_shape"}
+
+
+def known_as(code: str) -> str:
+    """The name in the table for the code of a check, or for a name. All else is about the config."""
+    name = OF_CHECKS.get(code, code)
+    return name if name in FAILURES else "invalid_config"
+
+
 def explain(
     name: str,
     *,
@@ -246,11 +256,8 @@ def explain(
     evidence: Evidence | None = None,
     suggestion: Suggestion | None = None,
 ) -> Failure:
-    """The failure of a name in the table, with this run's own cause and recovery where they are known.
-
-    Other names are those of checks: what they find is wrong with the config.
-    """
-    known = FAILURES.get(name, FAILURES["invalid_config"])
+    """The failure of a name (or of a check's code), with this run's own cause and recovery where known."""
+    known = FAILURES[known_as(name)]
     return Failure(
         failure_class=known.failure_class,
         cause=cause or known.cause,

@@ -89,7 +89,7 @@ RULES = (
         r"packed_(?:train|val)_data_path could not be resolved",
     ),
     _rule(
-        "unreadable_packed_data",
+        "bad_packed_data",
         r"Packed Parquet dataset is empty",
         r"Packed Parquet file .{0,300} is missing required columns",
         r"Dataset problem: input_ids and position_ids",
