@@ -60,8 +60,8 @@ test: setup setup-trainer  ## Every test, with real fine-tuning runs
 test-fast: setup  ## What daily work needs: no training, no slow tests
 	$(BIN)/pytest -n $(JOBS) -m "not training and not slow and not chaos"
 
-test-chaos: setup  ## Kills, restarts and breaks everything that the service stands on: half an hour
-	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/chaos
+test-chaos: setup setup-trainer  ## Kills, restarts and breaks everything that the service stands on: half an hour
+	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/chaos tests/test_failures.py
 
 schema: setup-trainer  ## What the installed Megatron-Bridge lets a config set, into trainer/bridge.json
 	HF_HUB_OFFLINE=1 HF_HUB_CACHE=tests/hub .venv-trainer/bin/python -m trainer.describe

@@ -51,12 +51,6 @@ class Progress(BaseModel):
     eta_seconds: float | None = None
 
 
-class FailureView(Failure):
-    evidence: dict[str, Any] = Field(
-        default_factory=dict, description="Where it was seen: attempt, rank, traceback."
-    )
-
-
 class CheckpointView(BaseModel):
     iteration: int
     attempt: int
@@ -114,7 +108,7 @@ class JobView(BaseModel):
     backend: BackendView
     queue: QueueView | None
     progress: Progress
-    failure: FailureView | None
+    failure: Failure | None
     latest_checkpoint: CheckpointView | None
     best_checkpoint: CheckpointView | None = Field(description="The one with the lowest validation loss.")
     usage: Usage
@@ -138,7 +132,7 @@ class JobView(BaseModel):
             backend=_backend(job, details),
             queue=_queue(job),
             progress=Progress(**{k: v for k, v in job.progress.items() if k in Progress.model_fields}),
-            failure=FailureView.model_validate(job.failure) if job.failure else None,
+            failure=Failure.model_validate(job.failure) if job.failure else None,
             latest_checkpoint=CheckpointView.of(details.latest) if details.latest else None,
             best_checkpoint=CheckpointView.of(details.best) if details.best else None,
             usage=Usage(gpu_hours=_gpu_hours(job, details)),
@@ -168,10 +162,11 @@ def _queue(job: Job) -> QueueView | None:
 def _gpu_hours(job: Job, details: Details) -> float:
     seconds = sum(
         max(0.0, ((attempt.finished_at or utcnow()) - attempt.started_at).total_seconds())
+        * Resources(**(attempt.resources or job.resources)).gpus
         for attempt in details.attempts
         if attempt.started_at
     )
-    return round(seconds / 3600 * Resources(**job.resources).gpus, 4)
+    return round(seconds / 3600, 4)
 
 
 def _links(job_id: str) -> dict[str, str]:
@@ -200,6 +195,8 @@ class AttemptView(BaseModel):
     external_id: str | None
     directory: str | None
     outcome: str | None = Field(description="The state that it ended in; null while it goes on.")
+    failure: Failure | None = Field(description="Why it failed, if it did.")
+    resources: Resources | None = Field(description="What it occupied.")
     created_at: datetime
     submitted_at: datetime | None
     started_at: datetime | None

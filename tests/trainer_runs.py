@@ -85,15 +85,17 @@ def place(directory: Path, config: dict[str, Any]) -> Run:
     return Run(directory)
 
 
-def start(run: Run, ranks: int = 1) -> subprocess.Popen[bytes]:
-    """torchrun as the local backend starts it."""
+def start(run: Run, ranks: int = 1, **more: Any) -> subprocess.Popen[bytes]:
+    """torchrun as the local backend starts it. `more` is what Popen takes."""
     command = [
         str(PYTHON), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
         "-m", "trainer", str(run.directory / "config.yaml"),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     with (run.directory / "output.log").open("wb") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, **more
+        )
 
 
 def train(directory: Path, config: dict[str, Any], ranks: int = 1) -> Run:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from trainer.config import TrainingConfig
 from trainer.events import LOGS, EventWriter
+from trainer.failures import name_of
 from trainer.preflight import Hardware, check
 from trainer.sections import faults
 
@@ -36,7 +37,7 @@ def main() -> int:
 
         train(config, events)
     except BaseException as error:
-        events.end("failed", code=_code(error), message=_message(error), traceback=_tail())
+        events.end("failed", code=name_of(_tail()), message=_message(error), traceback=_tail())
         raise
     return 0
 
@@ -103,15 +104,6 @@ def _rendezvous_alone() -> None:
         "MASTER_PORT": port,
     }
     os.environ.update({name: str(value) for name, value in alone.items()})
-
-
-def _code(error: BaseException) -> str:
-    """Class of a failure, as far as the exception's own type tells."""
-    codes = {
-        "MissingPackedData": "missing_packed_data",
-        "Incomplete": "bad_checkpoint",
-    }
-    return codes.get(type(error).__name__, "user_code")
 
 
 def _message(error: BaseException) -> str:

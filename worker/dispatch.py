@@ -5,7 +5,7 @@ from datetime import timedelta
 from sqlalchemy import update
 from sqlmodel import Session, col
 
-from trainer.failures import explain
+from trainer.failures import Evidence, Failure, explain
 from trainer.preflight import Finding, check
 from worker import jobs, metrics
 from worker.backends.base import Backend, Submission
@@ -14,7 +14,7 @@ from worker.db import affected, writing
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.jobs import Reason
 from worker.log import logger
-from worker.models import Attempt, Job, Json, utcnow
+from worker.models import Attempt, Job, utcnow
 from worker.plan import parse_config
 from worker.states import DesiredState, JobState
 
@@ -38,15 +38,14 @@ def _validate(job: Job) -> None:
     hardware = cluster(job.cluster).hardware(jobs.run_of(job).resources)
     errors = [f for f in check(parse_config(job.config), hardware) if f.severity == "error"]
     if errors:
-        _fail(job, Reason(errors[0].code, errors[0].message), _failure_of(errors[0], job))
+        _fail(job, Reason(errors[0].code, errors[0].message), _failure_of(errors[0]))
         return
     with writing() as session:
         jobs.move(session, job, JobState.SUBMITTING)
 
 
-def _failure_of(finding: Finding, job: Job) -> Json:
-    failure = explain(finding.code, cause=finding.message, recovery=finding.hint)
-    return {**failure.model_dump(by_alias=True), "evidence": {"attempt": job.attempt}}
+def _failure_of(finding: Finding) -> Failure:
+    return explain(finding.code, cause=finding.message, recovery=finding.hint, suggestion=finding.suggestion)
 
 
 def _hand_over(job: Job) -> None:
@@ -59,8 +58,7 @@ def _hand_over(job: Job) -> None:
             external_id = backend.submit(submission)
     except SubmissionRejected as error:
         failure = explain("scheduler_rejected", cause=error.message, recovery=error.hint)
-        evidence = {"evidence": {"attempt": job.attempt}}
-        _fail(job, Reason(error.code, error.message), failure.model_dump(by_alias=True) | evidence)
+        _fail(job, Reason(error.code, error.message), failure)
     except BackendUnavailable as error:
         # The sweep tries again; meanwhile the job says why it waits.
         log.warning("submit.unavailable", job_id=job.id, error=error.message)
@@ -118,9 +116,11 @@ def _store_external_id(session: Session, job: Job, external_id: str, directory: 
     return affected(session, statement) > 0
 
 
-def _fail(job: Job, reason: Reason, failure: Json) -> None:
+def _fail(job: Job, reason: Reason, failure: Failure) -> None:
+    failure.evidence = Evidence(attempt=job.attempt)
+    stored = failure.model_dump(mode="json", by_alias=True)
     with writing() as session:
-        jobs.move(session, job, JobState.FAILED, reason=reason, failure=failure)
+        jobs.move(session, job, JobState.FAILED, reason=reason, failure=stored)
     log.info("job.failed", job_id=job.id, code=reason.code)
 
 

@@ -27,7 +27,7 @@ class FieldError(BaseModel):
     """One fault of a request, and where it is."""
 
     pointer: str
-    """JSON pointer into the body (RFC 6901), or `query/NAME`, `header/NAME`."""
+    """JSON pointer into the body (RFC 6901), or `query/NAME`, `header/NAME`; behind `job/`, into the job."""
     code: str
     detail: str
     hint: str | None = None

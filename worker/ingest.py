@@ -6,7 +6,7 @@ from pathlib import Path
 from sqlalchemy import update
 from sqlmodel import Session, col
 
-from worker import jobs, metrics, outcome
+from worker import jobs, logs, metrics, outcome, retries
 from worker.backends.base import Files
 from worker.clusters import cluster, connect
 from worker.db import affected, reading, writing
@@ -192,10 +192,21 @@ def _finalize(job: Job, attempt: Attempt, files: Files) -> None:
         desired=job.desired_state,
         checkpoint_is_whole=isinstance(marker, Finished) and _is_whole(job, marker.iteration, files),
         attempt=attempt.number,
+        logs=logs.tails(Path(attempt.directory or ""), jobs.run_of(job).resources.gpus, files),
     )
+    failure = _failure(job, decision)
     with writing() as session:
-        jobs.move(session, job, decision.state, reason=decision.reason, failure=decision.failure)
+        jobs.move(session, job, decision.state, reason=decision.reason, failure=failure)
     log.info("job.ended", job_id=job.id, state=decision.state)
+
+
+def _failure(job: Job, decision: outcome.Outcome) -> Json | None:
+    """A failure as it is stored, with a change that may help."""
+    if decision.failure is None:
+        return None
+    suggestion = retries.suggestion(job, decision.fault or "")
+    failure = decision.failure.model_copy(update={"suggestion": suggestion})
+    return failure.model_dump(mode="json", by_alias=True)
 
 
 def _end_marker(attempt: Attempt, files: Files) -> Ending | None:

@@ -21,7 +21,8 @@ from worker.db import affected, reading, writing
 from worker.errors import IdempotencyMismatch, IllegalAction, NotFound
 from worker.log import logger
 from worker.models import Attempt, Event, IdempotencyKey, Job, Json, new_id, utcnow
-from worker.plan import checked_plan
+from worker.plan import Plan, checked_plan
+from worker.retries import RetryRequest, changes, revise
 from worker.spec import JobSpec
 from worker.states import LIVE, TERMINAL, TRANSITIONS, Action, DesiredState, JobState, allowed_actions
 
@@ -72,7 +73,7 @@ def create(
             session.add(job)
             session.flush()
             used.remember(session, job.id, response)
-            session.add(Attempt(job_id=job.id, number=1))
+            session.add(Attempt(job_id=job.id, number=1, resources=job.resources))
             record(session, job, "created", actor=caller.name, data={"state": job.state.value})
     except IntegrityError:
         if replay := used.replay():
@@ -84,7 +85,6 @@ def create(
 
 def _new_job(spec: JobSpec, caller: Caller) -> Job:
     plan = checked_plan(spec)
-    profile = cluster(plan.cluster)
     job_id = new_id("job")
     return Job(
         id=job_id,
@@ -92,13 +92,20 @@ def _new_job(spec: JobSpec, caller: Caller) -> Job:
         owner=caller.name,
         project=caller.project,
         labels=dict(spec.labels),
-        spec=spec.model_dump(mode="json"),
-        config=plan.config_in(connect(profile).job_directory(job_id)),
-        resources=plan.resources.model_dump(mode="json"),
-        plan_hash=plan.plan_hash,
-        cluster=profile.name,
-        backend=profile.executor,
+        cluster=plan.cluster,
+        backend=cluster(plan.cluster).executor,
+        **_planned(spec, plan, job_id),
     )
+
+
+def _planned(spec: JobSpec, plan: Plan, job_id: str) -> Json:
+    """The columns that a plan decides about."""
+    return {
+        "spec": spec.model_dump(mode="json"),
+        "config": plan.config_in(connect(cluster(plan.cluster)).job_directory(job_id)),
+        "resources": plan.resources.model_dump(mode="json"),
+        "plan_hash": plan.plan_hash,
+    }
 
 
 @dataclass(frozen=True)
@@ -220,7 +227,7 @@ def _close_attempt(session: Session, job: Job, outcome: JobState) -> None:
     session.execute(
         update(Attempt)
         .where(col(Attempt.job_id) == job.id, col(Attempt.number) == job.attempt)
-        .values(outcome=outcome.value, finished_at=utcnow())
+        .values(outcome=outcome.value, finished_at=utcnow(), failure=job.failure)
     )
 
 
@@ -281,27 +288,52 @@ def cancel(job_id: str, caller: Caller) -> Job:
                 return job
 
 
-def retry(job_id: str, caller: Caller) -> Job:
-    """Give a job that ended without success another attempt. Raises NotFound, IllegalAction."""
+def retry(job_id: str, caller: Caller, request: RetryRequest | None = None) -> Job:
+    """Give a job that ended without success another attempt, with changes if some are asked for.
+
+    Raises NotFound, IllegalAction, InvalidSpec.
+    """
+    seen = get(job_id)
+    _refuse_unless_allowed(seen, Action.RETRY)
+    revised = _revised(seen, request)
     with writing() as session:
-        job = find(session, job_id)
-        _refuse_unless_allowed(job, Action.RETRY)
-        number = job.attempt + 1
-        won = move(
-            session,
-            job,
-            JobState.VALIDATING,
-            actor=caller.name,
-            attempt=number,
-            desired_state=DesiredState.RUN.value,
-            progress={},
-            failure=None,
-            finished_at=None,
-        )
-        if not won:
+        # Whoever has moved the job since it was seen has won: nothing of it is changed then.
+        job = seen.model_copy()
+        if not _begin_again(session, job, caller, revised):
             raise IllegalAction("Somebody else changed this job just now.", allowed=[Action.RETRY])
-        session.add(Attempt(job_id=job.id, number=number))
+        session.add(Attempt(job_id=job.id, number=job.attempt, resources=job.resources))
+        if changed := _changes(seen, job):
+            record(session, job, "changed", actor=caller.name, data={"changes": changed})
         return job
+
+
+def _revised(job: Job, request: RetryRequest | None) -> Json:
+    """The columns that a retry changes. Raises InvalidSpec."""
+    if request is None or not request.changes_something():
+        return {}
+    return _planned(*revise(job, request), job.id)
+
+
+def _begin_again(session: Session, job: Job, caller: Caller, revised: Json) -> bool:
+    return move(
+        session,
+        job,
+        JobState.VALIDATING,
+        actor=caller.name,
+        attempt=job.attempt + 1,
+        desired_state=DesiredState.RUN.value,
+        progress={},
+        failure=None,
+        finished_at=None,
+        **revised,
+    )
+
+
+def _changes(before: Job, after: Job) -> list[Json]:
+    """What the config and the resources of two attempts do not have in common."""
+    return changes(before.config, after.config) + changes(
+        {"resources": before.resources}, {"resources": after.resources}
+    )
 
 
 def _refuse_unless_allowed(job: Job, action: Action) -> None:

@@ -1,9 +1,11 @@
 """Logs by byte offset, for any attempt and rank, while they grow."""
 
 import codecs
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.failures import LogTail
 from worker import jobs, retention
 from worker.backends.base import Files
 from worker.clusters import cluster, connect
@@ -11,6 +13,8 @@ from worker.errors import Gone, NotFound, RangeInvalid
 
 MAX_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 16
+# What says why a run ended stands near the end of a log.
+EVIDENCE_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,24 @@ class LogPage:
     text: str
 
 
+def tails(directory: Path, ranks: int, files: Files) -> Iterator[LogTail]:
+    """The end of each rank's log in an attempt's directory, then of the launcher's; one in memory at a time.
+
+    Raises BackendUnavailable.
+    """
+    for rank in (*range(ranks), None):
+        path = directory / "logs" / _name(rank)
+        try:
+            offset = max(0, files.stat(path).size - EVIDENCE_BYTES)
+            yield LogTail(rank, offset, files.read(path, offset, EVIDENCE_BYTES))
+        except FileNotFoundError:
+            continue
+
+
+def _name(rank: int | None) -> str:
+    return "job.log" if rank is None else f"rank-{rank}.log"
+
+
 def find(job_id: str, attempt: int | None = None, rank: int | None = None) -> Log:
     """The log of an attempt (default: the current one) or of one of its ranks. Raises NotFound, Gone."""
     job = jobs.get(job_id)
@@ -48,8 +70,7 @@ def find(job_id: str, attempt: int | None = None, rank: int | None = None) -> Lo
     if retention.logs_are_removed(chosen):
         raise _gone(chosen.number)
     backend = connect(cluster(job.cluster))
-    name = "job.log" if rank is None else f"rank-{rank}.log"
-    path = backend.job_directory(job.id) / "attempts" / str(chosen.number) / "logs" / name
+    path = backend.job_directory(job.id) / "attempts" / str(chosen.number) / "logs" / _name(rank)
     return Log(job.id, chosen.number, rank, path, backend.files(), chosen.finished_at is not None)
 
 

@@ -131,6 +131,10 @@ class Attempt(SQLModel, table=True):
     """The backend's word that the run is over: code, message, raw."""
     outcome: str | None = None
     """The job state that this attempt ended in."""
+    failure: Json | None = Field(default=None, sa_type=JSON)
+    """Why it failed, if it did; the job keeps that of its last attempt alone."""
+    resources: Json | None = Field(default=None, sa_type=JSON)
+    """What it occupied: a retry may ask for other resources."""
     events_offset: int = Field(default=0, sa_type=BigInteger)
     """Bytes of the trainer's event file that are already in the database."""
 

@@ -1,19 +1,61 @@
-"""What the end of a run means for its job. Pure: the trainer's marker first, the backend's word second."""
+"""What the end of a run means for its job. Pure.
 
+The trainer's marker and the logs of its ranks say why it ended; the backend's word counts where they do not.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from trainer.failures import explain
+from trainer.failures import (
+    FAILURES,
+    Evidence,
+    Failure,
+    LogTail,
+    Sign,
+    Weight,
+    clean,
+    explain,
+    known_as,
+    signs,
+)
 from worker.jobs import Reason
 from worker.models import Json
 from worker.run_events import Ending, Failed, Finished, Stopped
 from worker.states import DesiredState, JobState
+
+# What backends call it where that is no name of FAILURES.
+WORDS = {"oom_killed": "host_oom", "killed": "node_fail", "start_failed": "scheduler_rejected"}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a run failed: a name of FAILURES, in its own words, and where it shows."""
+
+    name: str
+    cause: str | None = None
+    """None: as the table has it."""
+    sign: Sign | None = None
+    rank: int | None = None
+    line: str | None = None
+    traceback: str | None = None
+
+    def evidence(self, attempt: int, last_lines: list[str]) -> Evidence:
+        rank = self.sign.rank if self.sign else self.rank
+        place = {"offset": self.sign.offset, "limit": self.sign.limit} if self.sign else {}
+        line = self.sign.line if self.sign else self.line
+        return Evidence(
+            attempt=attempt, rank=rank, line=line, traceback=self.traceback,
+            last_lines=[] if line else last_lines, **place,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Outcome:
     state: JobState
     reason: Reason
-    failure: Json | None = None
+    fault: str | None = None
+    """Of a failure: its name in FAILURES."""
+    failure: Failure | None = None
 
 
 def decide(
@@ -23,40 +65,117 @@ def decide(
     desired: str,
     checkpoint_is_whole: bool,
     attempt: int,
+    logs: Iterable[LogTail] = (),
 ) -> Outcome:
     """The final state of a job whose run is over.
 
     marker: the trainer's end.json, or None where the run was killed before it could write one.
     ended: the backend's observation (code, message, raw). Exit codes do not count: they do not cross
         torchrun.
+    logs: the ends of the ranks' logs and of the launcher's; read only where the run failed.
     """
     if isinstance(marker, Finished) and checkpoint_is_whole:
         return Outcome(JobState.SUCCEEDED, Reason("finished", "All steps done, final checkpoint complete."))
     if desired == DesiredState.CANCEL:
         return Outcome(JobState.CANCELLED, Reason("cancelled", ended.get("message") or "Cancelled."))
-    code, cause = _failure(marker, ended)
-    failure = explain(code, cause=cause).model_dump(by_alias=True)
-    evidence = {"attempt": attempt, **_evidence(marker)}
-    return Outcome(
-        JobState.FAILED, Reason(failure["class"], cause, ended.get("raw")), {**failure, "evidence": evidence}
+    seen = _look(logs, marker)
+    fault = _fault(marker, ended, seen)
+    failure = explain(fault.name, cause=fault.cause, evidence=fault.evidence(attempt, seen.last_lines))
+    reason = Reason(failure.failure_class, failure.cause, ended.get("raw"))
+    return Outcome(JobState.FAILED, reason, fault.name, failure)
+
+
+# -- what there is to see --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the logs say."""
+
+    best: Sign | None
+    """The sign that explains most; of equal ones the first, in the log of the rank that failed first."""
+    of_marker: Sign | None
+    """Where the trainer's own last message stands."""
+    last_lines: list[str]
+    """The end of the first rank's log, or of the launcher's."""
+
+
+def _look(logs: Iterable[LogTail], marker: Ending | None) -> _Seen:
+    first = marker.rank if isinstance(marker, Failed) else None
+    found: list[Sign] = []
+    last_lines: list[str] = []
+    of_marker = None
+    for log in logs:
+        here = signs(log)
+        found += here
+        last_lines = last_lines or log.last_lines()
+        if isinstance(marker, Failed) and log.rank == first:
+            of_marker = _sign_of(marker, log, here)
+    best = min(found, key=lambda sign: _order(sign, first), default=None)
+    return _Seen(best, of_marker, last_lines)
+
+
+def _order(sign: Sign, first: int | None) -> tuple[int, bool, bool, int, int]:
+    """A cause before its consequences; ranks before the launcher, whose log repeats theirs."""
+    return sign.weight, sign.rank is None, sign.rank != first, sign.rank or 0, sign.offset
+
+
+def _sign_of(marker: Failed, log: LogTail, here: list[Sign]) -> Sign | None:
+    """Where in its rank's log the failure stands that the trainer has written down."""
+    same = next((sign for sign in here if sign.name == marker.code), None)
+    place = log.find(next(iter(marker.message.splitlines()), "").rstrip(": "))
+    if same or place is None:
+        return same
+    begin, end = place
+    return Sign(_name(marker), log.rank, log.offset + begin, end - begin, log.line(begin, end))
+
+
+# -- what it comes to ------------------------------------------------------------------------------
+
+
+def _fault(marker: Ending | None, ended: Json, seen: _Seen) -> Fault:
+    """The likeliest of all explanations."""
+    said = ended.get("code", "")
+    match marker:
+        case Finished():
+            return Fault(
+                "bad_checkpoint", "The run finished, but its final checkpoint is missing or not whole."
+            )
+        case Stopped() if said not in FAILURES:
+            return Fault("unknown", f"The run was stopped at step {marker.step} by its stop file.")
+    silent = f"The run ended without a word from the trainer. {ended.get('message', '')}".strip()
+    candidates: list[tuple[Weight, Fault]] = []
+    if isinstance(marker, Failed):
+        own = _told(marker, seen)
+        candidates.append((FAILURES[own.name].weight, own))
+    if seen.best and not isinstance(marker, Stopped):
+        candidates.append((seen.best.weight, _shown(seen.best)))
+    if (word := WORDS.get(said, said)) in FAILURES:
+        candidates.append((Weight.WORD, Fault(word, ended.get("message"))))
+    # Of equal ones min takes the first: the trainer's own word.
+    return min(candidates, key=lambda one: one[0], default=(Weight.ECHO, Fault("unknown", silent)))[1]
+
+
+def _told(marker: Failed, seen: _Seen) -> Fault:
+    """What the trainer says. What it refused, and what it does not know, it tells in its own words."""
+    name = _name(marker)
+    own_words = marker.traceback is None or name in ("user_code", "unknown", "invalid_config")
+    return Fault(
+        name,
+        marker.message if own_words else None,
+        sign=seen.of_marker or (seen.best if seen.best and seen.best.name == name else None),
+        rank=marker.rank,
+        line=clean(next(iter(marker.message.splitlines()), "")) or None,
+        traceback=marker.traceback,
     )
 
 
-def _failure(marker: Ending | None, ended: Json) -> tuple[str, str]:
-    """The failure's code and its cause in one sentence."""
-    if isinstance(marker, Failed):
-        return marker.code, marker.message
-    if ended.get("code") == "time_limit":
-        return "time_limit", ended.get("message", "The time limit was reached.")
-    match marker:
-        case Finished():
-            return "bad_checkpoint", "The run finished, but its final checkpoint is missing or not whole."
-        case Stopped():
-            return "unknown", f"The run was stopped at step {marker.step} by its stop file."
-    return "unknown", f"The run ended without a word from the trainer. {ended.get('message', '')}".strip()
+def _name(marker: Failed) -> str:
+    """A refusal's code may be that of a check: then it is about the config."""
+    if marker.traceback and marker.code not in FAILURES:
+        return "user_code"
+    return known_as(marker.code)
 
 
-def _evidence(marker: Ending | None) -> Json:
-    if not isinstance(marker, Failed):
-        return {}
-    return marker.model_dump(include={"rank", "traceback"}, exclude_none=True)
+def _shown(sign: Sign) -> Fault:
+    return Fault(sign.name, sign.line if sign.name == "user_code" else None, sign=sign)

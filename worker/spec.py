@@ -32,6 +32,9 @@ def refuse_endless[T](value: T) -> T:
 Shallow = AfterValidator(refuse_endless)
 
 
+Overrides = Annotated[list[str] | dict[str, Any], Shallow]
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -66,7 +69,7 @@ class JobSpec(Strict):
     attached: bool = Field(
         default=False, description="Picks the profile's run_partition (true) or batch_partition (false)."
     )
-    overrides: Annotated[list[str] | dict[str, Any], Shallow] = Field(
+    overrides: Overrides = Field(
         default_factory=list,
         description='Changes to the config: a dotlist (["section.key=value"]) or an object.',
     )

@@ -15,6 +15,7 @@ from api.schemas import Moment
 from worker import jobs, plan, queries, tasks
 from worker.errors import Unauthenticated
 from worker.models import Job, Json
+from worker.retries import RetryRequest
 from worker.spec import JobSpec
 from worker.states import JobState
 
@@ -139,10 +140,13 @@ def cancel_job(job: ChangeableJob, caller: CallerDep) -> schemas.JobView:
     return _view(job)
 
 
-@router.post("/jobs/{job_id}/retry", status_code=202, responses=declared(403, 404, 409, 422))
-def retry_job(job: ChangeableJob, caller: CallerDep) -> schemas.JobView:
-    """Give a job that did not succeed another attempt, from its last complete checkpoint."""
-    job = jobs.retry(job.id, caller)
+@router.post("/jobs/{job_id}/retry", status_code=202, responses=declared(403, 404, 409, 413, 415, 422))
+def retry_job(job: ChangeableJob, caller: CallerDep, request: RetryRequest | None = None) -> schemas.JobView:
+    """Give a job that did not succeed another attempt, from its last complete checkpoint.
+
+    The body is optional. What it changes is checked as for a new job; earlier attempts keep their record.
+    """
+    job = jobs.retry(job.id, caller, request)
     tasks.nudge(tasks.submit, job.id)
     return _view(job)
 

@@ -85,9 +85,34 @@ def _checkpoint(saved: Document | None) -> str:
 
 
 def _failure(found: Document) -> list[tuple[str, object]]:
-    failure = found["failure"] or {}
-    names = {"failure": "class", "cause": "cause", "what to do": "recovery"}
-    return [(name, failure.get(key)) for name, key in names.items()]
+    """Why a job failed, where that shows, and what may help."""
+    failure = found["failure"]
+    if not failure:
+        return []
+    evidence = failure["evidence"]
+    return [
+        ("failure", failure["class"]),
+        ("cause", failure["cause"]),
+        ("what to do", failure["recovery"]),
+        ("evidence", evidence["line"] or "\n".join(evidence["last_lines"])),
+        ("read more", _log_of(found["id"], evidence)),
+        ("the same again", "may succeed" if failure["retryable"] else "would fail again"),
+        ("suggestion", _suggestion(found["id"], failure["suggestion"])),
+    ]
+
+
+def _log_of(job_id: str, evidence: Document) -> str:
+    """The command that shows the lines around the evidence."""
+    which = {"attempt": evidence["attempt"], "rank": evidence["rank"]}
+    options = [f"--{name} {value}" for name, value in which.items() if value is not None]
+    return " ".join(["sft logs", job_id, *options, "--tail 200"])
+
+
+def _suggestion(job_id: str, change: Document | None) -> str:
+    if change is None:
+        return ""
+    values = (json.dumps(change[key], ensure_ascii=False) for key in ("from", "to"))
+    return f"{change['field']}: {' -> '.join(values)}\nsft retry {job_id} --apply-suggestion"
 
 
 def end(found: Document) -> None:
@@ -95,7 +120,8 @@ def end(found: Document) -> None:
     show.text(f"{found['id']} {found['state']}")
     for name, value in _failure(found)[1:]:
         if value:
-            show.say(f"  {name}: {value}")
+            text = str(value).replace("\n", "\n    ")
+            show.say(f"  {name}: {text}")
 
 
 def assigned(values: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Jobs: plan, submit, list, show, wait, cancel, retry."""
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import uuid4
 
 import typer
@@ -142,12 +142,34 @@ def cancel(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
     _act(context, job, "cancel", repeatable=True, as_json=as_json)
 
 
-def retry(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
+def retry(
+    context: typer.Context,
+    job: JobId,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the job's config.")
+    ] = None,
+    apply_suggestion: Annotated[
+        bool, typer.Option("--apply-suggestion", help="Set what the failure suggests (`sft show`).")
+    ] = False,
+    time_limit: Annotated[
+        int | None, typer.Option("--time-limit", min=1, metavar="MINUTES", help="Another time limit.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Give a job that did not succeed another attempt, from its last complete checkpoint."""
-    _act(context, job, "retry", repeatable=False, as_json=as_json)
+    pairs(overrides or ())
+    changes = {
+        "overrides": overrides,
+        "apply_suggestion": apply_suggestion,
+        "resources": {"time_limit_minutes": time_limit} if time_limit else None,
+    }
+    body = {name: value for name, value in changes.items() if value}
+    _act(context, job, "retry", repeatable=False, as_json=as_json, json=body)
 
 
-def _act(context: typer.Context, job_id: str, action: str, *, repeatable: bool, as_json: bool) -> None:
+def _act(
+    context: typer.Context, job_id: str, action: str, *, repeatable: bool, as_json: bool, **request: Any
+) -> None:
     with service(context) as api:
-        job = api.post(job_path(job_id, action), repeatable=repeatable)
+        job = api.post(job_path(job_id, action), repeatable=repeatable, **request)
     show.document(job) if as_json else show.text(f"{job['id']} {job['state']}")

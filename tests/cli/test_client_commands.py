@@ -191,6 +191,32 @@ def test_cancel_wait_and_retry(sft: Sft, service: Service, body: dict[str, Any])
     service.wait_for(job)
 
 
+def test_a_failure_is_shown_with_its_evidence_and_retried_with_what_it_suggests(
+    sft: Sft, service: Service, body: dict[str, Any]
+) -> None:
+    overrides = [*body["overrides"], "logger.wandb_project=oom"]
+    job = service.submit({**body, "overrides": overrides, "resources": {"gpus_per_node": 2}})["id"]
+    waited = sft("wait", job)
+    assert (waited.returncode, waited.stdout.split()) == (3, [job, "FAILED"])
+    for text in (waited.stderr, sft("show", job).stdout):
+        assert "Reduce train.global_batch_size, increase parallelism, or reduce seq_length." in text
+        assert "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 32.00 GiB" in text
+        assert "recipe.tensor_model_parallel_size: 1 -> 2" in text
+        assert "would fail again" in text
+    shown = sft("show", job).stdout
+    more = next(line for line in shown.splitlines() if "read more" in line).partition("sft ")[2]
+    assert "CUDA out of memory" in sft(*more.split()).stdout
+    again = next(line for line in shown.splitlines() if "sft retry" in line).partition("sft ")[2]
+    refused = sft("retry", job, "seq_lenght=1")
+    assert (refused.returncode, "/overrides/0" in refused.stderr) == (1, True)
+    assert sft.json(*again.split(), "train.train_iters=7", "--time-limit", "9")["attempt"] == 2
+    now = service.wait_for(job)
+    assert (now["state"], now["config"]["train"]["train_iters"]) == ("SUCCEEDED", 7)
+    assert now["config"]["recipe"]["tensor_model_parallel_size"] == 2
+    assert now["resources"]["time_limit_minutes"] == 9
+    assert "failure" not in sft("show", job).stdout
+
+
 def test_of_several_ends_the_worst_counts(sft: Sft, service: Service, body: dict[str, Any]) -> None:
     fine = service.submit(body)["id"]
     bad = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=fail"]})["id"]

@@ -1,10 +1,11 @@
 """The migrations lead up and down, and to the models, on both databases."""
 
 from alembic import command
-from sqlalchemy import create_engine, inspect
-from sqlmodel import SQLModel
+from sqlalchemy import MetaData, create_engine, inspect
+from sqlmodel import Session, SQLModel
 
 from worker import models, schema
+from worker.models import utcnow
 
 
 def tables(url: str) -> set[str]:
@@ -22,6 +23,29 @@ def test_up_and_down_and_up_again(database_url: str) -> None:
     assert tables(database_url) == set()
     schema.upgrade(database_url)
     assert tables(database_url) == set(SQLModel.metadata.tables)
+
+
+def test_attempts_from_before_know_what_they_occupied_and_why_the_last_failed(database_url: str) -> None:
+    schema.upgrade(database_url, "0002")
+    engine = create_engine(database_url)
+    old = MetaData()
+    old.reflect(engine)
+    failure, resources = {"class": "oom"}, {"nodes": 1, "gpus_per_node": 2, "time_limit_minutes": 3}
+    made = models.Job(
+        name="a", owner="a", project="a", spec={}, config={}, plan_hash="", cluster="local", backend="local",
+        attempt=2, failure=failure, resources=resources,
+    )  # fmt: skip
+    with engine.begin() as connection:
+        connection.execute(old.tables["job"].insert().values({**made.model_dump(), "state": "FAILED"}))
+        for number in (1, 2):
+            attempt = {"job_id": made.id, "number": number, "created_at": utcnow(), "events_offset": 0}
+            connection.execute(old.tables["attempt"].insert().values(attempt))
+    schema.upgrade(database_url)
+    with Session(engine) as session:
+        attempts = [session.get_one(models.Attempt, (made.id, number)) for number in (1, 2)]
+    engine.dispose()
+    assert [attempt.failure for attempt in attempts] == [None, failure]
+    assert [attempt.resources for attempt in attempts] == [resources, resources]
 
 
 def test_models_and_migrations_agree(database_url: str) -> None:

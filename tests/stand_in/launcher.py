@@ -7,6 +7,7 @@ boundary, as a fake sbatch would be. `logger.wandb_project` of a job's config sa
     hold         trains until it is stopped or killed
     wait         trains until there is a file `go` in its directory, then finishes
     fail         writes a failed event
+    oom          rank 1 runs out of GPU memory unless TP is 2; rank 0 sees that it is gone, and says so first
     die          ends without a word
     incomplete   finishes, but a file of its last checkpoint is shorter than it said
     forge        reports files that are not its own, and leaves links to them
@@ -26,6 +27,8 @@ from pathlib import Path
 import yaml
 
 TOTAL_STEPS = 4
+OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 32.00 GiB. GPU 1 is full.\n"
+PEER_IS_GONE = "RuntimeError: [gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer\n"
 
 
 def now() -> str:
@@ -78,6 +81,8 @@ class Rank:
 
     def run(self) -> int:
         (self.run_dir / "logs" / f"rank-{self.rank}.log").write_text(f"rank {self.rank} says hello\n")
+        if self.mode == "oom" and self.config["recipe"]["tensor_model_parallel_size"] != 2:
+            return self.run_out_of_memory()
         if self.rank > 0:
             return self.follow()
         print("größe: ééé", flush=True)
@@ -95,6 +100,14 @@ class Rank:
             )
             return 1
         return self.train()
+
+    def run_out_of_memory(self) -> int:
+        lines = OUT_OF_MEMORY if self.rank == 1 else PEER_IS_GONE
+        with (self.run_dir / "logs" / f"rank-{self.rank}.log").open("a") as log:
+            log.write(lines)
+        if self.rank == 0:
+            self.end("failed", code="peer_lost", message=lines.strip(), traceback=lines)
+        return 1
 
     def forge(self) -> None:
         size = Path("/etc/passwd").stat().st_size

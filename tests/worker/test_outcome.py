@@ -1,10 +1,12 @@
 """The trainer's marker decides; the backend's word only where there is none."""
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from trainer.failures import FAILURES, Evidence, Failure, LogTail
 from worker.outcome import decide
 from worker.run_events import Failed, Finished, Stopped
 
@@ -41,15 +43,115 @@ def test_how_a_run_ended(
     marker: Any, ended: Any, desired: str, whole: bool, state: str, failure: str | None
 ) -> None:
     outcome = decide(marker=marker, ended=ended, desired=desired, checkpoint_is_whole=whole, attempt=2)
-    assert (outcome.state, outcome.failure and outcome.failure["class"]) == (state, failure)
+    assert (outcome.state, outcome.failure and outcome.failure.failure_class) == (state, failure)
     if outcome.failure:
-        assert outcome.failure["evidence"]["attempt"] == 2
-        assert outcome.failure["recovery"]
+        assert outcome.failure.evidence.attempt == 2
+        assert outcome.failure.recovery
 
 
-def test_a_failure_carries_the_trainers_own_words() -> None:
-    outcome = decide(marker=FAILED, ended=EXITED, desired="run", checkpoint_is_whole=False, attempt=1)
+def failure(
+    marker: Any = None, ended: Any = EXITED, logs: Sequence[LogTail] = (), name: str | None = None
+) -> Failure:
+    """Of a run that nobody cancelled; name: what the table has to call it."""
+    outcome = decide(
+        marker=marker, ended=ended, desired="run", checkpoint_is_whole=False, attempt=2, logs=logs
+    )
     assert outcome.failure is not None
-    assert outcome.failure["cause"] == "CUDA out of memory"
-    assert outcome.failure["evidence"] == {"attempt": 1, "rank": 3, "traceback": "..."}
+    assert name in (None, outcome.fault)
     assert outcome.reason.raw == "{}"
+    return outcome.failure
+
+
+def test_a_known_failure_has_the_tables_cause_and_the_trainers_line() -> None:
+    found = failure(FAILED)
+    assert found.cause == "GPU memory is exhausted during forward, backward, or optimizer steps."
+    expected = Evidence(attempt=2, rank=3, line="CUDA out of memory", traceback="...")
+    assert found.evidence == expected
+
+
+def test_what_the_trainer_says_is_fit_to_be_shown_and_looked_for_in_any_log() -> None:
+    message = "\x1b[31mRuntimeError: CUDA error: out of memory\x07" + "y" * 5000
+    marker = Failed(event="failed", at=AT, code="oom", message=message, rank=5, traceback="...")
+    line = failure(marker).evidence.line
+    assert line is not None
+    assert (len(line), line.isprintable()) == (500, True)
+    # The rank's own log is gone; what the launcher has kept of it says the same.
+    evidence = failure(marker, logs=[LogTail(None, 7, b"one\n" + OOM)]).evidence
+    assert (evidence.rank, evidence.offset, evidence.line) == (None, 11, OOM.decode().strip())
+
+
+def test_a_refusal_is_told_in_the_trainers_words_and_found_in_its_log() -> None:
+    message = "There are no shards at /data. Run packing."
+    marker = Failed(event="failed", at=AT, code="missing_packed_data", message=message, rank=1)
+    log = b"first\n" + f'SFT_EVENT {{"message": "{message}"}}\ntrainer: {message}\nlast\n'.encode()
+    found = failure(marker, logs=[LogTail(0, 0, log), LogTail(1, 50, log)])
+    assert (found.failure_class, found.cause) == ("missing_packed_data", message)
+    assert (found.evidence.rank, found.evidence.line) == (1, f"trainer: {message}")
+    place = log.index(b"trainer: ")
+    assert (found.evidence.offset, found.evidence.limit) == (50 + place, len(f"trainer: {message}"))
+
+
+def test_the_code_of_a_check_is_about_the_config() -> None:
+    marker = Failed(event="failed", at=AT, code="missing_model", message="No base model is named.")
+    assert failure(marker).failure_class == "invalid_config"
+    assert failure(marker.model_copy(update={"traceback": "x"})).failure_class == "user_code"
+
+
+OOM = b"[rank1]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
+PEER = b"RuntimeError: [gloo/transport/tcp/pair.cc:545] Connection closed by peer [10.0.0.7]:1\n"
+SIGKILL = b"  traceback : Signal 9 (SIGKILL) received by PID 7\n"
+LOST = Failed(event="failed", at=AT, code="peer_lost", message=PEER.decode(), rank=0, traceback="...")
+
+
+def test_the_first_cause_wins_over_the_first_word() -> None:
+    """Rank 1 had no memory; rank 0 was the first to say something: that rank 1 is gone."""
+    logs = [LogTail(0, 0, PEER), LogTail(1, 10, b"hello\n" + OOM), LogTail(None, 0, PEER + OOM)]
+    found = failure(LOST, logs=logs)
+    assert (found.failure_class, found.evidence.rank, found.evidence.offset) == ("oom", 1, 16)
+    assert found.evidence.line == OOM.decode().strip()
+    assert found.evidence.traceback is None
+
+
+def test_of_equal_causes_that_of_the_rank_that_failed_first_wins() -> None:
+    disk = b"OSError: [Errno 28] No space left on device\n"
+    marker = Failed(event="failed", at=AT, code="user_code", message="boom", rank=1, traceback="...")
+    logs = [LogTail(0, 0, disk), LogTail(1, 0, OOM)]
+    assert failure(marker, logs=logs).failure_class == "oom"
+    assert failure(None, logs=logs).failure_class == "disk_full"
+    assert failure(None, logs=[LogTail(None, 0, disk)]).evidence.rank is None
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [("node_fail", "node_fail"), ("preempted", "preempted"), ("oom_killed", "host_oom"),
+     ("killed", "node_fail"), ("start_failed", "scheduler_rejected"), ("exited", "killed"),
+     ("image_pull", "image_pull")],
+)  # fmt: skip
+def test_the_clusters_word_counts_where_ranks_only_vanished(code: str, name: str) -> None:
+    ended = {"code": code, "message": "So it was.", "raw": "{}"}
+    logs = [LogTail(0, 0, PEER), LogTail(None, 0, SIGKILL)]
+    found = failure(LOST, ended, logs, name)
+    assert found.cause == ("So it was." if code != "exited" else FAILURES["killed"].cause)
+    assert failure(LOST, ended, [*logs, LogTail(1, 0, OOM)], "oom").failure_class == "oom"
+
+
+def test_a_run_that_stopped_well_is_not_searched_for_errors() -> None:
+    assert failure(STOPPED, LIMIT, [LogTail(0, 0, OOM)], "time_limit").retryable
+
+
+def test_what_nothing_explains_is_unknown_and_shows_the_last_lines() -> None:
+    found = failure(None, logs=[LogTail(0, 0, b"one\ntwo\n"), LogTail(None, 0, b"launcher\n")])
+    assert (found.failure_class, found.retryable) == ("unknown", True)
+    assert "The launcher exited with 1." in found.cause
+    assert (found.evidence.line, found.evidence.last_lines) == (None, ["one", "two"])
+
+
+def test_logs_are_read_only_where_a_run_failed() -> None:
+    def unread() -> Iterator[LogTail]:
+        raise AssertionError("read")
+        yield
+
+    for marker, desired, whole in ((FINISHED, "run", True), (FAILED, "cancel", False)):
+        decide(
+            marker=marker, ended=EXITED, desired=desired, checkpoint_is_whole=whole, attempt=1, logs=unread()
+        )

@@ -1,20 +1,14 @@
 """What a check has to say."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+
+from trainer.suggestion import Suggestion, suggest
+
+__all__ = ["Finding", "Severity", "Suggestion", "finding", "suggest"]
 
 Severity = Literal["error", "warning", "advice", "unverified"]
-
-
-class Suggestion(BaseModel):
-    """A change of one value that answers a finding or a failure."""
-
-    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
-
-    field: str = Field(description="Dotted key of the training config, or resources.NAME.")
-    current: Any = Field(alias="from", description="Its value now.")
-    to: Any = Field(description="Value to set.")
 
 
 class Finding(BaseModel):
@@ -36,7 +30,3 @@ def finding(
     return Finding(
         code=code, severity=severity, pointer=pointer, message=message, hint=hint, suggestion=change
     )
-
-
-def suggest(field: str, current: Any, to: Any) -> Suggestion:
-    return Suggestion(field=field, current=current, to=to)

@@ -91,14 +91,35 @@ def _supervise(directory: Path) -> dict[str, Any]:
 
 
 def _wait(directory: Path, process: subprocess.Popen[bytes], limit_seconds: float) -> dict[str, Any]:
+    killed_before = oom_kills()
     if _wait_at_most(process, limit_seconds):
-        return _record("exited", f"The launcher exited with {process.returncode}.", process.returncode)
+        return exit_of(process.returncode, oom_kills() - killed_before)
     (directory / "stop").write_text("time limit\n")
     _wait_at_most(process, SAVE_GRACE_SECONDS)
     process.terminate()
     _wait_at_most(process, KILL_GRACE_SECONDS)
     message = f"The time limit of {limit_seconds / 60:g} minutes was reached."
     return _record("time_limit", message, process.poll())
+
+
+def exit_of(code: int, kills: int) -> dict[str, Any]:
+    """kills: processes of this machine that the kernel ended for want of memory while the run went on."""
+    if code != 0 and kills > 0:
+        message = (
+            f"The launcher exited with {code}; meanwhile the kernel ended {kills} processes of this "
+            "machine for want of memory."
+        )
+        return _record("oom_killed", message, code)
+    return _record("exited", f"The launcher exited with {code}.", code)
+
+
+def oom_kills(counters: Path = Path("/proc/vmstat")) -> int:
+    """How many processes the kernel has ended since its start because memory was exhausted."""
+    with contextlib.suppress(OSError):
+        for line in counters.read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def _wait_at_most(process: subprocess.Popen[bytes], seconds: float) -> bool:

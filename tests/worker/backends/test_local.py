@@ -195,6 +195,17 @@ def test_another_process_with_the_same_pid_is_not_the_run(backend: Make, forged:
         bystander.wait()
 
 
+def test_a_failed_run_tells_of_the_kernels_kills_for_want_of_memory(tmp_path: Path) -> None:
+    counters = tmp_path / "vmstat"
+    counters.write_text("nr_free_pages 1\noom_kill_x 9\noom_kill 3\npgfault 7\n")
+    assert local_run.oom_kills(counters) == 3
+    assert local_run.oom_kills(tmp_path / "none") == 0
+    assert local_run.oom_kills() >= 0
+    killed = local_run.exit_of(1, kills=2)
+    assert (killed["reason"], "2 processes" in killed["message"]) == ("oom_killed", True)
+    assert local_run.exit_of(1, kills=0)["reason"] == local_run.exit_of(0, kills=2)["reason"] == "exited"
+
+
 def test_a_run_that_spoils_its_records_harms_no_other(backend: Make) -> None:
     machine = backend(max_running=2)
     bad, good = submit(machine, run("job-1")), submit(machine, run("job-2"))

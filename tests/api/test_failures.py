@@ -1,0 +1,106 @@
+"""A failure shows where it stands and what to change, and a retry changes it."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.service import Service
+from worker import jobs
+from worker.db import writing
+from worker.states import JobState
+
+Body = dict[str, Any]
+
+
+@pytest.mark.slow
+def test_what_failed_for_memory_succeeds_with_what_is_suggested(service: Service, body: Body) -> None:
+    overrides = [*body["overrides"], "logger.wandb_project=oom"]
+    job = service.submit({**body, "overrides": overrides, "resources": {"gpus_per_node": 2}})
+    job = service.wait_for(job["id"], "FAILED")
+    failure = job["failure"]
+    assert (failure["class"], failure["retryable"]) == ("oom", False)
+    evidence = failure["evidence"]
+    assert (evidence["attempt"], evidence["rank"]) == (1, 1)
+    url = f"/v1/jobs/{job['id']}"
+    place = {name: evidence[name] for name in ("attempt", "rank", "offset", "limit")}
+    text = service.client.get(f"{url}/logs", params=place).json()["text"]
+    assert text == evidence["line"]
+    assert "CUDA out of memory. Tried to allocate 32.00 GiB" in text
+    change = {"field": "recipe.tensor_model_parallel_size", "from": 1, "to": 2}
+    assert failure["suggestion"] == change
+
+    retried = service.client.post(f"{url}/retry", json={"apply_suggestion": True})
+    assert (retried.status_code, retried.json()["attempt"]) == (202, 2), retried.text
+    now = service.wait_for(job["id"], "SUCCEEDED")
+    assert now["config"]["recipe"]["tensor_model_parallel_size"] == 2
+    assert now["failure"] is None
+    events = service.client.get(f"{url}/events").json()["items"]
+    [changed] = [event for event in events if event["type"] == "changed"]
+    assert changed["data"] == {"changes": [{**change, "from": None}]}
+    first, second = service.client.get(f"{url}/attempts").json()["items"]
+    assert first["failure"] == failure
+    assert (second["failure"], second["resources"]) == (None, now["resources"])
+
+
+@pytest.mark.slow
+def test_what_nothing_explains_shows_the_end_of_the_log(service: Service, body: Body) -> None:
+    job = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=die"]})
+    failure = service.wait_for(job["id"], "FAILED")["failure"]
+    assert (failure["class"], failure["retryable"]) == ("unknown", True)
+    assert failure["evidence"]["last_lines"] == ["rank 0 says hello"]
+
+
+# -- what a retry may say ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def failed(client: TestClient, good: Body) -> str:
+    """The URL of a failed job's retry."""
+    job_id = client.post("/v1/jobs", json=good).json()["id"]
+    with writing() as session:
+        jobs.find(session, job_id).state = JobState.FAILED
+    return f"/v1/jobs/{job_id}/retry"
+
+
+@pytest.mark.parametrize("request_", [{}, {"json": {}}, {"json": None}, {"json": {"overrides": []}}])
+def test_a_retry_needs_no_body(client: TestClient, failed: str, request_: Body) -> None:
+    answer = client.post(failed, **request_)
+    assert (answer.status_code, answer.json()["attempt"]) == (202, 2)
+
+
+# What is refused changes nothing; which database that is makes no difference.
+ONE_DATABASE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
+@ONE_DATABASE
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"overides": []}, "/overides"),
+        ({"apply_suggestion": "yes"}, "/apply_suggestion"),
+        ({"apply_suggestion": True}, "/apply_suggestion"),
+        ({"resources": {"nodes": 0}}, "/resources/nodes"),
+        ({"resources": {"hours": 1}}, "/resources/hours"),
+        ({"overrides": "a=b"}, "/overrides"),
+        ({"overrides": ["seq_length=512", "train.gloabl_batch_size=8"]}, "/overrides/1"),
+        ({"overrides": {"train.micro_batch_size": 2}}, "/overrides/train.micro_batch_size"),
+        ({"overrides": ["checkpoint.save=/etc"]}, "/overrides/0"),
+        ({"overrides": ["trust_remote_code=true"]}, "/overrides/0"),
+        ({"overrides": ["dataset.nano3_packed_sft_dir=/etc"]}, "job/spec/inputs/packed_parquet"),
+        ([], ""),
+    ],
+)
+def test_what_a_retry_may_not_say_is_pointed_at(
+    client: TestClient, failed: str, body: Any, pointer: str
+) -> None:
+    answer = client.post(failed, json=body)
+    assert answer.status_code == 422, answer.text
+    assert pointer in [fault["pointer"] for fault in answer.json()["errors"]]
+    assert client.get(failed.removesuffix("/retry")).json()["state"] == "FAILED"
+
+
+@ONE_DATABASE
+def test_a_retry_is_sent_as_json(client: TestClient, failed: str) -> None:
+    assert client.post(failed, content="overrides=a").status_code == 415
+    assert client.post(failed, json={"overrides": ["a=" + "x" * (1 << 21)]}).status_code == 413

@@ -1,0 +1,61 @@
+"""Changes of one value with which a failed run may succeed. Pure; the best comes first."""
+
+from collections.abc import Iterator
+
+from trainer.config import TrainingConfig
+from trainer.effective import Effective
+from trainer.suggestion import Suggestion, suggest
+
+RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+
+
+def remedies(
+    name: str, config: TrainingConfig, gpus_per_node: int, time_limit_minutes: int, most_minutes: int
+) -> Iterator[Suggestion]:
+    """Changes for a failure of this name (of FAILURES); none where nothing sound is known.
+
+    Whether one fits the hardware, the model and the data is for the checks of a plan to say.
+    """
+    effective = Effective(config)
+    match name:
+        case "oom":
+            yield from _smaller_micro_batch(effective)
+            yield from _more_tensor_parallel(effective, gpus_per_node)
+            yield from _recompute(effective)
+        case "host_oom":
+            yield from _fewer_workers(effective)
+        case "time_limit":
+            longer = min(2 * time_limit_minutes, most_minutes)
+            if longer > time_limit_minutes:
+                yield suggest("resources.time_limit_minutes", time_limit_minutes, longer)
+
+
+def _smaller_micro_batch(effective: Effective) -> Iterator[Suggestion]:
+    now = effective.count("train.micro_batch_size")
+    if now > 1:
+        yield suggest("train.micro_batch_size", now, now // 2)
+
+
+def _more_tensor_parallel(effective: Effective, gpus_per_node: int) -> Iterator[Suggestion]:
+    """The next sizes that divide a node: beyond it tensor parallelism is slow."""
+    key = "model.tensor_model_parallel_size"
+    now = effective.count(key)
+    field = effective.pointer(key) if key in effective.given else "/recipe/tensor_model_parallel_size"
+    for size in range(2 * now, gpus_per_node + 1, now):
+        if gpus_per_node % size == 0:
+            yield suggest(field.strip("/").replace("/", "."), now, size)
+
+
+def _recompute(effective: Effective) -> Iterator[Suggestion]:
+    """Activations are computed again instead of kept: slower, and it fits."""
+    now = {key: effective.get(f"model.{key}") for key in RECOMPUTE}
+    if now["recompute_granularity"] != "full":
+        yield suggest("model", now, dict(RECOMPUTE))
+
+
+def _fewer_workers(effective: Effective) -> Iterator[Suggestion]:
+    key = "dataset.num_workers"
+    # On a CPU there are none unless the config asks for them.
+    now = 0 if effective.config.device == "cpu" and key not in effective.given else effective.count(key, 0)
+    if now > 0:
+        yield suggest(key, now, now // 2)

@@ -1,0 +1,176 @@
+"""What a retry changes: the job's spec with new overrides, and with what its failure suggests."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from trainer.config import walk
+from trainer.failures.remedies import remedies
+from trainer.suggestion import Suggestion
+from worker.clusters import cluster
+from worker.errors import FieldError, InvalidSpec, SftError
+from worker.models import Job, Json
+from worker.plan import Plan, checked_plan, parse_config
+from worker.refusals import fault
+from worker.spec import JobSpec, Overrides, RequestedResources, Strict
+from worker.validation import pointer
+
+APPLY = "/apply_suggestion"
+RESOURCES = "resources."
+# What lies outside of the retry's body: in what the job was given before.
+OF_JOB = "job/spec"
+
+
+class RetryRequest(Strict):
+    """What the next attempt has differently. Without any of it, it is the last one again."""
+
+    overrides: Overrides = Field(
+        default_factory=list, description="Changes to the job's config, in the same form as of a new job."
+    )
+    resources: RequestedResources = Field(default_factory=RequestedResources)
+    apply_suggestion: bool = Field(
+        default=False, description="Set what failure.suggestion says, before the overrides."
+    )
+
+    def changes_something(self) -> bool:
+        return bool(self.overrides or self.apply_suggestion or self.resources.model_dump(exclude_none=True))
+
+
+def revise(job: Job, request: RetryRequest) -> tuple[JobSpec, Plan]:
+    """The job's spec with the changes asked for, and its plan, checked as those of a new job are.
+
+    Raises InvalidSpec, with pointers into the request or, behind `job/spec`, into what the job had before.
+    """
+    overrides = [*_of_job(job), *_suggested(job, request), *_dotlist(request.overrides, "/overrides")]
+    spec = JobSpec.model_validate(job.spec).model_copy(
+        update={
+            "overrides": [one.text for one in overrides],
+            "resources": _resources(job, request),
+            "plan_hash": None,  # that plan was agreed to for the first attempt
+        }
+    )
+    try:
+        return spec, checked_plan(spec)
+    except InvalidSpec as error:
+        sources = [one.source for one in overrides]
+        faults = [one.model_copy(update={"pointer": _source(one, sources, request)}) for one in error.errors]
+        raise InvalidSpec(error.message, hint=error.hint, errors=faults) from error
+
+
+# -- overrides -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Override:
+    text: str
+    source: str
+    """Where the client has said it."""
+
+
+def _of_job(job: Job) -> list[_Override]:
+    return _dotlist(job.spec["overrides"], f"{OF_JOB}/overrides")
+
+
+def _dotlist(overrides: list[str] | dict[str, Any], where: str) -> list[_Override]:
+    """Overrides as a dotlist, whichever form they were given in."""
+    if isinstance(overrides, list):
+        return [_Override(text, where + pointer([index])) for index, text in enumerate(overrides)]
+    return [_Override(_text(key, value), where + pointer([key])) for key, value in overrides.items()]
+
+
+def _text(key: str, value: Any) -> str:
+    # JSON is YAML, which is what a dotlist's values are written in.
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+
+
+def _suggested(job: Job, request: RetryRequest) -> list[_Override]:
+    """What the suggestion sets in the config, if anything. Raises InvalidSpec where there is none."""
+    if not request.apply_suggestion:
+        return []
+    change = _suggestion_of(job)
+    if change is None:
+        hint = "Say in overrides what is to change; failure.suggestion shows whether there is one."
+        raise fault(APPLY, "no_suggestion", "The job's failure suggests nothing that could be applied.", hint)
+    return [] if change.field.startswith(RESOURCES) else [_Override(_text(change.field, change.to), APPLY)]
+
+
+def _suggestion_of(job: Job) -> Suggestion | None:
+    found = (job.failure or {}).get("suggestion")
+    return Suggestion.model_validate(found) if found else None
+
+
+def _resources(job: Job, request: RetryRequest) -> RequestedResources:
+    """Of the request, else of the suggestion, else as before."""
+    change = _suggestion_of(job) if request.apply_suggestion else None
+    suggested = (
+        {change.field.removeprefix(RESOURCES): change.to}
+        if change and change.field.startswith(RESOURCES)
+        else {}
+    )
+    asked = request.resources.model_dump(exclude_none=True)
+    return RequestedResources(**{**job.spec["resources"], **suggested, **asked})
+
+
+def _source(error: FieldError, overrides: list[str], request: RetryRequest) -> str:
+    """Where the client has said what a pointer into the revised spec points at."""
+    _, section, *rest = error.pointer.split("/")
+    if section == "overrides" and rest:
+        return "/".join([overrides[int(rest[0])], *rest[1:]])
+    if section == "resources" and rest and getattr(request.resources, rest[0], None) is not None:
+        return error.pointer
+    if section == "resources" and rest and request.apply_suggestion:
+        return APPLY
+    return OF_JOB + error.pointer
+
+
+# -- what a failure suggests -----------------------------------------------------------------------
+
+
+def suggestion(job: Job, fault_name: str) -> Suggestion | None:
+    """The best change for a failure (a name of FAILURES) with which the job's plan still holds."""
+    return next((one for one in _candidates(job, fault_name) if _holds(job, one)), None)
+
+
+def _candidates(job: Job, fault_name: str) -> Iterator[Suggestion]:
+    limits = cluster(job.cluster).limits
+    return remedies(
+        fault_name,
+        parse_config(job.config),
+        job.resources["gpus_per_node"],
+        job.resources["time_limit_minutes"],
+        limits.time_limit_minutes,
+    )
+
+
+def _holds(job: Job, change: Suggestion) -> bool:
+    tried = Job(**{**job.model_dump(), "failure": {"suggestion": change.model_dump(mode="json")}})
+    try:
+        revise(tried, RetryRequest(apply_suggestion=True))
+    except SftError:
+        return False
+    return True
+
+
+# -- what has changed ------------------------------------------------------------------------------
+
+
+def changes(before: Json, after: Json) -> list[Json]:
+    """What differs between two JSON objects, value by value: field (its dotted key), from, to."""
+    old, new = _values(before), _values(after)
+    return [
+        {"field": key, "from": old.get(key), "to": new.get(key)}
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _values(value: Json) -> Json:
+    """Every value that holds no others, by its dotted key."""
+    return {
+        where.strip("/").replace("/", "."): item
+        for where, item in walk(value)
+        if not isinstance(item, dict | list) or not item
+    }
