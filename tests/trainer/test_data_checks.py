@@ -244,6 +244,12 @@ def test_fewer_rows_suggest_a_smaller_batch(data: Path) -> None:
     assert (finding.suggestion.field, finding.suggestion.to) == ("train.global_batch_size", 4)
 
 
+def test_few_rows_do_where_an_incomplete_batch_is_filled_up(data: Path) -> None:
+    packed.write_shard(data / SHARD, packed.packs(7))
+    assert errors(data, dataset={"nano3_packed_sft_dir": str(data), "drop_last": False}) == []
+    assert errors(data, train={"global_batch_size": 8, "num_epochs": 2}) == []
+
+
 def test_rows_to_validate_do_not_matter_where_nothing_is_validated(data: Path) -> None:
     packed.write_shard(data / "splits/valid/part-00000.parquet", packed.packs(1))
     assert errors(data, validation={"eval_iters": 0}) == []

@@ -94,11 +94,17 @@ def check(config: TrainingConfig, *, global_batch_size: int | None = None) -> Re
     size = config.train.get("global_batch_size", global_batch_size)
     job = Job(
         seq_length=config.seq_length,
-        global_batch_size=size if type(size) is int else None,
+        global_batch_size=size if type(size) is int and _drops_last(config) else None,
         hf_model_path=config.hf_model_path,
         validates=config.validation.get("eval_iters") != 0,
     )
     return examine(Path(directory), job)
+
+
+def _drops_last(config: TrainingConfig) -> bool:
+    """Whether Bridge leaves an incomplete global batch out; else it fills it up."""
+    extra = config.dataset.model_extra or {}
+    return config.train.get("num_epochs") is None and extra.get("drop_last") is not False
 
 
 def examine(path: Path, job: Job, *, full: bool = False, seconds: float = SAMPLE_SECONDS) -> Report:
@@ -149,7 +155,7 @@ def _of_fault(fault: Fault) -> Finding:
 
 
 def _of_rows(found: Inspection, job: Job) -> Iterator[Finding]:
-    """Bridge takes whole global batches alone."""
+    """Fewer rows than a global batch are none."""
     size = job.global_batch_size
     if size is None or found.unread_shards:
         return
