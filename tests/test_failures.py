@@ -115,6 +115,8 @@ def rank_of(run: Run, process: subprocess.Popen[bytes], rank: int) -> psutil.Pro
         ({"recipe": {"tensor_model_parallel_size": 3}}, "bad_parallel_batch_shape"),
         ({"train": {"train_iters": 2, "micro_batch_size": 2}}, "bad_parallel_batch_shape"),
         ({"dataset": {"nano3_packed_sft_dir": "/nowhere"}}, "missing_packed_data"),
+        ({"seq_length": 256}, "seq_length_mismatch"),
+        ({"train": {"train_iters": 2, "global_batch_size": 100_000}}, "bad_parallel_batch_shape"),
         ({"checkpoint_megatron": "/nowhere"}, "bad_checkpoint"),
         ({"hf_model_path": "/nowhere"}, "bad_checkpoint"),
         ({"hf_model_path": None}, "invalid_config"),
@@ -127,6 +129,14 @@ def test_what_the_trainer_refuses(config: Config, tmp_path: Path, change: Config
     told = failure(run, start(run))
     assert (told.failure_class, told.retryable) == (failure_class, False)
     assert told.cause in run.end["message"]
+
+
+def test_data_that_the_trainer_refuses(config: Config, inputs: Path, tmp_path: Path) -> None:
+    packed = Path(shutil.copytree(inputs / "packed", tmp_path / "packed"))
+    next(packed.rglob("train/*.parquet")).write_bytes(b"no parquet" * 100)
+    run = place(tmp_path / "run", {**config, "dataset": {"nano3_packed_sft_dir": str(packed)}})
+    told = failure(run, start(run))
+    assert (told.failure_class, told.retryable) == ("missing_packed_data", False)
 
 
 def test_more_than_the_hosts_memory(config: Config, model: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A failure shows where it stands and what to change, and a retry changes it."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from fastapi.testclient import TestClient
 from tests.service import Service
 from worker import jobs
 from worker.db import writing
+from worker.models import Attempt, utcnow
 from worker.states import JobState
 
 Body = dict[str, Any]
@@ -67,6 +69,17 @@ def failed(client: TestClient, good: Body) -> str:
 def test_a_retry_needs_no_body(client: TestClient, failed: str, request_: Body) -> None:
     answer = client.post(failed, **request_)
     assert (answer.status_code, answer.json()["attempt"]) == (202, 2)
+
+
+def test_each_attempt_counts_with_the_gpus_that_it_had(client: TestClient, failed: str) -> None:
+    began = utcnow() - timedelta(hours=3)
+    url = failed.removesuffix("/retry")
+    client.post(failed, json={"resources": {"gpus_per_node": 4}})
+    with writing() as session:
+        for number, hours in ((1, 2), (2, 1)):
+            attempt = session.get_one(Attempt, (url.rpartition("/")[2], number))
+            attempt.started_at, attempt.finished_at = began, began + timedelta(hours=hours)
+    assert client.get(url).json()["usage"]["gpu_hours"] == 2 * 1 + 1 * 4
 
 
 # What is refused changes nothing; which database that is makes no difference.

@@ -132,7 +132,8 @@ def test_what_a_check_found_is_about_the_config() -> None:
 
 # -- of several signs ------------------------------------------------------------------------------
 
-CAUGHT = b"""Import of FP8 failed with: Traceback (most recent call last):
+CAUGHT = b"""Import of FP8 failed:
+Traceback (most recent call last):
   File "/venv/megatron/core/utils.py", line 11, in <module>
     import transformer_engine
 ModuleNotFoundError: No module named 'transformer_engine'

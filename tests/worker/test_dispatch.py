@@ -18,6 +18,7 @@ from worker.clusters import cluster, connect
 from worker.db import writing
 from worker.errors import BackendUnavailable
 from worker.models import Job
+from worker.retries import RetryRequest
 from worker.spec import JobSpec
 from worker.states import JobState
 
@@ -41,6 +42,20 @@ def test_of_many_messages_one_submits(job: Job, data_dir: Path) -> None:
     assert [event.data["external_id"] for event in submitted] == [f"{job.id}.1"]
     dispatch.submit(job.id)
     assert states(job) == ["SUBMITTING", "QUEUED"]
+
+
+def test_what_a_check_suggests_a_retry_can_apply(job: Job) -> None:
+    with writing() as session:
+        stored = jobs.find(session, job.id)
+        stored.config = {**job.config, "train": {**job.config["train"], "micro_batch_size": 2}}
+    dispatch.submit(job.id)
+    failure = jobs.get(job.id).failure
+    assert failure is not None
+    assert (failure["class"], failure["retryable"]) == ("bad_parallel_batch_shape", False)
+    assert failure["suggestion"] == {"field": "train.micro_batch_size", "from": 2, "to": 1}
+    assert (
+        jobs.retry(job.id, ANNA, RetryRequest(apply_suggestion=True)).config["train"]["micro_batch_size"] == 1
+    )
 
 
 def test_what_has_vanished_since_the_request_is_a_failure_with_its_recovery(job: Job, data_dir: Path) -> None:

@@ -150,6 +150,26 @@ def test_what_no_database_holds_is_stored_all_the_same(job_in: JobIn) -> None:
     assert (now.state, now.reason_message) == (JobState.FAILED, "bad \ufffd and ? text")
 
 
+def test_a_failure_is_looked_for_at_the_end_of_each_log(job_in: JobIn) -> None:
+    job = job_in(JobState.FINALIZING)
+    early, decisive = (
+        b"RuntimeError: CUDA error: out of memory\n",
+        b"OSError: [Errno 28] No space left on device",
+    )
+    log = early + b"x" * 99 + b"\n" * (300 << 10) + decisive + b"\nthe end\n"
+    (directory_of(job) / "logs").mkdir()
+    (directory_of(job) / "logs" / "rank-0.log").write_bytes(log)
+    end(job, "")
+    ingest.ingest(job.id)
+    failure = jobs.get(job.id).failure
+    assert failure is not None
+    assert (failure["class"], failure["suggestion"]) == ("disk_full", None)
+    evidence = failure["evidence"]
+    assert log[evidence["offset"] :][: evidence["limit"]] == decisive
+    assert evidence["line"] == decisive.decode()
+    assert jobs.attempts(job.id)[0].failure == failure
+
+
 def test_the_end_needs_the_marker_and_a_whole_checkpoint(job_in: JobIn) -> None:
     job = job_in(JobState.FINALIZING)
     write(job, line(**STARTED) + save(job, 4))

@@ -13,6 +13,7 @@ from worker import jobs, queries, retries
 from worker.db import writing
 from worker.errors import IllegalAction, InvalidSpec
 from worker.models import Job
+from worker.plan import plan
 from worker.retries import RetryRequest
 from worker.spec import JobSpec
 from worker.states import JobState
@@ -137,6 +138,12 @@ def test_of_many_changing_retries_at_once_one_wins_whole(job_in: JobIn) -> None:
     now = jobs.get(job.id)
     assert now.spec["overrides"][1:] == ["train.train_iters=7"]
     assert changed(now) == [("train.train_iters", 50, 7)]
+
+
+def test_the_plan_agreed_to_was_that_of_the_first_attempt(spec: JobSpec, job_in: JobIn) -> None:
+    agreed = spec.model_copy(update={"plan_hash": plan(spec).plan_hash}).model_dump(mode="json")
+    now = retry(job_in(JobState.FAILED, spec=agreed), overrides=["train.train_iters=7"])
+    assert now.spec["plan_hash"] is None
 
 
 def test_a_job_that_runs_is_not_changed(job_in: JobIn) -> None:
