@@ -98,9 +98,9 @@ def test_success_needs_a_finished_event_and_a_whole_checkpoint(
 
 
 def test_cancel_leaves_no_rank_behind(service: Service, body: dict[str, Any]) -> None:
-    job = service.submit(holding(body, resources={"gpus_per_node": 3}))
+    job = service.submit(holding(body, resources={"gpus_per_node": 4}))
     service.wait_for(job["id"], "RUNNING")
-    wait_until(lambda: len(_processes(service, job)) >= 5, what="supervisor, launcher, three ranks")
+    wait_until(lambda: len(_processes(service, job)) >= 6, what="supervisor, launcher, four ranks")
     answer = service.client.post(f"/v1/jobs/{job['id']}/cancel")
     assert (answer.status_code, answer.json()["state"]) == (202, "CANCELLING")
     job = service.wait_for(job["id"])
