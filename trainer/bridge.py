@@ -13,7 +13,8 @@ from typing import Any
 DATA = Path(__file__).with_name("bridge.json")
 
 # Where a key of `recipe.*` that the installed recipe does not take lies in what the recipe returns.
-HOMES = ("model", "train", "validation", "optimizer", "scheduler", "checkpoint")
+# Not in its checkpoints: the service reads `checkpoint.*` itself.
+HOMES = ("model", "train", "validation", "optimizer", "scheduler")
 
 # Fields without a default. Not JSON Schema's `required`: a config changes what a recipe has made already.
 NEEDED = "x-needed"

@@ -6,11 +6,15 @@ may stand in them is checked against the installed Bridge's own classes: see sec
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 Section = dict[str, JsonValue]
+
+# More than any cluster has; checks try sizes one by one.
+MOST_PARALLEL = 1_000_000
+ParallelSize = Annotated[int, Field(ge=1, le=MOST_PARALLEL)]
 
 
 class RecipeConfig(BaseModel):
@@ -24,11 +28,11 @@ class RecipeConfig(BaseModel):
         alias="_target_",
         description="A recipe of megatron.bridge.recipes.nemotronh in place of the model's usual one.",
     )
-    tensor_model_parallel_size: int | None = Field(default=None, ge=1)
-    pipeline_model_parallel_size: int | None = Field(default=None, ge=1)
-    context_parallel_size: int | None = Field(default=None, ge=1)
-    expert_model_parallel_size: int | None = Field(default=None, ge=1)
-    expert_tensor_parallel_size: int | None = Field(default=None, ge=1)
+    tensor_model_parallel_size: ParallelSize | None = None
+    pipeline_model_parallel_size: ParallelSize | None = None
+    context_parallel_size: ParallelSize | None = None
+    expert_model_parallel_size: ParallelSize | None = None
+    expert_tensor_parallel_size: ParallelSize | None = None
     sequence_parallel: bool | None = None
 
     def values(self) -> dict[str, Any]:
@@ -122,7 +126,8 @@ class TrainingConfig(BaseModel):
             yield "/checkpoint_megatron", self.checkpoint_megatron
         if self.dataset.nano3_packed_sft_dir:
             yield "/dataset/nano3_packed_sft_dir", self.dataset.nano3_packed_sft_dir
-        sections: dict[str, Any] = {**self.__dict__, "dataset": self.dataset.model_extra}
+        open_ended = {"dataset": self.dataset.model_extra, "recipe": self.recipe.values()}
+        sections: dict[str, Any] = {**self.__dict__, **open_ended}
         for name, section in sections.items():
             if isinstance(section, dict):
                 for where, item in walk(section, f"/{name}"):
@@ -149,7 +154,8 @@ def walk(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def looks_like_path(text: str) -> bool:
-    return text.startswith(("/", "./", "../", "~")) or "/../" in text or text.endswith("/..") or "://" in text
+    leads_away = text in (".", "..") or "/../" in text or text.endswith("/..")
+    return leads_away or text.startswith(("/", "./", "../", "~", "file:")) or "://" in text
 
 
 def is_local(model: str) -> bool:

@@ -41,8 +41,9 @@ def target_recipe(target: str, peft: str | None) -> str:
     if module != NEMOTRON and not module.startswith(f"{NEMOTRON}."):
         raise ValueError(f"is not in {NEMOTRON}")
     current = name.replace("_finetune_config", "_peft_config" if peft else "_sft_config")
-    if current not in recipes():
-        nearest = get_close_matches(current, recipes(), n=1)
+    known = [one for one in recipes() if one.endswith("_config")]  # the others are this project's
+    if current not in known:
+        nearest = get_close_matches(current, known, n=1)
         raise ValueError(
             f"is not known; did you mean {NEMOTRON}.{nearest[0]}?" if nearest else "is not known"
         )
@@ -53,7 +54,8 @@ NEMOTRON = "megatron.bridge.recipes.nemotronh"
 
 
 def _generic(hf: Mapping[str, Any]) -> str:
-    architectures = set(hf.get("architectures") or ())
+    named = hf.get("architectures")
+    architectures = {one for one in named if isinstance(one, str)} if isinstance(named, list) else set()
     return "hybrid" if architectures & HYBRIDS else "mla" if architectures & MLA else "gpt"
 
 
@@ -148,7 +150,7 @@ class Effective:
     def count(self, key: str, default: int = 1) -> int:
         """A size; `default` where it is not known."""
         value = self.get(key)
-        return value if isinstance(value, int) and value > 0 else default
+        return value if isinstance(value, int) and 0 < value < 2**63 else default
 
 
 # Values of a recipe that the config's own keys always replace.

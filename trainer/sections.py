@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from trainer.bridge import NEEDED, Recipe, Schema, definitions, nested
-from trainer.config import TrainingConfig
+from trainer.config import MOST_PARALLEL, RecipeConfig, TrainingConfig
 from trainer.effective import SECTIONS, recipe_of, section_values, target_recipe
 
 
@@ -22,18 +23,26 @@ class Fault:
     hint: str | None
 
 
+# To find the name that was meant takes a while; nobody reads more of them at once.
+MOST_FAULTS = 20
+
+
 def faults(config: TrainingConfig) -> list[Fault]:
-    """All faults of a config's sections, `recipe.*` among them."""
-    bad_target = list(_target(config))
-    if bad_target:
-        return bad_target
+    """The first faults of a config's sections, `recipe.*` among them."""
+    return list(_target(config)) or list(islice(_all(config), MOST_FAULTS))
+
+
+def _all(config: TrainingConfig) -> Iterator[Fault]:
     recipe = recipe_of(config)
-    found = [*_recipe_arguments(config, recipe)]
+    yield from _recipe_arguments(config, recipe)
     for name in SECTIONS:
         section = section_values(config, name)
         if isinstance(section, dict):
-            found += [*_section(name, section, recipe), *_incomplete(name, section, recipe)]
-    return [*found, *_replaced(config), *_bounds(config)]
+            yield from _section(name, section, recipe)
+            yield from _incomplete(name, section, recipe)
+    for key in {**REPLACED, **AT_LEAST}:
+        if (value := _at(config, key)) is not None:
+            yield from (*_replaced(_pointer(key), key), *_bounds(_pointer(key), key, value))
 
 
 def _target(config: TrainingConfig) -> Iterator[Fault]:
@@ -56,12 +65,13 @@ def _recipe_arguments(config: TrainingConfig, recipe: Recipe) -> Iterator[Fault]
         if key in recipe.parameters:
             continue
         if home is None:
-            yield _unknown(pointer, f"recipe.{key}", _names(recipe, ("recipe", "model")))
+            yield _unknown(pointer, f"recipe.{key}", _names(recipe, ("recipe", "model", "checkpoint")))
             continue
         section, _, name = home.partition(".")
         found = _section(section, {name: value}, recipe)
         yield from (Fault(pointer, one.code, one.detail, one.hint) for one in found)
         yield from _said_twice(config, key, value, home)
+        yield from (*_replaced(pointer, home), *_bounds(pointer, home, value))
 
 
 def _said_twice(config: TrainingConfig, key: str, value: Any, home: str) -> Iterator[Fault]:
@@ -75,10 +85,11 @@ def _said_twice(config: TrainingConfig, key: str, value: Any, home: str) -> Iter
 # -- one section -----------------------------------------------------------------------------------
 
 
-def _section(name: str, values: Mapping[str, Any], recipe: Recipe) -> list[Fault]:
+def _section(name: str, values: Mapping[str, Any], recipe: Recipe) -> Iterator[Fault]:
     schema = {**recipe.schema(name), "$defs": definitions()}
     errors = _validator()(schema).iter_errors(values) if values else ()
-    return [fault for error in errors for fault in _faults(name, error, recipe)]
+    for error in errors:
+        yield from _faults(name, error, recipe)
 
 
 @cache
@@ -190,27 +201,31 @@ REPLACED = {
 }  # fmt: skip
 
 
-def _replaced(config: TrainingConfig) -> Iterator[Fault]:
-    for key, own in REPLACED.items():
-        if _at(config, key) is not None:
-            yield Fault(_pointer(key), "use_own_key", f"{key} is set through {own}.", f"Set {own} instead.")
+def _replaced(pointer: str, key: str) -> Iterator[Fault]:
+    if own := REPLACED.get(key):
+        yield Fault(pointer, "use_own_key", f"{key} is set through {own}.", f"Set {own} instead.")
 
 
+PARALLEL_SIZES = tuple(
+    f"model.{name}" for name in RecipeConfig.model_fields if name.endswith("parallel_size")
+)
 AT_LEAST = {
     "train.train_iters": 1, "train.global_batch_size": 1, "train.micro_batch_size": 1,
     "validation.eval_interval": 1, "validation.eval_iters": 0, "checkpoint.save_interval": 1,
     "logger.log_interval": 1, "optimizer.lr": 0, "optimizer.min_lr": 0, "lora.dim": 1,
     "scheduler.lr_warmup_iters": 0, "dataset.num_workers": 0,
+    **dict.fromkeys(PARALLEL_SIZES, 1),
 }  # fmt: skip
+AT_MOST = dict.fromkeys(PARALLEL_SIZES, MOST_PARALLEL)
 
 
-def _bounds(config: TrainingConfig) -> Iterator[Fault]:
-    for key, least in AT_LEAST.items():
-        value = _at(config, key)
-        if isinstance(value, int | float) and value < least:
-            yield Fault(
-                _pointer(key), "out_of_range", f"{key} has to be at least {least}, and is {value}.", None
-            )
+def _bounds(pointer: str, key: str, value: Any) -> Iterator[Fault]:
+    if not isinstance(value, int | float):
+        return
+    least, most = AT_LEAST.get(key, value), AT_MOST.get(key, value)
+    if not least <= value <= most:
+        bound = f"at least {least}" if value < least else f"at most {most}"
+        yield Fault(pointer, "out_of_range", f"{key} has to be {bound}, and is {value}.", None)
 
 
 def _pointer(key: str) -> str:

@@ -1,5 +1,6 @@
 """Cluster profiles: what a cluster is, who may write where, and how it is reached."""
 
+import os
 import tomllib
 from difflib import get_close_matches
 from functools import lru_cache
@@ -71,7 +72,7 @@ class Cluster(BaseModel):
 
     def allows(self, path: Path) -> bool:
         """Whether a path that a client names lies, symlinks resolved, under one of the roots."""
-        real = path.resolve()
+        real = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a loop
         return any(real.is_relative_to(root.resolve()) for root in self.roots)
 
     def refusal(self, where: str, path: str) -> FieldError | None:

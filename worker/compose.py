@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
-from yaml import YAMLError
+from yaml import AliasToken, YAMLError, scan
 
 from trainer.config import TrainingConfig
 from trainer.presets import Preset
@@ -109,6 +109,7 @@ def _refuse_key(where: str, key: str, text: str) -> None:
 def _parsed(where: str, key: str, text: str) -> Any:
     """The value of a dotlist entry, as OmegaConf reads it and with nothing resolved."""
     try:
+        _refuse_aliases(text.partition("=")[2])
         value = OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=False)
         for part in key.split("."):
             value = value[part]  # type: ignore[index, call-overload]
@@ -117,6 +118,12 @@ def _parsed(where: str, key: str, text: str) -> Any:
         detail = f"The value of {text[:100]!r} cannot be read: {str(error)[:500]}"
         raise fault(where, "not_an_override", detail) from error
     return value
+
+
+def _refuse_aliases(text: str) -> None:
+    """A few of them, each of others, are more than any memory holds."""
+    if "*" in text and any(isinstance(token, AliasToken) for token in scan(text)):
+        raise ValueError("YAML's aliases (*NAME) are not allowed; quote a text that begins with *")
 
 
 def _set(config: Any, where: str, key: str, value: Any) -> None:

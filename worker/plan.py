@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from trainer.config import TrainingConfig
 from trainer.effective import recipe_of
 from trainer.preflight import Estimate, Finding, check, fit, memory_of
+from trainer.preflight.data import POINTER
 from trainer.presets import Preset, PresetNotFound, load_preset
 from worker.agreement import changed, digest
 from worker.backends.base import Resources, Run, Submission
@@ -56,12 +57,14 @@ def plan(spec: JobSpec) -> Plan:
     cluster = named_in_request(spec.cluster)
     preset = _preset(spec.config) if isinstance(spec.config, str) else None
     resources = _resources(spec, preset, cluster)
-    composed, fitted = _fit(compose(spec, preset), resources)
+    composed = compose(spec, preset)
+    forbidden = list(_paths(composed, cluster))
+    composed, fitted = _fit(_without(composed, {finding.pointer for finding in forbidden}), resources)
     checks = [
         *_limits(resources, cluster),
         *_gpus(composed, cluster),
         *fitted,
-        *_checks(composed, resources, cluster),
+        *_checks(composed, resources, cluster, forbidden),
     ]
     config = composed.config.model_dump(mode="json")
     backend = connect(cluster)
@@ -175,11 +178,11 @@ def _gpus(composed: Composed, cluster: Cluster) -> Iterator[Finding]:
         )
 
 
-def _checks(composed: Composed, resources: Resources, cluster: Cluster) -> Iterator[Finding]:
+def _checks(
+    composed: Composed, resources: Resources, cluster: Cluster, forbidden: list[Finding]
+) -> Iterator[Finding]:
     """Findings about the config, each pointing at the place in the request that decides about it."""
-    forbidden = list(_paths(composed.config, cluster))
     nowhere = {finding.pointer for finding in forbidden}
-    # Nothing is said about what lies at a path that the client must not name.
     allowed = [
         one for one in check(composed.config, cluster.hardware(resources)) if one.pointer not in nowhere
     ]
@@ -187,8 +190,21 @@ def _checks(composed: Composed, resources: Resources, cluster: Cluster) -> Itera
         yield finding.model_copy(update={"pointer": composed.source(finding.pointer)})
 
 
-def _paths(config: TrainingConfig, cluster: Cluster) -> Iterator[Finding]:
-    for where, path in config.client_paths():
+def _without(composed: Composed, forbidden: set[str]) -> Composed:
+    """Nothing is said about what lies at paths that the client must not name: the plan goes on without."""
+    config = composed.config
+    changes: dict[str, Any] = {
+        name: None for name in ("hf_model_path", "checkpoint_megatron") if f"/{name}" in forbidden
+    }
+    if POINTER in forbidden:
+        changes["dataset"] = config.dataset.model_copy(update={"nano3_packed_sft_dir": None})
+    if "/checkpoint/load" in forbidden:
+        changes["checkpoint"] = {k: v for k, v in config.checkpoint.items() if k != "load"}
+    return replace(composed, config=config.model_copy(update=changes))
+
+
+def _paths(composed: Composed, cluster: Cluster) -> Iterator[Finding]:
+    for where, path in composed.config.client_paths():
         if refused := cluster.refusal(where, path):
             yield Finding(
                 code=refused.code,

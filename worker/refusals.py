@@ -12,7 +12,11 @@ from worker.errors import FieldError, InvalidSpec
 from worker.spec import JobSpec
 
 # Keys that make a library import what they name.
-RUNS_CODE = frozenset({"trust_remote_code", "_target_"})
+RUNS_CODE = frozenset({
+    "trust_remote_code", "hf_trust_remote_code", "_target_", "custom_manager_class", "feature_dirs",
+    "allow_custom_feature_dirs",
+})  # fmt: skip
+LARGEST = 2**63 - 1
 # It names one of a known few: see trainer.effective.target_recipe.
 RECIPE = "recipe._target_"
 
@@ -79,6 +83,8 @@ def refuse_items(values: Any, source: str, *, exact: bool = False) -> None:
             raise fault(at, "runs_code", detail)
         if isinstance(item, float) and not math.isfinite(item):
             raise fault(at, "not_finite", f"{name!r} is {item}, and has to be a finite number.")
+        if isinstance(item, int) and abs(item) > LARGEST:
+            raise fault(at, "out_of_range", f"{name!r} is a number of more than 64 bits.")
         texts = (name, item) if isinstance(item, str) else (name,)
         if any("${" in text for text in texts):
             raise fault(at, "interpolation", "Interpolations (${...}) are not allowed in a request.")

@@ -455,3 +455,83 @@ def test_every_error_in_the_document_is_a_problem(client: TestClient) -> None:
                     assert schema == {"$ref": "#/components/schemas/Problem"}, where
             if path.startswith("/v1"):
                 assert {"400", "401", "500", "503"} <= set(route["responses"]), path
+
+
+@pytest.mark.parametrize(
+    ("override", "code"),
+    [
+        ("recipe.load=/etc", "unknown_key"),
+        ("recipe.hf_model_id=a/b", "use_own_key"),
+        ("recipe.config_logger_dir=/etc", "path_not_allowed"),
+        ("logger.wandb_save_dir=..", "path_not_allowed"),
+        ("logger.mlflow_tracking_uri=file:/etc", "path_not_allowed"),
+        ("checkpoint.custom_manager_class=os.system", "runs_code"),
+        ("checkpoint.hf_trust_remote_code=true", "runs_code"),
+        ("tensor_inspect.feature_dirs=[features]", "runs_code"),
+        ("recipe._target_=megatron.bridge.recipes.nemotronh.gpt", "unknown_recipe"),
+    ],
+)
+def test_no_key_leads_around_the_roots_or_runs_code(
+    client: TestClient, good: Body, override: str, code: str
+) -> None:
+    refused(client, {**good, "overrides": [*good["overrides"], override]}, "/overrides/1", code)
+
+
+@pytest.mark.parametrize(
+    ("override", "code"),
+    [
+        ("seq_length=0x" + "f" * 4000, "out_of_range"),
+        ("model.hidden_size=1" + "0" * 400, "out_of_range"),
+        ("recipe.tensor_model_parallel_size=1000000000000", "less_than_equal"),
+        ("model.expert_model_parallel_size=1000000000000", "out_of_range"),
+        ("model.tensor_model_parallel_size=0", "out_of_range"),
+        ("train.x=[&a [1], *a]", "not_an_override"),
+    ],
+)
+def test_numbers_and_texts_that_would_take_for_ever_are_refused(
+    client: TestClient, good: Body, override: str, code: str
+) -> None:
+    refused(client, {**good, "overrides": [*good["overrides"], override]}, "/overrides/1", code)
+
+
+def test_so_many_layers_are_counted_and_not_listed(client: TestClient, good: Body) -> None:
+    sizes = ["model.num_layers=1000000000000", "model.hidden_size=8"]
+    plan = client.post("/v1/jobs:plan", json={**good, "overrides": [*good["overrides"], *sizes]}).json()
+    assert plan["memory"]["parameters"] == 1000000000000 * (4 * 8 * 8 + 2 * 8 * 32)
+
+
+def test_of_many_faults_the_first_are_told(client: TestClient, good: Body) -> None:
+    many = {"model": {f"tensor_model_parallel_siz{number}": 1 for number in range(5000)}}
+    answer = client.post("/v1/jobs", json={**good, "config": many})
+    assert (answer.status_code, len(answer.json()["errors"])) == (422, 20)
+
+
+def test_a_path_that_cannot_be_looked_at_is_no_model(client: TestClient, good: Body, data_dir: Path) -> None:
+    inputs = data_dir / "inputs"
+    (inputs / "loop").symlink_to(inputs / "loop")
+    for name in ("loop", "a" * 300):
+        body = {**good, "overrides": [f"hf_model_path={inputs / name}"]}
+        refused(client, body, "/overrides/0", "bad_checkpoint")
+        body = {**good, "overrides": [*good["overrides"], f"checkpoint_megatron={inputs / name}"]}
+        refused(client, body, "/overrides/1", "bad_checkpoint")
+
+
+@pytest.mark.parametrize("architectures", [5, [["GPT"]], {"a": 1}])
+def test_a_models_nonsense_is_no_error_of_the_service(
+    client: TestClient, good: Body, data_dir: Path, architectures: Any
+) -> None:
+    values = {"architectures": architectures, "num_hidden_layers": 2, "hidden_size": 10**400}
+    (data_dir / "inputs" / "model" / "config.json").write_text(json.dumps(values))
+    assert client.post("/v1/jobs:plan", json=good).status_code == 200
+
+
+def test_nothing_is_told_of_a_model_outside_of_the_roots(
+    client: TestClient, good: Body, tmp_path: Path
+) -> None:
+    sizes = {"architectures": ["NemotronHForCausalLM"], "num_hidden_layers": 7, "hidden_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps({**sizes, "num_attention_heads": 5}))
+    overrides = [f"hf_model_path={tmp_path}", "recipe.tensor_model_parallel_size=2"]
+    body = {**good, "overrides": overrides, "resources": {"gpus_per_node": 2}}
+    plan = client.post("/v1/jobs:plan", json=body).json()
+    assert (plan["recipe"], plan["memory"]) == ("gpt", None)
+    assert [one["code"] for one in plan["checks"] if one["severity"] == "error"] == ["path_not_allowed"]

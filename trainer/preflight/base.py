@@ -1,6 +1,6 @@
 """Where the weights come from. A base that is named and not there is never passed over in silence."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trainer.checkpoints import latest_complete
@@ -18,7 +18,7 @@ def check(config: TrainingConfig) -> Iterator[Finding]:
 
 
 def _megatron(where: str, path: object) -> Iterator[Finding]:
-    if isinstance(path, str) and latest_complete(Path(path)) is None:
+    if isinstance(path, str) and not _seen(lambda: latest_complete(Path(path))):
         message = f"{path} holds no complete Megatron checkpoint."
         hint = "Name the directory that holds iter_*, or leave it out to begin from hf_model_path."
         yield finding("error", "bad_checkpoint", where, message, hint)
@@ -29,7 +29,7 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 def _weights(path: str | None) -> Iterator[Finding]:
     """A local model without weights is one to take the tokenizer and the sizes from, not to begin with."""
-    if path is None or not is_local(path) or not (Path(path) / "config.json").is_file():
+    if path is None or not is_local(path) or not _has_config(path):
         return
     if not any(file for pattern in WEIGHTS for file in Path(path).glob(pattern)):
         message = f"{path} holds no weights: no .safetensors and no .bin file."
@@ -41,7 +41,19 @@ def _model(path: str | None) -> Iterator[Finding]:
     if path is None:
         hint = "Set hf_model_path to a Hugging Face id or a local directory."
         yield finding("error", "missing_model", "/hf_model_path", "No base model is named.", hint)
-    elif is_local(path) and not (Path(path) / "config.json").is_file():
+    elif is_local(path) and not _has_config(path):
         message = f"{path} is not a Hugging Face model: it has no config.json."
         hint = "Name a directory with config.json and weights."
         yield finding("error", "bad_checkpoint", "/hf_model_path", message, hint)
+
+
+def _has_config(path: str) -> bool:
+    return _seen((Path(path) / "config.json").is_file)
+
+
+def _seen(look: Callable[[], object]) -> bool:
+    """Whether something is there; what cannot be looked at, or has too long a name, is not."""
+    try:
+        return bool(look())
+    except OSError:
+        return False

@@ -6,6 +6,7 @@ data-parallel ranks by the distributed optimizer. Activations: 34 bytes a token,
 (Korthikanti et al. 2022, arXiv 2205.05198, section 4, with flash attention), 2 where all is recomputed.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -101,20 +102,20 @@ def count(effective: Effective) -> Parameters:
         "tie_word_embeddings", False
     )
     return Parameters(
-        dense=sum(_dense(kind, effective) for kind in layers),
-        experts=layers.count("E") * _experts(effective),
+        dense=sum(number * _dense(kind, effective) for kind, number in layers.items()),
+        experts=layers["E"] * _experts(effective),
         embeddings=vocabulary * (1 if tied else 2),
-        adapters=sum(_adapter(kind, effective) for kind in layers),
+        adapters=sum(number * _adapter(kind, effective) for kind, number in layers.items()),
     )
 
 
-def _layers(effective: Effective) -> str:
-    """A letter for each layer, as in hybrid patterns: M Mamba, * attention, - MLP, E experts."""
+def _layers(effective: Effective) -> Counter[str]:
+    """Layers of each kind, by the letters of hybrid patterns: M Mamba, * attention, - MLP, E experts."""
     pattern = effective.get("model.hybrid_layer_pattern")
     if isinstance(pattern, str):
-        return pattern.replace("|", "")
+        return Counter(pattern.replace("|", ""))
     mlp = "E" if effective.count("model.num_moe_experts", 0) else "-"
-    return f"*{mlp}" * effective.count("model.num_layers")
+    return Counter(dict.fromkeys(("*", mlp), effective.count("model.num_layers")))
 
 
 def _dense(kind: str, effective: Effective) -> int:
@@ -196,7 +197,7 @@ def _activations(effective: Effective, shape: Shape) -> float:
     layers = (
         effective.count("model.num_layers") * hidden * (RECOMPUTED_BYTES if recomputed else ACTIVATION_BYTES)
     )
-    routed = 0 if recomputed else _layers(effective).count("E") * _routed(effective)
+    routed = 0 if recomputed else _layers(effective)["E"] * _routed(effective)
     logits = effective.count("model.vocab_size", 0) * LOGIT_BYTES
     return tokens * (layers + routed + logits) / shape.tensor
 

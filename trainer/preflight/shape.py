@@ -6,6 +6,7 @@ experts; both have to divide the world size, and what is left over is data paral
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import gcd
 
 from trainer.config import TrainingConfig
 from trainer.effective import Effective
@@ -98,7 +99,7 @@ def _largest_expert(effective: Effective, shape: Shape, gpus: int) -> int | None
     """The largest expert-parallel size, below the recipe's, that fits GPUs and experts."""
     experts = effective.count("model.num_moe_experts")
     fixed = shape.expert_tensor * shape.pipeline
-    sizes = range(shape.expert - 1, 0, -1)
+    sizes = range(min(shape.expert - 1, experts), 0, -1)
     return next((size for size in sizes if gpus % (size * fixed) == 0 and experts % size == 0), None)
 
 
@@ -142,10 +143,10 @@ def _where(effective: Effective) -> str:
     return effective.pointer(given[0]) if given else "/recipe"
 
 
-def _nodes(hardware: Hardware, group: int) -> Suggestion | None:
+def _nodes(hardware: Hardware, group: int) -> Suggestion:
     """The fewest nodes whose GPUs make whole groups."""
-    nodes = next((n for n in range(1, group + 1) if n * hardware.gpus_per_node % group == 0), None)
-    return suggest("resources.nodes", hardware.nodes, nodes) if nodes else None
+    nodes = group // gcd(group, hardware.gpus_per_node)
+    return suggest("resources.nodes", hardware.nodes, nodes)
 
 
 def _batch(effective: Effective, shape: Shape, hardware: Hardware) -> Iterator[Finding]:
@@ -187,7 +188,7 @@ def _model(effective: Effective, shape: Shape) -> Iterator[Finding]:
         number = effective.count(key, 0)
         if number % size == 0 or (name == "PP" and _is_uneven(effective)):
             continue
-        fitting = max(one for one in range(1, size) if number % one == 0)
+        fitting = next(one for one in range(min(size - 1, number), 0, -1) if number % one == 0)
         yield finding(
             "error", CODE, effective.pointer(decides),
             f"{number} {things} cannot be split over {name} {size}.", f"Set {name} to a divisor of {number}.",
