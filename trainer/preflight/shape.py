@@ -220,6 +220,13 @@ def _context(effective: Effective, shape: Shape) -> Iterator[Finding]:
             "Set model.calculate_per_token_loss=true.",
             change=suggest("model.calculate_per_token_loss", False, True),
         )  # fmt: skip
+    if effective.get("ddp.average_in_collective"):
+        yield finding(
+            "error", CODE, effective.pointer("ddp.average_in_collective"),
+            "Under context parallelism the loss must not be averaged in the collective.",
+            "Set ddp.average_in_collective=false.",
+            change=suggest("ddp.average_in_collective", True, False),
+        )  # fmt: skip
     length = effective.config.seq_length
     if length % (2 * shape.context):
         yield finding(

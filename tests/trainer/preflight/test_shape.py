@@ -110,6 +110,8 @@ def test_context_parallelism_counts_the_loss_per_token() -> None:
     [one] = found(off, TWO_NODES)
     assert change(one) == ("model.calculate_per_token_loss", False, True)
     assert found(config(recipe={"context_parallel_size": 2}), TWO_NODES) == []
+    averaged = config(recipe={"context_parallel_size": 2}, ddp={"average_in_collective": True})
+    assert [change(one) for one in found(averaged, TWO_NODES)] == [("ddp.average_in_collective", True, False)]
     odd = config(seq_length=4098, recipe={"context_parallel_size": 2})
     assert "no multiple of 2 x CP 2" in found(odd, TWO_NODES)[0].message
 
