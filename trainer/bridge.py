@@ -76,6 +76,12 @@ def nested(schema: Schema) -> Schema | None:
     return None
 
 
+def precisions() -> list[str]:
+    """Names of Bridge's recipes of mixed precision."""
+    names: list[str] = _data()["mixed_precision"]
+    return names
+
+
 def versions() -> Mapping[str, str]:
     """Packages that were described, with their versions."""
     found: dict[str, str] = _data()["versions"]

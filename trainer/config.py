@@ -49,6 +49,7 @@ class DatasetConfig(BaseModel):
 
     nano3_packed_sft_dir: str | None = Field(
         default=None,
+        min_length=1,
         description="Directory that holds the packed splits: splits/train/*.parquet, splits/valid/.",
     )
 
@@ -69,10 +70,13 @@ class TrainingConfig(BaseModel):
     )
     hf_model_path: str | None = Field(
         default=None,
+        min_length=1,
         description="Hugging Face id or local directory of the base weights, loaded through AutoBridge.",
     )
     checkpoint_megatron: str | None = Field(
-        default=None, description="Megatron checkpoint to begin from; wins over hf_model_path's weights."
+        default=None,
+        min_length=1,
+        description="Megatron checkpoint to begin from; wins over hf_model_path's weights.",
     )
     seq_length: int = Field(
         default=4096, ge=1, description="Training sequence length in tokens; equals the data's pack_size."

@@ -86,7 +86,10 @@ def describe() -> dict[str, Any]:
                 _own_name(key): values for key, part in vars(container).items() if (values := _changed(part))
             },
         }
+    from megatron.bridge.training.mixed_precision import MIXED_PRECISION_RECIPES
+
     return {
+        "mixed_precision": sorted(MIXED_PRECISION_RECIPES),
         "versions": {name: version(name) for name in ("megatron-bridge", "megatron-core")},
         "recipes": recipes,
         "$defs": described.schemas,

@@ -7,7 +7,7 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from trainer.bridge import NEEDED, Recipe, Schema, definitions, nested
+from trainer.bridge import NEEDED, Recipe, Schema, definitions, nested, precisions
 from trainer.config import MOST_PARALLEL, RecipeConfig, TrainingConfig
 from trainer.effective import SECTIONS, recipe_of, section_values, target_recipe
 
@@ -40,6 +40,7 @@ def _all(config: TrainingConfig) -> Iterator[Fault]:
         if isinstance(section, dict):
             yield from _section(name, section, recipe)
             yield from _incomplete(name, section, recipe)
+    yield from _precision(config.mixed_precision)
     for key in {**REPLACED, **AT_LEAST}:
         if (value := _at(config, key)) is not None:
             yield from (*_replaced(_pointer(key), key), *_bounds(_pointer(key), key, value))
@@ -204,6 +205,14 @@ REPLACED = {
 def _replaced(pointer: str, key: str) -> Iterator[Fault]:
     if own := REPLACED.get(key):
         yield Fault(pointer, "use_own_key", f"{key} is set through {own}.", f"Set {own} instead.")
+
+
+def _precision(name: Any) -> Iterator[Fault]:
+    if isinstance(name, str) and name not in precisions():
+        nearest = get_close_matches(name, precisions(), n=1)
+        hint = f"Did you mean {nearest[0]!r}?" if nearest else f"There are {', '.join(precisions())}."
+        detail = f"Megatron-Bridge has no precision {name[:100]!r}."
+        yield Fault("/mixed_precision", "wrong_value", detail, hint)
 
 
 PARALLEL_SIZES = tuple(

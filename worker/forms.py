@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from trainer.bridge import Schema, definitions
+from trainer.bridge import Schema, definitions, precisions
 from trainer.config import TrainingConfig
 from trainer.effective import SECTIONS, Effective
 from trainer.models import known_model
@@ -110,7 +110,7 @@ def _section(name: str, own: dict[str, Any], effective: Effective) -> dict[str, 
     properties = {**bridge["properties"], **own.get("properties", {})}
     held = {key: _with_default(f"{name}.{key}", one, effective) for key, one in properties.items()}
     section = {**bridge, "properties": held, "description": own.get("description")}
-    return {"anyOf": [section, {"type": "string"}]} if name == "mixed_precision" else section
+    return {"anyOf": [section, {"enum": [*precisions(), None]}]} if name == "mixed_precision" else section
 
 
 def _with_default(key: str, schema: Schema, effective: Effective) -> dict[str, Any]:

@@ -130,8 +130,14 @@ def _source(error: FieldError, overrides: list[str], request: RetryRequest) -> s
 
 
 def suggestion(job: Job, fault_name: str) -> Suggestion | None:
-    """The best change for a failure (a name of FAILURES) with which the job's plan still holds."""
-    return next((one for one in _candidates(job, fault_name) if _holds(job, one)), None)
+    """The best change for a failure (a name of FAILURES) with which the job's plan still holds.
+
+    None, too, where the job's cluster is gone or its config is no longer one: a run's end is not held up.
+    """
+    try:
+        return next((one for one in _candidates(job, fault_name) if _holds(job, one)), None)
+    except (SftError, ValueError):
+        return None
 
 
 def _candidates(job: Job, fault_name: str) -> Iterator[Suggestion]:

@@ -105,6 +105,12 @@ def test_what_no_request_may_set_is_refused(key: str, value: Any, code: str) -> 
     assert [fault.code for fault in faults(config(**at(key, value)))] == [code]
 
 
+def test_precisions_are_those_of_bridge() -> None:
+    [fault] = faults(config(mixed_precision="bf16_mixd"))
+    assert (fault.pointer, fault.hint) == ("/mixed_precision", "Did you mean 'bf16_mixed'?")
+    assert faults(config(mixed_precision="bf16_mixed")) == []
+
+
 def test_recipe_and_model_may_not_disagree() -> None:
     both = config(recipe={"tensor_model_parallel_size": 2}, model={"tensor_model_parallel_size": 4})
     assert [fault.code for fault in faults(both)] == ["said_twice"]

@@ -108,6 +108,7 @@ def check(effective: Effective, hardware: Hardware) -> Iterator[Finding]:
     yield from _grids(effective, shape, hardware)
     yield from _batch(effective, shape, hardware)
     yield from _model(effective, shape)
+    yield from _groups(effective, shape)
     yield from _context(effective, shape)
     yield from _minimum(effective, hardware)
 
@@ -167,6 +168,17 @@ def _batch(effective: Effective, shape: Shape, hardware: Hardware) -> Iterator[F
             f"train.global_batch_size {batch} is no multiple of {replicas} data-parallel replicas.",
             f"Set a multiple of {replicas}.",
             change=suggest("train.global_batch_size", batch, fitting),
+        )  # fmt: skip
+
+
+def _groups(effective: Effective, shape: Shape) -> Iterator[Finding]:
+    """Query groups are split over the ranks, or ranks share one (megatron-core, transformer_config.py)."""
+    groups, size = effective.count("model.num_query_groups", 0), shape.tensor
+    if groups and groups % size and size % groups:
+        yield finding(
+            "error", CODE, effective.pointer("model.tensor_model_parallel_size"),
+            f"{groups} query groups are neither a multiple nor a divisor of TP {size}.",
+            f"Set TP to a multiple or a divisor of {groups}.",
         )  # fmt: skip
 
 

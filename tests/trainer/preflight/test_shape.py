@@ -90,6 +90,16 @@ def test_batch_heads_and_layers_are_divisible(
     assert change(one) == suggested
 
 
+def test_query_groups_are_a_multiple_or_a_divisor() -> None:
+    six = {
+        "recipe": {"tensor_model_parallel_size": 3},
+        "model": {"num_query_groups": 2, "sequence_parallel": True},
+    }
+    assert any("2 query groups" in one.message for one in found(config(**six), Hardware(3, 8)))
+    two = {"recipe": {"tensor_model_parallel_size": 8, "sequence_parallel": True}}
+    assert found(config(**two), ONE_NODE) == []
+
+
 def test_an_uneven_layout_need_not_divide_the_layers() -> None:
     uneven = config(
         SUPER,
