@@ -20,6 +20,8 @@ class Model(BaseModel):
     )
 
 
+# Above it any length may be tried, with NVIDIA's advice on long ones.
+LONGEST_OFFERED = 32768
 SEED_LENGTHS = [2048, 4096, 8192, 16384, 32768]
 
 MODELS = (

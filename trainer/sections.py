@@ -142,7 +142,7 @@ def _faults(section: str, error: Any, recipe: Recipe) -> Iterator[Fault]:
 def _unknown(pointer: str, key: str, known: list[str]) -> Fault:
     """Unknown keys are named with the nearest: the same name elsewhere, else one like it."""
     section, _, name = key.rpartition(".")
-    elsewhere = [one for one in known if one.rpartition(".")[2] == name]
+    elsewhere = [one for one in known if one.rpartition(".")[2] in (name, f"{section}_{name}")]
     here = get_close_matches(key, [one for one in known if one.startswith(f"{section}.")], n=1)
     nearest = elsewhere or here or get_close_matches(key, known, n=1, cutoff=0.75)
     hint = (

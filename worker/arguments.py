@@ -30,7 +30,8 @@ def _field(where: str, flag: str) -> str:
     name = flag.removeprefix("--").replace("-", "_")
     fields = TrainingConfig.model_fields
     if not flag.startswith("--") or name not in fields:
-        hint = suggestion(name, fields) if flag.startswith("--") else "A flag looks like --seq-length 8192."
+        near = suggestion(name, fields) if flag.startswith("--") else "A flag looks like --seq-length 8192."
+        hint = f"{near} Keys of sections are overrides: train.train_iters=3."
         raise fault(where, "unknown_argument", f"{flag[:100]!r} maps to nothing.", hint)
     if isinstance(fields[name].default_factory, type):
         hint = f"Set one of its keys in overrides: {name}.KEY=VALUE."

@@ -5,9 +5,9 @@ import tomllib
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trainer.preflight import Hardware
 from worker.backends.base import Backend, Resources
@@ -47,11 +47,26 @@ class Cluster(BaseModel):
         minutes(value)
         return value
 
+    @model_validator(mode="after")
+    def _gives_what_it_allows(self) -> Self:
+        for name, limit in self.limits.model_dump().items():
+            if getattr(self.defaults, name) > limit:
+                raise ValueError(
+                    f"a job would get {getattr(self.defaults, name)} {name}, and at most {limit}"
+                )
+        return self
+
     @property
     def defaults(self) -> Resources:
-        return Resources(
+        """What a job gets that asks for nothing; what the profile leaves out is at most the limit."""
+        usual = Resources(
             nodes=self.nodes, gpus_per_node=self.gpus_per_node, time_limit_minutes=minutes(self.time)
-        )
+        ).model_dump()
+        limits = self.limits.model_dump()
+        for name, field in (("nodes", "nodes"), ("gpus_per_node",) * 2, ("time_limit_minutes", "time")):
+            if field not in self.model_fields_set:
+                usual[name] = min(usual[name], limits[name])
+        return Resources(**usual)
 
     @property
     def limits(self) -> Resources:

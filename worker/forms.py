@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from trainer.bridge import Schema, definitions, precisions
 from trainer.config import TrainingConfig
 from trainer.effective import SECTIONS, Effective
-from trainer.models import known_model
+from trainer.models import LONGEST_OFFERED, known_model
 from trainer.presets import Preset
 from worker.compose import compose
 from worker.provenance import Value, values
@@ -87,6 +87,10 @@ def config_schema(preset: Preset) -> dict[str, Any]:
         schema["properties"][name] = _section(name, schema["properties"][name], effective)
     for name in TrainingConfig.model_fields.keys() - set(SECTIONS) - {"recipe"}:
         schema["properties"][name]["default"] = getattr(config, name)
+    model = known_model(config.hf_model_path)
+    if model and model.seq_lengths:
+        length = {"anyOf": [{"enum": model.seq_lengths}, {"exclusiveMinimum": LONGEST_OFFERED}]}
+        schema["properties"]["seq_length"] |= length
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,

@@ -11,17 +11,18 @@ from trainer.config import walk
 from trainer.failures.remedies import remedies
 from trainer.suggestion import Suggestion
 from worker.clusters import cluster
+from worker.compose import INPUTS
 from worker.errors import FieldError, InvalidSpec, SftError
 from worker.models import Job, Json
 from worker.plan import Plan, checked_plan, parse_config
 from worker.refusals import fault
-from worker.spec import JobSpec, Overrides, RequestedResources, Strict
+from worker.spec import Inputs, JobSpec, Overrides, RequestedResources, Strict
 from worker.validation import pointer
 
 APPLY = "/apply_suggestion"
 RESOURCES = "resources."
 # What lies outside of the retry's body: in what the job was given before.
-OF_JOB = "job/spec"
+OF_JOB = "/job/spec"
 
 
 class RetryRequest(Strict):
@@ -42,12 +43,13 @@ class RetryRequest(Strict):
 def revise(job: Job, request: RetryRequest) -> tuple[JobSpec, Plan]:
     """The job's spec with the changes asked for, and its plan, checked as those of a new job are.
 
-    Raises InvalidSpec, with pointers into the request or, behind `job/spec`, into what the job had before.
+    Raises InvalidSpec, with pointers into the request or, behind `/job/spec`, into what the job had before.
     """
     overrides = [*_of_job(job), *_suggested(job, request), *_dotlist(request.overrides, "/overrides")]
     spec = JobSpec.model_validate(job.spec).model_copy(
         update={
             "overrides": [one.text for one in overrides],
+            "inputs": _inputs(job, overrides),
             "resources": _resources(job, request),
             "plan_hash": None,  # that plan was agreed to for the first attempt
         }
@@ -112,6 +114,13 @@ def _resources(job: Job, request: RetryRequest) -> RequestedResources:
     )
     asked = request.resources.model_dump(exclude_none=True)
     return RequestedResources(**{**job.spec["resources"], **suggested, **asked})
+
+
+def _inputs(job: Job, overrides: list["_Override"]) -> Inputs:
+    """As before, but for what the retry itself sets by its other name: the job may go on with other data."""
+    new = {one.text.partition("=")[0] for one in overrides if not one.source.startswith(OF_JOB)}
+    replaced = {name: None for key, name in INPUTS.items() if key in new}
+    return Inputs(**{**job.spec["inputs"], **replaced})
 
 
 def _source(error: FieldError, overrides: list[str], request: RetryRequest) -> str:

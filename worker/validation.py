@@ -26,7 +26,8 @@ def _field_error(error: Mapping[str, Any], model: type[BaseModel] | None, prefix
     elif error["type"] == "missing" and location:
         detail = f"The field {location[-1]!r} is missing."
     else:
-        detail = _sentence(error["msg"])
+        where = ".".join(str(part) for part in location)
+        detail = f"{where}: {_sentence(error['msg'])}" if where else _sentence(error["msg"])
     return FieldError(pointer=prefix + pointer(location), code=error["type"], detail=detail, hint=hint)
 
 

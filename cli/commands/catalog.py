@@ -1,5 +1,6 @@
 """What a service offers, and to whom: clusters, presets, whoami."""
 
+import json
 from typing import Annotated
 from urllib.parse import quote
 
@@ -46,9 +47,16 @@ def presets(
 def _preset(found: Document) -> None:
     show.pairs([("preset", found["name"]), ("recipe", found["recipe"]), ("", found["description"])])
     show.text("")
-    rows = ((one["name"], one["value"], one["choices"], one["description"]) for one in found["parameters"])
+    rows = (
+        (one["name"], json.dumps(one["value"]), _choices(one), one["description"])
+        for one in found["parameters"]
+    )
     show.table(("PARAMETER", "VALUE", "CHOICES", "DESCRIPTION"), rows)
     job_view.values(found["values"])
+
+
+def _choices(parameter: Document) -> str:
+    return ", ".join(json.dumps(choice) for choice in parameter["choices"] or ())
 
 
 def whoami(context: typer.Context, as_json: AsJson = False) -> None:

@@ -44,7 +44,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what a job would come to, storing nothing; exit code 1 where it would be refused."""
-    body = Asked(arguments or (), name, config, cluster, label or ()).body()
+    body = {"name": "plan", **Asked(arguments or (), name, config, cluster, label or ()).body()}
     with service(context) as api:
         planned = api.post("/v1/jobs:plan", repeatable=True, json=body)
     show.document(planned) if as_json else job_view.plan(planned, with_values=with_values)

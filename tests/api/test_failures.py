@@ -100,7 +100,7 @@ ONE_DATABASE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
         ({"overrides": {"train.micro_batch_size": 2}}, "/overrides/train.micro_batch_size"),
         ({"overrides": ["checkpoint.save=/etc"]}, "/overrides/0"),
         ({"overrides": ["trust_remote_code=true"]}, "/overrides/0"),
-        ({"overrides": ["dataset.nano3_packed_sft_dir=/etc"]}, "job/spec/inputs/packed_parquet"),
+        ({"overrides": ["dataset.nano3_packed_sft_dir=/etc"]}, "/overrides/0"),
         ([], ""),
     ],
 )

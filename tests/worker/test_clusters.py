@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from tests.conftest import forget_settings
 from worker import clusters
@@ -77,3 +78,9 @@ def test_symlinks_do_not_lead_out_of_the_roots(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "expected"), [("00:00:01", 1), ("01:30:00", 90), ("100:00:00", 6000)])
 def test_times_are_minutes_rounded_up(text: str, expected: int) -> None:
     assert minutes(text) == expected
+
+
+def test_a_profile_may_not_give_more_than_it_allows() -> None:
+    with pytest.raises(ValidationError, match="a job would get 2 nodes, and may have 1"):
+        Cluster(name="x", nodes=2)
+    assert Cluster(name="x", max_time="00:45:00").defaults.time_limit_minutes == 45

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests import packed
 from tests.conftest import forget_settings
 from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
@@ -109,9 +110,17 @@ def test_what_is_refused_points_into_the_request_or_the_job(job_in: JobIn) -> No
     too_long = {"time_limit_minutes": 99_999}
     assert faults(job, resources=too_long) == [("/resources/time_limit_minutes", "beyond_cluster")]
     assert faults(job, overrides=["dataset.nano3_packed_sft_dir=/x"]) == [
-        ("job/spec/inputs/packed_parquet", "contradiction")
+        ("/overrides/0", "path_not_allowed")
     ]
     assert faults(job, apply_suggestion=True) == [("/apply_suggestion", "no_suggestion")]
+
+
+def test_a_job_may_go_on_with_other_data(job_in: JobIn, data_dir: Path) -> None:
+    job = job_in(JobState.FAILED)
+    other = packed.make_dataset(data_dir / "inputs" / "other", tokenizer=str(data_dir / "inputs" / "model"))
+    now = retry(job, overrides=[f"dataset.nano3_packed_sft_dir={other}"])
+    assert now.config["dataset"]["nano3_packed_sft_dir"] == str(other)
+    assert now.spec["inputs"]["packed_parquet"] is None
 
 
 def test_a_suggestion_that_no_longer_holds_is_refused(job_in: JobIn) -> None:
@@ -127,7 +136,7 @@ def test_a_fault_of_what_the_job_had_before_is_told_from_that_of_the_retry(
 ) -> None:
     job = job_in(JobState.FAILED)
     (data_dir / "inputs/model/config.json").unlink()
-    assert faults(job, overrides=["train.train_iters=7"]) == [("job/spec/overrides/0", "bad_checkpoint")]
+    assert faults(job, overrides=["train.train_iters=7"]) == [("/job/spec/overrides/0", "bad_checkpoint")]
 
 
 def test_of_many_changing_retries_at_once_one_wins_whole(job_in: JobIn) -> None:

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 
 from trainer.effective import Effective
-from trainer.models import known_model
+from trainer.models import LONGEST_OFFERED, known_model
 from trainer.preflight.finding import Finding, finding, suggest
 
 # Other places where Bridge keeps the length.
 PLACES = ("model.seq_length", "dataset.seq_length", "dataset.offline_packing_specs.packed_sequence_size")
-LONGEST_OFFERED = 32768
 
 
 def check(effective: Effective) -> Iterator[Finding]:

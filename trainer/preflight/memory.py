@@ -79,7 +79,13 @@ def estimate(effective: Effective, hardware: Hardware) -> Estimate | None:
 
 def check(effective: Effective, hardware: Hardware, of: Estimate | None) -> Iterator[Finding]:
     memory = hardware.gpu_memory_gib
-    if memory is not None and of is not None and of.total_gib > memory:
+    if memory is None and of is not None and effective.config.device == "cuda":
+        yield finding(
+            "unverified", "gpu_memory_unknown", "/device",
+            f"A GPU would hold about {of.total_gib:g} GiB (an estimate); what it has is not known.",
+            "The cluster's profile can say it: gpu_memory_gib.",
+        )  # fmt: skip
+    elif memory is not None and of is not None and of.total_gib > memory:
         yield finding(
             "warning", "oom_likely", effective.pointer("model.tensor_model_parallel_size"),
             f"A GPU would hold about {of.total_gib:g} GiB, and has {memory:g} (an estimate).",

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 
 from trainer.effective import Effective
-from trainer.models import SUPER
+from trainer.models import LONGEST_OFFERED, SUPER
 from trainer.preflight.finding import Finding, Suggestion, finding, suggest
 from trainer.preflight.hardware import Hardware
-from trainer.preflight.lengths import LONGEST_OFFERED
 from trainer.preflight.memory import TIGHT_SHARE, Estimate
 
 FEW_RECORDS = 10_000
@@ -49,9 +48,12 @@ def _lora(effective: Effective, hardware: Hardware, estimate: Estimate | None) -
     """Full fine-tuning that hardly fits, or adapters described and not asked for."""
     if effective.config.peft is not None:
         return
+    message = "LoRA lowers the GPU requirement and shrinks the checkpoints."
+    if effective.config.lora:
+        message = f"lora.* does nothing while peft is null. {message}"
     if effective.config.lora or is_tight(hardware, estimate):
         yield _advice(
-            "use_lora", "/peft", "LoRA lowers the GPU requirement and shrinks the checkpoints.",
+            "use_lora", "/lora" if effective.config.lora else "/peft", message,
             "Set peft=lora for adapter tuning.", suggest("peft", None, "lora"),
         )  # fmt: skip
 
