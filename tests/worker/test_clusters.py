@@ -81,6 +81,6 @@ def test_times_are_minutes_rounded_up(text: str, expected: int) -> None:
 
 
 def test_a_profile_may_not_give_more_than_it_allows() -> None:
-    with pytest.raises(ValidationError, match="a job would get 2 nodes, and may have 1"):
+    with pytest.raises(ValidationError, match="a job would get 2 nodes, and at most 1"):
         Cluster(name="x", nodes=2)
     assert Cluster(name="x", max_time="00:45:00").defaults.time_limit_minutes == 45
