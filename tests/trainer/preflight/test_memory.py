@@ -20,6 +20,15 @@ def test_parameters_are_those_that_nvidia_names(model: str, billions: float) -> 
     assert count(Effective(config(model))).total / 1e9 == pytest.approx(billions, rel=0.01)
 
 
+def test_bytes_of_a_parameter_are_those_of_mixed_precision_with_adam() -> None:
+    """Of a dense model on 8 replicas: 2 of weights, 4 of gradients, 12 of states that the replicas share."""
+    found = memory_of(config("nvidia/NVIDIA-Nemotron-3-Nano-4B-BF16"), Hardware(1, 8))
+    assert found is not None
+    gib = found.parameters / 2**30
+    parts = (found.weights_gib, found.gradients_gib, found.optimizer_gib)
+    assert parts == pytest.approx((2 * gib, 4 * gib, 12 * gib / 8), rel=0.01)
+
+
 def test_parts_shrink_with_what_splits_them() -> None:
     one, four = (memory_of(config(), Hardware(nodes, 8)) for nodes in (1, 4))
     assert one is not None
