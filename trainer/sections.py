@@ -144,13 +144,24 @@ def _unknown(pointer: str, key: str, known: list[str]) -> Fault:
     section, _, name = key.rpartition(".")
     elsewhere = [one for one in known if one.rpartition(".")[2] in (name, f"{section}_{name}")]
     here = get_close_matches(key, [one for one in known if one.startswith(f"{section}.")], n=1)
-    nearest = elsewhere or here or get_close_matches(key, known, n=1, cutoff=0.75)
+    meant = [ELSEWHERE[one] for one in (key, name) if one in ELSEWHERE]
+    nearest = meant or elsewhere or here or get_close_matches(key, known, n=1, cutoff=0.75)
     hint = (
         f"Did you mean {nearest[0]!r}?"
         if nearest
         else f"Known names of {section}: GET /v1/schema lists them."
     )
     return Fault(pointer, "unknown_key", f"Megatron-Bridge has no {key}.", hint)
+
+
+# What other tools call it: a dotted key, or a name in any section.
+ELSEWHERE = {
+    "lora.rank": "lora.dim", "lora.r": "lora.dim", "learning_rate": "optimizer.lr",
+    "batch_size": "train.global_batch_size", "max_steps": "train.train_iters", "steps": "train.train_iters",
+    "warmup_steps": "scheduler.lr_warmup_iters", "save_steps": "checkpoint.save_interval",
+    "eval_steps": "validation.eval_interval", "max_seq_length": "seq_length",
+    "gradient_checkpointing": "model.recompute_granularity",
+}  # fmt: skip
 
 
 def _names(recipe: Recipe, sections: tuple[str, ...]) -> list[str]:
