@@ -8,10 +8,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from trainer.failures import Failure
 from trainer.models import Model
-from trainer.presets import Preset
 from worker.access import Role
 from worker.backends.base import Resources
 from worker.clusters import Cluster
+from worker.forms import PresetDetails
 from worker.models import ApiKey, Attempt, Event, Job, Metric, as_utc, utcnow
 from worker.queries import Details, Saved, is_stale
 from worker.states import TERMINAL, Action, JobState, allowed_actions
@@ -269,7 +269,7 @@ class CheckpointList(BaseModel):
 
 
 class PresetList(BaseModel):
-    items: list[Preset]
+    items: list[PresetDetails]
 
 
 class ModelList(BaseModel):

@@ -1,6 +1,7 @@
 """What a form needs to know of a preset: parameters, effective values, and a JSON Schema of its config."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -9,7 +10,7 @@ from trainer.bridge import Schema, definitions, precisions
 from trainer.config import TrainingConfig
 from trainer.effective import SECTIONS, Effective
 from trainer.models import LONGEST_OFFERED, known_model
-from trainer.presets import Preset
+from trainer.presets import Preset, load_preset
 from worker.compose import compose
 from worker.provenance import Value, values
 from worker.spec import JobSpec
@@ -39,8 +40,10 @@ class PresetDetails(Preset):
     values: dict[str, Value] = Field(description="All values that the preset or its recipe sets.")
 
 
-def details(preset: Preset) -> PresetDetails:
-    """A preset with its parameters and effective values."""
+@cache
+def details(name: str) -> PresetDetails:
+    """A preset with its parameters and effective values. Raises PresetNotFound."""
+    preset = load_preset(name)
     composed = compose(JobSpec(name="form", config=preset.name), preset)
     effective = Effective(composed.config)
     found = values(composed, set())

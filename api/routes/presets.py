@@ -18,14 +18,14 @@ router = APIRouter(tags=["presets"], dependencies=[Depends(get_caller)])
 
 @router.get("/presets", responses=declared())
 def list_presets() -> schemas.PresetList:
-    """Training configs that a job can name."""
-    return schemas.PresetList(items=[load_preset(name) for name in preset_names()])
+    """Training configs that a job can name, with their parameters and values."""
+    return schemas.PresetList(items=[details(name) for name in preset_names()])
 
 
 @router.get("/presets/{name}", responses=declared(404, 422))
 def get_preset(name: str) -> PresetDetails:
     """One preset with its parameters, and every value that it or its model's recipe sets."""
-    return details(_found(name))
+    return details(_found(name).name)
 
 
 @router.get("/schema", responses=declared(404, 422))

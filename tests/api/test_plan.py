@@ -71,6 +71,7 @@ def test_drift_names_what_has_changed(client: TestClient, good: Body, change: Bo
 
 def test_a_preset_shows_what_it_comes_to(client: TestClient) -> None:
     preset = client.get("/v1/presets/nano3").json()
+    assert preset in client.get("/v1/presets").json()["items"]
     assert preset["recipe"] == "nemotron_3_nano_sft_config"
     parameters = {one["name"]: one for one in preset["parameters"]}
     assert parameters["seq_length"]["choices"] == [2048, 4096, 8192, 16384, 32768]
