@@ -1,5 +1,7 @@
 """The models that have a recipe of their own in Megatron-Bridge, and what they need. No torch."""
 
+from typing import Any
+
 from pydantic import BaseModel, Field
 
 NANO = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
@@ -65,3 +67,11 @@ MODELS = (
 
 def known_model(hf_model_path: str | None) -> Model | None:
     return next((model for model in MODELS if model.id == hf_model_path), None)
+
+
+def narrowed(hf_model_path: str | None) -> dict[str, dict[str, Any]]:
+    """Fields of the training config that a model takes fewer values of: their JSON Schema."""
+    model = known_model(hf_model_path)
+    if model is None or model.seq_lengths is None:
+        return {}
+    return {"seq_length": {"anyOf": [{"enum": model.seq_lengths}, {"exclusiveMinimum": LONGEST_OFFERED}]}}

@@ -9,6 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 DIRECTORY = Path(__file__).parent / "configs"
 
+# What NVIDIA's step documents as its parameters and most used overrides.
+PARAMETERS = (
+    "seq_length", "peft", "hf_model_path", "recipe.tensor_model_parallel_size",
+    "recipe.pipeline_model_parallel_size", "train.global_batch_size", "train.train_iters", "checkpoint.save",
+    "dataset.nano3_packed_sft_dir",
+)  # fmt: skip
+
 
 class PresetNotFound(LookupError):
     """There is no preset of this name; says which is near."""

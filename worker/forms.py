@@ -9,18 +9,11 @@ from pydantic import BaseModel, Field
 from trainer.bridge import Schema, definitions, precisions
 from trainer.config import TrainingConfig
 from trainer.effective import SECTIONS, Effective
-from trainer.models import LONGEST_OFFERED, known_model
-from trainer.presets import Preset, load_preset
+from trainer.models import narrowed
+from trainer.presets import PARAMETERS, Preset, load_preset
 from worker.compose import compose
 from worker.provenance import Value, values
 from worker.spec import JobSpec
-
-# What NVIDIA's step documents as its parameters and most used overrides.
-PARAMETERS = (
-    "seq_length", "peft", "hf_model_path", "recipe.tensor_model_parallel_size",
-    "recipe.pipeline_model_parallel_size", "train.global_batch_size", "train.train_iters", "checkpoint.save",
-    "dataset.nano3_packed_sft_dir",
-)  # fmt: skip
 
 
 class Parameter(BaseModel):
@@ -62,15 +55,10 @@ def _parameter(name: str, schema: Schema, found: Mapping[str, Value], effective:
         one = one["properties"][part]
     key = name.replace("recipe.", "model.", 1)
     value = found[key].value if key in found else effective.get(key) if "." in key else None
-    return Parameter(
-        name=name, description=one.get("description"), value=value, choices=_choices(name, one, effective)
-    )
+    return Parameter(name=name, description=one.get("description"), value=value, choices=_choices(one))
 
 
-def _choices(name: str, schema: Schema, effective: Effective) -> list[Any] | None:
-    if name == "seq_length":
-        model = known_model(effective.config.hf_model_path)
-        return model.seq_lengths if model else None
+def _choices(schema: Schema) -> list[Any] | None:
     parts = schema.get("anyOf", [schema])
     named = [
         choice for part in parts for choice in part.get("enum", [part["const"]] if "const" in part else [])
@@ -90,10 +78,8 @@ def config_schema(preset: Preset) -> dict[str, Any]:
         schema["properties"][name] = _section(name, schema["properties"][name], effective)
     for name in TrainingConfig.model_fields.keys() - set(SECTIONS) - {"recipe"}:
         schema["properties"][name]["default"] = getattr(config, name)
-    model = known_model(config.hf_model_path)
-    if model and model.seq_lengths:
-        length = {"anyOf": [{"enum": model.seq_lengths}, {"exclusiveMinimum": LONGEST_OFFERED}]}
-        schema["properties"]["seq_length"] |= length
+    for name, narrower in narrowed(config.hf_model_path).items():
+        schema["properties"][name] |= narrower
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
