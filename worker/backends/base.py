@@ -1,6 +1,6 @@
 """What every cluster kind can do. The engine knows a backend only through this module."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -108,9 +108,10 @@ class FileStat(NamedTuple):
 
 
 class Files(Protocol):
-    """The cluster's file system: reading regular files, removing directories.
+    """The cluster's file system, by absolute paths. Where files are read only regular ones count.
 
-    Raises FileNotFoundError, BackendUnavailable.
+    Raises FileNotFoundError, BackendUnavailable. What was to be changed may have changed nevertheless
+    where BackendUnavailable is raised: an answer can be lost.
     """
 
     def stat(self, path: Path) -> FileStat: ...
@@ -127,4 +128,28 @@ class Files(Protocol):
         below: the directory above it that is the service's own, and has to be there. From it on, down
             to `path` and beyond, no link is followed: a run may have put one anywhere.
         """
+        ...
+
+    def sizes(self, paths: Sequence[Path]) -> dict[Path, int]:
+        """Bytes of those that are regular files, in one look; the others are left out."""
+        ...
+
+    def write(self, path: Path, content: bytes, mode: int = 0o600) -> None:
+        """Write a file, or replace it: readers see the old content or the new one. Its directory exists."""
+        ...
+
+    def create(self, path: Path, content: bytes, mode: int = 0o600) -> bool:
+        """Write a file whose name nobody has; False where it is taken, by whatever.
+
+        The name appears with its whole content, and of several that try at once, on any machine, one
+        is told True.
+        """
+        ...
+
+    def make_directory(self, path: Path, mode: int = 0o700) -> None:
+        """Make a directory, and those above it that are missing, with this mode. One that exists stays."""
+        ...
+
+    def remove(self, path: Path) -> None:
+        """Remove a file or a link; what is missing already is no error."""
         ...

@@ -1,11 +1,12 @@
-"""Files of a job where the service sees them on a local mount."""
+"""Files of a cluster where the service sees them on a local mount."""
 
 import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,6 +49,77 @@ class LocalFiles:
                 shutil.rmtree(path.name, dir_fd=parent)
             else:
                 os.unlink(path.name, dir_fd=parent)
+
+    def sizes(self, paths: Sequence[Path]) -> dict[Path, int]:
+        found = ((path, _regular_size(path)) for path in paths)
+        return {path: size for path, size in found if size is not None}
+
+    def write(self, path: Path, content: bytes, mode: int = 0o600) -> None:
+        with _usable(path), _temporary(path, content, mode) as fresh:
+            fresh.rename(path)
+
+    def create(self, path: Path, content: bytes, mode: int = 0o600) -> bool:
+        with _usable(path), _temporary(path, content, mode) as fresh:
+            try:
+                os.link(fresh, path)
+            except FileExistsError:
+                return False
+            return True
+
+    def make_directory(self, path: Path, mode: int = 0o700) -> None:
+        with _usable(path):
+            for directory in (*reversed(path.parents), path):
+                _make_directory(directory, mode)
+
+    def remove(self, path: Path) -> None:
+        with _usable(path), suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+
+
+def _regular_size(path: Path) -> int | None:
+    """Raises BackendUnavailable."""
+    try:
+        found = path.lstat()
+    except OSError as error:
+        if error.errno in ABSENT:
+            return None
+        raise _translated(error, path) from error
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+@contextmanager
+def _temporary(path: Path, content: bytes, mode: int) -> Iterator[Path]:
+    """A file next to `path` with its content, safely on disk; removed afterwards where it still is there."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _make_directory(path: Path, mode: int) -> None:
+    if path.is_dir():
+        return
+    with suppress(FileExistsError):  # another was faster, or what comes next says what is wrong
+        path.mkdir(mode)
+        # What the umask took comes back; what the directory above hands down (setgid) stays.
+        path.chmod(mode | stat.S_IMODE(path.stat().st_mode))
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "there is something that is no directory", str(path))
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Whatever hinders a change is something to try again, not absence."""
+    try:
+        yield
+    except OSError as error:
+        raise BackendUnavailable(f"{path} cannot be changed: {error.strerror}") from error
 
 
 @contextmanager

@@ -1,0 +1,105 @@
+"""How a cluster is reached: commands and files, on this machine here, over SSH in ssh.py."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple, Protocol
+
+from worker.backends.base import Files
+from worker.backends.files import LocalFiles
+from worker.backends.local_run import inherited
+from worker.errors import BackendUnavailable
+
+# Exit codes of POSIX shells, for commands that could not be started.
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+
+
+class Answer(NamedTuple):
+    """What a command said. Bytes that are not UTF-8 become U+FFFD."""
+
+    code: int
+    """Its exit code; 127 where there is no such command, 126 where it cannot be run."""
+    out: str
+    err: str
+
+
+class Transport(Protocol):
+    """A way to one cluster; threads may share it."""
+
+    @property
+    def description(self) -> str:
+        """What it leads to, for messages."""
+        ...
+
+    def run(self, command: Sequence[str], *, stdin: str = "", timeout: float) -> Answer:
+        """Run a command and wait for it, at most `timeout` seconds, all in all.
+
+        Raises BackendUnavailable where there is no answer: it cannot be reached, the connection was
+        cut, the time is over, a signal ended the command. The command may have had its effect.
+        """
+        ...
+
+    def files(self) -> Files: ...
+
+
+class LocalTransport:
+    """Commands of this machine, in an environment that has nothing of the service's keys and passwords."""
+
+    description = "this machine"
+
+    def __init__(self, environment: dict[str, str] | None = None) -> None:
+        """environment: what the commands need beyond the usual, e.g. SLURM_CONF."""
+        self._environment = environment or {}
+
+    def run(self, command: Sequence[str], *, stdin: str = "", timeout: float) -> Answer:
+        try:
+            process = subprocess.Popen(
+                command, env={**inherited(), **self._environment}, start_new_session=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            return Answer(NOT_FOUND, "", f"{command[0]}: {error.strerror}")
+        except OSError as error:
+            return Answer(NOT_EXECUTABLE, "", f"{command[0]}: {error.strerror}")
+        return answer(command, *_communicate(process, command, stdin.encode(), timeout))
+
+    def files(self) -> Files:
+        return LocalFiles()
+
+
+def _communicate(
+    process: subprocess.Popen[bytes], command: Sequence[str], stdin: bytes, timeout: float
+) -> tuple[int, bytes, bytes]:
+    try:
+        out, err = process.communicate(stdin, timeout)
+    except subprocess.TimeoutExpired:
+        raise timed_out(command, timeout) from None
+    finally:
+        _end(process)
+    return process.returncode, out, err
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of the command's group, and wait for no process that has left it."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with suppress(BrokenPipeError):
+                stream.close()
+
+
+def answer(command: Sequence[str], code: int, out: bytes, err: bytes) -> Answer:
+    """What a command that has ended said. Raises BackendUnavailable where a signal ended it."""
+    if code < 0:
+        raise BackendUnavailable(f"{command[0]} was ended by a signal.")
+    return Answer(code, out.decode(errors="replace"), err.decode(errors="replace"))
+
+
+def timed_out(command: Sequence[str], seconds: float) -> BackendUnavailable:
+    return BackendUnavailable(f"{command[0]} did not answer within {seconds:g} s.")
