@@ -155,7 +155,9 @@ def _backend(job: Job, details: Details) -> BackendView:
 
 def _queue(job: Job) -> QueueView | None:
     return (
-        QueueView(reason=job.reason_message, estimated_start=None) if job.state is JobState.QUEUED else None
+        QueueView(reason=job.reason_message, estimated_start=job.estimated_start)
+        if job.state is JobState.QUEUED
+        else None
     )
 
 

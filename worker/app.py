@@ -23,7 +23,7 @@ from worker.settings import get_settings
 # Submissions can be slow and many: a worker takes from its queues by turns, so that looks go on meanwhile.
 # What the beat sends is short and comes first: behind others it would expire, and nobody would look.
 SUBMISSIONS, LOOKS = "sft", "sft.looks"
-LOOKING = ("tick", "poll", "take_in", "cancel", "sweep")
+LOOKING = ("tick", "poll", "take_in", "cancel", "pause", "sweep")
 FIRST, NEXT = 0, 6  # priorities, as Celery's Redis transport counts them
 BROKER_TIMEOUT_SECONDS = 3.0
 # Messages expire by the wall clock: by so much may the clocks of two machines differ.

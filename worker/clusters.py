@@ -1,115 +1,26 @@
-"""Cluster profiles: what a cluster is, who may write where, and how it is reached."""
+"""Cluster profiles: read from clusters.toml, found by name, and connected."""
 
-import os
 import tomllib
 from difflib import get_close_matches
 from functools import lru_cache
-from pathlib import Path
-from typing import Literal, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import TypeAdapter, ValidationError
 
-from trainer.preflight import Hardware
-from worker.backends.base import Backend, Resources
+from worker.backends.base import Backend
 from worker.backends.local import LocalBackend
+from worker.backends.slurm.backend import SlurmBackend
+from worker.backends.ssh import SshTransport
+from worker.backends.transport import LocalTransport, Transport
 from worker.errors import FieldError, InvalidSpec, Misconfigured, NotFound
+from worker.profiles import Cluster, LocalCluster, Profile, SlurmCluster
 from worker.settings import get_settings
 
+__all__ = ["Cluster", "LocalCluster", "SlurmCluster", "cluster", "clusters", "connect", "named_in_request"]
 
-class Cluster(BaseModel):
-    """One table of clusters.toml. Field names are those of Nemotron's env.toml where it has them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    description: str = ""
-    executor: Literal["local"] = Field(default="local", description="The kind of backend.")
-    nodes: int = Field(default=1, ge=1, description="Nodes of a job that names none.")
-    gpus_per_node: int = Field(
-        default=1, ge=1, description="GPUs (ranks) a node of a job that names none; on a CPU, processes."
-    )
-    time: str = Field(default="04:00:00", description="Time limit, HH:MM:SS, of a job that names none.")
-    gpu_type: str | None = Field(default=None, description="What the GPUs are, e.g. H100.")
-    gpu_memory_gib: float | None = Field(default=None, gt=0, description="Memory of one GPU in GiB.")
-    max_nodes: int = Field(default=1, ge=1)
-    max_gpus_per_node: int = Field(default=8, ge=1)
-    max_time: str = Field(default="168:00:00", description="Longest time limit that a job may ask for.")
-    max_running: int = Field(default=1, ge=1, description="Runs at a time on this machine; others wait.")
-    roots: list[Path] = Field(
-        default_factory=list, description="Paths that a client names must lie under one of these."
-    )
-    python: Path | None = Field(default=None, description="Interpreter of the trainer's environment.")
-    env_vars: dict[str, str] = Field(default_factory=dict, description="Environment of every run.")
-
-    @field_validator("time", "max_time")
-    @classmethod
-    def _is_time(cls, value: str) -> str:
-        minutes(value)
-        return value
-
-    @model_validator(mode="after")
-    def _gives_what_it_allows(self) -> Self:
-        for name, limit in self.limits.model_dump().items():
-            if getattr(self.defaults, name) > limit:
-                raise ValueError(
-                    f"a job would get {getattr(self.defaults, name)} {name}, and at most {limit}"
-                )
-        return self
-
-    @property
-    def defaults(self) -> Resources:
-        """What a job gets that asks for nothing; what the profile leaves out is at most the limit."""
-        usual = Resources(
-            nodes=self.nodes, gpus_per_node=self.gpus_per_node, time_limit_minutes=minutes(self.time)
-        ).model_dump()
-        limits = self.limits.model_dump()
-        for name, field in (("nodes", "nodes"), ("gpus_per_node",) * 2, ("time_limit_minutes", "time")):
-            if field not in self.model_fields_set:
-                usual[name] = min(usual[name], limits[name])
-        return Resources(**usual)
-
-    @property
-    def limits(self) -> Resources:
-        return Resources(
-            nodes=self.max_nodes,
-            gpus_per_node=self.max_gpus_per_node,
-            time_limit_minutes=minutes(self.max_time),
-        )
-
-    def hardware(self, resources: Resources) -> Hardware:
-        """What a run with these resources would have here."""
-        return Hardware(
-            nodes=resources.nodes,
-            gpus_per_node=resources.gpus_per_node,
-            gpu_type=self.gpu_type,
-            gpu_memory_gib=self.gpu_memory_gib,
-        )
-
-    def allows(self, path: Path) -> bool:
-        """Whether a path that a client names lies, symlinks resolved, under one of the roots."""
-        real = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a loop
-        return any(real.is_relative_to(root.resolve()) for root in self.roots)
-
-    def refusal(self, where: str, path: str) -> FieldError | None:
-        """Why a client must not name a path at this place of its request; None where it may."""
-        if Path(path).is_absolute() and self.allows(Path(path)):
-            return None
-        roots = ", ".join(str(root) for root in self.roots) or "none"
-        return FieldError(
-            pointer=where,
-            code="path_not_allowed",
-            detail=f"{path!r} does not lie under a path that cluster {self.name!r} allows.",
-            hint=f"Allowed: {roots}. Paths are absolute, symlinks are resolved.",
-        )
-
-
-def minutes(time: str) -> int:
-    """Slurm's HH:MM:SS as minutes, rounded up. Raises ValueError on anything else."""
-    parts = time.split(":")
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):
-        raise ValueError(f"{time!r} is not a time of the form HH:MM:SS, e.g. 04:00:00")
-    hours, mins, seconds = (int(part) for part in parts)
-    return hours * 60 + mins + (seconds > 0)
+Table = dict[str, Any]
+_PROFILE: TypeAdapter[LocalCluster | SlurmCluster] = TypeAdapter(Profile)
+TEMPLATE_PREFIX = "_"
 
 
 @lru_cache
@@ -120,13 +31,38 @@ def clusters() -> dict[str, Cluster]:
         return {"local": _built_in()}
     try:
         tables = tomllib.loads(path.read_text())
-        return {name: Cluster(name=name, **table) for name, table in tables.items()}
-    except (OSError, tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
+        return {name: _profile(name, tables) for name in tables if not name.startswith(TEMPLATE_PREFIX)}
+    except (OSError, TypeError, ValueError) as error:
         raise Misconfigured(f"Cluster profiles in {path} cannot be used: {error}") from error
 
 
+def _profile(name: str, tables: dict[str, Table]) -> Cluster:
+    """A table with what it inherits. Raises ValueError."""
+    try:
+        return _PROFILE.validate_python({"executor": "local", **_inherited(name, tables), "name": name})
+    except ValidationError as error:
+        # The first part of a place is the executor.
+        faults = (f"{'.'.join(map(str, one['loc'][1:])) or name}: {one['msg']}" for one in error.errors())
+        raise ValueError(f"[{name}] {'; '.join(faults)}") from error
+
+
+def _inherited(name: str, tables: dict[str, Table], below: tuple[str, ...] = ()) -> Table:
+    """`extends` names a table whose values hold where this one has none."""
+    if name in below:
+        raise ValueError(f"{name!r} extends itself: {' -> '.join((*below, name))}")
+    if not isinstance(tables.get(name), dict):
+        raise ValueError(f"{name!r} is no table of the file, as in [{name}]{_wanted_by(below)}")
+    own = dict(tables[name])
+    parent = own.pop("extends", None)
+    return own if parent is None else {**_inherited(parent, tables, (*below, name)), **own}
+
+
+def _wanted_by(below: tuple[str, ...]) -> str:
+    return f", and {below[-1]!r} extends it" if below else ""
+
+
 def _built_in() -> Cluster:
-    return Cluster(
+    return LocalCluster(
         name="local",
         description="This machine. Data and models that jobs name lie under the service's inputs folder.",
         max_gpus_per_node=8,
@@ -156,10 +92,26 @@ def named_in_request(name: str | None) -> Cluster:
 def connect(profile: Cluster) -> Backend:
     """The backend of a profile."""
     settings = get_settings()
+    if isinstance(profile, SlurmCluster):
+        return SlurmBackend(profile, _transport(profile))
+    assert isinstance(profile, LocalCluster)
     return LocalBackend(
         root=settings.data_dir,
         python=profile.python or settings.trainer_python,
         max_running=profile.max_running,
         env_vars=profile.env_vars,
         cluster=profile.name,
+    )
+
+
+def _transport(profile: SlurmCluster) -> Transport:
+    if not profile.over_ssh:
+        return LocalTransport({"SLURM_CONF": str(profile.slurm_conf)} if profile.slurm_conf else {})
+    assert profile.host is not None
+    return SshTransport(
+        host=profile.host,
+        user=profile.user,
+        port=profile.port,
+        identity=profile.identity,
+        known_hosts=profile.known_hosts,
     )

@@ -1,14 +1,15 @@
 """Hands jobs to their backend, and takes them back. No transaction is open while a backend is called."""
 
 from datetime import timedelta
+from pathlib import Path
 
 from sqlalchemy import update
 from sqlmodel import Session, col
 
 from trainer.failures import Evidence, Failure, explain
 from trainer.preflight import Finding, check
-from worker import jobs, metrics
-from worker.backends.base import Backend, Submission
+from worker import ingest, jobs, metrics
+from worker.backends.base import Backend, Handle, Submission
 from worker.clusters import cluster, connect
 from worker.db import affected, writing
 from worker.errors import BackendUnavailable, SubmissionRejected
@@ -16,6 +17,7 @@ from worker.jobs import Reason
 from worker.log import logger
 from worker.models import Attempt, Job, utcnow
 from worker.plan import parse_config
+from worker.run_files import STOP
 from worker.states import DesiredState, JobState
 
 log = logger(__name__)
@@ -95,7 +97,8 @@ def _accepted(job: Job, backend: Backend, submission: Submission, external_id: s
         metrics.SUBMISSION_SECONDS.labels(job.cluster).observe(delay.total_seconds())
     if not moved and _is_unwanted(job):
         with metrics.observed(job.cluster, "cancel"):
-            backend.cancel(external_id)  # the wish came while the submission was on its way
+            # The wish came while the submission was on its way.
+            backend.cancel(Handle(external_id, submission.name))
     log.info("submit.done", job_id=job.id, external_id=external_id)
 
 
@@ -133,6 +136,9 @@ def cancel(job_id: str) -> None:
     if attempt.directory is None:
         _never_submitted(job)
         return
+    if attempt.exit is not None:
+        ingest.ingest(job_id)  # the run is over: it was paused
+        return
     try:
         _end_run(job, attempt)
     except BackendUnavailable as error:
@@ -141,16 +147,30 @@ def cancel(job_id: str) -> None:
 
 def _end_run(job: Job, attempt: Attempt) -> None:
     backend = connect(cluster(job.cluster))
-    submission = backend.render(jobs.run_of(job))
-    external_id = attempt.external_id or _find(backend, job, submission.name)
+    external_id = attempt.external_id or _find(backend, job, attempt.name)
     if external_id is not None:
         with metrics.observed(job.cluster, "cancel"):
-            backend.cancel(external_id)
+            backend.cancel(Handle(external_id, attempt.name))
         with writing() as session:
-            _store_external_id(session, job, external_id, submission.directory)
+            _store_external_id(session, job, external_id, attempt.directory or "")
     elif job.updated_at < utcnow() - SUBMISSION_GRACE:
         _never_submitted(job)
     # else its submission may still be on its way: the sweep asks again
+
+
+def pause(job_id: str) -> None:
+    """Bring a wish to pause to the run, which saves and ends; the watch sees its end. Safe to repeat."""
+    job = jobs.get(job_id)
+    attempt = jobs.attempt_of(job)
+    if job.state is not JobState.PAUSING or attempt.directory is None or attempt.exit is not None:
+        return
+    directory = Path(attempt.directory)
+    files = connect(cluster(job.cluster)).files()
+    try:
+        files.make_directory(directory)  # of a run that the scheduler begins again just now
+        files.write(directory / STOP, b"pause\n")
+    except BackendUnavailable as error:
+        log.warning("pause.unavailable", job_id=job_id, error=error.message)  # the sweep tries again
 
 
 def _find(backend: Backend, job: Job, name: str) -> str | None:

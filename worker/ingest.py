@@ -1,13 +1,13 @@
 """Reads what a run says of itself (events.jsonl, end.json) into the database, each line once."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import update
 from sqlmodel import Session, col
 
-from worker import jobs, logs, metrics, outcome, retries
-from worker.backends.base import Files
+from worker import jobs, logs, metrics, outcome, recovery, retries
+from worker.backends.base import Backend, Files
 from worker.clusters import cluster, connect
 from worker.db import affected, reading, writing
 from worker.errors import BackendUnavailable
@@ -24,6 +24,7 @@ from worker.run_events import (
     read_ending,
     read_event,
 )
+from worker.run_files import END, EVENTS
 from worker.states import LIVE, JobState
 
 log = logger(__name__)
@@ -43,22 +44,22 @@ def ingest(job_id: str) -> None:
         return
     try:
         with metrics.observed(job.cluster, "ingest"):
-            _take_in(job, attempt, connect(cluster(job.cluster)).files())
+            _take_in(job, attempt, connect(cluster(job.cluster)))
     except BackendUnavailable as error:
         log.warning("ingest.unavailable", job_id=job_id, error=error.message)  # the next look asks again
 
 
-def _take_in(job: Job, attempt: Attempt, files: Files) -> None:
-    while lines := _next_lines(attempt, files):
+def _take_in(job: Job, attempt: Attempt, backend: Backend) -> None:
+    while lines := _next_lines(attempt, backend.files()):
         if not _take(job.id, attempt, lines):
             return  # another worker is at it, and goes on
     if attempt.exit is not None:
-        _finalize(job, attempt, files)
+        _finalize(job, attempt, backend)
 
 
 def _next_lines(attempt: Attempt, files: Files) -> bytes:
     """The complete lines that follow the attempt's offset, as many as fit a chunk, and one at least."""
-    path = Path(attempt.directory or "") / "events.jsonl"
+    path = Path(attempt.directory or "") / EVENTS
     size = CHUNK_BYTES
     while True:
         try:
@@ -184,8 +185,11 @@ def _eta(progress: Json, event: StepDone) -> float | None:
     return round(pace * max(int(progress["total_steps"]) - event.step, 0), 1)
 
 
-def _finalize(job: Job, attempt: Attempt, files: Files) -> None:
+def _finalize(job: Job, attempt: Attempt, backend: Backend) -> None:
+    files = backend.files()
     marker = _end_marker(attempt, files)
+    if marker is None and _may_settle(attempt, backend.settle_seconds):
+        return  # the next look asks again
     decision = outcome.decide(
         marker=marker,
         ended=attempt.exit or {},
@@ -195,9 +199,19 @@ def _finalize(job: Job, attempt: Attempt, files: Files) -> None:
         logs=logs.tails(Path(attempt.directory or ""), jobs.run_of(job).resources.gpus, files),
     )
     failure = _failure(job, decision)
+    if recovery.goes_on(job, decision):
+        recovery.go_on(job, decision.reason, failure)
+        return
     with writing() as session:
         jobs.move(session, job, decision.state, reason=decision.reason, failure=failure)
     log.info("job.ended", job_id=job.id, state=decision.state)
+
+
+def _may_settle(attempt: Attempt, seconds: float) -> bool:
+    """Whether the run ended so recently that its end marker may not be seen here yet."""
+    seen_at = (attempt.exit or {}).get("at")
+    age = utcnow() - datetime.fromisoformat(seen_at) if seen_at else timedelta.max
+    return timedelta(0) <= age < timedelta(seconds=seconds)
 
 
 def _failure(job: Job, decision: outcome.Outcome) -> Json | None:
@@ -211,7 +225,7 @@ def _failure(job: Job, decision: outcome.Outcome) -> Json | None:
 
 def _end_marker(attempt: Attempt, files: Files) -> Ending | None:
     try:
-        return read_ending(files.read(Path(attempt.directory or "") / "end.json", 0, CHUNK_BYTES))
+        return read_ending(files.read(Path(attempt.directory or "") / END, 0, CHUNK_BYTES))
     except (FileNotFoundError, ValueError):
         return None
 

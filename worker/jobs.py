@@ -1,4 +1,4 @@
-"""Jobs: made, read, moved from state to state, cancelled, retried. The only writer of a job's state.
+"""Jobs: made, read, moved from state to state and attempt to attempt. The only writer of a job's state.
 
 Every function opens and closes its own transaction, or is given the one it belongs to.
 Nothing here talks to a backend or a broker.
@@ -20,11 +20,10 @@ from worker.clusters import cluster, connect
 from worker.db import affected, reading, writing
 from worker.errors import IdempotencyMismatch, IllegalAction, NotFound
 from worker.log import logger
-from worker.models import Attempt, Event, IdempotencyKey, Job, Json, new_id, utcnow
-from worker.plan import Plan, checked_plan
-from worker.retries import RetryRequest, changes, revise
+from worker.models import Attempt, Event, IdempotencyKey, Job, Json, Origin, new_id, utcnow
+from worker.plan import Plan, checked_plan, run
 from worker.spec import JobSpec
-from worker.states import LIVE, TERMINAL, TRANSITIONS, Action, DesiredState, JobState, allowed_actions
+from worker.states import LIVE, TERMINAL, TRANSITIONS, JobState, allowed_actions
 
 SYSTEM = "system"
 
@@ -84,7 +83,7 @@ def create(
 
 
 def _new_job(spec: JobSpec, caller: Caller) -> Job:
-    plan = checked_plan(spec)
+    plan = checked_plan(spec, caller.seen_project)
     job_id = new_id("job")
     return Job(
         id=job_id,
@@ -94,11 +93,11 @@ def _new_job(spec: JobSpec, caller: Caller) -> Job:
         labels=dict(spec.labels),
         cluster=plan.cluster,
         backend=cluster(plan.cluster).executor,
-        **_planned(spec, plan, job_id),
+        **planned(spec, plan, job_id),
     )
 
 
-def _planned(spec: JobSpec, plan: Plan, job_id: str) -> Json:
+def planned(spec: JobSpec, plan: Plan, job_id: str) -> Json:
     """The columns that a plan decides about."""
     return {
         "spec": spec.model_dump(mode="json"),
@@ -181,7 +180,7 @@ def attempt_of(job: Job, number: int | None = None) -> Attempt:
 
 def run_of(job: Job) -> Run:
     """What a backend is given to render."""
-    return Run(job.id, job.attempt, job.config, Resources(**job.resources))
+    return run(JobSpec.model_validate(job.spec), job.id, job.attempt, job.config, Resources(**job.resources))
 
 
 # -- changing --------------------------------------------------------------------------------------
@@ -212,8 +211,8 @@ def move(
     data = {"from": seen.value, "to": to.value, "code": reason.code if reason else None}
     data["message"] = reason.message if reason else None
     record(session, job, "state", actor=actor, data=data)
-    if to in TERMINAL:
-        _close_attempt(session, job, to)
+    if to in TERMINAL or to is JobState.PAUSED:
+        _close_attempt(session, job.id, job.attempt, to, failure=job.failure)
     return True
 
 
@@ -223,11 +222,43 @@ def _reason_values(reason: Reason | None) -> dict[str, str | None]:
     return {"reason_code": reason.code, "reason_message": reason.message, "reason_raw": reason.raw}
 
 
-def _close_attempt(session: Session, job: Job, outcome: JobState) -> None:
+def next_attempt(
+    session: Session,
+    job: Job,
+    to: JobState,
+    origin: Origin,
+    *,
+    actor: str = SYSTEM,
+    reason: Reason | None = None,
+    failure_of_last: Json | None = None,
+    attempt: Json | None = None,
+    **changes: Any,
+) -> bool:
+    """Move a job on to another attempt. The last one is closed; what it ended in is the job's state now.
+
+    failure_of_last: why the last attempt did not get to its end.
+    attempt: columns of the new attempt.
+    Returns False, and changes nothing, where somebody else moved the job first.
+    """
+    number, outcome = job.attempt, job.state
+    changes = {"attempt": number + 1, "progress": {}, "estimated_start": None, **changes}
+    if not move(session, job, to, actor=actor, reason=reason, **changes):
+        return False
+    _close_attempt(session, job.id, number, outcome, failure_of_last)
+    columns = {"resources": job.resources, "origin": origin.value, **(attempt or {})}
+    session.add(Attempt(job_id=job.id, number=job.attempt, **columns))
+    return True
+
+
+def _close_attempt(
+    session: Session, job_id: str, number: int, outcome: JobState, failure: Json | None = None
+) -> None:
+    """Note in what an attempt ended, unless that is known already."""
     session.execute(
         update(Attempt)
-        .where(col(Attempt.job_id) == job.id, col(Attempt.number) == job.attempt)
-        .values(outcome=outcome.value, finished_at=utcnow(), failure=job.failure)
+        .where(col(Attempt.job_id) == job_id, col(Attempt.number) == number)
+        .where(col(Attempt.finished_at).is_(None))
+        .values(outcome=outcome.value, finished_at=utcnow(), failure=failure)
     )
 
 
@@ -267,79 +298,6 @@ def record(
     """
     number = attempt or job.attempt
     session.add(Event(job_id=job.id, attempt=number, type=kind, actor=actor, data=data or {}))
-
-
-# -- what a client asks for ------------------------------------------------------------------------
-
-
-def cancel(job_id: str, caller: Caller) -> Job:
-    """Note the wish to cancel; asking twice changes nothing. Raises NotFound, IllegalAction."""
-    while True:
-        with writing() as session:
-            job = find(session, job_id)
-            _refuse_unless_allowed(job, Action.CANCEL)
-            if job.state is JobState.CANCELLING:
-                return job
-            reason = Reason("cancel_requested", f"Cancelled by {caller.name}.")
-            desired = DesiredState.CANCEL.value
-            if move(
-                session, job, JobState.CANCELLING, actor=caller.name, reason=reason, desired_state=desired
-            ):
-                return job
-
-
-def retry(job_id: str, caller: Caller, request: RetryRequest | None = None) -> Job:
-    """Give a job that ended without success another attempt, with changes if some are asked for.
-
-    Raises NotFound, IllegalAction, InvalidSpec.
-    """
-    seen = get(job_id)
-    _refuse_unless_allowed(seen, Action.RETRY)
-    revised = _revised(seen, request)
-    with writing() as session:
-        # Whoever has moved the job since it was seen has won: nothing of it is changed then.
-        job = seen.model_copy()
-        if not _begin_again(session, job, caller, revised):
-            raise IllegalAction("Somebody else changed this job just now.", allowed=[Action.RETRY])
-        session.add(Attempt(job_id=job.id, number=job.attempt, resources=job.resources))
-        if changed := _changes(seen, job):
-            record(session, job, "changed", actor=caller.name, data={"changes": changed})
-        return job
-
-
-def _revised(job: Job, request: RetryRequest | None) -> Json:
-    """The columns that a retry changes. Raises InvalidSpec."""
-    if request is None or not request.changes_something():
-        return {}
-    return _planned(*revise(job, request), job.id)
-
-
-def _begin_again(session: Session, job: Job, caller: Caller, revised: Json) -> bool:
-    return move(
-        session,
-        job,
-        JobState.VALIDATING,
-        actor=caller.name,
-        attempt=job.attempt + 1,
-        desired_state=DesiredState.RUN.value,
-        progress={},
-        failure=None,
-        finished_at=None,
-        **revised,
-    )
-
-
-def _changes(before: Job, after: Job) -> list[Json]:
-    """What the config and the resources of two attempts do not have in common."""
-    return changes(before.config, after.config) + changes(
-        {"resources": before.resources}, {"resources": after.resources}
-    )
-
-
-def _refuse_unless_allowed(job: Job, action: Action) -> None:
-    allowed = allowed_actions(job.state)
-    if action not in allowed:
-        raise IllegalAction(f"A job that is {job.state} cannot be asked to {action}.", allowed=allowed)
 
 
 # -- what the tasks look for -----------------------------------------------------------------------

@@ -3,11 +3,13 @@
 import secrets
 import time
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Index, Integer, Text, TypeDecorator
 from sqlmodel import Field, SQLModel
 
+from worker.backends.base import run_name
 from worker.states import DesiredState, JobState
 
 Json = dict[str, Any]
@@ -101,6 +103,8 @@ class Job(SQLModel, table=True):
     reason_code: str | None = None
     reason_message: str | None = Field(default=None, sa_type=Text)
     reason_raw: str | None = Field(default=None, sa_type=Text)
+    estimated_start: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    """The scheduler's, while the job waits."""
     attempt: int = 1
     progress: Json = Field(default_factory=dict, sa_type=JSON)
     failure: Json | None = Field(default=None, sa_type=JSON)
@@ -114,8 +118,22 @@ class Job(SQLModel, table=True):
     """Counts the changes a client can see: the ETag."""
 
 
+class Origin(StrEnum):
+    """What began an attempt."""
+
+    CREATED = "created"
+    RETRIED = "retried"
+    """A client, after a failure."""
+    RESUMED = "resumed"
+    """A client, after a pause."""
+    RECOVERED = "recovered"
+    """The service, after an interruption."""
+    REQUEUED = "requeued"
+    """The scheduler, after an interruption."""
+
+
 class Attempt(SQLModel, table=True):
-    """One submission of a job, with its own directory, logs and external id."""
+    """One run of a job, with its own directory and logs."""
 
     __tablename__ = "attempt"
 
@@ -135,8 +153,17 @@ class Attempt(SQLModel, table=True):
     """Why it failed, if it did; the job keeps that of its last attempt alone."""
     resources: Json | None = Field(default=None, sa_type=JSON)
     """What it occupied: a retry may ask for other resources."""
+    origin: str = Origin.CREATED.value
+    """What began it."""
+    submission: int | None = None
+    """Number of the attempt that was submitted, where the scheduler has begun it again by itself."""
     events_offset: int = Field(default=0, sa_type=BigInteger)
     """Bytes of the trainer's event file that are already in the database."""
+
+    @property
+    def name(self) -> str:
+        """What the scheduler calls its submission; unique for each of them."""
+        return run_name(self.job_id, self.submission or self.number)
 
 
 class Event(SQLModel, table=True):

@@ -25,6 +25,14 @@ from worker.states import DesiredState, JobState
 
 # What backends call it where that is no name of FAILURES.
 WORDS = {"oom_killed": "host_oom", "killed": "node_fail", "start_failed": "scheduler_rejected"}
+# What a run was told in its stop file, where it was not a client's wish.
+STOPS = {"time limit": "time_limit", "preemption": "preempted"}
+# The scheduler's word for a run that it no longer knows, and that has begun.
+VANISHED = "vanished"
+
+
+# What the scheduler says of a run that was ended before it could answer a wish to pause.
+CUT_OFF = ("preempted", "node_fail", "time_limit", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -78,11 +86,20 @@ def decide(
         return Outcome(JobState.SUCCEEDED, Reason("finished", "All steps done, final checkpoint complete."))
     if desired == DesiredState.CANCEL:
         return Outcome(JobState.CANCELLED, Reason("cancelled", ended.get("message") or "Cancelled."))
+    if desired == DesiredState.PAUSE and (isinstance(marker, Stopped) or ended.get("code") in CUT_OFF):
+        return Outcome(JobState.PAUSED, _paused(marker))
     seen = _look(logs, marker)
     fault = _fault(marker, ended, seen)
     failure = explain(fault.name, cause=fault.cause, evidence=fault.evidence(attempt, seen.last_lines))
     reason = Reason(failure.failure_class, failure.cause, ended.get("raw"))
-    return Outcome(JobState.FAILED, reason, fault.name, failure)
+    vanished = ended.get("code") == VANISHED and fault.name == "unknown"
+    return Outcome(JobState.LOST if vanished else JobState.FAILED, reason, fault.name, failure)
+
+
+def _paused(marker: Ending | None) -> Reason:
+    if isinstance(marker, Stopped) and marker.iteration is not None:
+        return Reason("paused", f"Saved and stopped at step {marker.step}.")
+    return Reason("paused", "Stopped before it could save; it will go on from its last complete checkpoint.")
 
 
 # -- what there is to see --------------------------------------------------------------------------
@@ -141,6 +158,8 @@ def _fault(marker: Ending | None, ended: Json, seen: _Seen) -> Fault:
             return Fault(
                 "bad_checkpoint", "The run finished, but its final checkpoint is missing or not whole."
             )
+        case Stopped(reason=reason) if reason in STOPS:
+            return Fault(STOPS[reason])
         case Stopped() if said not in FAILURES:
             return Fault("unknown", f"The run was stopped at step {marker.step} by its stop file.")
     silent = f"The run ended without a word from the trainer. {ended.get('message', '')}".strip()

@@ -18,7 +18,8 @@ from worker.clusters import Cluster, connect, named_in_request
 from worker.compose import Composed, compose
 from worker.errors import FieldError, InvalidSpec, PlanDrift
 from worker.provenance import Value, values
-from worker.refusals import fault, refuse_control_characters, refuse_unsupported
+from worker.refusals import fault, refuse_control_characters
+from worker.secrets import is_variable
 from worker.spec import JobSpec
 from worker.validation import pointer
 
@@ -50,11 +51,14 @@ class Plan(BaseModel):
         return _saving_to(self.config, job_directory)
 
 
-def plan(spec: JobSpec) -> Plan:
-    """Work a spec out. Raises InvalidSpec where it says something that has no meaning."""
+def plan(spec: JobSpec, project: str | None) -> Plan:
+    """Work a spec out. Raises InvalidSpec where it says something that has no meaning.
+
+    project: whose secrets it may name; None: those of all.
+    """
     refuse_control_characters(spec)
-    refuse_unsupported(spec)
     cluster = named_in_request(spec.cluster)
+    _refuse_secrets(spec, cluster, project)
     preset = _preset(spec.config) if isinstance(spec.config, str) else None
     resources = _resources(spec, preset, cluster)
     composed = compose(spec, preset)
@@ -69,7 +73,7 @@ def plan(spec: JobSpec) -> Plan:
     config = composed.config.model_dump(mode="json")
     backend = connect(cluster)
     directory = backend.job_directory(PLANNED_JOB)
-    submission = backend.render(Run(PLANNED_JOB, 1, _saving_to(config, directory), resources))
+    submission = backend.render(run(spec, PLANNED_JOB, 1, _saving_to(config, directory), resources))
     return Plan(
         ok=not any(finding.severity == "error" for finding in checks),
         preset=spec.config if isinstance(spec.config, str) else None,
@@ -85,6 +89,14 @@ def plan(spec: JobSpec) -> Plan:
         checks=checks,
         plan_hash=digest(_parts(config, resources, cluster, submission)),
     )
+
+
+def run(spec: JobSpec, job_id: str, attempt: int, config: dict[str, Any], resources: Resources) -> Run:
+    """What a backend is given to render."""
+    return Run(
+        job_id, attempt, config, resources,
+        attached=spec.attached, secrets=spec.secrets, fresh_image=spec.force_squash,
+    )  # fmt: skip
 
 
 def _fit(composed: Composed, resources: Resources) -> tuple[Composed, list[Finding]]:
@@ -104,9 +116,23 @@ def _dotted(fitted: Finding) -> str:
     return fitted.suggestion.field.replace("recipe.", "model.", 1) if fitted.suggestion else ""
 
 
-def checked_plan(spec: JobSpec) -> Plan:
+def _refuse_secrets(spec: JobSpec, cluster: Cluster, project: str | None) -> None:
+    known = [name for name, secret in cluster.known_secrets.items() if secret.allows(project)]
+    for variable, name in spec.secrets.items():
+        where = pointer(["secrets", variable])
+        if not is_variable(variable):
+            hint = (
+                "Take a name such as HF_TOKEN, of capitals, digits and underscores, that steers no program."
+            )
+            raise fault(where, "not_a_variable", f"{variable[:100]!r} cannot be set by a job.", hint)
+        if name not in known:
+            hint = f"Yours on this cluster: {', '.join(known) or 'none'}."
+            raise fault(where, "unknown_secret", f"There is no secret {name[:100]!r} for you.", hint)
+
+
+def checked_plan(spec: JobSpec, project: str | None) -> Plan:
     """The plan of a job that may be created. Raises InvalidSpec with its errors, or PlanDrift."""
-    result = plan(spec)
+    result = plan(spec, project)
     errors = [finding for finding in result.checks if finding.severity == "error"]
     if errors:
         faults = [FieldError(pointer=f.pointer, code=f.code, detail=f.message, hint=f.hint) for f in errors]

@@ -9,7 +9,6 @@ from pydantic import BaseModel
 
 from trainer.config import walk
 from worker.errors import FieldError, InvalidSpec
-from worker.spec import JobSpec
 
 # Keys that make a library import what they name.
 RUNS_CODE = frozenset({
@@ -50,12 +49,6 @@ def _strings(value: Any) -> Iterator[tuple[str, str]]:
 
 def _has_control_character(text: str) -> bool:
     return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
-
-
-def refuse_unsupported(spec: JobSpec) -> None:
-    """What is part of the contract and cannot be done yet is refused, not ignored."""
-    if spec.secrets:
-        raise fault("/secrets", "unknown_secret", "This cluster has no secrets.")
 
 
 def fault(where: str, code: str, detail: str, hint: str | None = None) -> InvalidSpec:

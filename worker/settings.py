@@ -59,6 +59,16 @@ class Settings(BaseSettings):
     stale_after_seconds: float = Field(
         default=30.0, description="A live job not observed for longer than this is reported as stale."
     )
+    requeue_grace_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        description="A run that its cluster has ended is given up when it was not begun again for so long.",
+    )
+    lost_after_seconds: float = Field(
+        default=120.0,
+        ge=0,
+        description="A run that its scheduler does not know is given up after so long.",
+    )
     keep_jobs_days: float | None = Field(
         default=None,
         gt=0,

@@ -26,11 +26,14 @@ class DesiredState(StrEnum):
     """What its owner wants of a job; kept apart from what is observed."""
 
     RUN = "run"
+    PAUSE = "pause"
     CANCEL = "cancel"
 
 
 class Action(StrEnum):
     CANCEL = "cancel"
+    PAUSE = "pause"
+    RESUME = "resume"
     RETRY = "retry"
 
 
@@ -42,7 +45,7 @@ LIVE = frozenset(JobState) - TERMINAL
 # The backend has, or may have, the job: it is polled.
 WATCHED = frozenset({S.QUEUED, S.STARTING, S.RUNNING, S.FINALIZING, S.PAUSING, S.RECOVERING, S.CANCELLING})
 # A task is owed to the job: if its message was lost, a sweep sends another.
-AWAITING_TASK = frozenset({S.VALIDATING, S.SUBMITTING, S.CANCELLING, S.FINALIZING})
+AWAITING_TASK = frozenset({S.VALIDATING, S.SUBMITTING, S.CANCELLING, S.PAUSING, S.FINALIZING})
 
 # What the end of a run may turn a watched job into.
 _OUTCOMES = frozenset({S.SUCCEEDED, S.FAILED, S.CANCELLED, S.LOST})
@@ -51,12 +54,14 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     S.VALIDATING: frozenset({S.SUBMITTING, S.FAILED, S.CANCELLING}),
     S.SUBMITTING: frozenset({S.QUEUED, S.FAILED, S.CANCELLING}),
     S.QUEUED: frozenset({S.STARTING, S.RUNNING, S.FINALIZING, S.RECOVERING, S.CANCELLING}),
+    # Back to QUEUED: the scheduler has put the run into its queue again.
     S.STARTING: frozenset({S.QUEUED, S.RUNNING, S.FINALIZING, S.RECOVERING, S.PAUSING, S.CANCELLING}),
-    S.RUNNING: frozenset({S.FINALIZING, S.RECOVERING, S.PAUSING, S.CANCELLING}),
-    S.FINALIZING: _OUTCOMES | {S.CANCELLING},
-    S.PAUSING: frozenset({S.PAUSED, S.FINALIZING, S.CANCELLING}),
+    S.RUNNING: frozenset({S.QUEUED, S.FINALIZING, S.RECOVERING, S.PAUSING, S.CANCELLING}),
+    S.FINALIZING: _OUTCOMES | {S.PAUSED, S.RECOVERING, S.CANCELLING},
+    S.PAUSING: frozenset({S.FINALIZING, S.RECOVERING, S.CANCELLING}),
     S.PAUSED: frozenset({S.SUBMITTING, S.CANCELLING}),
-    S.RECOVERING: frozenset({S.SUBMITTING, S.QUEUED, S.FAILED, S.CANCELLING}),
+    # The run was interrupted: it goes on as another attempt, of the scheduler's making or of ours.
+    S.RECOVERING: frozenset({S.SUBMITTING, S.QUEUED, S.FINALIZING, S.CANCELLING}),
     # A run that finished before the wish to cancel reached it has succeeded.
     S.CANCELLING: _OUTCOMES,
     S.SUCCEEDED: frozenset(),
@@ -66,8 +71,16 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 }
 
 
+LIVE_ACTIONS = {
+    S.STARTING: (Action.PAUSE,),
+    S.RUNNING: (Action.PAUSE,),
+    S.PAUSING: (Action.PAUSE,),
+    S.PAUSED: (Action.RESUME,),
+}
+
+
 def allowed_actions(state: JobState) -> list[Action]:
     """What a client may ask of a job in this state."""
     if state in LIVE:
-        return [Action.CANCEL]
+        return [*LIVE_ACTIONS.get(state, ()), Action.CANCEL]
     return [Action.RETRY] if S.VALIDATING in TRANSITIONS[state] else []

@@ -5,9 +5,9 @@ from typing import Any
 from celery import Task
 from kombu.exceptions import OperationalError
 
-from worker import dispatch, ingest, jobs, retention, watch
+from worker import clusters, dispatch, ingest, jobs, pace, retention, watch
 from worker.app import LOOKS, SUBMISSIONS, app
-from worker.errors import ServiceUnavailable
+from worker.errors import NotFound, ServiceUnavailable
 from worker.log import logger
 from worker.states import JobState
 
@@ -30,6 +30,12 @@ def cancel(job_id: str) -> None:
 
 
 @app.task
+def pause(job_id: str) -> None:
+    """Bring a wish to pause to the run."""
+    dispatch.pause(job_id)
+
+
+@app.task
 def tick() -> None:
     """Ask for a look at every cluster that has live jobs, unless earlier ones wait still."""
     if _waiting(LOOKS) >= MAX_BACKLOG:
@@ -40,9 +46,15 @@ def tick() -> None:
 
 @app.task
 def poll(cluster_name: str) -> None:
-    """Look at a cluster's live jobs once."""
-    for job_id in watch.look(cluster_name):
-        nudge(take_in, job_id)
+    """Look at a cluster's live jobs once, if it is time."""
+    try:
+        profile = clusters.cluster(cluster_name)
+    except NotFound as error:
+        log.warning("poll.no_such_cluster", error=error.message)  # its profile was removed
+        return
+    with pace.turn(profile) as is_due:
+        for job_id in watch.look(cluster_name) if is_due else ():
+            nudge(take_in, job_id)
 
 
 @app.task
@@ -75,6 +87,7 @@ OWED: dict[JobState, Task[Any, Any]] = {
     JobState.VALIDATING: submit,
     JobState.SUBMITTING: submit,
     JobState.CANCELLING: cancel,
+    JobState.PAUSING: pause,
     JobState.FINALIZING: take_in,
 }
 

@@ -1,50 +1,58 @@
 """Looks at live jobs: one call per cluster, whatever their number; writes only what changed."""
 
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
 
 from sqlalchemy import func, or_, update
 from sqlmodel import Session, col, select
 
-from worker import jobs, metrics
-from worker.backends.base import Observation, Phase
+from worker import ingest, jobs, metrics, recovery
+from worker.backends.base import Backend, Handle, Observation, Phase
 from worker.clusters import cluster, connect
 from worker.db import reading, writing
-from worker.errors import BackendUnavailable
 from worker.jobs import Reason
 from worker.log import logger
-from worker.models import Attempt, Job, utcnow
+from worker.models import Attempt, Job, Origin, utcnow
+from worker.outcome import VANISHED
+from worker.run_files import END, EVENTS
 from worker.settings import get_settings
-from worker.states import AWAITING_TASK, TRANSITIONS, WATCHED, JobState
+from worker.states import AWAITING_TASK, TRANSITIONS, WATCHED, DesiredState, JobState
 
 log = logger(__name__)
 
 Watched = tuple[Job, Attempt]
+News = tuple[Job, Attempt, Observation]
 Write = Callable[[Session, Job, Observation], None]
+
+# Schedulers think again about when a job may begin with each of their rounds.
+ESTIMATE_STEP = timedelta(minutes=2)
 
 
 def look(cluster_name: str) -> list[str]:
     """Observe all watched jobs of a cluster, move them on, and return the ids that have files to read.
 
     A look that fails changes nothing: the jobs keep their state, and become stale by the clock.
+    Raises BackendUnavailable.
     """
     watched = _watched(cluster_name)
     if not watched:
         return []
-    try:
-        backend = connect(cluster(cluster_name))
-        with metrics.observed(cluster_name, "poll"):
-            seen = backend.poll([attempt.external_id for _, attempt in watched if attempt.external_id])
-    except BackendUnavailable as error:
-        log.warning("poll.unavailable", cluster=cluster_name, error=error.message)
-        return []
-    news = [
-        (job, attempt, seen[attempt.external_id]) for job, attempt in watched if attempt.external_id in seen
-    ]
-    for job, attempt, observation in news:
-        _apply(job, attempt, observation)
-    _note_observed([job for job, _, _ in news])
-    return [job.id for job, _, observation in news if observation.phase is not Phase.QUEUED]
+    backend = connect(cluster(cluster_name))
+    with metrics.observed(cluster_name, "poll"):
+        seen = backend.poll([_handle(attempt) for _, attempt in watched])
+        news = [(job, attempt, seen[attempt.name]) for job, attempt in watched if attempt.name in seen]
+        known = [one for one in news if one[2].phase is not Phase.UNKNOWN]
+        known += _marked(backend, [one for one in news if one[2].phase is Phase.UNKNOWN])
+        to_read = list(_with_files(backend, known))
+    for job, attempt, observation in known:
+        _apply(backend, job, attempt, observation)
+    _note_observed([job for job, _, _ in known])
+    return to_read
+
+
+def _handle(attempt: Attempt) -> Handle:
+    return Handle(attempt.external_id or "", attempt.name)
 
 
 def _watched(cluster_name: str) -> list[Watched]:
@@ -58,10 +66,32 @@ def _watched(cluster_name: str) -> list[Watched]:
         return [(job, attempt) for job, attempt in session.exec(query)]
 
 
-def _apply(job: Job, attempt: Attempt, seen: Observation) -> None:
+def _with_files(backend: Backend, news: list[News]) -> Iterator[str]:
+    """Ids of the jobs whose run has written something, or is over. One look at all files."""
+    begun = [one for one in news if one[2].phase is not Phase.QUEUED]
+    sizes = backend.files().sizes([_events(attempt) for _, attempt, _ in begun]) if begun else {}
+    for job, attempt, seen in begun:
+        is_over = seen.phase is Phase.ENDED or attempt.exit is not None
+        if is_over or sizes.get(_events(attempt), 0) != attempt.events_offset:
+            yield job.id
+
+
+def _events(attempt: Attempt) -> Path:
+    return Path(attempt.directory or "") / EVENTS
+
+
+# -- one job ---------------------------------------------------------------------------------------
+
+
+def _apply(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> None:
     """Bring one job to what was observed of it, in a transaction of its own if there is anything new."""
     write = _news(job, attempt, seen)
     if write is None:
+        return
+    if write is _requeued:
+        ingest.ingest(job.id)  # what the last run has written belongs to the last attempt
+    if write is _requeued and job.desired_state != DesiredState.RUN:
+        backend.cancel(_handle(attempt))  # it is not to begin again
         return
     with writing() as session:
         now = jobs.find(session, job.id, lock=True)
@@ -72,29 +102,83 @@ def _apply(job: Job, attempt: Attempt, seen: Observation) -> None:
 
 def _news(job: Job, attempt: Attempt, seen: Observation) -> Write | None:
     """What is to be written about an observation, if anything."""
+    if seen.restarts > _restarts(attempt):
+        return _requeued
     match seen.phase:
-        case Phase.QUEUED if job.state is JobState.QUEUED and job.reason_message != seen.message:
+        case Phase.QUEUED if job.state is JobState.QUEUED and _waits_otherwise(job, seen):
             return _waits
         case Phase.RUNNING if job.state is JobState.QUEUED:
             return _started
+        case Phase.INTERRUPTED if attempt.exit is None:
+            return _interrupted
         case Phase.ENDED if attempt.exit is None:
             return _ended
     return None
 
 
+def _restarts(attempt: Attempt) -> int:
+    return attempt.number - (attempt.submission or attempt.number)
+
+
+def _waits_otherwise(job: Job, seen: Observation) -> bool:
+    old, new = job.estimated_start, seen.estimated_start
+    moved = abs(new - old) > ESTIMATE_STEP if old and new else old != new
+    return job.reason_message != seen.message or moved
+
+
 def _waits(session: Session, job: Job, seen: Observation) -> None:
-    jobs.change(session, job, reason_code=seen.code, reason_message=seen.message)
+    jobs.change(
+        session,
+        job,
+        reason_code=seen.code,
+        reason_message=seen.message,
+        reason_raw=seen.raw,
+        estimated_start=seen.estimated_start,
+    )
 
 
-def _started(session: Session, job: Job, _seen: Observation) -> None:
+def _started(session: Session, job: Job, seen: Observation) -> None:
     if job.state is JobState.QUEUED:
         now = utcnow()
-        jobs.move(session, job, JobState.STARTING, started_at=job.started_at or now)
-        _set_attempt(session, job, started_at=now)
+        jobs.move(session, job, JobState.STARTING, started_at=job.started_at or now, estimated_start=None)
+        _set_attempt(
+            session, job, started_at=now, **({"external_id": seen.external_id} if seen.external_id else {})
+        )
+
+
+def _interrupted(session: Session, job: Job, seen: Observation) -> None:
+    """The cluster ended the run, and may begin it again: if it does not in a while, that was the end."""
+    grace = timedelta(seconds=get_settings().requeue_grace_seconds)
+    if job.desired_state != DesiredState.RUN or job.state is JobState.FINALIZING:
+        _ended(session, job, seen)
+    elif job.state is not JobState.RECOVERING:
+        reason = Reason(seen.code, seen.message, seen.raw)
+        jobs.move(session, job, JobState.RECOVERING, reason=reason)
+    elif utcnow() - job.updated_at > grace:
+        _ended(session, job, seen)
+
+
+def _requeued(session: Session, job: Job, seen: Observation) -> None:
+    """The scheduler begins the run again: another attempt of the same submission, in its own directory."""
+    if job.state is JobState.FINALIZING:
+        return
+    attempt = session.get_one(Attempt, (job.id, job.attempt))
+    number = attempt.number + 1
+    columns = {
+        "external_id": seen.external_id or attempt.external_id,
+        "directory": str(Path(attempt.directory or "").parent / str(number)),
+        "submission": attempt.submission or attempt.number,
+        "submitted_at": utcnow(),
+    }
+    reason = Reason("requeued", "The scheduler has put the run into its queue again.", seen.raw)
+    if job.state is JobState.QUEUED:
+        jobs.move(session, job, JobState.RECOVERING, reason=reason)
+    jobs.next_attempt(session, job, JobState.QUEUED, Origin.REQUEUED, reason=reason, attempt=columns)
 
 
 def _ended(session: Session, job: Job, seen: Observation) -> None:
-    _set_attempt(session, job, exit={"code": seen.code, "message": seen.message, "raw": seen.raw})
+    exit_record = {"code": seen.code, "message": seen.message, "raw": seen.raw, "at": utcnow().isoformat()}
+    _set_attempt(session, job, exit=exit_record)
     if JobState.FINALIZING in TRANSITIONS[job.state]:
         jobs.move(session, job, JobState.FINALIZING, reason=Reason(seen.code, seen.message, seen.raw))
 
@@ -105,6 +189,52 @@ def _set_attempt(session: Session, job: Job, **values: object) -> None:
         .where(col(Attempt.job_id) == job.id, col(Attempt.number) == job.attempt)
         .values(**values)
     )
+
+
+# -- runs that the scheduler does not know ---------------------------------------------------------
+
+
+def _marked(backend: Backend, unknown: list[News]) -> list[News]:
+    """Runs that the scheduler has forgotten and that are over, by their own word or by our waiting."""
+    if not unknown:
+        return []
+    markers = backend.files().sizes([_end_marker(attempt) for _, attempt, _ in unknown])
+    over = []
+    for job, attempt, seen in unknown:
+        if _end_marker(attempt) in markers:
+            message = "The scheduler no longer knows the run, which has left its end marker."
+            over.append((job, attempt, Observation(Phase.ENDED, "forgotten", message, seen.raw)))
+        elif seen.code == UNKNOWN and _is_missed(job, attempt):
+            over += _given_up(backend, job, attempt, seen)
+    return over
+
+
+# The scheduler and its accounting answer, and neither knows the run.
+UNKNOWN = "unknown_to_scheduler"
+
+
+def _end_marker(attempt: Attempt) -> Path:
+    return Path(attempt.directory or "") / END
+
+
+def _is_missed(job: Job, attempt: Attempt) -> bool:
+    """Whether the scheduler has not known the run for so long that it is given up."""
+    since = max((one for one in (job.observed_at, attempt.submitted_at) if one), default=datetime.min)
+    return utcnow() - since > timedelta(seconds=get_settings().lost_after_seconds)
+
+
+def _given_up(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> Iterator[News]:
+    if recovery.abandon(attempt, backend) and job.desired_state == DesiredState.RUN:
+        reason = Reason(
+            "lost_by_scheduler", "The scheduler lost the run before it began; it is submitted again."
+        )
+        recovery.go_on(job, reason)
+        return
+    message = "Neither the scheduler nor its accounting knows the run any more, and it left no end marker."
+    yield job, attempt, Observation(Phase.ENDED, VANISHED, message, seen.raw)
+
+
+# -- what keeps the watch going --------------------------------------------------------------------
 
 
 def _note_observed(seen: list[Job]) -> None:

@@ -1,4 +1,4 @@
-"""Jobs: plan, create, list, read, cancel, retry, and their history."""
+"""Jobs: plan, create, list, read, cancel, pause, resume, retry, and their history."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from api.auth import CallerDep, ChangeableJob, SubmitterDep, VisibleJob, get_cal
 from api.deps import Cursor, IdempotencyKeyHeader, KnownTags, LabelsDep, Limit, WaitDep, WatchDep
 from api.problems import declared
 from api.schemas import Moment
-from worker import jobs, plan, queries, tasks
+from worker import actions, jobs, plan, queries, tasks
 from worker.errors import Unauthenticated
 from worker.models import Job, Json
 from worker.retries import RetryRequest
@@ -37,9 +37,9 @@ LABELS_PARAMETER = {
 
 
 @router.post("/jobs:plan", responses=declared(403, 413, 415, 422))
-def plan_job(spec: JobSpec, _caller: SubmitterDep) -> plan.Plan:
+def plan_job(spec: JobSpec, caller: SubmitterDep) -> plan.Plan:
     """Work out what a job would come to: config, submission, checks, cost. Nothing is stored."""
-    return plan.plan(spec)
+    return plan.plan(spec, caller.seen_project)
 
 
 @router.post(
@@ -135,8 +135,24 @@ async def stream_job(
 @router.post("/jobs/{job_id}/cancel", status_code=202, responses=declared(403, 404, 409, 422))
 def cancel_job(job: ChangeableJob, caller: CallerDep) -> schemas.JobView:
     """Ask for a job's end. Asking again changes nothing; after the end it is 409."""
-    job = jobs.cancel(job.id, caller)
+    job = actions.cancel(job.id, caller)
     tasks.nudge(tasks.cancel, job.id)
+    return _view(job)
+
+
+@router.post("/jobs/{job_id}/pause", status_code=202, responses=declared(403, 404, 409, 422))
+def pause_job(job: ChangeableJob, caller: CallerDep) -> schemas.JobView:
+    """Ask a running job to save and stop: PAUSED, it keeps no GPUs. Asking again changes nothing."""
+    job = actions.pause(job.id, caller)
+    tasks.nudge(tasks.pause, job.id)
+    return _view(job)
+
+
+@router.post("/jobs/{job_id}/resume", status_code=202, responses=declared(403, 404, 409, 422))
+def resume_job(job: ChangeableJob, caller: CallerDep) -> schemas.JobView:
+    """Let a paused job go on, as another attempt, from its last complete checkpoint."""
+    job = actions.resume(job.id, caller)
+    tasks.nudge(tasks.submit, job.id)
     return _view(job)
 
 
@@ -146,7 +162,7 @@ def retry_job(job: ChangeableJob, caller: CallerDep, request: RetryRequest | Non
 
     The body is optional. What it changes is checked as for a new job; earlier attempts keep their record.
     """
-    job = jobs.retry(job.id, caller, request)
+    job = actions.retry(job.id, caller, request)
     tasks.nudge(tasks.submit, job.id)
     return _view(job)
 

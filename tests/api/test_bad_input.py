@@ -323,8 +323,9 @@ def test_no_request_names_code_to_run(client: TestClient, good: Body, override: 
     refused(client, {**good, "overrides": [], **inline}, "/config/model/_target_", "runs_code")
 
 
-def test_what_cannot_be_done_yet_is_refused_and_not_ignored(client: TestClient, good: Body) -> None:
-    refused(client, {**good, "secrets": {"HF_TOKEN": "team-hf"}}, "/secrets", "unknown_secret")
+def test_a_cluster_without_secrets_gives_none(client: TestClient, good: Body) -> None:
+    refused(client, {**good, "secrets": {"HF_TOKEN": "team-hf"}}, "/secrets/HF_TOKEN", "unknown_secret")
+    refused(client, {**good, "secrets": {"LD_PRELOAD": "team-hf"}}, "/secrets/LD_PRELOAD", "not_a_variable")
 
 
 def test_a_plan_that_has_changed_is_a_conflict(client: TestClient, good: Body) -> None:

@@ -59,6 +59,8 @@ ROUTES: dict[str, dict[str, int]] = {
     "GET /v1/jobs/{job_id}/checkpoints/{iteration}/files/{path}": SEES_THE_JOB,
     "GET /v1/jobs/{job_id}/checkpoints/{iteration}/archive": SEES_THE_JOB,
     "POST /v1/jobs/{job_id}/cancel": CHANGES_THE_JOB,
+    "POST /v1/jobs/{job_id}/pause": CHANGES_THE_JOB,
+    "POST /v1/jobs/{job_id}/resume": CHANGES_THE_JOB,
     "POST /v1/jobs/{job_id}/retry": CHANGES_THE_JOB,
     "GET /v1/keys": ADMINS,
     "POST /v1/keys": ADMINS,

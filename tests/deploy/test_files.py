@@ -12,7 +12,7 @@ import pytest
 from pydantic import AliasChoices
 
 from tests.deploy.compose import COMPOSE_FILE, EXAMPLE, assignments, load, raw, variables
-from worker.clusters import Cluster
+from worker.profiles import LocalCluster
 from worker.settings import PROJECT_ROOT, Settings
 
 PASSWORDS = {"POSTGRES_PASSWORD": "p", "REDIS_PASSWORD": "r"}
@@ -114,7 +114,7 @@ def test_what_waits_waits_for_the_right_thing() -> None:
 def test_the_example_profiles_are_profiles() -> None:
     tables = tomllib.loads((PROJECT_ROOT / "clusters.example.toml").read_text())
     assert set(tables) == {"local"}
-    assert all(Cluster(name=name, **table).roots for name, table in tables.items())
+    assert all(LocalCluster(name=name, **table).roots for name, table in tables.items())
 
 
 # -- images ----------------------------------------------------------------------------------------

@@ -35,13 +35,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def launch(ranks: int, config: str) -> int:
+def launch(ranks: range, config: str) -> int:
     """As torchrun does: each rank in a session of its own, SIGTERM passed on, exit 1 for any failure."""
-    note_start(Path(config).parent)
+    if ranks[0] == 0:
+        note_start(Path(config).parent)
     command = [sys.executable, __file__, "--rank"]
-    processes = [
-        subprocess.Popen([*command, str(rank), config], start_new_session=True) for rank in range(ranks)
-    ]
+    processes = [subprocess.Popen([*command, str(rank), config], start_new_session=True) for rank in ranks]
     signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
     return int(sum(process.wait() != 0 for process in processes) > 0)
 
@@ -160,9 +159,10 @@ def main() -> int:
         return Rank(int(sys.argv[2]), Path(sys.argv[3])).run()
     assert sys.argv[1:3] == ["-m", "torch.distributed.run"], sys.argv
     ranks = int(sys.argv[sys.argv.index("--nproc-per-node") + 1])
+    first = ranks * (int(sys.argv[sys.argv.index("--node-rank") + 1]) if "--node-rank" in sys.argv else 0)
     assert sys.argv[-3:-1] == ["-m", "trainer"], sys.argv
     os.environ.pop("RANK", None)
-    return launch(ranks, sys.argv[-1])
+    return launch(range(first, first + ranks), sys.argv[-1])
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from tests.conftest import forget_settings
 from worker import clusters
-from worker.clusters import Cluster, minutes
 from worker.errors import Misconfigured, NotFound
+from worker.profiles import LocalCluster, minutes
 
 Write = Callable[[str], None]
 
@@ -67,7 +67,7 @@ def test_symlinks_do_not_lead_out_of_the_roots(tmp_path: Path) -> None:
     root.mkdir()
     (root / "out").symlink_to("/etc")
     (tmp_path / "in").symlink_to(root)
-    profile = Cluster(name="x", roots=[tmp_path / "in"])
+    profile = LocalCluster(name="x", roots=[tmp_path / "in"])
     assert profile.allows(root / "a" / "b")
     assert profile.allows(tmp_path / "in" / "a")
     assert not profile.allows(root / "out" / "passwd")
@@ -82,5 +82,5 @@ def test_times_are_minutes_rounded_up(text: str, expected: int) -> None:
 
 def test_a_profile_may_not_give_more_than_it_allows() -> None:
     with pytest.raises(ValidationError, match="a job would get 2 nodes, and at most 1"):
-        Cluster(name="x", nodes=2)
-    assert Cluster(name="x", max_time="00:45:00").defaults.time_limit_minutes == 45
+        LocalCluster(name="x", nodes=2)
+    assert LocalCluster(name="x", max_time="00:45:00").defaults.time_limit_minutes == 45

@@ -11,8 +11,8 @@ from tests.service import is_supervisor, kill_runs, processes_of_runs
 from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
-from worker import dispatch, jobs, queries, watch
-from worker.backends.base import Submission
+from worker import actions, dispatch, jobs, queries, watch
+from worker.backends.base import Handle, Submission
 from worker.backends.local import LocalBackend
 from worker.clusters import cluster, connect
 from worker.db import writing
@@ -54,7 +54,8 @@ def test_what_a_check_suggests_a_retry_can_apply(job: Job) -> None:
     assert (failure["class"], failure["retryable"]) == ("bad_parallel_batch_shape", False)
     assert failure["suggestion"] == {"field": "train.micro_batch_size", "from": 2, "to": 1}
     assert (
-        jobs.retry(job.id, ANNA, RetryRequest(apply_suggestion=True)).config["train"]["micro_batch_size"] == 1
+        actions.retry(job.id, ANNA, RetryRequest(apply_suggestion=True)).config["train"]["micro_batch_size"]
+        == 1
     )
 
 
@@ -113,7 +114,7 @@ def lose_the_answer(job: Job, environment: pytest.MonkeyPatch) -> None:
 
 
 def test_what_was_never_handed_over_is_cancelled_at_once(job: Job, data_dir: Path) -> None:
-    jobs.cancel(job.id, ANNA)
+    actions.cancel(job.id, ANNA)
     dispatch.cancel(job.id)
     assert jobs.get(job.id).state is JobState.CANCELLED
     dispatch.submit(job.id)  # a late message
@@ -124,7 +125,7 @@ def test_no_wish_overtakes_a_submission(job: Job, data_dir: Path, environment: p
     original = LocalBackend.submit
 
     def submit(self: LocalBackend, submission: Submission) -> str:
-        jobs.cancel(job.id, ANNA)
+        actions.cancel(job.id, ANNA)
         dispatch.cancel(job.id)  # the scheduler does not know it yet
         assert jobs.get(job.id).state is JobState.CANCELLING
         return original(self, submission)
@@ -152,7 +153,7 @@ def test_a_submission_that_never_came_through_is_given_up(job: Job, environment:
     environment.setattr(LocalBackend, "submit", died)
     with pytest.raises(KeyboardInterrupt):
         dispatch.submit(job.id)
-    jobs.cancel(job.id, ANNA)
+    actions.cancel(job.id, ANNA)
     dispatch.cancel(job.id)
     assert jobs.get(job.id).state is JobState.CANCELLING
     with writing() as session:
@@ -169,12 +170,12 @@ def test_a_wish_to_cancel_reaches_the_run_wherever_it_is(
         dispatch.submit(job.id)
     else:
         lose_the_answer(job, environment)
-    jobs.cancel(job.id, ANNA)
+    actions.cancel(job.id, ANNA)
     dispatch.submit(job.id)  # a late message
     dispatch.cancel(job.id)
     dispatch.cancel(job.id)
     name = f"{job.id}.1"
-    wait_until(lambda: _backend(job).poll([name])[name].phase.value == "ended")
+    wait_until(lambda: _backend(job).poll([Handle(name, name)])[name].phase.value == "ended")
     assert processes_of_runs(data_dir) == []
     assert jobs.get(job.id).state is JobState.CANCELLING  # the watch sees the end
 
@@ -193,11 +194,11 @@ def test_a_wish_that_comes_during_the_submission_ends_the_run(
 
     def submit(self: LocalBackend, submission: object) -> str:
         external_id = original(self, submission)  # type: ignore[arg-type]
-        jobs.cancel(job.id, ANNA)
+        actions.cancel(job.id, ANNA)
         if retried:
             with writing() as session:
                 jobs.move(session, jobs.find(session, job.id), JobState.CANCELLED)
-            jobs.retry(job.id, ANNA)
+            actions.retry(job.id, ANNA)
         return external_id
 
     environment.setattr(LocalBackend, "submit", submit)

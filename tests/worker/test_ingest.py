@@ -9,7 +9,7 @@ import pytest
 
 from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
-from worker import ingest, jobs, queries
+from worker import actions, ingest, jobs, queries
 from worker.db import writing
 from worker.models import Attempt, Job
 from worker.states import JobState
@@ -215,7 +215,7 @@ def test_the_last_lines_are_in_before_the_end_is_decided(job_in: JobIn) -> None:
 def test_a_wish_to_cancel_loses_no_lines(job_in: JobIn) -> None:
     job = job_in(JobState.RUNNING)
     write(job, line(**STARTED) + step(1))
-    jobs.cancel(job.id, ANNA)
+    actions.cancel(job.id, ANNA)
     ingest.ingest(job.id)
     now = jobs.get(job.id)
     assert (now.state, now.progress["step"]) == (JobState.CANCELLING, 1)

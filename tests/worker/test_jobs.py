@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.worker.conftest import ANNA
-from worker import jobs, queries
+from worker import actions, jobs, queries
 from worker.access import Caller, Role
 from worker.db import writing
 from worker.errors import IdempotencyMismatch, IllegalAction, InvalidSpec, NotFound
@@ -62,7 +62,7 @@ def test_a_move_that_no_path_allows_is_refused(job_in: JobIn) -> None:
 
 def test_who_saw_an_earlier_attempt_changes_nothing(job_in: JobIn) -> None:
     seen = job_in(JobState.FAILED)
-    jobs.retry(seen.id, ANNA)
+    actions.retry(seen.id, ANNA)
     with writing() as session:
         jobs.move(session, jobs.find(session, seen.id), JobState.FAILED)
     with writing() as session:
@@ -82,7 +82,7 @@ def test_every_change_counts_for_the_etag(job_in: JobIn) -> None:
 
 def test_a_retry_begins_afresh_and_keeps_its_history(job_in: JobIn) -> None:
     job = job_in(JobState.LOST, progress={"step": 3}, failure={"class": "unknown"})
-    jobs.retry(job.id, ANNA)
+    actions.retry(job.id, ANNA)
     now = jobs.get(job.id)
     assert (now.state, now.attempt, now.progress, now.failure) == (JobState.VALIDATING, 2, {}, None)
     assert [attempt.number for attempt in jobs.attempts(job.id)] == [1, 2]
@@ -91,7 +91,7 @@ def test_a_retry_begins_afresh_and_keeps_its_history(job_in: JobIn) -> None:
 
 def test_of_many_retries_at_once_one_makes_an_attempt(job_in: JobIn) -> None:
     job = job_in(JobState.FAILED)
-    answers = at_once(8, lambda: jobs.retry(job.id, ANNA))
+    answers = at_once(8, lambda: actions.retry(job.id, ANNA))
     assert sum(isinstance(answer, Job) for answer in answers) == 1
     assert sum(isinstance(answer, IllegalAction) for answer in answers) == 7
     assert [attempt.number for attempt in jobs.attempts(job.id)] == [1, 2]
@@ -99,7 +99,7 @@ def test_of_many_retries_at_once_one_makes_an_attempt(job_in: JobIn) -> None:
 
 def test_of_many_cancels_at_once_one_is_written(job_in: JobIn) -> None:
     job = job_in(JobState.RUNNING)
-    answers = at_once(8, lambda: jobs.cancel(job.id, ANNA))
+    answers = at_once(8, lambda: actions.cancel(job.id, ANNA))
     assert {answer.state for answer in answers} == {JobState.CANCELLING}
     assert [e.data["to"] for e in queries.events(job.id, 0, 100) if e.type == "state"] == ["CANCELLING"]
 
@@ -127,6 +127,6 @@ def test_a_refused_job_uses_up_no_key(spec: JobSpec) -> None:
 
 
 def test_what_is_not_there_is_not_found(database: str) -> None:
-    for call in (jobs.get, jobs.attempts, lambda job_id: jobs.cancel(job_id, ANNA)):
+    for call in (jobs.get, jobs.attempts, lambda job_id: actions.cancel(job_id, ANNA)):
         with pytest.raises(NotFound):
             call("job-none")

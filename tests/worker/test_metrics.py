@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from tests.conftest import forget_settings
 from tests.metrics import value
 from worker import dispatch, ingest, jobs, metrics, watch
-from worker.errors import Misconfigured
+from worker.errors import BackendUnavailable, Misconfigured
 from worker.models import Job
 from worker.states import JobState
 
@@ -48,7 +48,8 @@ def test_what_a_backend_says_no_to_is_counted(job_in: JobIn, data_dir: Path) -> 
     (data_dir / "local").rename(data_dir / "aside")
     (data_dir / "local").write_text("where the spool should be")
     dispatch.submit(waiting.id)
-    watch.look(running.cluster)
+    with pytest.raises(BackendUnavailable):
+        watch.look(running.cluster)
     (data_dir / "local").unlink()
     (data_dir / "aside").rename(data_dir / "local")
     dispatch.submit(waiting.id)

@@ -14,7 +14,7 @@ from sqlmodel import col, func, select
 from tests.conftest import forget_settings
 from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
-from worker import jobs, logs, retention
+from worker import actions, jobs, logs, retention
 from worker.backends.base import FileStat
 from worker.backends.files import LocalFiles
 from worker.db import reading, writing
@@ -136,7 +136,7 @@ def test_a_job_that_is_retried_meanwhile_survives(
 
 def _then_retry(removals: list[retention.Removal], job: Job) -> list[retention.Removal]:
     assert [one.job_id for one in removals] == [job.id]
-    jobs.retry(job.id, ANNA)
+    actions.retry(job.id, ANNA)
     return removals
 
 
@@ -214,7 +214,7 @@ def test_a_crash_before_the_rows_were_removed_leaves_the_job_as_it_was(
     with crash(environment, retention, "_remove_rows"):
         retention.collect()
     assert len(notes()) == 1
-    jobs.retry(job.id, ANNA)
+    actions.retry(job.id, ANNA)
     assert retention.collect() == []
     assert not notes()
     assert rows(job) == before[0] | {"Attempt": 2, "Event": before[0]["Event"] + 1}
@@ -303,7 +303,7 @@ def test_logs_go_before_their_job_and_it_says_so(logs_thirty_days: None, job_in:
         logs.read(logs.find(job.id))
     assert retention.collect() == []
 
-    jobs.retry(job.id, ANNA)
+    actions.retry(job.id, ANNA)
     page = logs.read(logs.find(job.id, attempt=2))
     assert page.size == 0
     with pytest.raises(Gone):

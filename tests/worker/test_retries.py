@@ -10,7 +10,7 @@ from tests import packed
 from tests.conftest import forget_settings
 from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
-from worker import jobs, queries, retries
+from worker import actions, jobs, queries, retries
 from worker.db import writing
 from worker.errors import IllegalAction, InvalidSpec
 from worker.models import Job
@@ -31,7 +31,7 @@ FEWER = failed_with({"field": "train.train_iters", "from": 50, "to": 40})
 
 
 def retry(job: Job, **request: Any) -> Job:
-    return jobs.retry(job.id, ANNA, RetryRequest(**request))
+    return actions.retry(job.id, ANNA, RetryRequest(**request))
 
 
 def changed(job: Job) -> list[tuple[str, Any, Any]]:
@@ -150,7 +150,7 @@ def test_of_many_changing_retries_at_once_one_wins_whole(job_in: JobIn) -> None:
 
 
 def test_the_plan_agreed_to_was_that_of_the_first_attempt(spec: JobSpec, job_in: JobIn) -> None:
-    agreed = spec.model_copy(update={"plan_hash": plan(spec).plan_hash}).model_dump(mode="json")
+    agreed = spec.model_copy(update={"plan_hash": plan(spec, None).plan_hash}).model_dump(mode="json")
     now = retry(job_in(JobState.FAILED, spec=agreed), overrides=["train.train_iters=7"])
     assert now.spec["plan_hash"] is None
 

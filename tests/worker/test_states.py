@@ -22,7 +22,7 @@ def test_every_live_job_can_be_cancelled_and_comes_to_an_end() -> None:
     for state in LIVE - {JobState.CANCELLING, JobState.FINALIZING}:
         assert JobState.CANCELLING in TRANSITIONS[state], state
     for state in LIVE:
-        assert allowed_actions(state) == [Action.CANCEL]
+        assert allowed_actions(state)[-1] is Action.CANCEL
         assert _ends(state), state
 
 
@@ -33,6 +33,14 @@ def _ends(state: JobState) -> bool:
         seen.add(here)
         waiting += TRANSITIONS[here] - seen
     return bool(seen & TERMINAL)
+
+
+def test_who_runs_can_be_paused_and_who_is_paused_goes_on() -> None:
+    for state in LIVE:
+        assert (Action.PAUSE in allowed_actions(state)) == (
+            state is JobState.PAUSING or JobState.PAUSING in TRANSITIONS[state]
+        )
+        assert (Action.RESUME in allowed_actions(state)) == (state is JobState.PAUSED)
 
 
 def test_an_end_is_left_only_by_a_retry_and_success_never() -> None:

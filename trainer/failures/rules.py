@@ -27,6 +27,7 @@ RULES = (
         r"[Uu]nable to (?:mmap|open shared memory object|allocate shared memory)\b",
         r"DataLoader worker \(pid[^\n]{0,80}\) is killed by signal: (?:Killed|Bus error)",
         r"error: Detected \d+ oom[-_]kill event",
+        r"^slurmstepd\S*: error: .{0,100}[Ee]xceeded (?:job )?memory limit",
         r"^srun: error: .{0,200}: Out Of Memory",
         r"Memory cgroup out of memory: Killed process",
         r"\bOOMKilled\b",

@@ -1,7 +1,8 @@
 """What every cluster kind can do. The engine knows a backend only through this module."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +24,11 @@ class Resources(BaseModel):
         return self.nodes * self.gpus_per_node
 
 
+def run_name(job_id: str, attempt: int) -> str:
+    """Unique for each submission; what a scheduler is asked for before anything is submitted again."""
+    return f"{job_id}.{attempt}"
+
+
 @dataclass(frozen=True)
 class Run:
     """All that a rendering may depend on: the same run renders to the same bytes."""
@@ -31,11 +37,23 @@ class Run:
     attempt: int
     config: dict[str, Any]
     resources: Resources
+    attached: bool = False
+    """Somebody waits for it: it may go to another partition."""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Environment name -> name of a secret of the cluster."""
+    fresh_image: bool = False
+    """Import the container image anew."""
 
     @property
     def name(self) -> str:
-        """Unique for each attempt; what a scheduler is asked for before anything is submitted again."""
-        return f"{self.job_id}.{self.attempt}"
+        return run_name(self.job_id, self.attempt)
+
+
+class Handle(NamedTuple):
+    """A submission, as it is asked about. An id alone may mean another run by now: schedulers reuse them."""
+
+    external_id: str
+    name: str
 
 
 class Submission(BaseModel):
@@ -48,12 +66,21 @@ class Submission(BaseModel):
     files: dict[str, str]
     """Path relative to `directory` -> content."""
     command: list[str]
+    secrets: dict[str, str] = {}
+    """Environment name -> name of a secret. The values are read when it is submitted, and kept nowhere."""
+    image: str | None = None
+    """Container image that the cluster has to have before it can run."""
+    fresh_image: bool = False
 
 
 class Phase(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    """Ended by the cluster, which may put it into its queue again."""
     ENDED = "ended"
+    UNKNOWN = "unknown"
+    """The scheduler answers, and does not know it."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +93,20 @@ class Observation:
     message: str
     raw: str | None = None
     """The scheduler's own words."""
+    external_id: str | None = None
+    """What it is called now, where that is not the id that was asked for."""
+    restarts: int = 0
+    """How often the scheduler has begun it again."""
+    estimated_start: datetime | None = None
 
 
 class Backend(Protocol):
     """One cluster. Every call has a time limit of its own and raises BackendError."""
+
+    @property
+    def settle_seconds(self) -> float:
+        """For so long after a run's end its last files may not be seen yet."""
+        ...
 
     def job_directory(self, job_id: str) -> Path:
         """Directory of the job on the cluster; see docs/job-directory.md."""
@@ -87,11 +124,11 @@ class Backend(Protocol):
         """The external id of the run with this name, or None: asked where an answer was lost."""
         ...
 
-    def poll(self, external_ids: Iterable[str]) -> dict[str, Observation]:
-        """One look at all of them. An id that is not in the answer is no news."""
+    def poll(self, handles: Collection[Handle]) -> dict[str, Observation]:
+        """One look at all of them, by name. A name that is not in the answer is no news."""
         ...
 
-    def cancel(self, external_id: str) -> None:
+    def cancel(self, handle: Handle) -> None:
         """End it, queued or running. Ending what has ended is no error."""
         ...
 

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 
 from worker.backends import local_run
-from worker.backends.base import Observation, Phase, Run, Submission
+from worker.backends.base import Handle, Observation, Phase, Run, Submission
 from worker.backends.files import LocalFiles
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.settings import PROJECT_ROOT
@@ -40,6 +40,7 @@ class LocalBackend:
     max_running: int
     env_vars: dict[str, str]
     cluster: str
+    settle_seconds: float = 0.0
 
     def job_directory(self, job_id: str) -> Path:
         return self.root / "jobs" / job_id
@@ -77,19 +78,19 @@ class LocalBackend:
     def find(self, name: str) -> str | None:
         return name  # here the name is the id
 
-    def poll(self, external_ids: Iterable[str]) -> dict[str, Observation]:
+    def poll(self, handles: Collection[Handle]) -> dict[str, Observation]:
         with _disk():
             self._start_waiting()
             waiting = self._waiting()
-            return {name: self._observe(name, waiting) for name in external_ids}
+            return {one.name: self._observe(one.name, waiting) for one in handles}
 
-    def cancel(self, external_id: str) -> None:
-        directory = self._directory(external_id)
+    def cancel(self, handle: Handle) -> None:
+        directory = self._directory(handle.name)
         with _disk(), self._locked():
             if not local_run.was_started(directory):
                 directory.mkdir(parents=True, exist_ok=True)
                 (directory / "cancelled").touch()
-                self._spool_entry(external_id).unlink(missing_ok=True)
+                self._spool_entry(handle.name).unlink(missing_ok=True)
                 return
         local_run.stop(directory)
 

@@ -13,7 +13,7 @@ from tests.service import is_supervisor, kill_runs, processes_of_runs
 from tests.waiting import wait_until
 from tests.worker.test_jobs import at_once
 from worker.backends import local, local_run
-from worker.backends.base import Observation, Phase, Resources, Run
+from worker.backends.base import Handle, Observation, Phase, Resources, Run
 from worker.backends.local import LocalBackend
 from worker.errors import SubmissionRejected
 from worker.settings import PROJECT_ROOT
@@ -42,8 +42,12 @@ def submit(backend: LocalBackend, a_run: Run) -> str:
     return backend.submit(backend.render(a_run))
 
 
+def handle(name: str) -> Handle:
+    return Handle(name, name)
+
+
 def look(backend: LocalBackend, name: str) -> Observation:
-    return backend.poll([name])[name]
+    return backend.poll([handle(name)])[name]
 
 
 def wait_for(backend: LocalBackend, name: str, phase: Phase) -> Observation:
@@ -77,10 +81,10 @@ def test_runs_beyond_the_slots_wait_in_order(backend: Make, data_dir: Path) -> N
     machine = backend(max_running=1)
     names = [submit(machine, run(f"job-{n}")) for n in range(3)]
     wait_for(machine, names[0], Phase.RUNNING)
-    seen = machine.poll(names)
+    seen = machine.poll([handle(name) for name in names])
     assert [seen[name].phase for name in names] == [Phase.RUNNING, Phase.QUEUED, Phase.QUEUED]
     assert "1 ahead" in seen[names[2]].message
-    machine.cancel(names[0])
+    machine.cancel(handle(names[0]))
     wait_for(machine, names[0], Phase.ENDED)
     assert wait_for(machine, names[1], Phase.RUNNING)
     assert look(machine, names[2]).phase is Phase.QUEUED
@@ -91,9 +95,13 @@ def test_many_workers_at_once_start_each_run_once(backend: Make, data_dir: Path)
     submissions = [machine.render(run(f"job-{n}")) for n in range(4)]
     at_once(8, lambda: [machine.submit(submission) for submission in submissions])
     names = [submission.name for submission in submissions]
-    at_once(8, lambda: machine.poll(names))
+    at_once(8, lambda: machine.poll([handle(name) for name in names]))
     wait_until(lambda: sum("step" in events(machine, f"job-{n}") for n in range(4)) == 2)
-    running = [name for name, seen in machine.poll(names).items() if seen.phase is Phase.RUNNING]
+    running = [
+        name
+        for name, seen in machine.poll([handle(name) for name in names]).items()
+        if seen.phase is Phase.RUNNING
+    ]
     assert len(running) == 2
     for name in running:
         assert events(machine, name.removesuffix(".1")).count("started") == 1
@@ -145,10 +153,10 @@ def test_a_cancelled_run_leaves_no_process(backend: Make, data_dir: Path) -> Non
     name = submit(machine, run("job-1", ranks=3))
     # A step is news of one rank only: the others may not have been started by then.
     wait_until(lambda: len(processes_of_runs(data_dir)) >= 5, what="supervisor, launcher, three ranks")
-    machine.cancel(name)
+    machine.cancel(handle(name))
     assert wait_for(machine, name, Phase.ENDED).code == "cancelled"
     assert processes_of_runs(data_dir) == []
-    machine.cancel(name)  # once more is no error
+    machine.cancel(handle(name))  # once more is no error
 
 
 def test_ranks_without_their_launcher_are_ended(backend: Make, data_dir: Path) -> None:
@@ -164,12 +172,12 @@ def test_ranks_without_their_launcher_are_ended(backend: Make, data_dir: Path) -
 def test_cancelled_before_its_start_it_never_starts(backend: Make) -> None:
     machine = backend()
     first, second = submit(machine, run("job-1")), submit(machine, run("job-2"))
-    machine.cancel(second)
+    machine.cancel(handle(second))
     assert look(machine, second).code == "cancelled"
     submit(machine, run("job-2"))  # a late message
-    machine.cancel(first)
+    machine.cancel(handle(first))
     wait_for(machine, first, Phase.ENDED)
-    machine.poll([first, second])
+    machine.poll([handle(first), handle(second)])
     assert events(machine, "job-2") == []
 
 
@@ -187,7 +195,7 @@ def test_another_process_with_the_same_pid_is_not_the_run(backend: Make, forged:
     try:
         seen = wait_for(machine, name, Phase.ENDED)
         assert seen.code == "killed"
-        machine.cancel(name)
+        machine.cancel(handle(name))
         assert bystander.poll() is None
         assert processes_of_runs(machine.root) == []
     finally:
@@ -214,9 +222,9 @@ def test_a_run_that_spoils_its_records_harms_no_other(backend: Make) -> None:
     (directory / "pid.json").unlink()
     os.mkfifo(directory / "pid.json")
     (directory / "exit.json").mkdir()
-    seen = machine.poll([bad, good])
+    seen = machine.poll([handle(bad), handle(good)])
     assert (seen[bad].phase, seen[good].phase) == (Phase.ENDED, Phase.RUNNING)
-    machine.cancel(good)
+    machine.cancel(handle(good))
     assert wait_for(machine, good, Phase.ENDED)
 
 
@@ -227,7 +235,7 @@ def test_a_cancel_that_overtakes_its_submission_wins(backend: Make, monkeypatch:
 
     def rename_and_cancel(source: Path, target: Path) -> None:
         original(source, target)
-        machine.cancel(submission.name)
+        machine.cancel(handle(submission.name))
 
     monkeypatch.setattr(local, "_rename", rename_and_cancel)
     machine.submit(submission)

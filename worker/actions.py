@@ -1,0 +1,113 @@
+"""What a client asks of a job: cancel, pause, resume, retry. The tasks bring it to the backend."""
+
+from sqlmodel import Session
+
+from worker import jobs, retries
+from worker.access import Caller
+from worker.db import writing
+from worker.errors import IllegalAction
+from worker.jobs import Reason
+from worker.models import Job, Json, Origin
+from worker.retries import RetryRequest
+from worker.states import Action, DesiredState, JobState, allowed_actions
+
+
+def cancel(job_id: str, caller: Caller) -> Job:
+    """Note the wish to cancel; asking twice changes nothing. Raises NotFound, IllegalAction."""
+    reason = Reason("cancel_requested", f"Cancelled by {caller.name}.")
+    return _wish(job_id, caller, Action.CANCEL, JobState.CANCELLING, DesiredState.CANCEL, reason)
+
+
+def pause(job_id: str, caller: Caller) -> Job:
+    """Note the wish to save and stop; asking twice changes nothing. Raises NotFound, IllegalAction."""
+    reason = Reason("pause_requested", f"Paused by {caller.name}.")
+    return _wish(job_id, caller, Action.PAUSE, JobState.PAUSING, DesiredState.PAUSE, reason)
+
+
+def _wish(
+    job_id: str, caller: Caller, action: Action, to: JobState, desired: DesiredState, reason: Reason
+) -> Job:
+    while True:
+        with writing() as session:
+            job = jobs.find(session, job_id)
+            _refuse_unless_allowed(job, action)
+            if job.state is to:
+                return job
+            if jobs.move(session, job, to, actor=caller.name, reason=reason, desired_state=desired.value):
+                return job
+
+
+def resume(job_id: str, caller: Caller) -> Job:
+    """Let a paused job go on, from its last complete checkpoint. Raises NotFound, IllegalAction."""
+    with writing() as session:
+        job = jobs.find(session, job_id)
+        _refuse_unless_allowed(job, Action.RESUME)
+        reason = Reason("resumed", f"Resumed by {caller.name}.")
+        if not _begin_again(session, job, caller, JobState.SUBMITTING, Origin.RESUMED, reason=reason):
+            raise _changed_meanwhile(Action.RESUME)
+        return job
+
+
+def retry(job_id: str, caller: Caller, request: RetryRequest | None = None) -> Job:
+    """Give a job that ended without success another attempt, with changes if some are asked for.
+
+    Raises NotFound, IllegalAction, InvalidSpec.
+    """
+    seen = jobs.get(job_id)
+    _refuse_unless_allowed(seen, Action.RETRY)
+    revised = _revised(seen, request)
+    with writing() as session:
+        # Whoever has moved the job since it was seen has won: nothing of it is changed then.
+        job = seen.model_copy()
+        if not _begin_again(session, job, caller, JobState.VALIDATING, Origin.RETRIED, **revised):
+            raise _changed_meanwhile(Action.RETRY)
+        if changed := _changes(seen, job):
+            jobs.record(session, job, "changed", actor=caller.name, data={"changes": changed})
+        return job
+
+
+def _revised(job: Job, request: RetryRequest | None) -> Json:
+    """The columns that a retry changes. Raises InvalidSpec."""
+    if request is None or not request.changes_something():
+        return {}
+    return jobs.planned(*retries.revise(job, request), job.id)
+
+
+def _begin_again(
+    session: Session,
+    job: Job,
+    caller: Caller,
+    to: JobState,
+    origin: Origin,
+    reason: Reason | None = None,
+    **revised: Json,
+) -> bool:
+    return jobs.next_attempt(
+        session,
+        job,
+        to,
+        origin,
+        actor=caller.name,
+        reason=reason,
+        desired_state=DesiredState.RUN.value,
+        failure=None,
+        finished_at=None,
+        **revised,
+    )
+
+
+def _changed_meanwhile(action: Action) -> IllegalAction:
+    return IllegalAction("Somebody else changed this job just now.", allowed=[action])
+
+
+def _changes(before: Job, after: Job) -> list[Json]:
+    """What the config and the resources of two attempts do not have in common."""
+    return retries.changes(before.config, after.config) + retries.changes(
+        {"resources": before.resources}, {"resources": after.resources}
+    )
+
+
+def _refuse_unless_allowed(job: Job, action: Action) -> None:
+    allowed = allowed_actions(job.state)
+    if action not in allowed:
+        raise IllegalAction(f"A job that is {job.state} cannot be asked to {action}.", allowed=allowed)

@@ -1,0 +1,127 @@
+"""What Slurm's commands are asked and answer: arguments, columns, error texts. Pure."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from worker.errors import BackendUnavailable, SubmissionRejected
+
+# Seconds since 1970: what squeue and sacct print depends on no time zone then.
+ENVIRONMENT = ("env", "LC_ALL=C", "SLURM_TIME_FORMAT=%s")
+
+# Columns of squeue --Format by their widths in characters: names and ids of ours are shorter, and no
+# separator could occur in the text.
+WIDTHS = {
+    "JobID": 20,
+    "Name": 100,
+    "State": 20,
+    "RestartCnt": 10,
+    "StartTime": 24,
+    "exit_code": 12,
+    "Reason": 60,
+}
+QUEUE = (
+    *ENVIRONMENT, "squeue", "--me", "--noheader", "--states=all",
+    "--Format", ",".join(f"{name}:{width}" for name, width in WIDTHS.items()),
+)  # fmt: skip
+
+SEPARATOR = "\x1f"
+HISTORY = (
+    *ENVIRONMENT, "sacct", "--noheader", "--parsable2", f"--delimiter={SEPARATOR}",
+    "--allocations", "--duplicates", "--format", "JobIDRaw,JobName%100,State,ExitCode,Reason,Start",
+)  # fmt: skip
+ACCOUNTING_DISABLED = "accounting storage is disabled"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job, as the scheduler or its accounting shows it."""
+
+    job_id: str
+    name: str
+    state: str
+    """Without what may follow it (`CANCELLED by 0`)."""
+    exit_code: int
+    """Of the batch script; 128 and the signal's number where a signal ended it."""
+    reason: str
+    restarts: int = 0
+    start: datetime | None = None
+    raw: str = ""
+
+
+def queue_row(line: str) -> Row:
+    """A line of QUEUE. Raises ValueError."""
+    fields, begin = {}, 0
+    for name, width in WIDTHS.items():
+        fields[name] = line[begin : begin + width].strip()
+        begin += width
+    return Row(
+        job_id=fields["JobID"],
+        name=fields["Name"],
+        state=fields["State"],
+        exit_code=_of_wait_status(int(fields["exit_code"] or 0)),
+        reason=fields["Reason"],
+        restarts=int(fields["RestartCnt"] or 0),
+        start=_moment(fields["StartTime"]),
+        raw=" ".join(line.split()),
+    )
+
+
+def history_row(line: str) -> Row:
+    """A line of HISTORY. Raises ValueError."""
+    job_id, name, state, exit_code, reason, start = line.split(SEPARATOR)
+    code, _, signal = exit_code.partition(":")
+    return Row(
+        job_id=job_id,
+        name=name,
+        state=state.split()[0],
+        exit_code=int(code) or (128 + int(signal) if int(signal or 0) else 0),
+        reason=reason,
+        start=_moment(start),
+        raw=line.replace(SEPARATOR, " "),
+    )
+
+
+def _of_wait_status(status: int) -> int:
+    return status >> 8 or (128 + (status & 0x7F) if status & 0x7F else 0)
+
+
+def _moment(text: str) -> datetime | None:
+    return datetime.fromtimestamp(int(text), UTC) if text.isdigit() else None
+
+
+# -- why a submission failed -----------------------------------------------------------------------
+
+# The controller did not say no: it may have taken the job, or will the next time.
+UNCLEAR = (
+    "Unable to contact slurm controller", "Socket timed out", "Connection refused", "Connection reset",
+    "connect failure", "Zero Bytes were transmitted", "Transport endpoint", "Communication connection",
+    "temporarily unable to accept job", "Slurm backup controller in standby", "Unexpected message received",
+    "Munge decode failed", "Failed to connect to socket", "Protocol authentication error", "authentication",
+    "Slurm controller", "Slurmctld", "Resource temporarily unavailable", "Job submission rate limit",
+)  # fmt: skip
+
+# A part of what Slurm says -> what to do.
+HINTS = {
+    "invalid partition": "Correct partition, run_partition and batch_partition of the cluster's profile.",
+    "invalid account": "Correct `account` of the cluster's profile: `sacctmgr show associations`.",
+    "invalid qos": "Correct `qos` of the cluster's profile: `sacctmgr show qos`.",
+    "requested node configuration is not available": "Ask for fewer GPUs or CPUs, or less memory: `sinfo -N -l`.",
+    "node count specification invalid": "Ask for fewer nodes.",
+    "more processors requested than permitted": "Ask for fewer nodes or CPUs.",
+    "requested time limit is invalid": "Ask for less time: `sinfo -o '%P %l'` shows the partitions' limits.",
+    "invalid feature": "Correct `constraint` of the cluster's profile.",
+    "requested reservation is invalid": "Correct `reservation` of the cluster's profile.",
+    "violates accounting": "Ask for less, or wait until other jobs of the account have ended.",
+    "pathname of a file": "Shorten `comment` or `setup_lines` of the cluster's profile.",
+    "access/permission denied": "The account may not use this partition, QOS or reservation.",
+}
+
+
+def refusal(code: int, text: str) -> BackendUnavailable | SubmissionRejected:
+    """What a failed sbatch means, in the scheduler's own words."""
+    words = [line.removeprefix("sbatch: ").removeprefix("error: ").strip() for line in text.splitlines()]
+    said = "; ".join(dict.fromkeys(word for word in words if word)) or f"sbatch exited with {code}"
+    if any(part.lower() in said.lower() for part in UNCLEAR):
+        return BackendUnavailable(f"Slurm did not answer the submission: {said}")
+    hint = next((hint for part, hint in HINTS.items() if part in said.lower()), None)
+    return SubmissionRejected(f"Slurm refused the job: {said}", hint=hint)

@@ -1,0 +1,209 @@
+"""One Slurm cluster: submits once, looks at all jobs in one go, and believes an id only with its name."""
+
+import shlex
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from worker.backends.base import Files, Handle, Observation, Phase, Run, Submission
+from worker.backends.slurm import images, staging
+from worker.backends.slurm.answers import (
+    ACCOUNTING_DISABLED,
+    ENVIRONMENT,
+    HISTORY,
+    QUEUE,
+    Row,
+    history_row,
+    queue_row,
+    refusal,
+)
+from worker.backends.slurm.images import Image
+from worker.backends.slurm.observing import GONE, UNANSWERED, chosen, observation
+from worker.backends.slurm.paths import Paths
+from worker.backends.slurm.script import CLAIMED, render, render_import
+from worker.backends.transport import Answer, Transport
+from worker.errors import BackendUnavailable, SubmissionRejected
+from worker.profiles import SlurmCluster
+from worker.run_files import CLAIM
+
+# Slurm's own clients give up after MessageTimeout, 10 s by default, or 9 s without a controller.
+QUERY_SECONDS = 20.0
+SUBMIT_SECONDS = 70.0
+HISTORY_BEGIN = "now-30days"
+_SUBMIT = (resources.files("worker.backends.slurm") / "templates" / "submit.sh").read_text()
+
+
+@dataclass(frozen=True)
+class SlurmBackend:
+    """A cluster that is spoken to by Slurm's commands."""
+
+    profile: SlurmCluster
+    transport: Transport
+
+    @property
+    def paths(self) -> Paths:
+        return Paths(self.profile.remote_job_dir, staging.code_hash())
+
+    @property
+    def settle_seconds(self) -> float:
+        return self.profile.settle_seconds
+
+    def job_directory(self, job_id: str) -> Path:
+        return self.paths.job(job_id)
+
+    def render(self, run: Run) -> Submission:
+        return render(run, self.profile, self.paths)
+
+    def files(self) -> Files:
+        return self.transport.files()
+
+    # -- submitting -----------------------------------------------------------------------------
+
+    def submit(self, submission: Submission) -> str:
+        directory = Path(submission.directory)
+        self._place(submission, directory)
+        options = self._image(submission, directory)
+        answer = self._submit(directory, "first", options)
+        if answer.code == CLAIMED:
+            if known := self.find(submission.name):
+                return known
+            answer = self._submit(directory, "again", options)
+        if answer.code != 0:
+            raise self._refused(answer, directory)
+        return answer.out.strip()
+
+    def _place(self, submission: Submission, directory: Path) -> None:
+        staging.stage(self.paths.code, self.transport)
+        files = self.files()
+        files.make_directory(directory / "logs")
+        for name, content in submission.files.items():
+            files.write(directory / name, content.encode())
+        if submission.secrets:
+            files.write(directory / "secrets.sh", self._secrets(submission).encode())
+
+    def _secrets(self, submission: Submission) -> str:
+        values = {name: self.profile.secrets[secret].value() for name, secret in submission.secrets.items()}
+        return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
+
+    def _submit(self, directory: Path, mode: str, options: list[str]) -> Answer:
+        command = ["bash", "-s", "--", str(directory), mode, *options]
+        return self.transport.run(command, stdin=_SUBMIT, timeout=SUBMIT_SECONDS)
+
+    def _refused(self, answer: Answer, directory: Path) -> BackendUnavailable | SubmissionRejected:
+        if answer.code in (CLAIMED, 124):
+            return BackendUnavailable("Slurm did not answer the submission in time; it is asked again.")
+        error = refusal(answer.code, answer.err)
+        if isinstance(error, SubmissionRejected):
+            self.files().remove(directory / "secrets.sh")
+        return error
+
+    # -- images ---------------------------------------------------------------------------------
+
+    def _image(self, submission: Submission, directory: Path) -> list[str]:
+        """Options that let the run wait for its container image, where that has to be imported."""
+        if submission.image is None:
+            return []
+        image = images.resolved(Image.of(submission.image, self.paths), self.transport)
+        self.files().write(directory / "image", f"{image.file}\n".encode())
+        if image.is_file or (not submission.fresh_image and image.file in self._images()):
+            return []
+        importing = self._import(image, fresh=submission.fresh_image)
+        return [f"--dependency=afterok:{importing}", "--kill-on-invalid-dep=yes"]
+
+    def _images(self) -> list[Path]:
+        """The links of the imported images: those that lead somewhere."""
+        command = ["find", "-L", str(self.paths.images), "-maxdepth", "1", "-name", "*.sqsh", "-type", "f"]
+        answer = self.transport.run(command, timeout=QUERY_SECONDS)
+        return [Path(line) for line in answer.out.splitlines()]
+
+    def _import(self, image: Image, *, fresh: bool) -> str:
+        """Id of the job that imports an image: one that is in the queue already, or a new one."""
+        queue = [
+            row for row in self._queue() if row.name == image.job_name and row.state in ("PENDING", "RUNNING")
+        ]
+        if queue and not fresh:
+            return queue[0].job_id
+        self.files().make_directory(self.paths.images)
+        script = render_import(image, self.profile, self.paths, fresh=fresh)
+        answer = self.transport.run(["sbatch", "--parsable"], stdin=script, timeout=SUBMIT_SECONDS)
+        if answer.code != 0:
+            raise refusal(answer.code, answer.err)
+        return answer.out.strip().partition(";")[0]
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    def find(self, name: str) -> str | None:
+        rows = [row for row in self._queue() if row.name == name]
+        if not rows:
+            # A row that still waits while the queue does not have it was lost with the controller's state.
+            found = self._history(["--name", name, "--starttime", HISTORY_BEGIN]) or []
+            rows = [row for row in found if row.name == name and row.state != "PENDING"]
+        return chosen(rows).job_id if rows else self._claimed(name)
+
+    def _claimed(self, name: str) -> str | None:
+        """The id that a run of this name left as it began."""
+        job_id, _, number = name.rpartition(".")
+        with suppress(FileNotFoundError):
+            claim = self.files().read(self.paths.attempt(job_id, int(number)) / CLAIM, 0, 32)
+            return claim.decode(errors="replace").strip() if claim.strip().isdigit() else None
+        return None
+
+    def poll(self, handles: Collection[Handle]) -> dict[str, Observation]:
+        wanted = {one.name: one for one in handles}
+        queued = _by_name(self._queue(), wanted)
+        seen = {name: observation(chosen(rows)) for name, rows in queued.items()}
+        self._end_doubles(queued)
+        missing = [one for name, one in wanted.items() if name not in queued]
+        return {**(self._past(missing) if missing else {}), **{k: v for k, v in seen.items() if v}}
+
+    def _past(self, handles: list[Handle]) -> dict[str, Observation]:
+        """What accounting says of jobs that the queue does not have any more."""
+        rows = self._history(["--jobs", ",".join(one.external_id for one in handles)])
+        unknown = UNANSWERED if rows is None else GONE
+        found = _by_name(rows or [], {one.name: one for one in handles})
+        past = {name: observation(rows[-1]) for name, rows in found.items()}
+        over = {
+            name: seen
+            for name, seen in past.items()
+            if seen and seen.phase in (Phase.ENDED, Phase.INTERRUPTED)
+        }
+        return {one.name: over.get(one.name, unknown) for one in handles}
+
+    def _end_doubles(self, queued: dict[str, list[Row]]) -> None:
+        """Of a submission that went through twice one runs; the other has no business in the queue."""
+        for name, rows in queued.items():
+            for row in rows:
+                if row is not chosen(rows) and row.state == "PENDING":
+                    self.cancel(Handle(row.job_id, name))
+
+    def _queue(self) -> list[Row]:
+        answer = self._asked(QUEUE)
+        return [queue_row(line) for line in answer.out.splitlines() if line.strip()]
+
+    def _history(self, which: list[str]) -> list[Row] | None:
+        """Rows of the accounting, oldest first; none where there is no accounting, None where it is down."""
+        answer = self.transport.run([*HISTORY, *which], timeout=QUERY_SECONDS)
+        if answer.code != 0:
+            return [] if ACCOUNTING_DISABLED in answer.err else None
+        return [history_row(line) for line in answer.out.splitlines() if line.strip()]
+
+    def cancel(self, handle: Handle) -> None:
+        # By name, too: the id may be another job's by now.
+        self._asked([*ENVIRONMENT, "scancel", f"--name={handle.name}", handle.external_id])
+
+    def _asked(self, command: Iterable[str]) -> Answer:
+        answer = self.transport.run(list(command), timeout=QUERY_SECONDS)
+        if answer.code != 0:
+            said = " ".join(answer.err.split())[-300:]
+            raise BackendUnavailable(f"Slurm on {self.transport.description} does not answer: {said}")
+        return answer
+
+
+def _by_name(rows: Iterable[Row], wanted: Collection[str]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.name in wanted:
+            found.setdefault(row.name, []).append(row)
+    return found

@@ -1,0 +1,66 @@
+"""From rows of Slurm to observations. Pure."""
+
+from worker.backends.base import Observation, Phase
+from worker.backends.slurm.answers import Row
+from worker.backends.slurm.script import CLAIMED, UNPREPARED
+from worker.backends.slurm.states import STATES, Meaning, waiting
+
+GONE = Observation(Phase.UNKNOWN, "unknown_to_scheduler", "Neither the queue nor the accounting knows it.")
+UNANSWERED = Observation(
+    Phase.UNKNOWN, "accounting_unavailable", "The queue does not know it; accounting is down."
+)
+
+# `0:53`: the batch script could not be started.
+NO_DIRECTORY = 128 + 53
+KILLED = 128 + 9
+
+
+def observation(row: Row) -> Observation | None:
+    """What a row says, or None where that is no news."""
+    meaning = _meaning(row)
+    if meaning is None:
+        return None
+    return Observation(
+        meaning.phase,
+        meaning.code,
+        meaning.message,
+        raw=row.raw,
+        external_id=row.job_id,
+        restarts=row.restarts,
+        estimated_start=row.start if meaning.phase is Phase.QUEUED else None,
+    )
+
+
+def _meaning(row: Row) -> Meaning | None:
+    if row.state == "PENDING":
+        return waiting(row.reason)
+    if row.state == "FAILED":
+        return _failed(row)
+    if row.state == "CANCELLED" and row.reason == "DependencyNeverSatisfied":
+        return Meaning(Phase.ENDED, "image_pull", "The import of its container image failed.")
+    return STATES.get(row.state)
+
+
+def _failed(row: Row) -> Meaning:
+    if row.exit_code == NO_DIRECTORY:
+        message = "Slurm could not use the job's directory: is it there on all nodes, and its user's?"
+        return Meaning(Phase.ENDED, "start_failed", message)
+    if row.exit_code == UNPREPARED:
+        return Meaning(
+            Phase.ENDED, "image_pull", "Its container image is not there, or it could not be prepared."
+        )
+    if row.exit_code == KILLED:
+        message = "The run was killed by signal 9: the host's memory may have been exhausted."
+        return Meaning(Phase.ENDED, "exited", message)
+    return Meaning(Phase.ENDED, "exited", f"The launcher exited with {row.exit_code}.")
+
+
+def chosen(rows: list[Row]) -> Row:
+    """Of the rows of one name the one that has the attempt: not a doubled submission that gave way."""
+    return min(rows, key=_rank)
+
+
+def _rank(row: Row) -> tuple[int, int]:
+    if row.state == "FAILED" and row.exit_code == CLAIMED:
+        return 3, int(row.job_id)
+    return (1 if row.state == "PENDING" else 0), int(row.job_id)

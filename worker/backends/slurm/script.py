@@ -1,0 +1,104 @@
+"""A run as the files that Slurm is given. Pure: the same run and profile, the same bytes."""
+
+import shlex
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from worker.backends.base import Run, Submission
+from worker.backends.slurm.images import Image
+from worker.backends.slurm.paths import Paths
+from worker.profiles import SlurmCluster
+
+# Exit codes of the batch script beside those of the launcher (sysexits.h).
+CLAIMED, UNPREPARED = 75, 78
+# How far before its end a run counts as ended by its time limit: Slurm's warning comes up to a minute early.
+EARLY_SECONDS = 90
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("worker.backends.slurm"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,  # noqa: S701  # shell, not HTML: what is not ours is quoted
+)
+_TEMPLATES.filters["quote"] = lambda value: shlex.quote(str(value))
+
+
+def render(run: Run, profile: SlurmCluster, paths: Paths) -> Submission:
+    """Config, batch script and the script of each node."""
+    directory = paths.attempt(run.job_id, run.attempt)
+    scope = {
+        "run": run,
+        "profile": profile,
+        "paths": paths,
+        "directory": directory,
+        "options": options(profile, partition=profile.partition_of(attached=run.attached))
+        + _sizes(run, profile),
+        "lead": lead_seconds(run, profile),
+        "near_the_end": _near_the_end(run, profile),
+        "mounts": ",".join([f"{paths.root}:{paths.root}", *profile.mounts]),
+        "image": profile.container_image,
+        "claimed": CLAIMED,
+        "unprepared": UNPREPARED,
+    }
+    files = {
+        "config.yaml": yaml.safe_dump(run.config, sort_keys=True, allow_unicode=True),
+        "job.sh": _TEMPLATES.get_template("job.sh.j2").render(scope),
+        "node.sh": _TEMPLATES.get_template("node.sh.j2").render(scope),
+    }
+    return Submission(
+        name=run.name,
+        directory=str(directory),
+        files=files,
+        command=["sbatch", "--parsable", "job.sh"],
+        secrets=dict(run.secrets),
+        image=profile.container_image,
+        fresh_image=run.fresh_image,
+    )
+
+
+def render_import(image: Image, profile: SlurmCluster, paths: Paths, *, fresh: bool) -> str:
+    """The job that imports a container image."""
+    partition = profile.build_partition or profile.partition_of(attached=False)
+    return _TEMPLATES.get_template("import.sh.j2").render(
+        name=image.job_name, key=image.key, uri=image.uri, fresh=fresh, paths=paths,
+        options=options(profile, partition=partition),
+    )  # fmt: skip
+
+
+def options(profile: SlurmCluster, *, partition: str | None) -> list[tuple[str, str]]:
+    """Who pays, and where."""
+    named = {
+        "account": profile.account,
+        "partition": partition,
+        "qos": profile.qos,
+        "reservation": profile.reservation,
+        "constraint": profile.constraint,
+    }
+    return [(name, value) for name, value in named.items() if value]
+
+
+def _sizes(run: Run, profile: SlurmCluster) -> list[tuple[str, str]]:
+    minutes = run.resources.time_limit_minutes
+    wanted = {
+        "nodes": run.resources.nodes,
+        "ntasks-per-node": 1,
+        # A run on CPUs has a process where another has a GPU.
+        "gpus-per-node": run.resources.gpus_per_node if run.config.get("device") != "cpu" else None,
+        "cpus-per-task": profile.cpus_per_task,
+        "mem": profile.mem,
+        "time": f"{minutes // 60:02}:{minutes % 60:02}:00",
+    }
+    return [(name, str(value)) for name, value in wanted.items() if value is not None]
+
+
+def lead_seconds(run: Run, profile: SlurmCluster) -> int:
+    """How long before its time limit a run is asked to save; never more than half of its time."""
+    return min(profile.signal_seconds, run.resources.time_limit_minutes * 30)
+
+
+def _near_the_end(run: Run, profile: SlurmCluster) -> int:
+    limit = run.resources.time_limit_minutes * 60
+    return max(limit - lead_seconds(run, profile) - EARLY_SECONDS, limit // 4)

@@ -1,0 +1,74 @@
+"""When a cluster is looked at: one look at a time, however many workers, and no more often than it bears.
+
+The broker holds one key a cluster: while it is there, nobody looks. It is there for the time of a look,
+and then for the time until the next one. A broker that forgets it costs one look too many.
+"""
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from worker.app import app
+from worker.clusters import Cluster
+from worker.errors import BackendUnavailable
+from worker.log import logger
+from worker.settings import get_settings
+
+log = logger(__name__)
+
+# A look takes at most this part of a worker's time, and of what the scheduler is asked.
+LARGEST_SHARE = 0.1
+# The beat asks at intervals of its own: what is due just before its next turn is due at this one.
+SLACK = 0.8
+MAX_DOUBLINGS = 10
+# Failures are forgotten when a cluster was not looked at for so long.
+MEMORY_SECONDS = 3600
+
+
+@contextmanager
+def turn(cluster: Cluster) -> Iterator[bool]:
+    """Whether it is time to look; if so nobody else looks before this ends, and some time after.
+
+    A BackendUnavailable raised inside ends here: the next look then comes later each time, up to what
+    keeps the cluster from being stale for want of looks.
+    """
+    key = f"sft.look.{cluster.name}"
+    with app.connection_for_write() as connection:
+        redis = connection.default_channel.client
+        if not redis.set(key, "looking", nx=True, px=_milliseconds(cluster.look_limit_seconds)):
+            yield False
+            return
+        began = time.monotonic()
+        try:
+            yield True
+        except BackendUnavailable as error:
+            pause = _after_failure(redis, f"{key}.failures", cluster)
+            log.warning(
+                "poll.unavailable", cluster=cluster.name, error=error.message, next_look_in=round(pause, 1)
+            )
+        else:
+            redis.delete(f"{key}.failures")
+            pause = max(_least(cluster), min((time.monotonic() - began) / LARGEST_SHARE, _most()))
+        redis.set(key, "waiting", px=_milliseconds(pause * SLACK))
+
+
+def _after_failure(redis: Any, key: str, cluster: Cluster) -> float:
+    """Seconds until the next look: doubled by each failure in a row, and never the same for two workers."""
+    failures = int(redis.incr(key))
+    redis.expire(key, MEMORY_SECONDS)
+    longest = min(_least(cluster) * 2 ** min(failures, MAX_DOUBLINGS), max(_most(), _least(cluster)))
+    return float(longest) * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def _least(cluster: Cluster) -> float:
+    return cluster.poll_seconds or get_settings().poll_interval_seconds
+
+
+def _most() -> float:
+    return get_settings().stale_after_seconds / 3
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

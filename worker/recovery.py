@@ -1,0 +1,67 @@
+"""Lets a job go on after an interruption: as another attempt, from its last complete checkpoint.
+
+How often it may without saving anything new is the cluster's `max_recoveries`: a new checkpoint refills it.
+"""
+
+from itertools import takewhile
+from pathlib import Path
+
+from sqlmodel import Session, col, select
+
+from worker import jobs
+from worker.backends.base import Backend
+from worker.clusters import cluster
+from worker.db import reading, writing
+from worker.jobs import Reason
+from worker.log import logger
+from worker.models import Attempt, Checkpoint, Job, Json, Origin
+from worker.outcome import Outcome
+from worker.run_files import CLAIM
+from worker.states import DesiredState, JobState
+
+log = logger(__name__)
+
+INTERRUPTIONS = frozenset({"preempted", "node_fail", "time_limit"})
+ABANDONED = b"abandoned\n"
+
+
+def goes_on(job: Job, decision: Outcome) -> bool:
+    """Whether a run that ended like this is followed by another one."""
+    return decision.fault in INTERRUPTIONS and job.desired_state == DesiredState.RUN and not is_used_up(job)
+
+
+def is_used_up(job: Job) -> bool:
+    """Whether the job has gone on as often as it may since it last saved, or was begun by somebody."""
+    with reading() as session:
+        query = select(Attempt).where(Attempt.job_id == job.id).order_by(col(Attempt.number).desc())
+        attempts = session.exec(query).all()
+        saved = set(session.exec(select(Checkpoint.attempt).where(Checkpoint.job_id == job.id)).all())
+    own = (Origin.RECOVERED.value, Origin.REQUEUED.value)
+    in_vain = takewhile(lambda one: one.origin in own and one.number not in saved, attempts)
+    return len(list(in_vain)) >= cluster(job.cluster).recoveries
+
+
+def go_on(job: Job, reason: Reason, failure: Json | None = None) -> bool:
+    """Begin another attempt in place of one that was interrupted. False where somebody else moved the job."""
+    with writing() as session:
+        if not _recovering(session, job, reason):
+            return False
+        moved = jobs.next_attempt(
+            session, job, JobState.SUBMITTING, Origin.RECOVERED, reason=reason, failure_of_last=failure
+        )
+    log.info("job.recovering", job_id=job.id, attempt=job.attempt, code=reason.code)
+    return moved
+
+
+def _recovering(session: Session, job: Job, reason: Reason) -> bool:
+    return job.state is JobState.RECOVERING or jobs.move(session, job, JobState.RECOVERING, reason=reason)
+
+
+def abandon(attempt: Attempt, backend: Backend) -> bool:
+    """Make sure that a run which the scheduler no longer knows never begins; False where it has begun.
+
+    Whoever writes the attempt's claim first has it: the run as it begins, or the service that gives it up.
+    """
+    files = backend.files()
+    claim = Path(attempt.directory or "") / CLAIM
+    return files.create(claim, ABANDONED) or files.read(claim, 0, len(ABANDONED)) == ABANDONED
