@@ -241,7 +241,7 @@ class SlurmCluster(Cluster):
     )
     login_python: PlainPath | None = Field(
         default=None,
-        description="Interpreter with pyarrow on the login node, to look at data that the service does not see.",
+        description="Interpreter with pyarrow on the login node, for data that the service does not see.",
     )
     setup_lines: list[Line] = Field(
         default_factory=list, description="Shell, in the batch script before srun."
