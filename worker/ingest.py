@@ -209,7 +209,10 @@ def _finalize(job: Job, attempt: Attempt, backend: Backend) -> None:
 
 def _may_settle(attempt: Attempt, seconds: float) -> bool:
     """Whether the run ended so recently that its end marker may not be seen here yet."""
-    seen_at = (attempt.exit or {}).get("at")
+    ended = attempt.exit or {}
+    if ended.get("code") in outcome.CUT_OFF:
+        return False
+    seen_at = ended.get("at")
     age = utcnow() - datetime.fromisoformat(seen_at) if seen_at else timedelta.max
     return timedelta(0) <= age < timedelta(seconds=seconds)
 

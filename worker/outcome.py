@@ -31,8 +31,8 @@ STOPS = {"time limit": "time_limit", "preemption": "preempted"}
 VANISHED = "vanished"
 
 
-# What the scheduler says of a run that was ended before it could answer a wish to pause.
-CUT_OFF = ("preempted", "node_fail", "time_limit", "cancelled")
+# What the scheduler says of a run that it ended, or somebody there: it had no time for a last word.
+CUT_OFF = ("preempted", "node_fail", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,9 @@ def decide(
         return Outcome(JobState.SUCCEEDED, Reason("finished", "All steps done, final checkpoint complete."))
     if desired == DesiredState.CANCEL:
         return Outcome(JobState.CANCELLED, Reason("cancelled", ended.get("message") or "Cancelled."))
+    if ended.get("code") == "cancelled" and marker is None and desired == DesiredState.RUN:
+        message = "Cancelled on the cluster, and not through this service."
+        return Outcome(JobState.CANCELLED, Reason("cancelled_on_cluster", message, ended.get("raw")))
     if desired == DesiredState.PAUSE and (isinstance(marker, Stopped) or ended.get("code") in CUT_OFF):
         return Outcome(JobState.PAUSED, _paused(marker))
     seen = _look(logs, marker)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlmodel import Session, col, select
 
+from trainer.failures import Evidence, explain
 from worker import jobs
 from worker.backends.base import Backend
 from worker.clusters import cluster
@@ -55,6 +56,15 @@ def go_on(job: Job, reason: Reason, failure: Json | None = None) -> bool:
 
 def _recovering(session: Session, job: Job, reason: Reason) -> bool:
     return job.state is JobState.RECOVERING or jobs.move(session, job, JobState.RECOVERING, reason=reason)
+
+
+def interruption(job: Job) -> Json | None:
+    """Why a run that the scheduler begins again did not get to its end, as far as it was seen."""
+    code = job.reason_code or ""
+    if job.state is not JobState.RECOVERING or code not in INTERRUPTIONS:
+        return None
+    found = explain(code, cause=job.reason_message, evidence=Evidence(attempt=job.attempt))
+    return found.model_dump(mode="json", by_alias=True)
 
 
 def abandon(attempt: Attempt, backend: Backend) -> bool:

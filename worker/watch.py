@@ -171,9 +171,18 @@ def _requeued(session: Session, job: Job, seen: Observation) -> None:
         "submitted_at": utcnow(),
     }
     reason = Reason("requeued", "The scheduler has put the run into its queue again.", seen.raw)
-    if job.state is JobState.QUEUED:
+    failure = recovery.interruption(job)
+    if job.state is not JobState.RECOVERING:
         jobs.move(session, job, JobState.RECOVERING, reason=reason)
-    jobs.next_attempt(session, job, JobState.QUEUED, Origin.REQUEUED, reason=reason, attempt=columns)
+    jobs.next_attempt(
+        session,
+        job,
+        JobState.QUEUED,
+        Origin.REQUEUED,
+        reason=reason,
+        failure_of_last=failure,
+        attempt=columns,
+    )
 
 
 def _ended(session: Session, job: Job, seen: Observation) -> None:

@@ -105,7 +105,7 @@ HINTS = {
     "invalid partition": "Correct partition, run_partition and batch_partition of the cluster's profile.",
     "invalid account": "Correct `account` of the cluster's profile: `sacctmgr show associations`.",
     "invalid qos": "Correct `qos` of the cluster's profile: `sacctmgr show qos`.",
-    "requested node configuration is not available": "Ask for fewer GPUs or CPUs, or less memory: `sinfo -N -l`.",
+    "requested node configuration is not available": "Ask for fewer GPUs or CPUs: `sinfo -N -l`.",
     "node count specification invalid": "Ask for fewer nodes.",
     "more processors requested than permitted": "Ask for fewer nodes or CPUs.",
     "requested time limit is invalid": "Ask for less time: `sinfo -o '%P %l'` shows the partitions' limits.",
