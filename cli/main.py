@@ -45,6 +45,8 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "events": records.events,
         "metrics": records.metrics,
         "cancel": jobs.cancel,
+        "pause": jobs.pause,
+        "resume": jobs.resume,
         "retry": jobs.retry,
     },
     "Service": {"clusters": catalog.clusters, "presets": catalog.presets, "whoami": catalog.whoami},

@@ -171,7 +171,7 @@ def _requeued(session: Session, job: Job, seen: Observation) -> None:
         "submitted_at": utcnow(),
     }
     reason = Reason("requeued", "The scheduler has put the run into its queue again.", seen.raw)
-    failure = recovery.interruption(job)
+    why = recovery.interruption(job)
     if job.state is not JobState.RECOVERING:
         jobs.move(session, job, JobState.RECOVERING, reason=reason)
     jobs.next_attempt(
@@ -180,7 +180,7 @@ def _requeued(session: Session, job: Job, seen: Observation) -> None:
         JobState.QUEUED,
         Origin.REQUEUED,
         reason=reason,
-        failure_of_last=failure,
+        failure_of_last=why,
         attempt=columns,
     )
 

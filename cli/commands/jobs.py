@@ -1,4 +1,4 @@
-"""Jobs: plan, submit, list, show, wait, cancel, retry."""
+"""Jobs: plan, submit, list, show, wait, cancel, pause, resume, retry."""
 
 from typing import Annotated, Any
 from uuid import uuid4
@@ -140,6 +140,16 @@ def show_job(context: typer.Context, job: JobId, as_json: AsJson = False) -> Non
 def cancel(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
     """Ask for a job's end."""
     _act(context, job, "cancel", repeatable=True, as_json=as_json)
+
+
+def pause(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
+    """Ask a running job to save and stop; it keeps no GPUs."""
+    _act(context, job, "pause", repeatable=True, as_json=as_json)
+
+
+def resume(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
+    """Let a paused job go on, from its last complete checkpoint."""
+    _act(context, job, "resume", repeatable=False, as_json=as_json)
 
 
 def retry(
