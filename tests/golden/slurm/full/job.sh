@@ -1,0 +1,75 @@
+#!/bin/bash
+#SBATCH --job-name=job-1.2
+#SBATCH --comment="fine-tuning service"
+#SBATCH --account=llm
+#SBATCH --partition=batch
+#SBATCH --qos=high
+#SBATCH --reservation=tuesday
+#SBATCH --constraint=h100&nvlink
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --mem=0
+#SBATCH --time=25:00:00
+#SBATCH --exclusive
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@600
+#SBATCH --chdir=/lustre/sft
+#SBATCH --output=/lustre/sft/jobs/job-1/attempts/2/logs/job.log
+#SBATCH --open-mode=append
+#SBATCH --export=NONE
+
+# Nothing that a client said stands here: it is in the config file.
+set -u
+umask 077
+export SLURM_EXPORT_ENV=ALL
+
+submitted=/lustre/sft/jobs/job-1/attempts/2
+run=/lustre/sft/jobs/job-1/attempts/$((2 + ${SLURM_RESTART_COUNT:-0}))
+
+# Of a doubled submission one runs: whoever is first to write the claim. A requeued job has it already.
+printf '%s\n' "$SLURM_JOB_ID" > "$submitted/claim.$SLURM_JOB_ID"
+if ! ln -T "$submitted/claim.$SLURM_JOB_ID" "$submitted/claim" 2> /dev/null &&
+   ! cmp -s "$submitted/claim.$SLURM_JOB_ID" "$submitted/claim"; then
+    echo "Another submission has this attempt: $(cat "$submitted/claim")" >&2
+    exit 75
+fi
+if [ "$run" != "$submitted" ]; then
+    mkdir -p "$run/logs"
+    cp "$submitted/config.yaml" "$run/config.yaml"
+    exec >> "$run/logs/job.log" 2>&1
+fi
+
+set +x
+. "$submitted/secrets.sh" || exit 78
+
+image=$(readlink -e "$(cat "$submitted/image")") || { echo "The container image was not imported." >&2; exit 78; }
+
+export SFT_RUN="$run" MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000))
+export NCCL_DEBUG=WARN
+export NOTE='it'"'"'s $HOME'
+module load slurm
+
+# Slurm's warning of the time limit, or of a preemption: the trainer saves and ends.
+began=$SECONDS
+stop() {
+    reason=preemption
+    [ $((SECONDS - began)) -lt 89310 ] || reason="time limit"
+    [ -e "$run/stop" ] || printf '%s\n' "$reason" > "$run/stop"
+}
+trap stop USR1
+
+# A step gets one CPU unless it asks for what the job has.
+srun --nodes=4 --ntasks=4 --ntasks-per-node=1 \
+    --cpus-per-task="$SLURM_CPUS_ON_NODE" --kill-on-bad-exit=1 \
+    --container-image="$image" --container-mounts=/lustre/sft:/lustre/sft,/lustre/models:/lustre/models --no-container-mount-home \
+    bash "$submitted/node.sh" &
+step=$!
+while :; do
+    wait "$step"
+    code=$?
+    kill -0 "$step" 2> /dev/null || break
+done
+rm -f "$submitted/secrets.sh"
+exit "$code"

@@ -1,0 +1,57 @@
+#!/bin/bash
+#SBATCH --job-name=job-1.2
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --time=01:30:00
+#SBATCH --no-requeue
+#SBATCH --signal=B:USR1@300
+#SBATCH --chdir=/lustre/sft
+#SBATCH --output=/lustre/sft/jobs/job-1/attempts/2/logs/job.log
+#SBATCH --open-mode=append
+#SBATCH --export=NONE
+
+# Nothing that a client said stands here: it is in the config file.
+set -u
+umask 077
+export SLURM_EXPORT_ENV=ALL
+
+submitted=/lustre/sft/jobs/job-1/attempts/2
+run=/lustre/sft/jobs/job-1/attempts/$((2 + ${SLURM_RESTART_COUNT:-0}))
+
+# Of a doubled submission one runs: whoever is first to write the claim. A requeued job has it already.
+printf '%s\n' "$SLURM_JOB_ID" > "$submitted/claim.$SLURM_JOB_ID"
+if ! ln -T "$submitted/claim.$SLURM_JOB_ID" "$submitted/claim" 2> /dev/null &&
+   ! cmp -s "$submitted/claim.$SLURM_JOB_ID" "$submitted/claim"; then
+    echo "Another submission has this attempt: $(cat "$submitted/claim")" >&2
+    exit 75
+fi
+if [ "$run" != "$submitted" ]; then
+    mkdir -p "$run/logs"
+    cp "$submitted/config.yaml" "$run/config.yaml"
+    exec >> "$run/logs/job.log" 2>&1
+fi
+
+export SFT_RUN="$run" MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000))
+
+# Slurm's warning of the time limit, or of a preemption: the trainer saves and ends.
+began=$SECONDS
+stop() {
+    reason=preemption
+    [ $((SECONDS - began)) -lt 5010 ] || reason="time limit"
+    [ -e "$run/stop" ] || printf '%s\n' "$reason" > "$run/stop"
+}
+trap stop USR1
+
+# A step gets one CPU unless it asks for what the job has.
+srun --nodes=1 --ntasks=1 --ntasks-per-node=1 \
+    --cpus-per-task="$SLURM_CPUS_ON_NODE" --kill-on-bad-exit=1 \
+    bash "$submitted/node.sh" &
+step=$!
+while :; do
+    wait "$step"
+    code=$?
+    kill -0 "$step" 2> /dev/null || break
+done
+rm -f "$submitted/secrets.sh"
+exit "$code"

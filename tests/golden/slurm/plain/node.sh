@@ -1,0 +1,9 @@
+#!/bin/bash
+# One launcher a node; it starts a rank for each GPU.
+set -u
+umask 077
+export PYTHONPATH=/lustre/sft/code/0123456789abcdef0123 PYTHONUNBUFFERED=1
+exec python3 -m torch.distributed.run \
+    --nnodes 1 --node-rank "$SLURM_NODEID" --nproc-per-node 1 \
+    --master-addr "$SLURM_LAUNCH_NODE_IPADDR" --master-port "$MASTER_PORT" \
+    -m trainer "$SFT_RUN/config.yaml"
