@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -78,9 +79,17 @@ class Sshd:
         assert self.process is not None
         return [child for child in self.process.children(recursive=True) if child.name().startswith("sshd")]
 
+    def connections(self) -> int:
+        """Established ones, seen from this side."""
+        return sum(
+            found.status == psutil.CONN_ESTABLISHED and bool(found.raddr) and found.raddr.port == self.port
+            for found in psutil.Process().net_connections("tcp")
+        )
+
     def signal_sessions(self, number: signal.Signals) -> None:
         for session in self.sessions():
-            session.send_signal(number)
+            with suppress(psutil.NoSuchProcess):
+                session.send_signal(number)
 
     def stop(self) -> None:
         """End it and its connections."""
