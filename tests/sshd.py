@@ -38,7 +38,7 @@ class Sshd:
         shutil.copy(directory / "identity.pub", directory / "authorized_keys")
         self.new_host_key()
         self.know(self.directory / "host_key.pub")
-        self.process: psutil.Popen | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def new_host_key(self) -> None:
         make_key(self.directory / "host_key")
@@ -60,7 +60,7 @@ class Sshd:
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # it does not start as root without
         with (self.directory / "sshd.log").open("ab") as log:
-            self.process = psutil.Popen(
+            self.process = subprocess.Popen(
                 [self.sshd, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stderr=log
             )
         wait_until(self._answers, what=f"sshd: {(self.directory / 'sshd.log').read_text()}")
@@ -77,7 +77,11 @@ class Sshd:
     def sessions(self) -> list[psutil.Process]:
         """The processes that serve connections, not the commands that these started."""
         assert self.process is not None
-        return [child for child in self.process.children(recursive=True) if child.name().startswith("sshd")]
+        return [
+            child
+            for child in psutil.Process(self.process.pid).children(recursive=True)
+            if child.name().startswith("sshd")
+        ]
 
     def connections(self) -> int:
         """Established ones, seen from this side."""
@@ -95,10 +99,13 @@ class Sshd:
         """End it and its connections."""
         if self.process is None:
             return
-        gone = [*self.sessions(), self.process]
-        for process in gone:
-            process.kill()
-        psutil.wait_procs(gone, timeout=10)
+        sessions = self.sessions()
+        self.process.kill()
+        self.process.wait(10)
+        for session in sessions:
+            with suppress(psutil.NoSuchProcess):
+                session.kill()
+        psutil.wait_procs(sessions, timeout=10)
         self.process = None
 
 

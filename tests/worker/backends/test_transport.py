@@ -2,10 +2,12 @@
 
 import json
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -159,6 +161,35 @@ def test_a_server_that_hangs_in_mid_command_is_given_up(server: Sshd, tmp_path: 
         server.signal_sessions(signal.SIGSTOP)
         with pytest.raises(BackendUnavailable):
             call.result(LIMIT)
+
+
+@pytest.mark.timeout(60)
+def test_a_connection_that_takes_nothing_holds_no_call(
+    server: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = socket.create_connection
+
+    def with_small_buffer(*arguments: Any) -> socket.socket:
+        connected = connect(*arguments)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return connected
+
+    monkeypatch.setattr(socket, "create_connection", with_small_buffer)
+    transport = over_ssh(server)
+    with ThreadPoolExecutor(4) as threads:
+        # Nobody reads, so each goes on writing until its channel's window is full.
+        calls = [
+            threads.submit(transport.run, _touches(tmp_path / "on"), stdin="x" * (32 << 20), timeout=4)
+            for _ in range(4)
+        ]
+        wait_until((tmp_path / "on").exists)
+        server.signal_sessions(signal.SIGSTOP)
+        try:
+            for call in calls:
+                with pytest.raises(BackendUnavailable, match="within 4"):
+                    call.result()
+        finally:
+            server.signal_sessions(signal.SIGCONT)  # or the threads would never end
 
 
 def test_a_hung_connection_is_replaced(server: Sshd) -> None:
