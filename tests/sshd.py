@@ -77,11 +77,8 @@ class Sshd:
     def sessions(self) -> list[psutil.Process]:
         """The processes that serve connections, not the commands that these started."""
         assert self.process is not None
-        return [
-            child
-            for child in psutil.Process(self.process.pid).children(recursive=True)
-            if child.name().startswith("sshd")
-        ]
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if _name(child).startswith("sshd")]
 
     def connections(self) -> int:
         """Established ones, seen from this side."""
@@ -99,14 +96,21 @@ class Sshd:
         """End it and its connections."""
         if self.process is None:
             return
-        sessions = self.sessions()
-        self.process.kill()
-        self.process.wait(10)
-        for session in sessions:
-            with suppress(psutil.NoSuchProcess):
-                session.kill()
-        psutil.wait_procs(sessions, timeout=10)
-        self.process = None
+        try:
+            sessions = self.sessions()
+            self.signal_sessions(signal.SIGKILL)
+            psutil.wait_procs(sessions, timeout=10)  # their parent has to be there to see them off
+        finally:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def make_key(path: Path) -> Path:
