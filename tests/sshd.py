@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -37,7 +38,7 @@ class Sshd:
         shutil.copy(directory / "identity.pub", directory / "authorized_keys")
         self.new_host_key()
         self.know(self.directory / "host_key.pub")
-        self.process: psutil.Popen | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def new_host_key(self) -> None:
         make_key(self.directory / "host_key")
@@ -59,7 +60,7 @@ class Sshd:
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # it does not start as root without
         with (self.directory / "sshd.log").open("ab") as log:
-            self.process = psutil.Popen(
+            self.process = subprocess.Popen(
                 [self.sshd, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stderr=log
             )
         wait_until(self._answers, what=f"sshd: {(self.directory / 'sshd.log').read_text()}")
@@ -76,21 +77,40 @@ class Sshd:
     def sessions(self) -> list[psutil.Process]:
         """The processes that serve connections, not the commands that these started."""
         assert self.process is not None
-        return [child for child in self.process.children(recursive=True) if child.name().startswith("sshd")]
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if _name(child).startswith("sshd")]
+
+    def connections(self) -> int:
+        """Established ones, seen from this side."""
+        return sum(
+            found.status == psutil.CONN_ESTABLISHED and bool(found.raddr) and found.raddr.port == self.port
+            for found in psutil.Process().net_connections("tcp")
+        )
 
     def signal_sessions(self, number: signal.Signals) -> None:
         for session in self.sessions():
-            session.send_signal(number)
+            with suppress(psutil.NoSuchProcess):
+                session.send_signal(number)
 
     def stop(self) -> None:
         """End it and its connections."""
         if self.process is None:
             return
-        gone = [*self.sessions(), self.process]
-        for process in gone:
-            process.kill()
-        psutil.wait_procs(gone, timeout=10)
-        self.process = None
+        try:
+            sessions = self.sessions()
+            self.signal_sessions(signal.SIGKILL)
+            psutil.wait_procs(sessions, timeout=10)  # their parent has to be there to see them off
+        finally:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def make_key(path: Path) -> Path:

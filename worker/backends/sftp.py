@@ -43,7 +43,7 @@ done
 if [ ! -L "$name" ] && [ ! -e "$name" ]; then exit {ABSENT}; fi
 """
 _REMOVE = _WALK + 'exec rm -rf --one-file-system -- "$name"'
-_SIZES = _WALK + 'exec find -P "$name" ! -type d -printf "%s\\n"'
+_SIZES = _WALK + 'exec find -P "$name" -type f -printf "%s\\n"'
 # SFTP has hard links as an extension that paramiko does not know.
 _LINK = 'ln -T -- "$1" "$2"; code=$?; rm -f -- "$1"; exit $code'
 

@@ -15,7 +15,7 @@ from paramiko import Channel, SSHException
 
 from worker.backends.base import Files
 from worker.backends.sftp import SftpFiles
-from worker.backends.ssh_connection import Connection, Deadline, Target
+from worker.backends.ssh_connection import BROKEN, Connection, Deadline, Stale, Target
 from worker.backends.transport import Answer, answer
 
 MAX_COMMANDS = 4
@@ -58,13 +58,19 @@ class _Shared:
 
     def execute(self, command: Sequence[str], stdin: bytes, timeout: float) -> tuple[int, bytes, bytes]:
         """Exit code (-1: ended by a signal), output and errors. Raises BackendUnavailable."""
-        deadline = Deadline(timeout)
+        deadline, line = Deadline(timeout), _line(command, timeout)
+        try:
+            return self._execute(line, stdin, deadline)
+        except Stale:
+            return self._execute(line, stdin, deadline)
+
+    def _execute(self, line: bytes, stdin: bytes, deadline: Deadline) -> tuple[int, bytes, bytes]:
         with (
             self.connection.use(self._slots, deadline) as (link, watch),
             link.open(deadline) as channel,
         ):
             watch.channel = channel
-            channel.exec_command(_line(command, timeout))
+            channel.exec_command(line)
             out, err = _exchange(channel, stdin)
             code = channel.recv_exit_status()
             # What comes without an end was cut off, be there an exit code or not.
@@ -90,7 +96,7 @@ def _exchange(channel: Channel, stdin: bytes) -> tuple[bytes, bytes]:
 
 
 def _feed(channel: Channel, stdin: bytes) -> None:
-    with suppress(OSError, SSHException):  # it may end without having read everything
+    with suppress(*BROKEN):  # it may end without having read everything
         channel.sendall(stdin)
         channel.shutdown_write()
 

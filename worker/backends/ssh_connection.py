@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +44,14 @@ BROKEN = (OSError, EOFError, SSHException)
 
 class Lost(BackendUnavailable):
     """The connection was cut while it was in use."""
+
+
+class Stale(Lost):
+    """It was dead before anything was asked of it: a second attempt does nothing twice."""
+
+
+class _Unopened(SSHException):
+    pass
 
 
 class Deadline:
@@ -101,10 +109,10 @@ class Link:
         except ChannelException:
             self._asked = None  # a refusal is an answer
             raise
-        except BROKEN:
+        except BROKEN as error:
             if self._asked and time.monotonic() - self._asked > SILENCE_SECONDS:
                 self.close()
-            raise
+            raise _Unopened(str(error)) from error
         self._asked = None
         return channel
 
@@ -136,9 +144,14 @@ class Watch:
         self.expired = True
         if self.channel is not None:
             # Its last message may find no way out: the connection has to be closed then, not waited for.
-            threading.Thread(target=self.channel.close, daemon=True).start()
+            threading.Thread(target=_close, args=(self.channel,), daemon=True).start()
         if not self._finished.wait(GRACE_SECONDS):
             self._link.close()
+
+
+def _close(channel: Channel) -> None:
+    with suppress(*BROKEN):
+        channel.close()
 
 
 class Connection:
@@ -182,7 +195,8 @@ class Connection:
                 ) from error
             if isinstance(error, ChannelException):
                 raise BackendUnavailable(f"{self.target} opens no more channels: {error.text}") from error
-            raise Lost(f"The connection to {self.target} was cut: {error}") from error
+            kind = Stale if isinstance(error, _Unopened) else Lost
+            raise kind(f"The connection to {self.target} was cut: {error}") from error
 
     def _alive(self, deadline: Deadline) -> Link:
         began = time.monotonic()
