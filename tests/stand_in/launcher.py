@@ -127,7 +127,8 @@ class Rank:
             self.step(step)
         while self.mode == "hold":
             if (self.run_dir / "stop").exists():
-                self.end("stopped", step=step, iteration=self.save(step), reason="asked to stop")
+                reason = (self.run_dir / "stop").read_text().strip()
+                self.end("stopped", step=step, iteration=self.save(step), reason=reason)
                 return 0
             time.sleep(0.05)
         while self.mode == "wait" and not (self.run_dir / "go").exists():

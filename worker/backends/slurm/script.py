@@ -63,7 +63,7 @@ def render_import(image: Image, profile: SlurmCluster, paths: Paths, *, fresh: b
     """The job that imports a container image."""
     partition = profile.build_partition or profile.partition_of(attached=False)
     return _TEMPLATES.get_template("import.sh.j2").render(
-        name=image.job_name, key=image.key, uri=image.uri, fresh=fresh, paths=paths,
+        name=image.job_name, key=image.key, uri=image.uri, fresh=fresh, paths=paths, profile=profile,
         options=options(profile, partition=partition),
     )  # fmt: skip
 
@@ -101,4 +101,4 @@ def lead_seconds(run: Run, profile: SlurmCluster) -> int:
 
 def _near_the_end(run: Run, profile: SlurmCluster) -> int:
     limit = run.resources.time_limit_minutes * 60
-    return max(limit - lead_seconds(run, profile) - EARLY_SECONDS, limit // 4)
+    return max(limit - lead_seconds(run, profile) - EARLY_SECONDS, 0)

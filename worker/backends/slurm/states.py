@@ -59,6 +59,7 @@ WAITS = {
     "BeginTime": "Begins again shortly: a requeued job is held for a while.",
     "Cleaning": "Its last run is still being cleaned up.",
     "Prolog": "The nodes are being made ready.",
+    "Nodes required for job are DOWN": "The nodes that it needs are down, drained or reserved.",
     "NodeDown": "A node that it needs is down.",
     "ReqNodeNotAvail": "The nodes that it asks for are not available now: reserved, drained or down.",
     "Licenses": "Waits for licenses.",
@@ -100,7 +101,7 @@ def waiting(reason: str) -> Meaning:
     """Why a job is pending, in words, and whether waiting can help."""
     if words := _never(reason):
         return Meaning(Phase.QUEUED, "never_runs", f"Can never run like this: {words} (Slurm: {reason})")
-    words = WAITS.get(reason) or WAITS.get(reason.split(",")[0]) or "Waits in the queue."
+    words = next((words for name, words in WAITS.items() if reason.startswith(name)), "Waits in the queue.")
     told = "" if reason in ("None", "") else f" (Slurm: {reason})"
     return Meaning(Phase.QUEUED, "held" if "held" in reason.lower() else "pending", words + told)
 

@@ -1,6 +1,7 @@
 # bash -s -- DIRECTORY MODE OPTION...: submits DIRECTORY/job.sh once, whoever asks and however often; prints its id.
 # MODE is `first`, or `again` where the scheduler was asked and does not know the job.
 # Exits with 75 where an earlier try may have got through: then the scheduler has to be asked.
+umask 077
 cd "$1" || exit 74
 exec 9> submit.lock
 flock -w 20 9 || exit 75

@@ -1,0 +1,44 @@
+"""A Slurm for the tests of a process, and a service on it for those of a module."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from demo.slurm.cluster import Cluster
+from demo.slurm.install import missing
+
+from tests.slurm.parts import SlurmService, start_service
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A running cluster; where none can be had the tests are skipped, and in CI that is a failure."""
+    if why := missing():
+        (pytest.fail if "CI" in os.environ else pytest.skip)(f"no Slurm can be started here: {why}")
+    with Cluster.start(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def canary() -> str:
+    """The value of the secret `team-hf`."""
+    return f"canary-{secrets.token_hex(8)}"
+
+
+@pytest.fixture(scope="session")
+def secret_file(tmp_path_factory: pytest.TempPathFactory, canary: str) -> Path:
+    path = tmp_path_factory.mktemp("secrets") / "team-hf.secret"
+    path.write_text(f"{canary}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def on_slurm(
+    slurm: Cluster, secret_file: Path, tmp_path_factory: pytest.TempPathFactory, stand_in: Path
+) -> Iterator[SlurmService]:
+    """A service for the tests of a module, with runs that take milliseconds."""
+    with start_service(slurm, tmp_path_factory.mktemp("on_slurm"), stand_in, secret_file) as running:
+        yield running
+        slurm.run("scancel", "--user=root")

@@ -1,0 +1,221 @@
+"""What a cluster does to jobs: takes their nodes, ends their time, forgets them, does not answer."""
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.chaos.tally import Tally
+from tests.slurm.parts import SlurmService
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(autouse=True)
+def whole(on_slurm: SlurmService) -> Iterator[None]:
+    """Afterwards every daemon runs again and no job is left."""
+    yield
+    for name in ("slurmdbd", "slurmctld", "slurmd-n1", "slurmd-n2", "sshd"):
+        on_slurm.slurm.revive(name)
+    for job in on_slurm.client.get("/v1/jobs?limit=200").json()["items"]:
+        if not job["terminal"]:
+            on_slurm.ask(job["id"], "cancel")
+            on_slurm.wait_for(job["id"])
+    wait_until(lambda: on_slurm.slurm.run("squeue", "--noheader").strip() == "", 60, "an empty queue")
+
+
+def judge(service: SlurmService, tally: Tally, job_id: str, starts: list[str]) -> None:
+    """Count a fault; the runs that were started are these, and no other."""
+    tally.jobs += 1
+    tally.kills += 1
+    begun = service.starts(job_id)
+    tally.lost += begun == []
+    tally.doubled += len(set(begun)) < len(begun)
+    tally.wrong += begun != starts
+    assert begun == starts
+
+
+def finish(service: SlurmService, job_id: str) -> dict[str, Any]:
+    """Pause what holds and cancel it: it was whole to its end."""
+    service.ask(job_id, "pause")
+    paused = service.wait_for(job_id, "PAUSED")
+    service.ask(job_id, "cancel")
+    service.wait_for(job_id)
+    return paused
+
+
+# -- the run is ended by the cluster, and goes on --------------------------------------------------
+
+
+def test_a_requeued_job_is_a_new_attempt_with_its_own_logs(on_slurm: SlurmService, tally: Tally) -> None:
+    job = on_slurm.run_until(4)
+    on_slurm.slurm.run("scontrol", "requeue", job["backend"]["external_id"])
+    again = on_slurm.wait_for_step(job["id"], 4, attempt=2)
+    assert again["backend"]["external_id"] == job["backend"]["external_id"]
+    first, second = on_slurm.attempts(job["id"])
+    assert (first["outcome"], second["origin"]) == ("RECOVERING", "requeued")
+    assert (on_slurm.directory(job["id"], 2) / "logs" / "rank-0.log").exists()
+    finish(on_slurm, job["id"])
+    judge(on_slurm, tally, job["id"], ["1", "2"])
+
+
+def test_a_preempted_job_goes_on_when_its_nodes_are_free(on_slurm: SlurmService, tally: Tally) -> None:
+    job = on_slurm.run_until(4, cluster="exclusive", resources={"nodes": 2})
+    urgent = on_slurm.slurm.run(
+        "sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive", "--wrap", "sleep 600"
+    ).strip()
+    on_slurm.wait_for(job["id"], "QUEUED")
+    assert not on_slurm.job(job["id"])["terminal"]
+    on_slurm.slurm.run("scancel", urgent)
+    on_slurm.wait_for_step(job["id"], 4, attempt=2)
+    finish(on_slurm, job["id"])
+    judge(on_slurm, tally, job["id"], ["1", "2"])
+
+
+def test_where_slurm_does_not_requeue_the_service_goes_on_itself(
+    on_slurm: SlurmService, tally: Tally
+) -> None:
+    job = on_slurm.run_until(4, cluster="no-requeue", resources={"nodes": 2})
+    urgent = on_slurm.slurm.run(
+        "sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive", "--wrap", "sleep 600"
+    ).strip()
+    recovering = on_slurm.wait_for(job["id"], "RECOVERING")
+    assert recovering["state_reason"]["code"] == "preempted"
+    on_slurm.slurm.run("scancel", urgent)
+    on_slurm.wait_for_step(job["id"], 4, attempt=2)
+    first, second = on_slurm.attempts(job["id"])
+    assert (first["failure"]["class"], second["origin"]) == ("preempted", "recovered")
+    finish(on_slurm, job["id"])
+    judge(on_slurm, tally, job["id"], ["1", "2"])
+
+
+def test_a_node_that_dies_costs_an_attempt(on_slurm: SlurmService, tally: Tally) -> None:
+    job = on_slurm.run_until(4)
+    external_id = job["backend"]["external_id"]
+    node = on_slurm.slurm.run("squeue", "--noheader", "--jobs", external_id, "--Format", "NodeList").strip()
+    on_slurm.slurm.kill(f"slurmd-{node}", signal.SIGKILL)
+    end_steps(external_id)
+    on_slurm.wait_for_step(job["id"], 4, attempt=2, timeout=180)
+    finish(on_slurm, job["id"])
+    judge(on_slurm, tally, job["id"], ["1", "2"])
+
+
+def end_steps(external_id: str) -> None:
+    """The node is gone: so is what ran on it."""
+    for process in psutil.process_iter(["name", "cmdline"]):
+        line = " ".join(process.info["cmdline"] or ())
+        if process.info["name"] == "slurmstepd" and f"[{external_id}." in line:
+            for child in [*process.children(recursive=True), process]:
+                child.kill()
+
+
+def test_at_its_time_limit_a_job_saves_and_goes_on(on_slurm: SlurmService, tally: Tally) -> None:
+    job = on_slurm.submit(on_slurm.body("hold", cluster="short"))
+    on_slurm.wait_for_step(job["id"], 4, attempt=2, timeout=180)
+    first, second = on_slurm.attempts(job["id"])
+    assert (first["failure"]["class"], second["origin"]) == ("time_limit", "recovered")
+    assert on_slurm.job(job["id"])["latest_checkpoint"]["attempt"] == 1
+    on_slurm.ask(job["id"], "cancel")
+    on_slurm.wait_for(job["id"])
+    judge(on_slurm, tally, job["id"], ["1", "2"])
+
+
+def test_a_budget_that_is_used_up_ends_in_a_failure(on_slurm: SlurmService, tally: Tally) -> None:
+    job = on_slurm.submit(on_slurm.body("hold", cluster="once"))
+    ended = on_slurm.wait_for(job["id"], timeout=180)
+    assert (ended["state"], ended["failure"]["class"]) == ("FAILED", "time_limit")
+    judge(on_slurm, tally, job["id"], ["1"])
+
+
+def test_a_run_that_does_not_heed_the_warning_is_ended_by_slurm(on_slurm: SlurmService, tally: Tally) -> None:
+    job = on_slurm.submit(on_slurm.body("wait", cluster="once"))
+    ended = on_slurm.wait_for(job["id"], timeout=240)
+    assert (ended["state"], ended["failure"]["class"]) == ("FAILED", "time_limit")
+    assert "TIMEOUT" in ended["state_reason"]["raw"]
+    judge(on_slurm, tally, job["id"], ["1"])
+
+
+# -- the controller --------------------------------------------------------------------------------
+
+
+def test_what_the_controller_lost_runs_once(on_slurm: SlurmService, tally: Tally) -> None:
+    jobs = [on_slurm.submit(on_slurm.body(resources={"nodes": 2})) for _ in range(3)]
+    for job in jobs:
+        wait_until(lambda job_id=job["id"]: on_slurm.job(job_id)["backend"]["external_id"], what="an id")  # type: ignore[misc]
+    on_slurm.slurm.kill("slurmctld", signal.SIGKILL)
+    on_slurm.slurm.revive("slurmctld")
+    for job in jobs:
+        assert on_slurm.wait_for(job["id"], timeout=180)["state"] == "SUCCEEDED"
+        assert len(on_slurm.starts(job["id"])) == 1
+        judge(on_slurm, tally, job["id"], on_slurm.starts(job["id"]))
+
+
+def test_a_controller_that_is_down_makes_jobs_stale_and_nothing_else(
+    on_slurm: SlurmService, tally: Tally
+) -> None:
+    job = on_slurm.run_until(4)
+    on_slurm.slurm.kill("slurmctld", signal.SIGKILL)
+    wait_until(lambda: on_slurm.job(job["id"])["stale"], 90, "a stale job")
+    assert on_slurm.job(job["id"])["state"] == "RUNNING"
+    on_slurm.slurm.revive("slurmctld")
+    wait_until(lambda: not on_slurm.job(job["id"])["stale"], 90, "a fresh look")
+    assert on_slurm.job(job["id"])["state"] == "RUNNING"
+    finish(on_slurm, job["id"])
+    judge(on_slurm, tally, job["id"], ["1"])
+
+
+@pytest.mark.parametrize("cluster", ["near", "far"])
+def test_a_submission_to_a_hung_controller_runs_once(
+    on_slurm: SlurmService, tally: Tally, cluster: str
+) -> None:
+    on_slurm.slurm.kill("slurmctld", signal.SIGSTOP)
+    job_id = on_slurm.submit(on_slurm.body(cluster=cluster))["id"]
+    wait_until(
+        lambda: (on_slurm.job(job_id)["state_reason"] or {}).get("code") == "backend_unavailable",
+        90,
+        "a submission that timed out",
+    )
+    on_slurm.slurm.kill("slurmctld", signal.SIGCONT)
+    assert on_slurm.wait_for(job_id, timeout=180)["state"] == "SUCCEEDED"
+    judge(on_slurm, tally, job_id, ["1"])
+
+
+def test_accounting_that_is_down_changes_nothing(on_slurm: SlurmService, tally: Tally) -> None:
+    running = on_slurm.run_until(4)["id"]
+    on_slurm.slurm.kill("slurmdbd", signal.SIGKILL)
+    job_id = on_slurm.submit(on_slurm.body())["id"]
+    assert on_slurm.wait_for(job_id)["state"] == "SUCCEEDED"
+    finish(on_slurm, running)
+    judge(on_slurm, tally, job_id, ["1"])
+    judge(on_slurm, tally, running, ["1"])
+
+
+# -- SSH -------------------------------------------------------------------------------------------
+
+
+def test_ssh_that_is_cut_again_and_again_doubles_and_loses_nothing(
+    on_slurm: SlurmService, tally: Tally
+) -> None:
+    with ThreadPoolExecutor(4) as clients:
+        posted = [clients.submit(on_slurm.submit, on_slurm.body(cluster="far")) for _ in range(20)]
+        job_ids = {one.result()["id"] for one in posted}
+        waiting = set(job_ids)
+        while waiting:
+            tally.kills += cut_ssh(on_slurm)
+            job_id = waiting.pop()
+            on_slurm.wait_for(job_id, timeout=240)
+    for job_id in job_ids:
+        assert on_slurm.job(job_id)["state"] == "SUCCEEDED"
+        judge(on_slurm, tally, job_id, ["1"])
+
+
+def cut_ssh(service: SlurmService) -> int:
+    """Kill the sessions of the cluster's sshd; returns how many there were."""
+    sessions = psutil.Process(service.slurm.pid("sshd")).children(recursive=True)
+    for process in sessions:
+        process.kill()
+    return len(sessions)

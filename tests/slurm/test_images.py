@@ -1,0 +1,156 @@
+"""Container images: imported once for each digest, never half, never stale. enroot and pyxis are stand-ins."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from demo.slurm.cluster import Cluster
+
+from tests.slurm.parts import SlurmService, start_service
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+
+# The registry is a directory: TAG holds the digest, `slow` and `broken` say how an import goes.
+ENROOT = """#!/bin/bash
+registry={registry}
+case $1 in
+digest) cat "$registry/tag" ;;
+import)
+    echo "$$ $*" >> "$registry/imports"
+    [ ! -e "$registry/broken" ] || {{ echo "no such image" >&2; exit 1; }}
+    echo half > "$3"
+    while [ -e "$registry/slow" ]; do sleep 0.1; done
+    echo "whole $(cat "$registry/tag")" > "$3" ;;
+esac
+"""
+# What pyxis adds to srun: the options are taken, and what they name is noted.
+SRUN = """#!/bin/bash
+for option; do
+    shift
+    case $option in
+    --container-image=*) cat "${{option#*=}}" >> {registry}/used ;;
+    --container-*|--no-container-*) ;;
+    *) set -- "$@" "$option" ;;
+    esac
+done
+exec {srun} "$@"
+"""
+
+
+class Registry:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.move_tag("a")
+
+    def move_tag(self, letter: str) -> None:
+        (self.directory / "tag").write_text(f"sha256:{letter * 64}\n")
+
+    @property
+    def imports(self) -> list[str]:
+        path = self.directory / "imports"
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def used(self) -> list[str]:
+        path = self.directory / "used"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    directory = tmp_path / "registry"
+    directory.mkdir()
+    return Registry(directory)
+
+
+@pytest.fixture
+def with_images(
+    slurm: Cluster, registry: Registry, tmp_path: Path, stand_in: Path, secret_file: Path
+) -> Iterator[SlurmService]:
+    """A service whose runs are in containers."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    real = next(path for one in os.environ["PATH"].split(":") if (path := Path(one) / "srun").exists())
+    for name, text in (("enroot", ENROOT), ("srun", SRUN)):
+        (programs / name).write_text(text.format(registry=registry.directory, srun=real))
+        (programs / name).chmod(0o755)
+    profile = {
+        "container_image": "registry.example.com/team/nemo:26.04",
+        "setup_lines": [f"export PATH={programs}:$PATH"],
+    }
+    path = f"{programs}:{os.environ['PATH']}"
+    with start_service(slurm, tmp_path, stand_in, secret_file, profile, PATH=path) as service:
+        yield service
+
+
+def images(service: SlurmService) -> list[str]:
+    return sorted(path.name for path in (service.root / "images").glob("*.sqsh"))
+
+
+def test_many_jobs_wait_for_one_import(with_images: SlurmService, registry: Registry) -> None:
+    (registry.directory / "slow").touch()
+    jobs = [with_images.submit(with_images.body())["id"] for _ in range(5)]
+    wait_until(lambda: registry.imports, what="the import to begin")
+    for job_id in jobs:
+        wait_until(
+            lambda job_id=job_id: (with_images.job(job_id)["queue"] or {}).get("reason"), what="a reason"
+        )  # type: ignore[misc]
+    assert with_images.job(jobs[0])["queue"]["reason"].startswith("Waits for its container image")
+    assert images(with_images) == []
+    (registry.directory / "slow").unlink()
+    for job_id in jobs:
+        assert with_images.wait_for(job_id)["state"] == "SUCCEEDED"
+    assert len(registry.imports) == 1
+    assert "docker://registry.example.com#team/nemo:26.04" in registry.imports[0]
+    assert registry.used == [f"whole sha256:{'a' * 64}"] * 5
+
+
+def test_a_tag_that_moved_is_another_image(with_images: SlurmService, registry: Registry) -> None:
+    for letter in ("a", "b", "a"):
+        registry.move_tag(letter)
+        assert with_images.wait_for(with_images.submit(with_images.body())["id"])["state"] == "SUCCEEDED"
+    assert len(registry.imports) == 2
+    assert registry.used == [f"whole sha256:{letter * 64}" for letter in "aba"]
+
+
+def test_an_import_that_fails_is_said_and_tried_again(with_images: SlurmService, registry: Registry) -> None:
+    (registry.directory / "broken").touch()
+    failed = with_images.wait_for(with_images.submit(with_images.body())["id"])
+    assert (failed["state"], failed["failure"]["class"]) == ("FAILED", "image_pull")
+    (registry.directory / "broken").unlink()
+    assert with_images.wait_for(with_images.submit(with_images.body())["id"])["state"] == "SUCCEEDED"
+
+
+def test_an_import_that_is_cut_off_leaves_nothing_to_be_served(
+    with_images: SlurmService, registry: Registry, slurm: Cluster
+) -> None:
+    (registry.directory / "slow").touch()
+    job_id = with_images.submit(with_images.body())["id"]
+    wait_until(lambda: registry.imports, what="the import to begin")
+    importing = slurm.run("squeue", "--noheader", "--states=RUNNING", "--Format", "JobID").split()
+    slurm.run("scancel", "--signal=KILL", "--full", *importing)
+    assert with_images.wait_for(job_id)["failure"]["class"] == "image_pull"
+    assert images(with_images) == []
+    (registry.directory / "slow").unlink()
+    assert with_images.wait_for(with_images.submit(with_images.body())["id"])["state"] == "SUCCEEDED"
+    assert registry.used == [f"whole sha256:{'a' * 64}"]
+
+
+def test_an_import_anew_leaves_the_old_file_to_those_who_use_it(
+    with_images: SlurmService, registry: Registry
+) -> None:
+    holding = with_images.run_until(4)["id"]
+    before = images(with_images)
+    began = time.time()
+    job_id = with_images.submit(with_images.body(force_squash=True))["id"]
+    assert with_images.wait_for(job_id)["state"] == "SUCCEEDED"
+    assert len(registry.imports) == 2
+    assert set(before) < set(images(with_images))
+    link = with_images.root / "images" / f"sha256-{'a' * 64}.sqsh"
+    assert link.resolve().stat().st_mtime >= began
+    with_images.ask(holding, "pause")
+    with_images.wait_for(holding, "PAUSED")
+    with_images.ask(holding, "cancel")

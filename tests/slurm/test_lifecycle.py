@@ -1,0 +1,123 @@
+"""One life of a job on a real Slurm: submitted, watched, paused, resumed, cancelled, refused."""
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from tests.slurm.parts import SlurmService
+from tests.waiting import wait_until
+
+NEAR_AND_FAR = pytest.mark.parametrize("cluster", ["near", "far"])
+
+
+@NEAR_AND_FAR
+def test_a_job_on_two_nodes_trains_and_shows_what_it_did(on_slurm: SlurmService, cluster: str) -> None:
+    resources = {"nodes": 2, "gpus_per_node": 2}
+    job = on_slurm.submit(on_slurm.body(cluster=cluster, resources=resources))
+    job = on_slurm.wait_for(job["id"])
+    assert (job["state"], job["progress"]["step"], job["progress"]["loss"]) == ("SUCCEEDED", 4, 4.0)
+    assert job["backend"]["kind"] == "slurm"
+    assert on_slurm.starts(job["id"]) == ["1"]
+    for rank in range(4):
+        log = on_slurm.client.get(f"/v1/jobs/{job['id']}/logs?rank={rank}").json()
+        assert log["text"] == f"rank {rank} says hello\n"
+    assert (
+        "größe: ééé\nbad byte \ufffd here\n"
+        in on_slurm.client.get(f"/v1/jobs/{job['id']}/logs").json()["text"]
+    )
+    steps = on_slurm.client.get(f"/v1/jobs/{job['id']}/metrics").json()["train"]
+    assert [one["step"] for one in steps] == [1, 2, 3, 4]
+
+
+@NEAR_AND_FAR
+def test_its_checkpoint_is_downloaded_byte_for_byte(on_slurm: SlurmService, cluster: str) -> None:
+    job = on_slurm.wait_for(on_slurm.submit(on_slurm.body(cluster=cluster))["id"])
+    [saved] = on_slurm.client.get(f"/v1/jobs/{job['id']}/checkpoints").json()["items"]
+    file = "__0_0.distcp"
+    answer = on_slurm.client.get(f"/v1/jobs/{job['id']}/checkpoints/{saved['iteration']}/files/{file}")
+    on_disk = (on_slurm.root / "jobs" / job["id"] / "checkpoints" / "iter_0000004" / file).read_bytes()
+    assert hashlib.sha256(answer.content).hexdigest() == hashlib.sha256(on_disk).hexdigest()
+
+
+@NEAR_AND_FAR
+def test_a_pause_saves_and_a_resumed_job_is_another_attempt(on_slurm: SlurmService, cluster: str) -> None:
+    job_id = on_slurm.run_until(4, cluster=cluster)["id"]
+    on_slurm.ask(job_id, "pause")
+    paused = on_slurm.wait_for(job_id, "PAUSED")
+    assert paused["state_reason"]["message"] == "Saved and stopped at step 4."
+    assert paused["allowed_actions"] == ["resume", "cancel"]
+    on_slurm.ask(job_id, "resume")
+    again = on_slurm.wait_for_step(job_id, 4, attempt=2)
+    assert again["state"] == "RUNNING"
+    on_slurm.ask(job_id, "pause")
+    on_slurm.wait_for(job_id, "PAUSED")
+    on_slurm.ask(job_id, "cancel")
+    on_slurm.wait_for(job_id, "CANCELLED")
+    assert [one["outcome"] for one in on_slurm.attempts(job_id)] == ["PAUSED", "PAUSED"]
+    assert on_slurm.starts(job_id) == ["1", "2"]
+
+
+def test_a_running_and_a_waiting_job_are_cancelled(on_slurm: SlurmService) -> None:
+    running = on_slurm.run_until(4, cluster="exclusive", resources={"nodes": 2})["id"]
+    waiting = on_slurm.submit(on_slurm.body(cluster="exclusive", resources={"nodes": 2}))["id"]
+    wait_until(lambda: (on_slurm.job(waiting)["queue"] or {}).get("reason"), what="a reason to wait")
+    assert on_slurm.job(waiting)["state_reason"]["code"] == "pending"
+    for job_id in (waiting, running):
+        on_slurm.ask(job_id, "cancel")
+        on_slurm.wait_for(job_id, "CANCELLED")
+    assert on_slurm.starts(waiting) == []
+
+
+def test_a_job_that_is_cancelled_on_the_cluster_says_so(on_slurm: SlurmService) -> None:
+    job = on_slurm.run_until(4)
+    on_slurm.slurm.run("scancel", job["backend"]["external_id"])
+    ended = on_slurm.wait_for(job["id"])
+    assert (ended["state"], ended["state_reason"]["code"]) == ("CANCELLED", "cancelled_on_cluster")
+
+
+REFUSED = {
+    "no-partition": ("nvalid partition", "partition"),
+    "no-account": ("nvalid account", "account"),
+    "no-qos": ("nvalid qos", "qos"),
+    "no-node": ("Requested node configuration is not available", "fewer"),
+    "too-many": ("ode count specification invalid|ode configuration is not available", "fewer"),
+    "too-long": ("equested time limit is invalid", "less time"),
+}
+
+
+@pytest.mark.parametrize("cluster", REFUSED)
+def test_what_slurm_refuses_fails_with_its_words_and_what_to_do(on_slurm: SlurmService, cluster: str) -> None:
+    job = on_slurm.wait_for(on_slurm.submit(on_slurm.body(cluster=cluster))["id"])
+    assert (job["state"], job["failure"]["class"]) == ("FAILED", "scheduler_rejected")
+    words, hint = REFUSED[cluster]
+    assert any(one in job["failure"]["cause"] for one in words.split("|")), job["failure"]
+    assert hint in job["failure"]["recovery"], job["failure"]
+    assert on_slurm.starts(job["id"]) == []
+
+
+def test_the_directory_of_a_job_is_its_users_alone(on_slurm: SlurmService) -> None:
+    job = on_slurm.wait_for(on_slurm.submit(on_slurm.body())["id"])
+    for path in (on_slurm.root / "jobs" / job["id"]).rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_the_code_is_staged_once(on_slurm: SlurmService) -> None:
+    on_slurm.wait_for(on_slurm.submit(on_slurm.body())["id"])
+    [staged] = (on_slurm.root / "code").iterdir()
+    before = staged.stat().st_mtime_ns
+    on_slurm.wait_for(on_slurm.submit(on_slurm.body())["id"])
+    assert [one.stat().st_mtime_ns for one in (on_slurm.root / "code").iterdir()] == [before]
+    assert (staged / "trainer" / "bridge.json").is_file()
+
+
+def test_a_cluster_whose_commands_fail_leaves_the_job_waiting_and_says_why(on_slurm: SlurmService) -> None:
+    job_id = on_slurm.submit(on_slurm.body(cluster="not-there"))["id"]
+
+    def said() -> dict[str, Any] | None:
+        reason = on_slurm.job(job_id)["state_reason"]
+        return reason if reason and reason["code"] == "backend_unavailable" else None
+
+    assert wait_until(said, what="a reason")
+    assert on_slurm.job(job_id)["state"] == "SUBMITTING"
+    on_slurm.ask(job_id, "cancel")

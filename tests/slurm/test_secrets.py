@@ -1,0 +1,93 @@
+"""Secrets reach a run's environment, and no script, plan, database, process list, log or event."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.slurm.parts import SlurmService
+from tests.waiting import wait_until
+
+NAMED = {"secrets": {"HF_TOKEN": "team-hf"}}
+
+
+@pytest.mark.parametrize("cluster", ["near", "far"])
+def test_a_secret_is_in_the_run_and_nowhere_else(
+    on_slurm: SlurmService, canary: str, cluster: str, tmp_path: Path
+) -> None:
+    planned = on_slurm.client.post("/v1/jobs:plan", json=on_slurm.body(cluster=cluster, **NAMED))
+    assert planned.status_code == 200
+    job_id = on_slurm.run_until(4, cluster=cluster, **NAMED)["id"]
+    assert canary in run_environment(on_slurm, job_id)
+    kept = on_slurm.directory(job_id) / "secrets.sh"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    listed = subprocess.run(["ps", "-ww", "axo", "args"], capture_output=True, text=True, check=True).stdout
+    assert canary not in listed
+    on_slurm.ask(job_id, "pause")
+    on_slurm.wait_for(job_id, "PAUSED")
+    wait_until(lambda: not kept.exists(), what="the removal of the file")
+    told = [planned.text] + [
+        on_slurm.client.get(f"/v1/jobs/{job_id}{part}").text
+        for part in ("", "/events", "/attempts", "/logs", "/logs?rank=0", "/metrics", "/checkpoints")
+    ]
+    assert not any(canary in text for text in told)
+    places = (on_slurm.root, on_slurm.data_dir, on_slurm.slurm.logs, on_slurm.data_dir.parent)
+    assert [path for place in places for path in files_with(canary, place)] == []
+    on_slurm.ask(job_id, "cancel")
+
+
+def run_environment(service: SlurmService, job_id: str) -> str:
+    """The environment of the processes of a job's run."""
+    directory = str(service.root / "jobs" / job_id)
+    found = []
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+        except psutil.Error:
+            continue
+        if environment.get("SFT_RUN", "").startswith(directory):
+            found.append(str(environment))
+    return "\n".join(found)
+
+
+def files_with(text: str, place: Path) -> list[Path]:
+    """Files that hold a text; the one that gives the secret to the service is not among them."""
+    found = subprocess.run(["grep", "-rlaF", text, str(place)], capture_output=True, text=True, check=False)
+    return [Path(line) for line in found.stdout.splitlines() if not line.endswith("team-hf.secret")]
+
+
+def test_a_secret_of_others_is_no_secret_of_yours(on_slurm: SlurmService) -> None:
+    key = on_slurm.client.post(
+        "/v1/keys", json={"name": "eve", "role": "submitter", "project": "other"}
+    ).json()
+    headers = {"Authorization": f"Bearer {key['key']}"}
+    for name in ("team-hf", "nothing"):
+        body = on_slurm.body(secrets={"HF_TOKEN": name})
+        answer = on_slurm.client.post("/v1/jobs", json=body, headers=headers)
+        [fault] = answer.json()["errors"]
+        assert (answer.status_code, fault["code"]) == (422, "unknown_secret")
+        assert fault["hint"] == "Yours on this cluster: none."
+
+
+@pytest.mark.parametrize(
+    "variable", ["LD_PRELOAD", "PATH", "PYTHONPATH", "BASH_ENV", "a", "A B", "A=B", "SLURM_JOB_ID", ""]
+)
+def test_a_secret_steers_no_program(on_slurm: SlurmService, variable: str) -> None:
+    answer = on_slurm.client.post("/v1/jobs", json=on_slurm.body(secrets={variable: "team-hf"}))
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "not_a_variable")
+
+
+def test_a_secret_that_is_away_is_waited_for(on_slurm: SlurmService, secret_file: Path) -> None:
+    aside = secret_file.with_suffix(".aside")
+    secret_file.rename(aside)
+    job_id = on_slurm.submit(on_slurm.body(**NAMED))["id"]
+
+    def said() -> dict[str, Any] | None:
+        reason: dict[str, Any] | None = on_slurm.job(job_id)["state_reason"]
+        return reason if reason and reason["code"] == "backend_unavailable" else None
+
+    assert str(secret_file) in wait_until(said, what="a reason")["message"]
+    aside.rename(secret_file)
+    assert on_slurm.wait_for(job_id)["state"] == "SUCCEEDED"
