@@ -1,4 +1,4 @@
-"""Container images: imported once for each digest, never half, never stale. enroot and pyxis are stand-ins."""
+"""Container images: imported once a digest, never half, never stale. enroot and pyxis are stand-ins."""
 
 import os
 import time
@@ -86,6 +86,12 @@ def with_images(
         yield service
 
 
+def reason(service: SlurmService, job_id: str) -> str | None:
+    """Why a job waits."""
+    found: str | None = (service.job(job_id)["queue"] or {}).get("reason")
+    return found
+
+
 def images(service: SlurmService) -> list[str]:
     return sorted(path.name for path in (service.root / "images").glob("*.sqsh"))
 
@@ -94,11 +100,8 @@ def test_many_jobs_wait_for_one_import(with_images: SlurmService, registry: Regi
     (registry.directory / "slow").touch()
     jobs = [with_images.submit(with_images.body())["id"] for _ in range(5)]
     wait_until(lambda: registry.imports, what="the import to begin")
-    for job_id in jobs:
-        wait_until(
-            lambda job_id=job_id: (with_images.job(job_id)["queue"] or {}).get("reason"), what="a reason"
-        )  # type: ignore[misc]
-    assert with_images.job(jobs[0])["queue"]["reason"].startswith("Waits for its container image")
+    waiting = [wait_until(lambda job_id=one: reason(with_images, job_id), what="a reason") for one in jobs]  # type: ignore[misc]
+    assert all(one.startswith("Waits for its container image") for one in waiting)
     assert images(with_images) == []
     (registry.directory / "slow").unlink()
     for job_id in jobs:

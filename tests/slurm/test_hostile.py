@@ -1,0 +1,104 @@
+"""Whatever a client says: no shell of the cluster reads it, no directive of Slurm comes of it."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hostile import strings
+from tests.slurm.parts import SlurmService
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
+
+# Around each string: at the beginning of a word, in it, at its end, as a path, as an option.
+WRAPS = ("{}", "a{}", "{}a", "/{}", "--x={}", "a b{}", "{0}{0}", "'{}'", '"{}"')
+
+
+@pytest.fixture(scope="module")
+def canary_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("canary") / "touched"
+
+
+def hostile(canary_file: Path) -> list[str]:
+    """More than 500."""
+    texts = [wrap.format(text) for text in strings(str(canary_file)) for wrap in WRAPS]
+    return list(dict.fromkeys(texts))
+
+
+def bodies(service: SlurmService, text: str) -> Iterator[dict[str, Any]]:
+    """Requests that have the text in one place each."""
+    usual = service.body()
+    yield {**usual, "name": text}
+    yield {**usual, "config": text}
+    yield {**usual, "config": {text: text}}
+    yield {**usual, "cluster": text}
+    yield {**usual, "overrides": [*usual["overrides"], text]}
+    yield {**usual, "overrides": {"hf_model_path": text}}
+    yield {**usual, "args": ["--hf-model-path", text]}
+    yield {**usual, "inputs": {"packed_parquet": text}}
+    yield {**usual, "inputs": {**usual["inputs"], "checkpoint_megatron": text}}
+    yield {**usual, "secrets": {text: "team-hf"}}
+    yield {**usual, "secrets": {"HF_TOKEN": text}}
+    yield {**usual, "labels": {text: "x"}}
+    yield {**usual, "plan_hash": text}
+    yield {**usual, "resources": {"nodes": text}}
+
+
+def test_five_hundred_strings_in_every_field_are_planned_or_refused(
+    on_slurm: SlurmService, canary_file: Path
+) -> None:
+    texts = hostile(canary_file)
+    assert len(texts) >= 500
+    usual = on_slurm.client.post("/v1/jobs:plan", json=on_slurm.body()).json()["submission"]["files"]
+
+    def planned(body: dict[str, Any]) -> None:
+        content = json.dumps(body)
+        answer = on_slurm.client.post(
+            "/v1/jobs:plan", content=content, headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code in (200, 422), (answer.status_code, body)
+        if answer.status_code == 200:
+            files = answer.json()["submission"]["files"]
+            assert files["node.sh"] == usual["node.sh"]
+            assert set(files["job.sh"].splitlines()) <= {
+                *usual["job.sh"].splitlines(), "", "set +x", '. "$submitted/secrets.sh" || exit 78'
+            }  # fmt: skip
+
+    with ThreadPoolExecutor(4) as clients:
+        for text in texts:
+            list(clients.map(planned, bodies(on_slurm, text)))
+    assert not canary_file.exists()
+
+
+def test_what_is_accepted_runs_as_it_was_said(on_slurm: SlurmService, canary_file: Path) -> None:
+    """A hundred of them in all free places at once, through Slurm to the run's own config."""
+    texts = [text for text in hostile(canary_file) if accepted(on_slurm, text)][::4][:100]
+    assert len(texts) >= 50
+    jobs = {on_slurm.submit(free(on_slurm, text))["id"]: text for text in texts}
+    for job_id, text in jobs.items():
+        job = on_slurm.wait_for(job_id, timeout=600)
+        assert (job["state"], job["labels"]["said"]) == ("SUCCEEDED", text), text
+        assert job["config"]["logger"]["wandb_exp_name"] == text
+        assert on_slurm.starts(job_id) == ["1"]
+        shown = on_slurm.slurm.run("scontrol", "show", "job", job["backend"]["external_id"])
+        assert f"JobName={job_id}.1" in shown
+        assert "Partition=main" in shown
+        assert "NumNodes=1" in shown
+        assert f"StdOut={on_slurm.directory(job_id)}/logs/job.log" in shown
+    assert not canary_file.exists()
+
+
+def free(service: SlurmService, text: str) -> dict[str, Any]:
+    """A job that says the text wherever any text may stand."""
+    usual = service.body()
+    named = {"logger.wandb_exp_name": text, "logger.wandb_entity": text, "logger.wandb_project": "train"}
+    overrides = dict(one.split("=", 1) for one in usual["overrides"]) | named
+    return {**usual, "overrides": overrides, "labels": {"said": text}}
+
+
+def accepted(service: SlurmService, text: str) -> bool:
+    answer = service.client.post("/v1/jobs:plan", json=free(service, text))
+    return bool(answer.status_code == 200 and answer.json()["ok"])
