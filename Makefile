@@ -13,7 +13,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # The environments are the project's own, whatever is active outside.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help setup setup-trainer demo serve check format test test-fast test-chaos schema coverage bench clean
+.PHONY: help setup setup-trainer setup-slurm demo demo-slurm serve check format test test-fast test-chaos test-slurm \
+        schema coverage bench bench-slurm clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +39,12 @@ setup-trainer: .venv-trainer/.done  ## The trainer's environment (torch, Megatro
 	$(UV) pip install --python .venv-trainer/bin/python --no-deps -r requirements/trainer-nodeps.txt
 	@touch $@
 
+setup-slurm: setup  ## Debian's Slurm, for demo-slurm and the tests; as root
+	@$(BIN)/python -m demo.slurm install
+
+demo-slurm: setup setup-trainer setup-slurm  ## The same on two nodes of a real Slurm, started on this machine
+	$(BIN)/python -m demo $(DEMO_DIR)-slurm --slurm
+
 demo: setup setup-trainer  ## One real fine-tuning job through the whole service
 	$(BIN)/python -m demo $(DEMO_DIR)
 
@@ -54,26 +61,33 @@ format: setup  ## Put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: setup setup-trainer  ## Every test, with real fine-tuning runs
-	$(BIN)/pytest -n $(JOBS) -m "not chaos"
+test: setup setup-trainer  ## Every test but the long ones below, with real fine-tuning runs
+	-@$(BIN)/python -m demo.slurm install
+	$(BIN)/pytest -n $(JOBS) -m "not chaos and not slurm"
 
 test-fast: setup  ## What daily work needs: no training, no slow tests
-	$(BIN)/pytest -n $(JOBS) -m "not training and not slow and not chaos"
+	$(BIN)/pytest -n $(JOBS) -m "not training and not slow and not chaos and not slurm"
 
 test-chaos: setup setup-trainer  ## Kills, restarts and breaks everything that the service stands on: half an hour
 	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/chaos tests/test_failures.py
+
+test-slurm: setup setup-trainer setup-slurm  ## All of tests/slurm, on a real Slurm: kills, hangs, 200 jobs; half an hour
+	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/slurm
 
 schema: setup-trainer  ## What the installed Megatron-Bridge lets a config set, into trainer/bridge.json
 	HF_HUB_OFFLINE=1 HF_HUB_CACHE=tests/hub .venv-trainer/bin/python -m trainer.describe
 
 coverage: setup setup-trainer  ## Branch coverage of the whole suite
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n $(JOBS) -m "not chaos"
+	$(BIN)/coverage run -m pytest -n $(JOBS) -m "not chaos and not slurm"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 bench: setup  ## What looking at 1,000 shards of packed data takes
 	$(BIN)/python -m bench.inspect
+
+bench-slurm: setup setup-slurm  ## What submitting to Slurm and watching thousands of jobs takes
+	$(BIN)/python -m bench.slurm
 
 clean:  ## Remove the environments and the demo's data
 	rm -rf .venv .venv-trainer .demo build *.egg-info

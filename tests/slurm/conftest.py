@@ -4,21 +4,25 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-from demo.slurm.cluster import Cluster
-from demo.slurm.install import missing
 
+from demo.slurm.cluster import Cluster
+from demo.slurm.install import obstacle
 from tests.slurm.parts import SlurmService, start_service
 
 
 @pytest.fixture(scope="session")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def slurm() -> Iterator[Cluster]:
     """A running cluster; where none can be had the tests are skipped, and in CI that is a failure."""
-    if why := missing():
+    if why := obstacle():
         (pytest.fail if "CI" in os.environ else pytest.skip)(f"no Slurm can be started here: {why}")
-    with Cluster.start(tmp_path_factory.mktemp("slurm")) as cluster:
-        yield cluster
+    # Not below pytest's directories: the daemons' users have to get into it.
+    with TemporaryDirectory(prefix="sft-slurm-") as directory:
+        Path(directory).chmod(0o755)
+        with Cluster.start(Path(directory)) as cluster:
+            yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from demo.slurm.cluster import Cluster
-
 from tests.conftest import make_inputs
 from tests.service import Service
 from tests.waiting import wait_until
@@ -19,11 +18,13 @@ PROFILES: dict[str, dict[str, Any]] = {
     "no-partition": {"partition": "nowhere"},
     "no-account": {"account": "nobody"},
     "no-qos": {"qos": "nothing"},
-    "no-node": {"cpus_per_task": 4096},
-    "too-many": {"nodes": 9},
-    "too-long": {"partition": "short", "time": "02:00:00"},
+    "no-cpu": {"cpus_per_task": 4096},
+    "no-memory": {"mem": "900G"},
+    "no-feature": {"constraint": "quantum"},
+    "no-reservation": {"reservation": "nothing"},
+    "too-long": {"partition": "short"},
     "down": {"partition": "down"},
-    "not-there": {"slurm_conf": "/nowhere/slurm.conf"},
+    "not-there": {"slurm_conf": "/dev/null"},
 }
 
 

@@ -25,7 +25,7 @@ def whole(on_slurm: SlurmService) -> Iterator[None]:
         if not job["terminal"]:
             on_slurm.ask(job["id"], "cancel")
             on_slurm.wait_for(job["id"])
-    wait_until(lambda: on_slurm.slurm.run("squeue", "--noheader").strip() == "", 60, "an empty queue")
+    wait_until(lambda: on_slurm.slurm.run("squeue", "--noheader").stdout.strip() == "", 60, "an empty queue")
 
 
 def judge(service: SlurmService, tally: Tally, job_id: str, starts: list[str]) -> None:
@@ -67,7 +67,7 @@ def test_a_preempted_job_goes_on_when_its_nodes_are_free(on_slurm: SlurmService,
     job = on_slurm.run_until(4, cluster="exclusive", resources={"nodes": 2})
     urgent = on_slurm.slurm.run(
         "sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive", "--wrap", "sleep 600"
-    ).strip()
+    ).stdout.strip()
     on_slurm.wait_for(job["id"], "QUEUED")
     assert not on_slurm.job(job["id"])["terminal"]
     on_slurm.slurm.run("scancel", urgent)
@@ -82,7 +82,7 @@ def test_where_slurm_does_not_requeue_the_service_goes_on_itself(
     job = on_slurm.run_until(4, cluster="no-requeue", resources={"nodes": 2})
     urgent = on_slurm.slurm.run(
         "sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive", "--wrap", "sleep 600"
-    ).strip()
+    ).stdout.strip()
     recovering = on_slurm.wait_for(job["id"], "RECOVERING")
     assert recovering["state_reason"]["code"] == "preempted"
     on_slurm.slurm.run("scancel", urgent)
@@ -96,7 +96,9 @@ def test_where_slurm_does_not_requeue_the_service_goes_on_itself(
 def test_a_node_that_dies_costs_an_attempt(on_slurm: SlurmService, tally: Tally) -> None:
     job = on_slurm.run_until(4)
     external_id = job["backend"]["external_id"]
-    node = on_slurm.slurm.run("squeue", "--noheader", "--jobs", external_id, "--Format", "NodeList").strip()
+    node = on_slurm.slurm.run(
+        "squeue", "--noheader", "--jobs", external_id, "--Format", "NodeList"
+    ).stdout.strip()
     on_slurm.slurm.kill(f"slurmd-{node}", signal.SIGKILL)
     end_steps(external_id)
     on_slurm.wait_for_step(job["id"], 4, attempt=2, timeout=180)

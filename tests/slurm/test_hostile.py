@@ -83,7 +83,7 @@ def test_what_is_accepted_runs_as_it_was_said(on_slurm: SlurmService, canary_fil
         assert (job["state"], job["labels"]["said"]) == ("SUCCEEDED", text), text
         assert job["config"]["logger"]["wandb_exp_name"] == text
         assert on_slurm.starts(job_id) == ["1"]
-        shown = on_slurm.slurm.run("scontrol", "show", "job", job["backend"]["external_id"])
+        shown = on_slurm.slurm.run("scontrol", "show", "job", job["backend"]["external_id"]).stdout
         assert f"JobName={job_id}.1" in shown
         assert "Partition=main" in shown
         assert "NumNodes=1" in shown

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from demo.slurm.cluster import Cluster
 
+from demo.slurm.cluster import Cluster
 from tests.slurm.parts import SlurmService, start_service
 from tests.waiting import wait_until
 
@@ -133,7 +133,7 @@ def test_an_import_that_is_cut_off_leaves_nothing_to_be_served(
     (registry.directory / "slow").touch()
     job_id = with_images.submit(with_images.body())["id"]
     wait_until(lambda: registry.imports, what="the import to begin")
-    importing = slurm.run("squeue", "--noheader", "--states=RUNNING", "--Format", "JobID").split()
+    importing = slurm.run("squeue", "--noheader", "--states=RUNNING", "--Format", "JobID").stdout.split()
     slurm.run("scancel", "--signal=KILL", "--full", *importing)
     assert with_images.wait_for(job_id)["failure"]["class"] == "image_pull"
     assert images(with_images) == []

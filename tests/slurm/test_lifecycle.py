@@ -80,19 +80,24 @@ REFUSED = {
     "no-partition": ("nvalid partition", "partition"),
     "no-account": ("nvalid account", "account"),
     "no-qos": ("nvalid qos", "qos"),
-    "no-node": ("Requested node configuration is not available", "fewer"),
-    "too-many": ("ode count specification invalid|ode configuration is not available", "fewer"),
+    "no-cpu": ("ore processors requested than permitted", "CPUs"),
+    "no-memory": ("emory specification can not be satisfied", "fewer"),
+    "no-feature": ("nvalid feature specification", "constraint"),
+    "no-reservation": ("equested reservation is invalid", "reservation"),
+    "near": ("ode count specification invalid", "fewer nodes"),
     "too-long": ("equested time limit is invalid", "less time"),
 }
 
 
 @pytest.mark.parametrize("cluster", REFUSED)
 def test_what_slurm_refuses_fails_with_its_words_and_what_to_do(on_slurm: SlurmService, cluster: str) -> None:
-    job = on_slurm.wait_for(on_slurm.submit(on_slurm.body(cluster=cluster))["id"])
+    nodes = 8 if cluster == "near" else 1  # the cluster has two
+    job = on_slurm.submit(on_slurm.body(cluster=cluster, resources={"nodes": nodes}))
+    job = on_slurm.wait_for(job["id"])
     assert (job["state"], job["failure"]["class"]) == ("FAILED", "scheduler_rejected")
     words, hint = REFUSED[cluster]
-    assert any(one in job["failure"]["cause"] for one in words.split("|")), job["failure"]
-    assert hint in job["failure"]["recovery"], job["failure"]
+    assert words in job["failure"]["cause"]
+    assert hint in job["failure"]["recovery"]
     assert on_slurm.starts(job["id"]) == []
 
 

