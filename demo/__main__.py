@@ -1,4 +1,7 @@
-"""`python -m demo DIR`: one real fine-tuning job through the whole service. Exit code 0: it succeeded."""
+"""`python -m demo DIR [--slurm]`: one real fine-tuning job through the whole service, here or on a Slurm.
+
+Exit code 0: it succeeded.
+"""
 
 import contextlib
 import os
@@ -23,19 +26,57 @@ console = Console(highlight=False, soft_wrap=True)
 # What the fine-tuning has to gain for the demo to count: a fifth of the validation loss.
 LEAST_GAIN = 0.2
 START_TIMEOUT_SECONDS = 60
+ON_SLURM = {"cluster": "slurm", "resources": {"nodes": 2, "gpus_per_node": 1}}
+SHOWN_OF_JOBS = "JobID,JobName%30,Partition,NNodes,NodeList,State,Elapsed"
 
 
-def main(directory: Path) -> int:
+def main(directory: Path, *, on_slurm: bool) -> int:
     began = time.monotonic()
     inputs = directory / "inputs" / "demo"
     _prepare(inputs)
-    with _service(directory) as url, _client(url, directory) as client:
-        job = _submit(client, inputs)
-        console.print(f"Submitted [bold]{job['id']}[/]; its states, steps and log:")
-        job = follow(client, job["id"], console)
-        won = _report(client, job, directory)
+    with _slurm(directory) if on_slurm else contextlib.nullcontext(), _service(directory) as url:
+        won = _run(url, directory, inputs, ON_SLURM if on_slurm else {})
     console.print(f"{time.monotonic() - began:.0f} s in all.")
     return 0 if won else 1
+
+
+def _run(url: str, directory: Path, inputs: Path, place: dict[str, Any]) -> bool:
+    """One job from its submission to its report."""
+    with _client(url, directory) as client:
+        job = _submit(client, inputs, place)
+        console.print(f"Submitted [bold]{job['id']}[/]; its states, steps and log:")
+        job = follow(client, job["id"], console)
+        return _report(client, job, directory)
+
+
+@contextlib.contextmanager
+def _slurm(directory: Path) -> Iterator[None]:
+    """A cluster of two nodes, and the profile by which the service knows it."""
+    from demo.slurm.cluster import Cluster
+
+    console.print(f"Starting a Slurm of two nodes in {directory / 'slurm'}", markup=False)
+    with Cluster.start(
+        directory / "slurm", progress=lambda name: console.print(f"  {name}", style="dim")
+    ) as cluster:
+        profile = {
+            "executor": "slurm",
+            "slurm_conf": cluster.conf,
+            "remote_job_dir": directory / "cluster",
+            "python": get_settings().trainer_python,
+            "roots": f'["{directory / "inputs"}"]',
+            "max_nodes": 2,
+            "mem": "12G",
+            "env_vars": '{GLOO_SOCKET_IFNAME = "lo"}',
+        }
+        lines = (f"{name} = {_toml(value)}" for name, value in profile.items())
+        (directory / "clusters.toml").write_text("\n".join(["[slurm]", *lines, ""]))
+        yield
+        console.print(cluster.run("sacct", "--allocations", "--format", SHOWN_OF_JOBS).stdout, markup=False)
+
+
+def _toml(value: object) -> str:
+    text = str(value)
+    return text if isinstance(value, int) or text[0] in "[{" else f'"{text}"'
 
 
 def _prepare(inputs: Path) -> None:
@@ -71,13 +112,14 @@ def _client(url: str, directory: Path) -> httpx2.Client:
     return httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
 
 
-def _submit(client: httpx2.Client, inputs: Path) -> dict[str, Any]:
+def _submit(client: httpx2.Client, inputs: Path, place: dict[str, Any]) -> dict[str, Any]:
     body = {
         "name": "demo",
         "config": "cpu-tiny",
         "overrides": [f"hf_model_path={inputs / 'model'}"],
         "inputs": {"packed_parquet": str(inputs / "packed")},
         "labels": {"purpose": "demo"},
+        **place,
     }
     answer = client.post("/v1/jobs", json=body)
     if answer.is_error:
@@ -147,4 +189,4 @@ def _print_curl(job_id: str, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]).absolute()))
+    sys.exit(main(Path(sys.argv[1]).absolute(), on_slurm="--slurm" in sys.argv[2:]))
