@@ -120,9 +120,8 @@ class Cluster:
         if self.pid("slurmctld") is None:
             return
         with suppress(subprocess.SubprocessError):
-            everyone = ",".join({"root", self.user})
-            self.run("scancel", "--signal=KILL", "--full", f"--user={everyone}", timeout=CANCEL_SECONDS)
-            self.run("scancel", f"--user={everyone}", timeout=CANCEL_SECONDS)
+            for user in {"root", self.user}:
+                self.run("scancel", f"--user={user}", timeout=CANCEL_SECONDS)
 
     def __enter__(self) -> "Cluster":
         return self

@@ -2,9 +2,9 @@
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -13,16 +13,27 @@ from demo.slurm.install import obstacle
 from tests.slurm.parts import SlurmService, start_service
 
 
+@pytest.fixture
+def cluster_directory() -> Path:
+    """Of a cluster that a test starts for itself."""
+    return _directory()
+
+
+def _directory() -> Path:
+    """Not below pytest's own: the users of jobs and database have to get into it."""
+    if why_not := obstacle():
+        (pytest.fail if "CI" in os.environ else pytest.skip)(why_not)
+    path = Path(tempfile.mkdtemp(prefix="sft-slurm-"))
+    path.chmod(0o755)
+    return path
+
+
 @pytest.fixture(scope="session")
-def slurm() -> Iterator[Cluster]:
-    """A running cluster; where none can be had the tests are skipped, and in CI that is a failure."""
-    if why := obstacle():
-        (pytest.fail if "CI" in os.environ else pytest.skip)(f"no Slurm can be started here: {why}")
-    # Not below pytest's directories: the daemons' users have to get into it.
-    with TemporaryDirectory(prefix="sft-slurm-") as directory:
-        Path(directory).chmod(0o755)
-        with Cluster.start(Path(directory)) as cluster:
-            yield cluster
+def slurm(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster of two nodes for all tests of this process. Its logs are kept where a test failed."""
+    cluster = Cluster.start(_directory())
+    yield cluster
+    cluster.stop(purge=not request.session.testsfailed)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,142 @@
+"""The cluster that tests, demo and bench stand on."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from demo.slurm.cluster import Cluster
+from demo.slurm.daemons import ClusterError
+from tests.waiting import wait_until
+
+
+def submit(cluster: Cluster, script: str, *options: str) -> str:
+    """By sbatch, as the test user; the job's id."""
+    command = ("sbatch", "--parsable", "--output=/dev/null", "--chdir=/tmp", *options)
+    return cluster.run(*command, user=cluster.user, stdin=f"#!/bin/sh\n{script}\n").stdout.strip()
+
+
+def recorded(cluster: Cluster, job: str) -> list[str]:
+    """State, exit code and user of a job, as accounting has them."""
+    asked = ("sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}")
+    return cluster.run(*asked, "--format=State,ExitCode,User").stdout.strip().split("|")
+
+
+def queued(cluster: Cluster, job: str) -> str:
+    return cluster.run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T").stdout.strip()
+
+
+def ssh(cluster: Cluster, user: str, command: str) -> str:
+    return subprocess.run(
+        ["ssh", "-F", "none", "-i", cluster.ssh_key, "-o", f"UserKnownHostsFile={cluster.known_hosts}",
+         "-o", "BatchMode=yes", "-p", str(cluster.ssh_port), f"{user}@127.0.0.1", command],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=30,
+    ).stdout.strip()  # fmt: skip
+
+
+def processes(directory: Path) -> list[str]:
+    """Whatever runs and names the directory: in its command line or in its SLURM_CONF."""
+    return [found.name() for found in psutil.process_iter() if str(directory) in _words(found)]
+
+
+def _words(process: psutil.Process) -> str:
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return ""
+        return " ".join([*process.cmdline(), process.environ().get("SLURM_CONF", "")])
+    except psutil.Error:
+        return ""
+
+
+def test_a_job_of_the_user_completes(slurm: Cluster) -> None:
+    job = submit(slurm, "exit 3", "--gres=gpu:2")
+    wait_until(lambda: queued(slurm, job) == "FAILED", what="the end of the job")
+    wait_until(lambda: recorded(slurm, job) == ["FAILED", "3:0", slurm.user], what="its record")
+
+
+def test_a_job_has_the_gpus_that_it_asked_for(slurm: Cluster) -> None:
+    given = slurm.run("srun", "--gres=gpu:3", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES", user=slurm.user)
+    assert len(given.stdout.split(",")) == 3
+
+
+@pytest.mark.parametrize("user", ["root", "slurmtest"])
+def test_a_job_over_ssh_completes(slurm: Cluster, user: str) -> None:
+    job = ssh(slurm, user, "sbatch --parsable --output=/dev/null --wrap true")
+    wait_until(lambda: recorded(slurm, job) == ["COMPLETED", "0:0", user], what="the job's record")
+
+
+def test_files_go_over_sftp(slurm: Cluster, tmp_path: Path) -> None:
+    subprocess.run(
+        ["sftp", "-F", "none", "-i", slurm.ssh_key, "-o", f"UserKnownHostsFile={slurm.known_hosts}",
+         "-o", "BatchMode=yes", "-P", str(slurm.ssh_port), f"root@127.0.0.1:{slurm.conf}", tmp_path],
+        stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=30,
+    )  # fmt: skip
+    assert (tmp_path / "slurm.conf").read_text() == slurm.conf.read_text()
+
+
+def test_a_stand_in_for_a_command_is_found_by_jobs_and_over_ssh(slurm: Cluster) -> None:
+    stand_in = slurm.bin / "stand-in"
+    stand_in.write_text("#!/bin/sh\necho it is me\n")
+    stand_in.chmod(0o755)
+    assert slurm.run("srun", "stand-in", user=slurm.user).stdout == "it is me\n"
+    assert ssh(slurm, slurm.user, "stand-in") == "it is me"
+
+
+@pytest.mark.parametrize("name", ["munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd-n1", "sshd"])
+def test_a_daemon_is_killed_and_answers_again(slurm: Cluster, name: str) -> None:
+    before = slurm.pid(name)
+    slurm.kill(name)
+    assert slurm.pid(name) is None
+    slurm.revive(name)
+    assert slurm.pid(name) not in (None, before)
+    assert slurm.daemons[name].answers()
+
+
+def test_jobs_survive_a_killed_controller(slurm: Cluster) -> None:
+    job = submit(slurm, "while ! [ -e $PWD/go-$SLURM_JOB_ID ]; do sleep 0.1; done")
+    wait_until(lambda: queued(slurm, job) == "RUNNING", what="the job to run")
+    slurm.run("scontrol", "reconfigure")  # that saves its state: a controller may die before it is written
+    slurm.kill("slurmctld")
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 1"):
+        slurm.run("sinfo")
+    slurm.revive("slurmctld")
+    go = Path(f"/tmp/go-{job}")
+    go.touch()
+    try:
+        wait_until(lambda: recorded(slurm, job)[0] == "COMPLETED", what="the job's record")
+    finally:
+        go.unlink()
+
+
+def test_clusters_live_side_by_side_and_stop_leaves_nothing(slurm: Cluster, cluster_directory: Path) -> None:
+    quick = {"nodes": 1, "accounting": False, "ssh": False, "min_job_age_seconds": 5}
+    with Cluster.start(cluster_directory, **quick, extra_conf="MaxStepCount=77") as other:
+        assert "77" in other.run("scontrol", "show", "config").stdout.split()
+        job = submit(other, "trap '' TERM; setsid sleep 1000 & while :; do sleep 1; done")
+        wait_until(lambda: queued(other, job) == "RUNNING", what="the job to run")
+        other.kill("slurmd-n1", signal.SIGKILL)
+        other.kill("slurmctld", signal.SIGSTOP)
+        assert "slurmstepd" in processes(cluster_directory)
+        assert slurm.run("sinfo", "--noheader", "--format=%D").stdout.split()[0] == "2"
+    assert processes(cluster_directory) == []
+    assert slurm.run("scontrol", "ping").stdout.strip().endswith("UP")
+    other.stop(purge=True)
+    assert not cluster_directory.exists()
+
+
+def test_what_does_not_start_says_why_and_leaves_nothing(cluster_directory: Path) -> None:
+    with pytest.raises(ClusterError, match=r"(?s)slurmctld ended.*NoSuchKey"):
+        Cluster.start(cluster_directory, accounting=False, ssh=False, extra_conf="NoSuchKey=1")
+    assert processes(cluster_directory) == []
+    Cluster.load(cluster_directory).stop(purge=True)
+
+
+def test_a_stopped_cluster_goes_on_where_it_was(cluster_directory: Path) -> None:
+    quick = {"nodes": 1, "accounting": False, "ssh": False}
+    with Cluster.start(cluster_directory, **quick) as cluster:
+        first = submit(cluster, "true")
+    with Cluster.start(cluster_directory, **quick) as cluster:
+        assert int(submit(cluster, "true")) == int(first) + 1
+    cluster.stop(purge=True)
