@@ -94,6 +94,8 @@ class Cluster:
             accounting.make_database(self.config)
         elif name == "slurmdbd":
             self._let_submit()
+        elif name == "slurmctld":
+            self.resume()
 
     def _let_submit(self) -> None:
         known = self.run(
@@ -143,6 +145,12 @@ class Cluster:
         """Start a daemon unless it runs, and wait until it answers. Raises ClusterError."""
         self.daemons[name].start()
         self.daemons[name].wait_ready()
+
+    def resume(self) -> None:
+        """Let drained nodes take jobs again: a controller that was killed may give an id out twice,
+        and drains the node that sees it."""
+        if drained := self.run("sinfo", "--noheader", "--states=drain", "--format=%N").stdout.split():
+            self.run("scontrol", "update", f"NodeName={drained[0]}", "State=RESUME")
 
     def run(
         self, *command: str, user: str | None = None, stdin: str = "", timeout: float = COMMAND_SECONDS

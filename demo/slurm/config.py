@@ -104,7 +104,8 @@ class Config:
         for number in range(1, self.knobs.nodes + 1):
             (self.directory / "spool" / f"n{number}").mkdir(exist_ok=True)
         for number in range(self.knobs.gpus):
-            (self.directory / "dev" / f"gpu{number}").touch()
+            with suppress(FileExistsError):  # without a character device there is no CUDA_VISIBLE_DEVICES
+                (self.directory / "dev" / f"gpu{number}").symlink_to("/dev/null")
         saved = {"knobs": asdict(self.knobs), "first_port": self.first_port, "password": self.password}
         _write(self.directory / "cluster.json", json.dumps(saved, indent=2), mode=0o600)
         _write(self.directory / "etc" / "slurmdbd.conf", self._filled("slurmdbd.conf"), mode=0o600)

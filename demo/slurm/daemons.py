@@ -42,13 +42,16 @@ class Daemon:
 
     def pid(self) -> int | None:
         """None: it does not run."""
-        if self._child:
-            self._child.poll()
         try:
             pid, ticks = json.loads(self._pid_file.read_text())
         except FileNotFoundError:
             return None
-        return pid if start_ticks(pid) == ticks else None
+        # None was noted for one that ended at once.
+        if ticks is not None and start_ticks(pid) == ticks:
+            return int(pid)
+        if self._child:
+            self._child.wait()
+        return None
 
     def start(self) -> None:
         """Start it unless it runs."""
@@ -88,8 +91,9 @@ class Daemon:
         """End it and its children, in order if it does so within 20 s."""
         if (pid := self.pid()) is not None:
             children = _children(pid)
-            os.kill(pid, signal.SIGCONT)
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGTERM)
             with suppress(ClusterError):
                 self._wait_end(STOP_SECONDS)
             if self.pid() is not None:

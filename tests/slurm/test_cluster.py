@@ -97,7 +97,9 @@ def test_a_daemon_is_killed_and_answers_again(slurm: Cluster, name: str) -> None
 def test_jobs_survive_a_killed_controller(slurm: Cluster) -> None:
     job = submit(slurm, "while ! [ -e $PWD/go-$SLURM_JOB_ID ]; do sleep 0.1; done")
     wait_until(lambda: queued(slurm, job) == "RUNNING", what="the job to run")
-    slurm.run("scontrol", "reconfigure")  # that saves its state: a controller may die before it is written
+    slurm.run("scontrol", "update", f"jobid={job}", "comment=it-is-written-down")
+    saved = slurm.directory / "state" / "job_state"
+    wait_until(lambda: b"it-is-written-down" in saved.read_bytes(), what="the controller to save its state")
     slurm.kill("slurmctld")
     with pytest.raises(subprocess.CalledProcessError, match="exit status 1"):
         slurm.run("sinfo")

@@ -116,7 +116,7 @@ def end_steps(external_id: str) -> None:
 
 
 def test_at_its_time_limit_a_job_saves_and_goes_on(on_slurm: SlurmService, tally: Tally) -> None:
-    job = on_slurm.submit(on_slurm.body("hold", cluster="short"))
+    job = on_slurm.submit(on_slurm.body("hold", "short", resources={"time_limit_minutes": 1}))
     on_slurm.wait_for_step(job["id"], 4, attempt=2, timeout=180)
     first, second = on_slurm.attempts(job["id"])
     assert (first["failure"]["class"], second["origin"]) == ("time_limit", "recovered")
@@ -127,14 +127,14 @@ def test_at_its_time_limit_a_job_saves_and_goes_on(on_slurm: SlurmService, tally
 
 
 def test_a_budget_that_is_used_up_ends_in_a_failure(on_slurm: SlurmService, tally: Tally) -> None:
-    job = on_slurm.submit(on_slurm.body("hold", cluster="once"))
+    job = on_slurm.submit(on_slurm.body("hold", "once", resources={"time_limit_minutes": 1}))
     ended = on_slurm.wait_for(job["id"], timeout=180)
     assert (ended["state"], ended["failure"]["class"]) == ("FAILED", "time_limit")
     judge(on_slurm, tally, job["id"], ["1"])
 
 
 def test_a_run_that_does_not_heed_the_warning_is_ended_by_slurm(on_slurm: SlurmService, tally: Tally) -> None:
-    job = on_slurm.submit(on_slurm.body("wait", cluster="once"))
+    job = on_slurm.submit(on_slurm.body("wait", "once", resources={"time_limit_minutes": 1}))
     ended = on_slurm.wait_for(job["id"], timeout=240)
     assert (ended["state"], ended["failure"]["class"]) == ("FAILED", "time_limit")
     assert "TIMEOUT" in ended["state_reason"]["raw"]

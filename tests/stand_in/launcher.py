@@ -117,7 +117,7 @@ class Rank:
         (self.run_dir / "logs" / "rank-7.log").symlink_to("/etc/passwd")
 
     def follow(self) -> int:
-        while self.mode == "hold":
+        while self.mode == "hold" and not (self.run_dir / "stop").exists():
             time.sleep(0.05)
         return 0
 

@@ -1,0 +1,34 @@
+"""Installing Slurm: what is missing is said, and what was there before stays."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from demo.slurm import install
+
+
+def test_services_are_held_back_and_the_policy_is_put_back(tmp_path: Path) -> None:
+    policy = tmp_path / "policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 0\n")
+    with suppress(KeyboardInterrupt), install.services_held_back(policy):
+        assert "exit 101" in policy.read_text()
+        assert policy.stat().st_mode & 0o111
+        raise KeyboardInterrupt
+    assert policy.read_text() == "#!/bin/sh\nexit 0\n"
+    assert list(tmp_path.iterdir()) == [policy]
+
+
+def test_no_policy_is_left_where_there_was_none(tmp_path: Path) -> None:
+    with install.services_held_back(tmp_path / "policy-rc.d"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_installed_it_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(install, "PATH", str(tmp_path))
+    with pytest.raises(install.NotInstalled, match=r"slurmctld, .*slurm-wlm.*no apt-get"):
+        install.install()
+    assert "make setup-slurm" in (install.obstacle() or "")
