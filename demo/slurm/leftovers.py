@@ -17,11 +17,12 @@ def _belongs(process: psutil.Process, conf: Path) -> bool:
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        environment = process.environ()
-        job = "SLURM_JOB_ID" in environment or process.name() == "slurmstepd"
-    except psutil.Error:
+        # Not psutil's environ(): that ends where slurmstepd has blanked its own to show a title in its place.
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+        job = process.name() == "slurmstepd" or any(word.startswith(b"SLURM_JOB_ID=") for word in environment)
+    except (OSError, psutil.Error):
         return False
-    return job and environment.get("SLURM_CONF") == str(conf)
+    return job and f"SLURM_CONF={conf}".encode() in environment
 
 
 def end_all(conf: Path) -> None:

@@ -21,6 +21,7 @@ def whole(on_slurm: SlurmService) -> Iterator[None]:
     yield
     for name in ("slurmdbd", "slurmctld", "slurmd-n1", "slurmd-n2", "sshd"):
         on_slurm.slurm.revive(name)
+    on_slurm.slurm.resume()
     for job in on_slurm.client.get("/v1/jobs?limit=200").json()["items"]:
         if not job["terminal"]:
             on_slurm.ask(job["id"], "cancel")
