@@ -290,18 +290,23 @@ class ClusterView(BaseModel):
     default: bool
     defaults: Resources
     limits: Resources
-    max_running: int
+    max_running: int | None = Field(description="Runs at a time; null: the scheduler decides.")
     gpu_type: str | None
     gpu_memory_gib: float | None
     roots: list[str] = Field(description="Paths that a job names must lie under one of these.")
+    secrets: list[str] = Field(description="Names that a job of yours may give in `secrets`.")
     live_jobs: dict[str, int] = Field(description="Number of live jobs by state.")
 
     @classmethod
-    def of(cls, profile: Cluster, live_jobs: dict[str, int], *, default: bool) -> "ClusterView":
-        shown = {name: getattr(profile, name) for name in PLAIN}
+    def of(
+        cls, profile: Cluster, live_jobs: dict[str, int], *, default: bool, project: str | None
+    ) -> "ClusterView":
+        """project: whose secrets are shown; None: all."""
+        shown = {name: getattr(profile, name, None) for name in PLAIN}
         roots = [str(root) for root in profile.roots]
         return cls(
             **shown, defaults=profile.defaults, limits=profile.limits, roots=roots,
+            secrets=[name for name, secret in profile.known_secrets.items() if secret.allows(project)],
             default=default, live_jobs=live_jobs,
         )  # fmt: skip
 

@@ -184,7 +184,7 @@ def is_stale(job: Job) -> bool:
 
 
 def _is_stale(state: JobState, observed_at: datetime | None) -> bool:
-    if state in TERMINAL or observed_at is None:
+    if state in TERMINAL or state is JobState.PAUSED or observed_at is None:
         return False
     # A moment that lies ahead says as little: the clock was put back since.
     return abs((utcnow() - observed_at).total_seconds()) > get_settings().stale_after_seconds

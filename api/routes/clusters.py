@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends
 
 from api import schemas
-from api.auth import get_caller
+from api.auth import CallerDep, get_caller
 from api.problems import declared
 from worker import clusters, queries
 from worker.settings import get_settings
@@ -12,13 +12,15 @@ router = APIRouter(tags=["clusters"], dependencies=[Depends(get_caller)])
 
 
 @router.get("/clusters", responses=declared())
-def list_clusters() -> schemas.ClusterList:
+def list_clusters(caller: CallerDep) -> schemas.ClusterList:
     """The clusters, their limits, and how busy they are with our jobs."""
     live = queries.live_jobs_by_cluster()
     default = get_settings().default_cluster
     return schemas.ClusterList(
         items=[
-            schemas.ClusterView.of(profile, live.get(name, {}), default=name == default)
+            schemas.ClusterView.of(
+                profile, live.get(name, {}), default=name == default, project=caller.seen_project
+            )
             for name, profile in clusters.clusters().items()
         ]
     )

@@ -16,10 +16,10 @@ from tests.slurm.parts import SlurmService, start_service
 @pytest.fixture
 def cluster_directory() -> Path:
     """Of a cluster that a test starts for itself."""
-    return _directory()
+    return new_directory()
 
 
-def _directory() -> Path:
+def new_directory() -> Path:
     """Not below pytest's own: the users of jobs and database have to get into it."""
     if why_not := obstacle():
         (pytest.fail if "CI" in os.environ else pytest.skip)(why_not)
@@ -31,7 +31,7 @@ def _directory() -> Path:
 @pytest.fixture(scope="session")
 def slurm(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster of two nodes for all tests of this process. Its logs are kept where a test failed."""
-    cluster = Cluster.start(_directory())
+    cluster = Cluster.start(new_directory())
     yield cluster
     cluster.stop(purge=not request.session.testsfailed)
 

@@ -27,12 +27,25 @@ PROFILES: dict[str, dict[str, Any]] = {
     "not-there": {"slurm_conf": "/dev/null"},
 }
 
+SETTINGS = {
+    "SFT_DEFAULT_CLUSTER": "near",
+    "SFT_POLL_INTERVAL_SECONDS": "0.3",
+    "SFT_REQUEUE_GRACE_SECONDS": "20",
+    "SFT_LOST_AFTER_SECONDS": "3",
+}
+
 
 class SlurmService(Service):
     """The service, the cluster, and what the runs leave on it."""
 
     slurm: Cluster
     root: Path
+
+    def again(self) -> "SlurmService":
+        """The service on the same directory, after its end."""
+        fresh = SlurmService(self.data_dir, **SETTINGS)
+        fresh.slurm, fresh.root = self.slurm, self.root
+        return fresh
 
     def body(self, mode: str = "train", cluster: str = "near", **more: Any) -> dict[str, Any]:
         body = make_inputs(self.data_dir)
@@ -84,13 +97,7 @@ def start_service(
     data_dir.mkdir()
     root.mkdir()
     (data_dir / "clusters.toml").write_text(profiles(slurm, root, data_dir, python, secret_file, usual or {}))
-    quick = {
-        "SFT_DEFAULT_CLUSTER": "near",
-        "SFT_POLL_INTERVAL_SECONDS": "0.3",
-        "SFT_REQUEUE_GRACE_SECONDS": "20",
-        "SFT_LOST_AFTER_SECONDS": "3",
-    }
-    service = SlurmService(data_dir, **{**quick, **settings})
+    service = SlurmService(data_dir, **{**SETTINGS, **settings})
     service.slurm, service.root = slurm, root
     return service
 
