@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from trainer.look import ConfigRequest, DataRequest, Seen
+
 
 class Resources(BaseModel):
     """What one run occupies."""
@@ -130,6 +132,13 @@ class Backend(Protocol):
 
     def cancel(self, handle: Handle) -> None:
         """End it, queued or running. Ending what has ended is no error."""
+        ...
+
+    def look(self, request: ConfigRequest | DataRequest) -> Seen | None:
+        """Look at what a config or a client names, where its files are; None where nothing there can.
+
+        It takes at most the request's seconds, and some for the start.
+        """
         ...
 
     def files(self) -> "Files":
