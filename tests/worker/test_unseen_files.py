@@ -1,6 +1,5 @@
 """A cluster over SSH, whose files the service does not see: plans, checks, inspections. No Slurm is asked."""
 
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests import packed
-from tests.conftest import forget_settings, make_inputs
+from tests.conftest import make_inputs
+from tests.far import write_profiles
 from tests.sshd import Sshd
 from tests.worker.conftest import ANNA
 from worker import datasets, dispatch, jobs
@@ -41,25 +41,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 @pytest.fixture
 def profile(database: str, data_dir: Path, server: Sshd) -> Profile:
-    """Writes the profiles: `far` over SSH, changed as asked, and `near` with the same roots."""
+    """Changes the profile of the cluster `far`."""
 
     def write(**changed: Any) -> None:
-        far = {
-            "executor": "slurm",
-            "tunnel": "ssh",
-            "host": "127.0.0.1",
-            "user": server.user,
-            "port": server.port,
-            "identity": str(server.identity),
-            "known_hosts": str(server.known_hosts),
-            "remote_job_dir": str(data_dir / "remote"),
-            "login_python": sys.executable,
-            "roots": [str(data_dir / "inputs")],
-        } | changed
-        lines = [f"{name} = {json.dumps(value)}" for name, value in far.items() if value is not None]
-        near = f"[near]\nroots = {json.dumps(far['roots'])}\n"
-        (data_dir / "clusters.toml").write_text("\n".join(["[far]", *lines, near]))
-        forget_settings()
+        write_profiles(data_dir, server, **changed)
 
     write()
     return write

@@ -164,6 +164,10 @@ class Files(Protocol):
 
     def read(self, path: Path, offset: int, limit: int) -> bytes: ...
 
+    def resolve(self, path: Path) -> Path:
+        """The path of the same thing that has no link in it."""
+        ...
+
     def tree_size(self, path: Path, below: Path) -> int:
         """Bytes of all files in a directory. `below`: as for remove_tree."""
         ...
