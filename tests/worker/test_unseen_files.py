@@ -83,7 +83,11 @@ UNVERIFIED = [
 
 
 def test_a_plan_looks_at_nothing_that_happens_to_lie_here(body: Body, data: Path, data_dir: Path) -> None:
-    (data_dir / "inputs/model/config.json").write_text('{"num_hidden_layers": 3, "hidden_size": 64}')
+    # Sizes that would not fit, and what the estimate would want beside the config's own.
+    (data_dir / "inputs/model/config.json").write_text('{"num_attention_heads": 3, "vocab_size": 100}')
+    body["resources"] = {"gpus_per_node": 2}
+    shape = ["recipe.tensor_model_parallel_size=2", "model.num_layers=2", "model.hidden_size=64"]
+    body["overrides"] = [*body["overrides"], *shape]
     here = plan(JobSpec(**body), None)
     assert (here.ok, here.memory, here.recipe) == (True, None, None)
     assert findings(body) == UNVERIFIED
