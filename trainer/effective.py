@@ -21,15 +21,30 @@ MLA = frozenset({
 })  # fmt: skip
 
 
-def recipe_of(config: TrainingConfig) -> Recipe:
-    """The recipe that a config's model gets: one of Bridge's if it is in the table of models."""
+def recipe_of(config: TrainingConfig, *, files: bool = True) -> Recipe:
+    """The recipe that a config's model gets: one of Bridge's if it is in the table of models.
+
+    files: whether the files that the config names are seen from here.
+    """
+    return recipes_of(config, files=files)[0]
+
+
+def recipes_of(config: TrainingConfig, *, files: bool = True) -> list[Recipe]:
+    """All that it may be: several where the model's config.json would have to be seen."""
     known = recipes()
     if config.recipe.target:
-        return known[target_recipe(config.recipe.target, config.peft)]
+        return [known[target_recipe(config.recipe.target, config.peft)]]
     model = known_model(config.hf_model_path)
     if model is not None:
-        return known[model.peft_recipe if config.peft else model.sft_recipe]
-    return known[_generic(hf_config(config.hf_model_path))]
+        return [known[model.peft_recipe if config.peft else model.sft_recipe]]
+    if is_unseen(config.hf_model_path, files=files):
+        return [known[name] for name in GENERIC]
+    return [known[_generic(hf_config(config.hf_model_path))]]
+
+
+def is_unseen(model: str | None, *, files: bool) -> bool:
+    """Whether a base model is a directory that cannot be looked into from here."""
+    return not files and model is not None and is_local(model)
 
 
 def target_recipe(target: str, peft: str | None) -> str:
@@ -51,6 +66,7 @@ def target_recipe(target: str, peft: str | None) -> str:
 
 
 NEMOTRON = "megatron.bridge.recipes.nemotronh"
+GENERIC = ("gpt", "mla", "hybrid")
 
 
 def _generic(hf: Mapping[str, Any]) -> str:
@@ -114,13 +130,17 @@ def flat(prefix: str, values: Mapping[str, Any], schema: Schema) -> dict[str, An
 
 
 class Effective:
-    """The values of a run, by dotted key of ConfigContainer."""
+    """The values of a run, by dotted key of ConfigContainer.
 
-    def __init__(self, config: TrainingConfig) -> None:
+    files: whether the files that the config names are seen from here; else nothing is read.
+    """
+
+    def __init__(self, config: TrainingConfig, *, files: bool = True) -> None:
         self.config = config
-        self.recipe = recipe_of(config)
+        self.files = files
+        self.recipe = recipe_of(config, files=files)
         self.given = given(config, self.recipe)
-        self.hf = hf_config(config.hf_model_path)
+        self.hf = hf_config(config.hf_model_path) if files else {}
 
     def get(self, key: str) -> Any:
         """A value; of a model without a recipe, as its config.json says. None where nobody says."""

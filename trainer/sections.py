@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.bridge import NEEDED, Recipe, Schema, definitions, nested, precisions
 from trainer.config import MOST_PARALLEL, RecipeConfig, TrainingConfig
-from trainer.effective import SECTIONS, recipe_of, section_values, target_recipe
+from trainer.effective import SECTIONS, recipes_of, section_values, target_recipe
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,19 @@ class Fault:
 MOST_FAULTS = 20
 
 
-def faults(config: TrainingConfig) -> list[Fault]:
-    """The first faults of a config's sections, `recipe.*` among them."""
-    return list(_target(config)) or list(islice(_all(config), MOST_FAULTS))
+def faults(config: TrainingConfig, *, files: bool = True) -> list[Fault]:
+    """The first faults of a config's sections, `recipe.*` among them.
+
+    files: whether the files that it names are seen from here. Where it takes the model's to tell which
+        recipe it gets, the config may be right for any that it may get.
+    """
+    if unknown := list(_target(config)):
+        return unknown
+    found = (list(islice(_all(config, recipe), MOST_FAULTS)) for recipe in recipes_of(config, files=files))
+    return min(found, key=len)
 
 
-def _all(config: TrainingConfig) -> Iterator[Fault]:
-    recipe = recipe_of(config)
+def _all(config: TrainingConfig, recipe: Recipe) -> Iterator[Fault]:
     yield from _recipe_arguments(config, recipe)
     for name in SECTIONS:
         section = section_values(config, name)

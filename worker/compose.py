@@ -41,14 +41,19 @@ class Composed:
     origin: Mapping[str, str]
     """Dotted key of the config -> JSON pointer into the request."""
     inline: bool
+    files: bool = True
+    """Whether the files that the config names are seen from here."""
 
     def source(self, where: str) -> str:
         """The place in the request that decides about this place (a JSON pointer) of the config."""
         return _source(where, self.origin, inline=self.inline)
 
 
-def compose(spec: JobSpec, preset: Preset | None) -> Composed:
-    """Preset or inline config, then overrides, then inputs. Raises InvalidSpec."""
+def compose(spec: JobSpec, preset: Preset | None, *, files: bool = True) -> Composed:
+    """Preset or inline config, then overrides, then inputs. Raises InvalidSpec.
+
+    files: whether the files that it names are seen from here.
+    """
     if isinstance(spec.config, dict):
         refuse_items(spec.config, "/config", exact=True)
     origin: dict[str, str] = {}
@@ -61,10 +66,11 @@ def compose(spec: JobSpec, preset: Preset | None) -> Composed:
     values = OmegaConf.to_container(merged)
     _apply_inputs(values, spec, origin)
     try:
-        composed = Composed(TrainingConfig.model_validate(values), origin, inline=preset is None)
+        config = TrainingConfig.model_validate(values)
     except ValidationError as error:
         faults = field_errors(error.errors(), TrainingConfig)
         raise invalid([_at_source(fault, origin, inline=preset is None) for fault in faults]) from error
+    composed = Composed(config, origin, inline=preset is None, files=files)
     _refuse_faults(composed)
     return composed
 
@@ -73,7 +79,7 @@ def _refuse_faults(composed: Composed) -> None:
     """What Megatron-Bridge does not know, or not like this. Raises InvalidSpec."""
     faults = [
         FieldError(pointer=composed.source(one.pointer), code=one.code, detail=one.detail, hint=one.hint)
-        for one in section_faults(composed.config)
+        for one in section_faults(composed.config, files=composed.files)
     ]
     if faults:
         raise invalid(faults)

@@ -2,18 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from threading import BoundedSemaphore
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.config import is_local
-from trainer.dataset import Packing
+from trainer.look import Counts, DataRequest, Seen
 from trainer.preflight import Finding
-from trainer.preflight.data import BATCH_SIZE, POINTER, SAMPLE_SECONDS, Job, Report, examine
-from worker.clusters import Cluster, named_in_request
-from worker.errors import ServiceUnavailable
-from worker.refusals import invalid, refuse_control_characters
+from trainer.preflight.data import BATCH_SIZE, POINTER, SAMPLE_SECONDS
+from worker.clusters import Cluster, connect, named_in_request
+from worker.errors import FieldError, InvalidSpec, ServiceUnavailable
+from worker.refusals import fault, invalid, refuse_control_characters
 from worker.settings import get_settings
 
 # Each takes a core and a thread of the API for as long as it may take.
@@ -41,42 +40,40 @@ class DatasetRequest(BaseModel):
     global_batch_size: int | None = Field(default=None, ge=1, lt=2**31)
 
 
-class SplitView(BaseModel):
-    shards: int
-    rows: int
-    tokens: int
-
-
-class Dataset(BaseModel):
+class Dataset(Counts):
     """What is known about packed data. Counts are those of all splits together."""
 
     ok: bool = Field(description="False where an error was found: a job with these data would be refused.")
     path: str
     cluster: str
-    shards: int
-    rows: int = Field(description="Packs, as the footers of the shards count them.")
-    tokens: int
-    tokens_exact: bool = Field(description="False where footers lack statistics: then it is an estimate.")
-    trained_token_share: float | None = Field(description="Of the rows read; null where none were.")
-    longest_pack: int | None = Field(description="Tokens, among the rows read; null where none were.")
-    rows_read: int
-    bytes_read: int
-    packing: Packing | None = Field(description="What is noted beside the data about how they were packed.")
-    splits: dict[str, SplitView]
     problems: list[Finding] = Field(description="The worst first; pointers lead into the request.")
 
 
 def inspect(wanted: DatasetRequest) -> Dataset:
-    """Look at a dataset. Raises InvalidSpec, and ServiceUnavailable while others are read in full."""
+    """Look at a dataset, where it is.
+
+    Raises InvalidSpec, BackendUnavailable, and ServiceUnavailable while others are read in full.
+    """
     refuse_control_characters(wanted)
     cluster = named_in_request(wanted.cluster)
     _refuse_paths(wanted, cluster)
     seconds = get_settings().max_inspect_seconds
-    job = Job(wanted.seq_length, wanted.global_batch_size, wanted.hf_model_path)
+    request = DataRequest(
+        **wanted.model_dump(exclude={"cluster"}),
+        roots=cluster.roots,
+        seconds=seconds if wanted.full else min(SAMPLE_SECONDS, seconds),
+    )
     with _full_pass() if wanted.full else nullcontext():
-        limit = seconds if wanted.full else min(SAMPLE_SECONDS, seconds)
-        report = examine(Path(wanted.path), job, full=wanted.full, seconds=limit)
-    return _answer(report, wanted.path, cluster)
+        seen = connect(cluster).look(request)
+    if seen is None:
+        raise _not_reachable(cluster)
+    return _dataset(seen, wanted.path, cluster)
+
+
+def _not_reachable(cluster: Cluster) -> InvalidSpec:
+    detail = f"The files of cluster {cluster.name!r} cannot be seen from here, and it has nothing that looks."
+    hint = "Set login_python in the cluster's profile: an interpreter on its login node."
+    return fault("/cluster", "not_reachable", detail, hint)
 
 
 def _refuse_paths(wanted: DatasetRequest, cluster: Cluster) -> None:
@@ -99,24 +96,18 @@ def _full_pass() -> Iterator[None]:
         FULL_PASSES.release()
 
 
-def _answer(report: Report, path: str, cluster: Cluster) -> Dataset:
-    found = report.inspection
-    splits = found.splits if found else {}
-    problems = [_placed(finding) for finding in report.findings]
+def _dataset(seen: Seen, path: str, cluster: Cluster) -> Dataset:
+    problems = [_placed(finding) for finding in seen.findings]
+    if seen.data is None:
+        raise invalid([
+            FieldError(pointer=one.pointer, code=one.code, detail=one.message, hint=one.hint)
+            for one in problems
+        ])  # fmt: skip
     return Dataset(
+        **dict(seen.data),
         ok=not any(finding.severity == "error" for finding in problems),
         path=path,
         cluster=cluster.name,
-        shards=sum(split.shards for split in splits.values()),
-        rows=sum(split.rows for split in splits.values()),
-        tokens=sum(split.tokens for split in splits.values()),
-        tokens_exact=found is not None and found.tokens_exact and not found.unread_shards,
-        trained_token_share=found.trained_token_share if found else None,
-        longest_pack=found.longest_pack if found and found.rows_read else None,
-        rows_read=found.rows_read if found else 0,
-        bytes_read=found.meter.bytes_read if found else 0,
-        packing=report.packing,
-        splits={name: SplitView(**vars(split)) for name, split in splits.items()},
         problems=problems,
     )
 

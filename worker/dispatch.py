@@ -7,7 +7,8 @@ from sqlalchemy import update
 from sqlmodel import Session, col
 
 from trainer.failures import Evidence, Failure, explain
-from trainer.preflight import Finding, check
+from trainer.look import ConfigRequest
+from trainer.preflight import Finding
 from worker import ingest, jobs, metrics
 from worker.backends.base import Backend, Handle, Submission
 from worker.clusters import cluster, connect
@@ -36,14 +37,38 @@ def submit(job_id: str) -> None:
 
 
 def _validate(job: Job) -> None:
-    """Look again at what may have changed since the request: VALIDATING -> SUBMITTING or FAILED."""
-    hardware = cluster(job.cluster).hardware(jobs.run_of(job).resources)
-    errors = [f for f in check(parse_config(job.config), hardware) if f.severity == "error"]
+    """Look, where the files are, at what may have changed since: VALIDATING -> SUBMITTING or FAILED."""
+    try:
+        errors = [finding for finding in _look(job) if finding.severity == "error"]
+    except BackendUnavailable as error:
+        _wait(job, error, "validate.unavailable")
+        return
     if errors:
         _fail(job, Reason(errors[0].code, errors[0].message), _failure_of(errors[0]))
         return
     with writing() as session:
         jobs.move(session, job, JobState.SUBMITTING)
+
+
+def _look(job: Job) -> list[Finding]:
+    """Findings about the job's config; none where nobody can look: the trainer does before it trains."""
+    profile = cluster(job.cluster)
+    backend = connect(profile)
+    request = ConfigRequest(
+        config=parse_config(job.config),
+        hardware=profile.hardware(jobs.run_of(job).resources),
+        roots=[*profile.roots, backend.job_directory(job.id)],
+    )
+    with metrics.observed(job.cluster, "look"):
+        seen = backend.look(request)
+    return seen.findings if seen else []
+
+
+def _wait(job: Job, error: BackendUnavailable, what: str) -> None:
+    """The sweep tries again; meanwhile the job says why it waits."""
+    log.warning(what, job_id=job.id, error=error.message)
+    with writing() as session:
+        jobs.change(session, job, reason_code=error.code, reason_message=error.message)
 
 
 def _failure_of(finding: Finding) -> Failure:
@@ -62,10 +87,7 @@ def _hand_over(job: Job) -> None:
         failure = explain("scheduler_rejected", cause=error.message, recovery=error.hint)
         _fail(job, Reason(error.code, error.message), failure)
     except BackendUnavailable as error:
-        # The sweep tries again; meanwhile the job says why it waits.
-        log.warning("submit.unavailable", job_id=job.id, error=error.message)
-        with writing() as session:
-            jobs.change(session, job, reason_code=error.code, reason_message=error.message)
+        _wait(job, error, "submit.unavailable")
     else:
         _accepted(job, backend, submission, external_id)
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from trainer.config import TrainingConfig
-from trainer.effective import recipe_of
+from trainer.effective import recipes_of
 from trainer.preflight import Estimate, Finding, check, fit, memory_of
 from trainer.preflight.data import POINTER
 from trainer.presets import Preset, PresetNotFound, load_preset
@@ -41,7 +41,10 @@ class Plan(BaseModel):
     values: dict[str, Value] = Field(
         description="What the run's config sets, and who says so; all else is Megatron-Bridge's default."
     )
-    recipe: str = Field(description="Megatron-Bridge's recipe, or gpt, mla or hybrid: one of this project.")
+    recipe: str | None = Field(
+        description="Megatron-Bridge's recipe, or gpt, mla or hybrid: one of this project. Null where a "
+        "model that only the cluster sees decides it."
+    )
     memory: Estimate | None = Field(description="Of one GPU; null where the model's sizes are not known.")
     checks: list[Finding]
     plan_hash: str = Field(description="Equal for plans that would do the same. POST /v1/jobs takes it.")
@@ -61,7 +64,7 @@ def plan(spec: JobSpec, project: str | None) -> Plan:
     _refuse_secrets(spec, cluster, project)
     preset = _preset(spec.config) if isinstance(spec.config, str) else None
     resources = _resources(spec, preset, cluster)
-    composed = compose(spec, preset)
+    composed = compose(spec, preset, files=cluster.sees_files)
     forbidden = list(_paths(composed, cluster))
     composed, fitted = _fit(_without(composed, {finding.pointer for finding in forbidden}), resources)
     checks = [
@@ -71,6 +74,7 @@ def plan(spec: JobSpec, project: str | None) -> Plan:
         *_checks(composed, resources, cluster, forbidden),
     ]
     config = composed.config.model_dump(mode="json")
+    possible = recipes_of(composed.config, files=composed.files)
     backend = connect(cluster)
     directory = backend.job_directory(PLANNED_JOB)
     submission = backend.render(run(spec, PLANNED_JOB, 1, _saving_to(config, directory), resources))
@@ -84,8 +88,8 @@ def plan(spec: JobSpec, project: str | None) -> Plan:
         gpu_hours=round(resources.gpus * resources.time_limit_minutes / 60, 2),
         submission=submission,
         values=values(composed, {_dotted(finding) for finding in fitted}),
-        recipe=recipe_of(composed.config).name,
-        memory=memory_of(composed.config, cluster.hardware(resources)),
+        recipe=possible[0].name if len(possible) == 1 else None,
+        memory=memory_of(composed.config, cluster.hardware(resources), files=composed.files),
         checks=checks,
         plan_hash=digest(_parts(config, resources, cluster, submission)),
     )
@@ -101,7 +105,7 @@ def run(spec: JobSpec, job_id: str, attempt: int, config: dict[str, Any], resour
 
 def _fit(composed: Composed, resources: Resources) -> tuple[Composed, list[Finding]]:
     """The config with what a recipe's own shape needs changed for these GPUs, and the words for it."""
-    fitted = fit(composed.config, resources.gpus)
+    fitted = fit(composed.config, resources.gpus, files=composed.files)
     changes = {
         one.suggestion.field.removeprefix("recipe."): one.suggestion.to for one in fitted if one.suggestion
     }
@@ -209,9 +213,8 @@ def _checks(
 ) -> Iterator[Finding]:
     """Findings about the config, each pointing at the place in the request that decides about it."""
     nowhere = {finding.pointer for finding in forbidden}
-    allowed = [
-        one for one in check(composed.config, cluster.hardware(resources)) if one.pointer not in nowhere
-    ]
+    found = check(composed.config, cluster.hardware(resources), files=composed.files)
+    allowed = [one for one in found if one.pointer not in nowhere]
     for finding in (*forbidden, *allowed):
         yield finding.model_copy(update={"pointer": composed.source(finding.pointer)})
 

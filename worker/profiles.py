@@ -241,7 +241,8 @@ class SlurmCluster(Cluster):
     )
     login_python: PlainPath | None = Field(
         default=None,
-        description="Interpreter with pyarrow on the login node, for data that the service does not see.",
+        description="Interpreter (3.12) on the login node with pyarrow, pydantic and jsonschema, over SSH: "
+        "it looks at data and models. Without it the trainer is the first that does.",
     )
     setup_lines: list[Line] = Field(
         default_factory=list, description="Shell, in the batch script before srun."

@@ -28,7 +28,7 @@ def values(composed: Composed, fitted: set[str]) -> dict[str, Value]:
 
     fitted: dotted keys that the plan has set.
     """
-    effective = Effective(composed.config)
+    effective = Effective(composed.config, files=composed.files)
     found = {key: Value(value=value, source="recipe") for key, value in effective.recipe_values().items()}
     for key, value, given in (*_own(composed.config), *_sections(effective)):
         source = _source(composed, effective.pointer(key)) if given else "default"

@@ -150,13 +150,14 @@ def suggestion(job: Job, fault_name: str) -> Suggestion | None:
 
 
 def _candidates(job: Job, fault_name: str) -> Iterator[Suggestion]:
-    limits = cluster(job.cluster).limits
+    profile = cluster(job.cluster)
     return remedies(
         fault_name,
         parse_config(job.config),
         job.resources["gpus_per_node"],
         job.resources["time_limit_minutes"],
-        limits.time_limit_minutes,
+        profile.limits.time_limit_minutes,
+        files=profile.sees_files,
     )
 
 

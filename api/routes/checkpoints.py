@@ -1,18 +1,15 @@
 """Checkpoints: what a job has saved, and its files."""
 
-import re
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header
 from fastapi import Path as PathParam
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
-from api import schemas
+from api import downloads, schemas
 from api.auth import VisibleJob, get_caller
 from api.problems import declared
 from worker import checkpoints, queries
-from worker.errors import RangeInvalid
 
 router = APIRouter(tags=["checkpoints"], dependencies=[Depends(get_caller)])
 
@@ -39,7 +36,7 @@ def get_checkpoint(job: VisibleJob, iteration: Iteration) -> schemas.CheckpointD
 
 @router.get(
     "/jobs/{job_id}/checkpoints/{iteration}/files/{path:path}",
-    response_class=FileResponse,
+    response_class=StreamingResponse,
     responses={
         200: BINARY | {"description": "The file."},
         206: BINARY | {"description": "The asked-for range."},
@@ -51,11 +48,10 @@ def download_checkpoint_file(
     iteration: Iteration,
     path: str,
     range: Annotated[str | None, Header(description="`bytes=0-1023`")] = None,  # noqa: A002
-) -> FileResponse:
-    """Download a file of a checkpoint, whole or a range of it."""
-    file = checkpoints.local_file(job, iteration, path)
-    _check_range(range, file)
-    return FileResponse(file, media_type="application/octet-stream", filename=file.name)
+    if_range: Annotated[str | None, Header(description="ETag that the range is of.")] = None,
+) -> StreamingResponse:
+    """Download a file of a checkpoint, whole or a range of it. One that changes breaks the connection off."""
+    return downloads.response(checkpoints.saved_file(job, iteration, path), range, if_range)
 
 
 @router.get(
@@ -72,21 +68,3 @@ def download_checkpoint(job: VisibleJob, iteration: Iteration) -> StreamingRespo
         "Content-Disposition": f'attachment; filename="{archive.name}"',
     }
     return StreamingResponse(archive.chunks(), media_type="application/octet-stream", headers=headers)
-
-
-def _check_range(wanted: str | None, file: Path) -> None:
-    """Raises RangeInvalid for what the file response would answer in plain text."""
-    if wanted is None:
-        return
-    size = file.stat().st_size
-    match = re.fullmatch(r"bytes=(\d{0,19})-(\d{0,19})", wanted.replace(" ", ""))
-    if not match or not _fits(match[1], match[2], size):
-        raise RangeInvalid(
-            f"The range {wanted[:50]!r} does not fit a file of {size} bytes.", hint="bytes=0-1023"
-        )
-
-
-def _fits(first: str, last: str, size: int) -> bool:
-    if not first:
-        return bool(last) and int(last) > 0 and size > 0  # the last so many bytes
-    return int(first) < size and (not last or int(first) <= int(last))

@@ -10,13 +10,21 @@ RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "re
 
 
 def remedies(
-    name: str, config: TrainingConfig, gpus_per_node: int, time_limit_minutes: int, most_minutes: int
+    name: str,
+    config: TrainingConfig,
+    gpus_per_node: int,
+    time_limit_minutes: int,
+    most_minutes: int,
+    *,
+    files: bool = True,
 ) -> Iterator[Suggestion]:
     """Changes for a failure of this name (of FAILURES); none where nothing sound is known.
 
     Whether one fits the hardware, the model and the data is for the checks of a plan to say.
+
+    files: whether the files that the config names are seen from here.
     """
-    effective = Effective(config)
+    effective = Effective(config, files=files)
     match name:
         case "oom":
             yield from _smaller_micro_batch(effective)

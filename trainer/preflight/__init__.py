@@ -15,15 +15,20 @@ from trainer.preflight.shape import fit
 __all__ = ["Estimate", "Finding", "Hardware", "Suggestion", "check", "fit", "memory_of"]
 
 
-def check(config: TrainingConfig, hardware: Hardware) -> list[Finding]:
-    """All findings about a config that would run on this hardware."""
-    effective = Effective(config)
+def check(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> list[Finding]:
+    """All findings about a config that would run on this hardware.
+
+    files: whether the files that it names are seen from here; else none is looked at, whatever lies here
+        under the same name, and what would have to be looked at is `unverified`.
+    """
+    effective = Effective(config, files=files)
     estimate = memory.estimate(effective, hardware)
-    report = data.check(config, global_batch_size=effective.count("train.global_batch_size", 0) or None)
+    size = effective.count("train.global_batch_size", 0) or None
+    report = data.check(config, global_batch_size=size, files=files)
     records = report.inspection.records if report.inspection else None
     return [
         *report.findings,
-        *base.check(config),
+        *base.check(config, files=files),
         *shape.check(effective, hardware),
         *lengths.check(effective),
         *memory.check(effective, hardware, estimate),
@@ -31,6 +36,6 @@ def check(config: TrainingConfig, hardware: Hardware) -> list[Finding]:
     ]
 
 
-def memory_of(config: TrainingConfig, hardware: Hardware) -> Estimate | None:
-    """What one GPU would hold, in GiB; None where the model's sizes are not known."""
-    return memory.estimate(Effective(config), hardware)
+def memory_of(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> Estimate | None:
+    """What one GPU would hold, in GiB; None where the model's sizes are not known. files: as for check."""
+    return memory.estimate(Effective(config, files=files), hardware)

@@ -5,16 +5,38 @@ from pathlib import Path
 
 from trainer.checkpoints import latest_complete
 from trainer.config import TrainingConfig, is_local
-from trainer.preflight.finding import Finding, finding
+from trainer.preflight.finding import LOOKED_AT_THERE, NOT_SEEN, Finding, finding
 
 
-def check(config: TrainingConfig) -> Iterator[Finding]:
-    """What is resumed comes first, then checkpoint_megatron, then the weights of hf_model_path."""
+def check(config: TrainingConfig, *, files: bool = True) -> Iterator[Finding]:
+    """What is resumed comes first, then checkpoint_megatron, then the weights of hf_model_path.
+
+    files: whether the files that the config names are seen from here.
+    """
+    if not files:
+        yield from _unseen(config)
+        return
     yield from _model(config.hf_model_path)
     yield from _megatron("/checkpoint_megatron", config.checkpoint_megatron)
     yield from _megatron("/checkpoint/load", config.checkpoint.get("load"))
     if not config.checkpoint_megatron and not config.checkpoint.get("load"):
         yield from _weights(config.hf_model_path)
+
+
+def _unseen(config: TrainingConfig) -> Iterator[Finding]:
+    if config.hf_model_path is None:
+        yield from _model(None)
+    elif is_local(config.hf_model_path):
+        message = f"{config.hf_model_path} {NOT_SEEN}: neither its sizes nor its weights are known."
+        yield finding("unverified", "unseen_model", "/hf_model_path", message, LOOKED_AT_THERE)
+    begins_from = {
+        "/checkpoint_megatron": config.checkpoint_megatron,
+        "/checkpoint/load": config.checkpoint.get("load"),
+    }
+    for where, path in begins_from.items():
+        if path:
+            message = f"{path} {NOT_SEEN}."
+            yield finding("unverified", "unseen_checkpoint", where, message, LOOKED_AT_THERE)
 
 
 def _megatron(where: str, path: object) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from trainer.dataset import (
 from trainer.dataset.faults import Fault, Kind
 from trainer.dataset.files import shown
 from trainer.failures import FAILURES
-from trainer.preflight.finding import Finding, Severity, finding, suggest
+from trainer.preflight.finding import LOOKED_AT_THERE, NOT_SEEN, Finding, Severity, finding, suggest
 from trainer.vocabulary import tokenizer_digest, vocab_size_of
 
 POINTER = "/dataset/nano3_packed_sft_dir"
@@ -81,16 +81,20 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
 
 
-def check(config: TrainingConfig, *, global_batch_size: int | None = None) -> Report:
+def check(config: TrainingConfig, *, global_batch_size: int | None = None, files: bool = True) -> Report:
     """What a config's data are, and what there is to say about them.
 
     global_batch_size: what the run gets where `train` does not say it.
+    files: whether they are seen from here.
     """
     directory = config.dataset.nano3_packed_sft_dir
     if directory is None:
         hint = f"Set inputs.packed_parquet. {MISSING}"
         unnamed = finding("error", "missing_packed_data", POINTER, "No packed data is named.", hint)
         return Report(findings=[unnamed])
+    if not files:
+        message = f"{shown(directory)} {NOT_SEEN}."
+        return Report(findings=[finding("unverified", "unseen_data", POINTER, message, LOOKED_AT_THERE)])
     size = config.train.get("global_batch_size", global_batch_size)
     job = Job(
         seq_length=config.seq_length,

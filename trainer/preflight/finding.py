@@ -6,7 +6,11 @@ from pydantic import BaseModel, Field
 
 from trainer.suggestion import Suggestion, suggest
 
-__all__ = ["Finding", "Severity", "Suggestion", "finding", "suggest"]
+__all__ = ["LOOKED_AT_THERE", "NOT_SEEN", "Finding", "Severity", "Suggestion", "finding", "suggest"]
+
+# Of files that only the cluster sees.
+NOT_SEEN = "lies on the cluster, and is not seen from here"
+LOOKED_AT_THERE = "The cluster looks at it before anything is submitted, if it can, and before it trains."
 
 Severity = Literal["error", "warning", "advice", "unverified"]
 

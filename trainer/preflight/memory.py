@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, Field
 
-from trainer.effective import Effective
+from trainer.effective import Effective, is_unseen
 from trainer.preflight.finding import Finding, finding
 from trainer.preflight.hardware import Hardware
 from trainer.preflight.shape import Shape, shape_of
@@ -97,6 +97,8 @@ def check(effective: Effective, hardware: Hardware, of: Estimate | None) -> Iter
 
 
 def _is_known(effective: Effective) -> bool:
+    if is_unseen(effective.config.hf_model_path, files=effective.files):
+        return False
     return bool(effective.count("model.num_layers", 0) and effective.count("model.hidden_size", 0))
 
 

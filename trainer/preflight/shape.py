@@ -52,14 +52,16 @@ def shape_of(effective: Effective) -> Shape:
     )
 
 
-def fit(config: TrainingConfig, gpus: int) -> list[Finding]:
+def fit(config: TrainingConfig, gpus: int, *, files: bool = True) -> list[Finding]:
     """What of a recipe's own shape has to change for these GPUs: advice, with fields of `recipe.*` to set.
 
     Recipes are made for one number of GPUs. Experts are spread over fewer ranks where the recipe's
     number does not divide; and mixtures of experts under tensor parallelism want sequence parallelism
     (megatron-core 0.19.2, moe_layer.py). What a config sets itself is left alone.
+
+    files: whether the files that it names are seen from here.
     """
-    effective = Effective(config)
+    effective = Effective(config, files=files)
     shape = shape_of(effective)
     if gpus % shape.dense:
         return []  # nothing fits before that is mended

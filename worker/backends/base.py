@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from trainer.look import ConfigRequest, DataRequest, Seen
+
 
 class Resources(BaseModel):
     """What one run occupies."""
@@ -132,6 +134,13 @@ class Backend(Protocol):
         """End it, queued or running. Ending what has ended is no error."""
         ...
 
+    def look(self, request: ConfigRequest | DataRequest) -> Seen | None:
+        """Look at what a config or a client names, where its files are; None where nothing there can.
+
+        It takes at most the request's seconds, and some for the start.
+        """
+        ...
+
     def files(self) -> "Files":
         """The cluster's files, as far as the service can see them."""
         ...
@@ -154,6 +163,10 @@ class Files(Protocol):
     def stat(self, path: Path) -> FileStat: ...
 
     def read(self, path: Path, offset: int, limit: int) -> bytes: ...
+
+    def resolve(self, path: Path) -> Path:
+        """The path of the same thing that has no link in it."""
+        ...
 
     def tree_size(self, path: Path, below: Path) -> int:
         """Bytes of all files in a directory. `below`: as for remove_tree."""

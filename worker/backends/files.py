@@ -34,6 +34,14 @@ class LocalFiles:
             file.seek(offset)
             return file.read(limit)
 
+    def resolve(self, path: Path) -> Path:
+        try:
+            return path.resolve(strict=True)
+        except RuntimeError:  # a loop of links
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from None
+        except OSError as error:
+            raise _translated(error, path) from error
+
     def tree_size(self, path: Path, below: Path) -> int:
         with _parent(path, below) as parent:
             # It does not follow links, not even one in place of `path`, and gives what it opened.

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import yaml
 
+from trainer.look import ConfigRequest, DataRequest, Seen, look
 from worker.backends import local_run
 from worker.backends.base import Handle, Observation, Phase, Run, Submission
 from worker.backends.files import LocalFiles
@@ -44,6 +45,9 @@ class LocalBackend:
 
     def job_directory(self, job_id: str) -> Path:
         return self.root / "jobs" / job_id
+
+    def look(self, request: ConfigRequest | DataRequest) -> Seen | None:
+        return look(request)
 
     def render(self, run: Run) -> Submission:
         directory = self.job_directory(run.job_id) / "attempts" / str(run.attempt)

@@ -69,6 +69,9 @@ class SftpFiles:
     def read(self, path: Path, offset: int, limit: int) -> bytes:
         return self._ask(path, lambda sftp: _read(sftp, path, offset, limit))
 
+    def resolve(self, path: Path) -> Path:
+        return self._ask(path, lambda sftp: _resolve(sftp, path))
+
     def tree_size(self, path: Path, below: Path) -> int:
         return sum(map(int, self._in_tree(_SIZES, path, below).split()))
 
@@ -206,6 +209,14 @@ def _read(sftp: SFTPClient, path: Path, offset: int, limit: int) -> bytes:
         file.MAX_REQUEST_SIZE = _REQUEST_BYTES
         file.seek(offset)
         return file.read(limit)
+
+
+def _resolve(sftp: SFTPClient, path: Path) -> Path:
+    sftp.stat(os.fsencode(path))  # what is asked next may let the last name be missing
+    try:
+        return Path(sftp.normalize(os.fsencode(path)) or "/")
+    except UnicodeDecodeError:  # paramiko takes the answer for UTF-8
+        raise FileNotFoundError(errno.ENOENT, "leads to a name that is no text", str(path)) from None
 
 
 def _write(sftp: SFTPClient, path: Path, content: bytes, mode: int, name: Path | None = None) -> None:

@@ -119,6 +119,26 @@ def test_a_change_is_seen(files: Files, tmp_path: Path) -> None:
     assert files.stat(path) == (1, 5_000_000_000)
 
 
+def test_links_are_resolved(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "real/inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    assert files.resolve(tmp_path / "link/inner/../inner") == tmp_path.resolve() / "real/inner"
+    assert files.resolve(tmp_path / "link") == tmp_path.resolve() / "real"
+    assert files.resolve(Path("/")) == Path("/")
+
+
+@pytest.mark.parametrize("kind", ["dangling link", "nothing", "below a file", "no possible name"])
+def test_what_is_not_there_is_not_resolved(files: Files, tmp_path: Path, kind: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.resolve(make(tmp_path / "file", kind))
+
+
+def test_a_loop_of_links_leads_nowhere(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises((FileNotFoundError, BackendUnavailable)):  # SFTP has no word of its own for it
+        files.resolve(tmp_path / "loop")
+
+
 @pytest.mark.parametrize("kind", NO_FILES)
 def test_what_is_no_file_is_not_there(files: Files, tmp_path: Path, kind: str) -> None:
     path = make(tmp_path / "file", kind)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from trainer.look import ConfigRequest, DataRequest, Seen, look
 from worker.backends.base import Files, Handle, Observation, Phase, Run, Submission
-from worker.backends.slurm import images, staging
+from worker.backends.slurm import images, looking, staging
 from worker.backends.slurm.answers import (
     ACCOUNTING_DISABLED,
     ENVIRONMENT,
@@ -58,6 +59,16 @@ class SlurmBackend:
 
     def files(self) -> Files:
         return self.transport.files()
+
+    def look(self, request: ConfigRequest | DataRequest) -> Seen | None:
+        if self.profile.sees_files:
+            return look(request)
+        if self.profile.login_python is None:
+            return None
+        staging.stage(self.paths.code, self.transport)
+        return looking.look(
+            request, python=self.profile.login_python, code=self.paths.code, transport=self.transport
+        )
 
     # -- submitting -----------------------------------------------------------------------------
 

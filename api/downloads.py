@@ -1,0 +1,65 @@
+"""Files as responses: whole, or one range of bytes (RFC 9110, section 14)."""
+
+import re
+from email.utils import formatdate
+from urllib.parse import quote
+
+from fastapi.responses import StreamingResponse
+
+from worker.backends.base import FileStat
+from worker.checkpoints import SavedFile
+from worker.errors import RangeInvalid
+
+
+def response(file: SavedFile, wanted: str | None, if_range: str | None) -> StreamingResponse:
+    """The file, or a range of it. Raises RangeInvalid.
+
+    wanted: the header Range; it does not hold where `if_range` names another version of the file.
+    """
+    size, headers = file.stat.size, _headers(file)
+    if wanted is None or if_range not in (None, headers["ETag"], headers["Last-Modified"]):
+        begin, end, status = 0, size, 200
+    else:
+        (begin, end), status = _range(wanted, size), 206
+        headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
+    # The length is declared: a client sees that what was broken off is not the whole.
+    headers["Content-Length"] = str(end - begin)
+    pieces = file.chunks(begin, end)
+    return StreamingResponse(pieces, status, headers, media_type="application/octet-stream")
+
+
+def _headers(file: SavedFile) -> dict[str, str]:
+    return {
+        "Accept-Ranges": "bytes",
+        "ETag": _etag(file.stat),
+        "Last-Modified": formatdate(file.stat.modified_ns // 1_000_000_000, usegmt=True),
+        "Content-Disposition": f"attachment; {_named(file.path.name)}",
+    }
+
+
+def _named(name: str) -> str:
+    quoted = quote(name)
+    return f'filename="{name}"' if quoted == name else f"filename*=utf-8''{quoted}"
+
+
+def _etag(stat: FileStat) -> str:
+    return f'"{stat.modified_ns:x}-{stat.size:x}"'
+
+
+def _range(wanted: str, size: int) -> tuple[int, int]:
+    """The first byte, and the one after the last. Raises RangeInvalid."""
+    match = re.fullmatch(r"bytes=(\d{0,19})-(\d{0,19})", wanted.replace(" ", ""))
+    if not match or not _fits(match[1], match[2], size):
+        raise RangeInvalid(
+            f"The range {wanted[:50]!r} does not fit a file of {size} bytes.", hint="bytes=0-1023"
+        )
+    first, last = match[1], match[2]
+    if not first:
+        return max(0, size - int(last)), size
+    return int(first), min(size, int(last) + 1) if last else size
+
+
+def _fits(first: str, last: str, size: int) -> bool:
+    if not first:
+        return bool(last) and int(last) > 0 and size > 0  # the last so many bytes
+    return int(first) < size and (not last or int(first) <= int(last))

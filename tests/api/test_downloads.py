@@ -1,0 +1,170 @@
+"""Files of checkpoints on a cluster that the service does not see, byte for byte over SSH."""
+
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.far import write_profiles
+from tests.sshd import Sshd
+from worker import checkpoints, jobs
+from worker.backends import ssh
+from worker.checkpoints import CHUNK_BYTES
+from worker.db import writing
+from worker.errors import BackendUnavailable, CheckpointChanged
+from worker.models import Checkpoint, Job, utcnow
+
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+CONTENT = os.urandom(2 * CHUNK_BYTES + 12345)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Sshd]:
+    (tmp_path / "sshd").mkdir()
+    running = Sshd(tmp_path / "sshd")
+    running.start()
+    yield running
+    ssh.disconnect()
+    running.stop()
+
+
+@pytest.fixture(params=["near", "far"])
+def job(
+    client: TestClient, good: dict[str, Any], data_dir: Path, server: Sshd, request: pytest.FixtureRequest
+) -> Job:
+    """A job on this machine, and one of a cluster over SSH."""
+    write_profiles(data_dir, server)
+    answer = client.post("/v1/jobs", json={**good, "cluster": request.param})
+    assert answer.status_code == 201, answer.text
+    return jobs.get(answer.json()["id"])
+
+
+@pytest.fixture
+def save(job: Job) -> Callable[..., Path]:
+    """Puts files into a checkpoint, and its row into the database."""
+
+    def write(iteration: int, files: dict[str, bytes], directory: Path | None = None) -> Path:
+        saved = Path(job.config["checkpoint"]["save"])
+        saved.mkdir(parents=True, exist_ok=True)
+        directory = directory or saved / f"iter_{iteration:07d}"
+        for name, content in files.items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_bytes(content)
+        noted = [{"path": name, "bytes": len(content)} for name, content in files.items()]
+        total = sum(map(len, files.values()))
+        facts = {"path": str(directory), "bytes": total, "files": noted, "saved_at": utcnow()}
+        with writing() as session:
+            session.add(Checkpoint(job_id=job.id, iteration=iteration, attempt=1, **facts))
+        return directory
+
+    return write
+
+
+def url(job: Job, iteration: int, name: str) -> str:
+    return f"/v1/jobs/{job.id}/checkpoints/{iteration}/{name}"
+
+
+def test_a_file_comes_whole_and_by_ranges(client: TestClient, job: Job, save: Callable[..., Path]) -> None:
+    save(4, {"weights": CONTENT, "empty": b"", "sub/é": b"1234"})
+    address = url(job, 4, "files/weights")
+    whole = client.get(address)
+    assert (whole.status_code, whole.content) == (200, CONTENT)
+    assert whole.headers["content-length"] == str(len(CONTENT))
+    assert whole.headers["accept-ranges"] == "bytes"
+    assert whole.headers["content-disposition"] == 'attachment; filename="weights"'
+    size = len(CONTENT)
+    for wanted, begin, end in (
+        ("0-0", 0, 1),
+        ("10-19", 10, 20),
+        (f"{CHUNK_BYTES - 1}-{CHUNK_BYTES}", CHUNK_BYTES - 1, CHUNK_BYTES + 1),
+        (f"{size - 1}-", size - 1, size),
+        ("5-99999999", 5, size),
+        ("-7", size - 7, size),
+        ("-99999999", 0, size),
+    ):
+        part = client.get(address, headers={"Range": f"bytes={wanted}"})
+        assert (part.status_code, part.content == CONTENT[begin:end]) == (206, True), wanted
+        assert part.headers["content-range"] == f"bytes {begin}-{end - 1}/{size}"
+        assert part.headers["content-length"] == str(end - begin)
+    assert client.get(url(job, 4, "files/empty")).content == b""
+    other = client.get(url(job, 4, "files/sub/é"))
+    assert (other.content, other.headers["content-disposition"]) == (
+        b"1234", "attachment; filename*=utf-8''%C3%A9",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", ["bytes=99999999-", "bytes=5-1", "bytes=-0", "bytes=0-1,3-4", "lines=1-2"])
+def test_ranges_that_do_not_fit(client: TestClient, job: Job, save: Callable[..., Path], wanted: str) -> None:
+    save(4, {"weights": CONTENT})
+    answer = client.get(url(job, 4, "files/weights"), headers={"Range": wanted})
+    assert (answer.status_code, answer.json()["code"]) == (416, "range_invalid")
+
+
+def test_a_range_of_another_version_is_the_whole_file(
+    client: TestClient, job: Job, save: Callable[..., Path]
+) -> None:
+    directory = save(4, {"weights": b"first"})
+    address = url(job, 4, "files/weights")
+    seen = client.get(address).headers
+    for tag in (seen["etag"], seen["last-modified"]):
+        assert client.get(address, headers={"Range": "bytes=1-", "If-Range": tag}).content == b"irst"
+    (directory / "weights").write_bytes(b"another")
+    again = client.get(address, headers={"Range": "bytes=1-", "If-Range": seen["etag"]})
+    assert (again.status_code, again.content) == (200, b"another")
+
+
+def test_an_archive_holds_every_file(client: TestClient, job: Job, save: Callable[..., Path]) -> None:
+    files = {"weights": CONTENT, "empty": b"", "sub/x": b"1234"}
+    save(4, files)
+    answer = client.get(url(job, 4, "archive"))
+    assert answer.headers["content-length"] == str(len(answer.content))
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as tar:
+        members = {member.name: tar.extractfile(member) for member in tar}
+    assert {name: file.read() for name, file in members.items() if file} == {
+        f"iter_0000004/{name}": content for name, content in files.items()
+    }
+
+
+@pytest.mark.parametrize("harm", ["gone", "link", "linked directory", "loop", "elsewhere"])
+def test_only_what_the_job_saved_is_handed_out(
+    client: TestClient, job: Job, save: Callable[..., Path], tmp_path: Path, harm: str
+) -> None:
+    outside = tmp_path / "outside"
+    directory = save(4, {"sub/weights": b"1234"}, outside if harm == "elsewhere" else None)
+    file = directory / "sub/weights"
+    if harm in ("gone", "link"):
+        file.unlink()
+    if harm == "link":
+        (tmp_path / "secret").write_bytes(b"1234")
+        file.symlink_to(tmp_path / "secret")
+    if harm in ("linked directory", "loop"):
+        (directory / "sub").rename(outside)
+        (directory / "sub").symlink_to(outside if harm == "linked directory" else "sub")
+    one = client.get(url(job, 4, "files/sub/weights"))
+    # SFTP has no word for a loop of links: that the file cannot be had is all that is known.
+    assert one.status_code == 404 or (harm == "loop" and one.status_code == 503)
+    assert client.get(url(job, 4, "archive")).status_code in (409, one.status_code)
+
+
+def test_what_changes_or_breaks_on_the_way_is_no_whole_file(
+    job: Job, save: Callable[..., Path], server: Sshd
+) -> None:
+    directory = save(4, {"weights": CONTENT})
+    cut = checkpoints.saved_file(job, 4, "weights").chunks(0, len(CONTENT))
+    assert next(cut) == CONTENT[:CHUNK_BYTES]
+    changed = checkpoints.saved_file(job, 4, "weights").chunks(0, len(CONTENT))
+    next(changed)
+    if job.cluster == "far":
+        server.stop()
+        with pytest.raises(BackendUnavailable):
+            next(cut)
+        server.start()
+    os.utime(directory / "weights", (1, 1))
+    with pytest.raises(CheckpointChanged):
+        list(changed)
