@@ -56,6 +56,7 @@ class Sshd:
             f"PidFile {self.directory / 'sshd.pid'}\n"
             "UsePAM no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
             "Subsystem sftp internal-sftp\n"
+            f"SetEnv HOME={self.directory}\n"  # without login files, which can take any time
         )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # it does not start as root without

@@ -99,7 +99,7 @@ class Config:
 
     def write(self) -> None:
         """Make all directories and files."""
-        for name in ("bin", "dev", "etc", "log", "munge", "run", "spool", "ssh", "state"):
+        for name in ("bin", "dev", "etc", "home", "log", "munge", "run", "spool", "ssh", "state/env_cache"):
             (self.directory / name).mkdir(mode=0o755, parents=True, exist_ok=True)
         for number in range(1, self.knobs.nodes + 1):
             (self.directory / "spool" / f"n{number}").mkdir(exist_ok=True)
@@ -111,6 +111,8 @@ class Config:
         _write(self.directory / "etc" / "slurmdbd.conf", self._filled("slurmdbd.conf"), mode=0o600)
         for name in ("slurm.conf", "gres.conf", "cgroup.conf", "sshd_config"):
             _write(self.directory / "etc" / name, self._filled(name))
+        for user in ("root", self.knobs.user):
+            _write(self.directory / "state" / "env_cache" / user, self._filled("environment"))
 
     def _filled(self, template: str) -> str:
         text = Template((TEMPLATES / template).read_text())
