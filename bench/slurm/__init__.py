@@ -1,0 +1,1 @@
+"""What submitting to a Slurm and watching its jobs costs: `python -m bench.slurm`."""

@@ -1,0 +1,184 @@
+"""Where it is measured: a Slurm of its own, and the service's processes on it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from bench.inspect import make
+from bench.slurm.figures import Progress
+from cli.prepare import initialize
+from demo.slurm.cluster import Cluster
+from demo.slurm.config import free_ports
+from worker.backends.slurm.backend import SlurmBackend
+from worker.clusters import cluster, connect
+from worker.settings import PROJECT_ROOT
+
+START_SECONDS = 60.0
+ANSWER_SECONDS = 60.0
+_LOOK_AGAIN_SECONDS = 0.02
+
+NEAR, FAR = "near", "far"
+# Jobs of the partition `down` wait for ever: nothing runs while it is measured.
+PROFILES = """
+[_usual]
+executor = "slurm"
+partition = "down"
+mem = "1G"
+slurm_conf = "{conf}"
+remote_job_dir = "{root}"
+python = "{python}"
+roots = ["{inputs}"]
+
+[near]
+extends = "_usual"
+
+[far]
+extends = "_usual"
+tunnel = "ssh"
+host = "127.0.0.1"
+port = {port}
+user = "root"
+identity = "{key}"
+known_hosts = "{known_hosts}"
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A Slurm, and a directory for everything else."""
+
+    slurm: Cluster
+    directory: Path
+
+    @property
+    def root(self) -> Path:
+        """remote_job_dir of both profiles."""
+        return self.directory / "cluster"
+
+    @property
+    def inputs(self) -> Path:
+        return self.directory / "inputs"
+
+    def body(self, profile: str) -> dict[str, Any]:
+        """Of POST /v1/jobs."""
+        return {
+            "name": "bench",
+            "config": "cpu-tiny",
+            "overrides": [f"hf_model_path={self.inputs / 'model'}"],
+            "inputs": {"packed_parquet": str(self.inputs / "packed")},
+            "cluster": profile,
+        }
+
+    def data_dir(self, name: str) -> Path:
+        """A service's, with both profiles."""
+        path = self.directory / name
+        path.mkdir()
+        profiles = PROFILES.format(
+            conf=self.slurm.conf, root=self.root, python=sys.executable, inputs=self.inputs,
+            port=self.slurm.ssh_port, key=self.slurm.ssh_key, known_hosts=self.slurm.known_hosts,
+        )  # fmt: skip
+        (path / "clusters.toml").write_text(profiles)
+        return path
+
+    def use(self, name: str) -> Path:
+        """A data directory that this process works on, too."""
+        path = self.data_dir(name)
+        initialize(path)
+        return path
+
+
+@contextmanager
+def opened(progress: Progress) -> Iterator[Place]:
+    """A place in a temporary directory, which goes with its Slurm. Raises NotInstalled, ClusterError."""
+    directory = Path(tempfile.mkdtemp(prefix="sft-bench-"))
+    directory.chmod(0o755)  # the users of jobs and database have to get into it
+    try:
+        with Cluster.start(directory / "slurm", progress=progress) as slurm:
+            place = Place(slurm, directory)
+            place.root.mkdir()
+            _make_inputs(place.inputs)
+            yield place
+    finally:
+        shutil.rmtree(directory)
+
+
+def _make_inputs(inputs: Path) -> None:
+    """A model and packed data that pass the checks of a submission."""
+    (inputs / "model").mkdir(parents=True)
+    (inputs / "model" / "config.json").write_text("{}")
+    (inputs / "model" / "model.safetensors").touch()
+    make(inputs / "packed", shards=1, rows=8, tokens=512)
+    shutil.copytree(inputs / "packed" / "splits" / "train", inputs / "packed" / "splits" / "valid")
+    (inputs / "packed" / "metadata.json").write_text(json.dumps({"pack_size": 512}))
+
+
+def backend(profile: str) -> SlurmBackend:
+    """As this process's profiles have it."""
+    found = connect(cluster(profile))
+    assert isinstance(found, SlurmBackend)
+    return found
+
+
+# -- the service's processes -----------------------------------------------------------------------
+
+
+@contextmanager
+def serving(data_dir: Path) -> Iterator[httpx2.Client]:
+    """The whole service, as `sft serve` starts it; yields a client with the admin's key."""
+    with _running(data_dir, "cli", "serve", "--data-dir", str(data_dir)) as client:
+        yield client
+
+
+@contextmanager
+def api(data_dir: Path) -> Iterator[httpx2.Client]:
+    """The API alone: neither worker nor beat looks at jobs meanwhile."""
+    command = ["uvicorn", "--factory", "api.app:create_app", "--log-level", "warning"]
+    with _running(data_dir, *command, "--timeout-keep-alive", "75") as client:
+        yield client
+
+
+@contextmanager
+def _running(data_dir: Path, *command: str) -> Iterator[httpx2.Client]:
+    port = free_ports(1)
+    environment = {**os.environ, "SFT_DATA_DIR": str(data_dir), "SFT_LOG_LEVEL": "WARNING"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command, "--port", str(port)], env=environment, cwd=PROJECT_ROOT,
+        stdout=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=ANSWER_SECONDS) as client:
+            wait_until(lambda: _answers(client), START_SECONDS, f"{command[0]} to answer")
+            key = (data_dir / "admin.key").read_text().strip()
+            client.headers["Authorization"] = f"Bearer {key}"
+            yield client
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(START_SECONDS)
+
+
+def _answers(client: httpx2.Client) -> bool:
+    with suppress(httpx2.HTTPError):
+        return client.get("/healthz").is_success
+    return False
+
+
+def wait_until[T](look: Callable[[], T], seconds: float, what: str) -> T:
+    """What it gives once that is true. Raises SystemExit where that takes too long."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"Waited {seconds:g} s for {what}.")
+        time.sleep(_LOOK_AGAIN_SECONDS)
+    return found
