@@ -6,6 +6,7 @@ divided: on a machine with other work the times grow, and their ratio hardly.
 
 import argparse
 import os
+import signal
 import sys
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from bench.slurm.place import Place
 from bench.slurm.waiting import Waiting
 from demo.slurm.daemons import ClusterError
 from demo.slurm.install import NotInstalled
+from worker import log
 from worker.backends import ssh
 
 console = Console(highlight=False)
@@ -43,7 +45,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.slurm")
     parser.add_argument("--quick", action="store_true", help="fewer jobs and repetitions: two minutes")
     size = QUICK if parser.parse_args().quick else WHOLE
-    _forget_environment()
+    _set_environment()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # daemons outlive who is killed
     try:
         with console.status("Starting Slurm") as status, place.opened(_silent) as here:
             measured = _measure(here, size, lambda doing: status.update(doing))
@@ -59,11 +62,13 @@ def _silent(_: str) -> None:
     """Slurm starts in seconds."""
 
 
-def _forget_environment() -> None:
-    """What is set for another service is not for these."""
+def _set_environment() -> None:
+    """What is set for another service is not for these; they say nothing unless something is wrong."""
     for name in list(os.environ):
         if name.startswith(("SFT_", "OTEL_")) or name in ("DATABASE_URL", "REDIS_URL"):
             del os.environ[name]
+    os.environ["SFT_LOG_LEVEL"] = "WARNING"
+    log.configure()
 
 
 def _measure(here: Place, size: Size, progress: Progress) -> dict[str, list[Figure]]:
@@ -80,7 +85,7 @@ def _measure(here: Place, size: Size, progress: Progress) -> dict[str, list[Figu
     return {
         "Submission": submitted,
         "A look at jobs that wait": looked,
-        "A look while clients ask": crowded,
+        f"A look at {size.crowded_jobs:,} jobs while clients ask": crowded,
         f"The end of a log of {size.log_bytes / 1e9:g} GB": read,
     }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 
 from bench.slurm.figures import Figure, Progress, milliseconds
-from bench.slurm.looks import look, rpcs, rpcs_of
+from bench.slurm.looks import look, rpcs, span
 from bench.slurm.place import NEAR, Place, api
 from bench.slurm.waiting import Waiting
 from worker import watch
@@ -39,28 +39,29 @@ def measure(
         for number in crowds:
             progress(f"{len(waiting):,} jobs, {number} clients")
             with _clients(client, data_dir, waiting.ids, number) as asked:
-                found = list(_of_crowd(place, f"{len(waiting):,} jobs, {number} clients"))
-            rows += [*found, *_rows_of_clients(f"{len(waiting):,} jobs, {number} clients", asked)]
+                found = list(_looks(place))
+            rows += [row.of(f"{number} clients") for row in (*found, *_answers(asked))]
         return rows
 
 
-def _of_crowd(place: Place, name: str) -> Iterator[Figure]:
+def _looks(place: Place) -> Iterator[Figure]:
     before, began, looks = rpcs(place.slurm), time.monotonic(), []
     for number in range(1, LOOKS + 1):
         looks.append(look(place.slurm, NEAR))
         time.sleep(max(0.0, began + number * INTERVAL_SECONDS - time.monotonic()))
     lasted = time.monotonic() - began
     asked = (rpcs(place.slurm) - before).total()
-    yield milliseconds(f"{name}: a look", [one.seconds for one in looks])
-    yield Figure(f"{name}: RPCs of slurmctld", *rpcs_of(looks))
-    yield Figure(f"{name}: RPCs of slurmctld", f"{asked / lasted:.2f}", f"a second, {lasted:.0f} s")
+    yield milliseconds("a look", [one.seconds for one in looks])
+    yield milliseconds("processor time of a look", [one.own_cpu + one.children_cpu for one in looks])
+    yield Figure("RPCs of slurmctld", span([one.rpcs.total() for one in looks]), "a look")
+    yield Figure("RPCs of slurmctld", f"{asked / lasted:.2f}", f"a second, in {lasted:.0f} s")
 
 
-def _rows_of_clients(name: str, asked: Asked) -> Iterator[Figure]:
+def _answers(asked: Asked) -> Iterator[Figure]:
     if asked:
-        yield Figure(f"{name}: GET /v1/jobs/ID", f"{asked['asked']:.0f}", "answers a second")
-        yield Figure(f"{name}: GET /v1/jobs/ID", f"{asked['median_seconds'] * 1000:,.1f}", "ms")
-        yield Figure(f"{name}: GET /v1/jobs/ID", f"{asked['failed']:.0f}", "errors")
+        yield Figure("GET /v1/jobs/ID", f"{asked['asked']:.0f}", "answers a second")
+        yield Figure("GET /v1/jobs/ID", f"{asked['median_seconds'] * 1000:,.1f}", "ms")
+        yield Figure("GET /v1/jobs/ID", f"{asked['failed']:.0f}", "errors")
 
 
 @contextmanager
@@ -70,13 +71,7 @@ def _clients(client: httpx2.Client, data_dir: Path, ids: list[str], number: int)
     if number == 0:
         yield asked
         return
-    ids_file = data_dir / "ids.json"
-    ids_file.write_text(json.dumps(ids))
-    arguments = [str(client.base_url), str(data_dir / "admin.key"), str(ids_file), str(number)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.slurm.clients", *arguments], cwd=PROJECT_ROOT, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+    process = _started(client, data_dir, ids, number)
     try:
         assert process.stdout is not None
         if process.stdout.readline() != "asking\n":
@@ -86,3 +81,13 @@ def _clients(client: httpx2.Client, data_dir: Path, ids: list[str], number: int)
     finally:
         process.kill()
         process.wait()
+
+
+def _started(client: httpx2.Client, data_dir: Path, ids: list[str], number: int) -> "subprocess.Popen[str]":
+    ids_file = data_dir / "ids.json"
+    ids_file.write_text(json.dumps(ids))
+    arguments = [str(client.base_url), str(data_dir / "admin.key"), str(ids_file), str(number)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench.slurm.clients", *arguments], cwd=PROJECT_ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip

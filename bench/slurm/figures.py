@@ -16,7 +16,10 @@ class Figure(NamedTuple):
     value: str
     unit: str
     ratio: str = ""
-    """To what the same takes without the service, named."""
+    """To what is done without the service."""
+
+    def of(self, what: str) -> "Figure":
+        return self._replace(name=f"{what}: {self.name}")
 
 
 def table(title: str, figures: Sequence[Figure]) -> Table:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
@@ -20,7 +20,6 @@ from worker.backends.slurm.answers import QUEUE
 
 LOOKS = 5
 QUEUE_SECONDS = 60.0
-QUEUE_RPC = "REQUEST_JOB_USER_INFO"
 # What counts here is what clients ask: the daemons report to each other, and sdiag is ours.
 NOT_ASKED = re.compile(r"MESSAGE_|ACCOUNTING_|REQUEST_STATS_INFO|REQUEST_PING")
 
@@ -42,13 +41,15 @@ class Look:
 def measure(place: Place, waiting: Waiting, progress: Progress) -> list[Figure]:
     """Looks at jobs that wait, once the first look has nothing left to write, near and far.
 
-    Beside it the squeue of a look alone, by the same transport. Far, what sshd and squeue do is not in
-    the processor's time: on a cluster another machine does that.
+    Beside it the squeue of a look alone, by the same transport. Far, what sshd and squeue do is in no
+    processor time: on a cluster another machine does that. This Slurm knows the service as root,
+    whose squeue asks for the jobs of all users; for others REQUEST_JOB_INFO is REQUEST_JOB_USER_INFO,
+    and there is one more RPC, REQUEST_FED_INFO.
     """
     return [row for profile in (NEAR, FAR) for row in _of_profile(place, waiting, profile, progress)]
 
 
-def _of_profile(place: Place, waiting: Waiting, profile: str, progress: Progress) -> Iterator[Figure]:
+def _of_profile(place: Place, waiting: Waiting, profile: str, progress: Progress) -> list[Figure]:
     waiting.move_to(profile)
     name = f"{profile}, {len(waiting):,} jobs"
     watch.look(profile)
@@ -57,13 +58,15 @@ def _of_profile(place: Place, waiting: Waiting, profile: str, progress: Progress
         progress(f"{name}: look {number + 1} of {LOOKS}")
         looks.append(look(place.slurm, profile))
         alone.append(_squeue(profile))
-    yield milliseconds(f"{name}: squeue alone", alone)
-    yield milliseconds(f"{name}: a look", [one.seconds for one in looks], alone)
-    yield milliseconds(f"{name}: processor, the service", [one.own_cpu for one in looks])
-    if profile == NEAR:
-        yield milliseconds(f"{name}: processor, squeue", [one.children_cpu for one in looks])
-    yield Figure(f"{name}: RPCs of slurmctld", *rpcs_of(looks))
-    yield Figure(f"{name}: database writes", f"{sum(len(one.writes) for one in looks)}", f"in {LOOKS} looks")
+    rows = [
+        milliseconds("squeue alone", alone),
+        milliseconds("a look", [one.seconds for one in looks], alone),
+        milliseconds("processor time, the service", [one.own_cpu for one in looks]),
+        milliseconds("processor time, its commands", [one.children_cpu for one in looks]),
+        *rpcs_of(looks),
+        Figure("database writes", span([len(one.writes) for one in looks]), "a look"),
+    ]
+    return [row.of(name) for row in rows]
 
 
 def _squeue(profile: str) -> float:
@@ -72,15 +75,20 @@ def _squeue(profile: str) -> float:
     return perf_counter() - began
 
 
-def rpcs_of(looks: list[Look]) -> tuple[str, str]:
-    """Figure and unit: the RPCs of a look, and what they are."""
-    totals = [one.rpcs.total() for one in looks]
-    kinds = " ".join(sorted({kind for one in looks for kind in one.rpcs}))
-    shown = f"{min(totals)}" if min(totals) == max(totals) else f"{min(totals)}-{max(totals)}"
-    return shown, f"a look: {kinds}"
+def rpcs_of(looks: list[Look]) -> Iterator[Figure]:
+    """A row for each kind: the fewest and the most RPCs of a look."""
+    for kind in sorted({kind for one in looks for kind in one.rpcs}):
+        counts = [one.rpcs[kind] for one in looks]
+        yield Figure(kind, span(counts), "RPCs of slurmctld a look")
+
+
+def span(counts: Sequence[int]) -> str:
+    """One number where all are equal."""
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"
 
 
 def look(slurm: Cluster, profile: str) -> Look:
+    """One, as a worker's tick does it. Raises BackendUnavailable."""
     before, began, (own, children) = rpcs(slurm), perf_counter(), _cpu()
     with _noted_writes() as writes:
         watch.look(profile)
