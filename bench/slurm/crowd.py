@@ -30,7 +30,8 @@ def measure(
     """A look each second, with an API process and so many clients that ask for a job once a second each.
 
     RPCs are counted over the whole time, whoever asked for them. API and clients share the machine
-    with Slurm and the looks, so the looks become slower as they would not elsewhere.
+    with Slurm and the looks, so the looks become slower as they would not elsewhere. Where one API
+    process cannot answer so many, each client asks again once it is answered.
     """
     waiting.move_to(NEAR)
     watch.look(NEAR)
@@ -52,7 +53,7 @@ def _looks(place: Place) -> Iterator[Figure]:
     lasted = time.monotonic() - began
     asked = (rpcs(place.slurm) - before).total()
     yield milliseconds("a look", [one.seconds for one in looks])
-    yield milliseconds("processor time of a look", [one.own_cpu + one.children_cpu for one in looks])
+    yield milliseconds("processor, the look", [one.own_cpu + one.children_cpu for one in looks])
     yield Figure("RPCs of slurmctld", span([one.rpcs.total() for one in looks]), "a look")
     yield Figure("RPCs of slurmctld", f"{asked / lasted:.2f}", f"a second, in {lasted:.0f} s")
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
+from rich import box
 from rich.table import Table
 
 Progress = Callable[[str], None]
@@ -23,7 +24,7 @@ class Figure(NamedTuple):
 
 
 def table(title: str, figures: Sequence[Figure]) -> Table:
-    made = Table("NAME", title=title, title_justify="left")
+    made = Table("NAME", title=title, title_justify="left", box=box.SIMPLE)
     for column in ("FIGURE", "UNIT", "RATIO"):
         made.add_column(column, justify="left" if column == "UNIT" else "right")
     for figure in figures:

@@ -44,7 +44,8 @@ def measure(place: Place, waiting: Waiting, progress: Progress) -> list[Figure]:
     Beside it the squeue of a look alone, by the same transport. Far, what sshd and squeue do is in no
     processor time: on a cluster another machine does that. This Slurm knows the service as root,
     whose squeue asks for the jobs of all users; for others REQUEST_JOB_INFO is REQUEST_JOB_USER_INFO,
-    and there is one more RPC, REQUEST_FED_INFO.
+    and there is one more RPC, REQUEST_FED_INFO. What is written now and then is observed_at, of all jobs
+    at once: each SFT_STALE_AFTER_SECONDS / 3.
     """
     return [row for profile in (NEAR, FAR) for row in _of_profile(place, waiting, profile, progress)]
 
@@ -61,8 +62,8 @@ def _of_profile(place: Place, waiting: Waiting, profile: str, progress: Progress
     rows = [
         milliseconds("squeue alone", alone),
         milliseconds("a look", [one.seconds for one in looks], alone),
-        milliseconds("processor time, the service", [one.own_cpu for one in looks]),
-        milliseconds("processor time, its commands", [one.children_cpu for one in looks]),
+        milliseconds("processor, the service", [one.own_cpu for one in looks]),
+        milliseconds("processor, its commands", [one.children_cpu for one in looks]),
         *rpcs_of(looks),
         Figure("database writes", span([len(one.writes) for one in looks]), "a look"),
     ]
@@ -79,7 +80,7 @@ def rpcs_of(looks: list[Look]) -> Iterator[Figure]:
     """A row for each kind: the fewest and the most RPCs of a look."""
     for kind in sorted({kind for one in looks for kind in one.rpcs}):
         counts = [one.rpcs[kind] for one in looks]
-        yield Figure(kind, span(counts), "RPCs of slurmctld a look")
+        yield Figure(kind.removeprefix("REQUEST_"), span(counts), "RPCs a look")
 
 
 def span(counts: Sequence[int]) -> str:
