@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import func, or_, update
+from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
 from worker import ingest, jobs, metrics, recovery
@@ -62,6 +63,8 @@ def _watched(cluster_name: str) -> list[Watched]:
             .where(col(Job.id) == Attempt.job_id, col(Job.attempt) == Attempt.number)
             .where(Job.cluster == cluster_name, col(Job.state).in_(WATCHED))
             .where(col(Attempt.external_id).is_not(None))
+            # Large, and not looked at: reading them was most of the time of a look.
+            .options(defer(col(Job.spec)), defer(col(Job.config)))  # type: ignore[arg-type]
         )
         return [(job, attempt) for job, attempt in session.exec(query)]
 

@@ -146,11 +146,18 @@ def test_a_run_that_does_not_heed_the_warning_is_ended_by_slurm(on_slurm: SlurmS
 
 
 def test_what_the_controller_lost_runs_once(on_slurm: SlurmService, tally: Tally) -> None:
+    in_the_way = on_slurm.slurm.run(
+        "sbatch", "--parsable", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 600"
+    ).stdout.strip()
+    wait_until(
+        lambda: in_the_way in on_slurm.slurm.run("squeue", "--states=RUNNING").stdout, what="its start"
+    )
     jobs = [on_slurm.submit(on_slurm.body(resources={"nodes": 2})) for _ in range(3)]
     for job in jobs:
         wait_until(lambda job_id=job["id"]: on_slurm.job(job_id)["backend"]["external_id"], what="an id")  # type: ignore[misc]
     on_slurm.slurm.kill("slurmctld", signal.SIGKILL)
     on_slurm.slurm.revive("slurmctld")
+    on_slurm.slurm.run("scancel", in_the_way)
     for job in jobs:
         assert on_slurm.wait_for(job["id"], timeout=180)["state"] == "SUCCEEDED"
         assert len(on_slurm.starts(job["id"])) == 1
