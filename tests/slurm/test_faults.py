@@ -168,7 +168,7 @@ def test_a_controller_that_is_down_makes_jobs_stale_and_nothing_else(
     on_slurm: SlurmService, tally: Tally
 ) -> None:
     job = on_slurm.run_until(4)
-    on_slurm.slurm.kill("slurmctld", signal.SIGKILL)
+    on_slurm.slurm.kill("slurmctld", signal.SIGTERM)  # it knows its jobs when it is back
     wait_until(lambda: on_slurm.job(job["id"])["stale"], 90, "a stale job")
     assert on_slurm.job(job["id"])["state"] == "RUNNING"
     on_slurm.slurm.revive("slurmctld")

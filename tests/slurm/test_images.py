@@ -84,6 +84,8 @@ def with_images(
     path = f"{programs}:{os.environ['PATH']}"
     with start_service(slurm, tmp_path, stand_in, secret_file, profile, PATH=path) as service:
         yield service
+        (registry.directory / "slow").unlink(missing_ok=True)
+        slurm.run("scancel", "--user=root")
 
 
 def reason(service: SlurmService, job_id: str) -> str | None:

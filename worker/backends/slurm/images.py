@@ -56,8 +56,8 @@ class Image:
 
     @property
     def job_name(self) -> str:
-        """One name for each digest: who needs it too waits for the same import."""
-        return f"sft-image-{hashlib.sha256(self.key.encode()).hexdigest()[:16]}"
+        """One name for each squash file: who needs it too waits for the same import."""
+        return f"sft-image-{hashlib.sha256(str(self.file).encode()).hexdigest()[:16]}"
 
 
 def resolved(image: Image, transport: Transport) -> Image:

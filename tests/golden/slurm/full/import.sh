@@ -1,5 +1,5 @@
 #!/bin/bash
-#SBATCH --job-name=sft-image-553b2e3090a0fb24
+#SBATCH --job-name=sft-image-d56c89dad4efdf7a
 #SBATCH --account=llm
 #SBATCH --partition=cpu
 #SBATCH --qos=high
@@ -9,7 +9,7 @@
 #SBATCH --ntasks=1
 #SBATCH --time=01:00:00
 #SBATCH --chdir=/lustre/sft
-#SBATCH --output=/lustre/sft/images/sft-image-553b2e3090a0fb24.log
+#SBATCH --output=/lustre/sft/images/sft-image-d56c89dad4efdf7a.log
 #SBATCH --export=NONE
 
 # Imported once, whoever asks: under a lock, to a temporary name, and renamed when it is whole.
@@ -22,8 +22,8 @@ exec 9> "$key.lock"
 flock 9
 [ ! -e "$key.sqsh" ] || exit 0
 file=$key.$SLURM_JOB_ID.sqsh
-trap 'rm -f ".$file"' EXIT
-enroot import --output ".$file" 'docker://nvcr.io#nvidia/nemo@sha256:0000000000000000000000000000000000000000000000000000000000000000' 9>&- || exit 1
-mv ".$file" "$file"
+trap 'rm -f "$file.part"' EXIT
+enroot import --output "$file.part" 'docker://nvcr.io#nvidia/nemo@sha256:0000000000000000000000000000000000000000000000000000000000000000' 9>&- || exit 1
+mv "$file.part" "$file"
 # Who uses the old file goes on with it: only the link moves.
 ln -sfn "$file" ".$key.link" && mv -T ".$key.link" "$key.sqsh"
