@@ -8,17 +8,11 @@ from worker.errors import BackendUnavailable, SubmissionRejected
 # Seconds since 1970: what squeue and sacct print depends on no time zone then.
 ENVIRONMENT = ("env", "LC_ALL=C", "SLURM_TIME_FORMAT=%s")
 
-# Columns of squeue --Format by their widths in characters: names and ids of ours are shorter, and no
-# separator could occur in the text.
+# Columns of squeue --Format by their widths: no separator is safe in a text. The name comes last, since
+# those of others may have characters that squeue pads in its own way.
 WIDTHS = {
-    "JobID": 20,
-    "Name": 100,
-    "State": 20,
-    "RestartCnt": 10,
-    "StartTime": 24,
-    "exit_code": 12,
-    "Reason": 60,
-}
+    "JobID": 20, "State": 20, "RestartCnt": 10, "StartTime": 24, "exit_code": 12, "Reason": 60, "Name": 100,
+}  # fmt: skip
 QUEUE = (
     *ENVIRONMENT, "squeue", "--me", "--noheader", "--states=all",
     "--Format", ",".join(f"{name}:{width}" for name, width in WIDTHS.items()),
@@ -54,6 +48,8 @@ def queue_row(line: str) -> Row:
     for name, width in WIDTHS.items():
         fields[name] = line[begin : begin + width].strip()
         begin += width
+    if not fields["Name"]:
+        raise ValueError(f"{line!r} is no whole line of squeue")
     return Row(
         job_id=fields["JobID"],
         name=fields["Name"],

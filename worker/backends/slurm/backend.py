@@ -1,7 +1,7 @@
 """One Slurm cluster: submits once, looks at all jobs in one go, and believes an id only with its name."""
 
 import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
@@ -95,7 +95,12 @@ class SlurmBackend:
             files.write(directory / "secrets.sh", self._secrets(submission).encode())
 
     def _secrets(self, submission: Submission) -> str:
-        values = {name: self.profile.secrets[secret].value() for name, secret in submission.secrets.items()}
+        known = self.profile.secrets
+        if gone := [secret for secret in submission.secrets.values() if secret not in known]:
+            raise SubmissionRejected(
+                f"The cluster has no secret {gone[0]!r} any more.", hint="Submit the job again without it."
+            )
+        values = {name: known[secret].value() for name, secret in submission.secrets.items()}
         return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
 
     def _submit(self, directory: Path, mode: str, options: list[str]) -> Answer:
@@ -190,15 +195,14 @@ class SlurmBackend:
                     self.cancel(Handle(row.job_id, name))
 
     def _queue(self) -> list[Row]:
-        answer = self._asked(QUEUE)
-        return [queue_row(line) for line in answer.out.splitlines() if line.strip()]
+        return _rows(queue_row, self._asked(QUEUE))
 
     def _history(self, which: list[str]) -> list[Row] | None:
         """Rows of the accounting, oldest first; none where there is no accounting, None where it is down."""
         answer = self.transport.run([*HISTORY, *which], timeout=QUERY_SECONDS)
         if answer.code != 0:
             return [] if ACCOUNTING_DISABLED in answer.err else None
-        return [history_row(line) for line in answer.out.splitlines() if line.strip()]
+        return _rows(history_row, answer)
 
     def cancel(self, handle: Handle) -> None:
         # By name, too: the id may be another job's by now.
@@ -210,6 +214,15 @@ class SlurmBackend:
             said = " ".join(answer.err.split())[-300:]
             raise BackendUnavailable(f"Slurm on {self.transport.description} does not answer: {said}")
         return answer
+
+
+def _rows(read: Callable[[str], Row], answer: Answer) -> list[Row]:
+    """The lines that can be read: the user's other jobs may be named in any way."""
+    rows = []
+    for line in answer.out.splitlines():
+        with suppress(ValueError):
+            rows.append(read(line))
+    return rows
 
 
 def _by_name(rows: Iterable[Row], wanted: Collection[str]) -> dict[str, list[Row]]:
