@@ -11,6 +11,8 @@ from demo.slurm.cluster import Cluster
 from demo.slurm.daemons import ClusterError
 from tests.waiting import wait_until
 
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
 
 def submit(cluster: Cluster, script: str, *options: str) -> str:
     """By sbatch, as the test user; the job's id."""

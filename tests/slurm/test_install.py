@@ -7,6 +7,8 @@ import pytest
 
 from demo.slurm import install
 
+pytestmark = pytest.mark.slurm
+
 
 def test_services_are_held_back_and_the_policy_is_put_back(tmp_path: Path) -> None:
     policy = tmp_path / "policy-rc.d"

@@ -8,6 +8,8 @@ import pytest
 from tests.slurm.parts import SlurmService
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 NEAR_AND_FAR = pytest.mark.parametrize("cluster", ["near", "far"])
 
 

@@ -10,6 +10,8 @@ import pytest
 from tests.slurm.parts import SlurmService
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 NAMED = {"secrets": {"HF_TOKEN": "team-hf"}}
 
 
