@@ -10,7 +10,6 @@ from pydantic import TypeAdapter, ValidationError
 from worker.backends.base import Backend
 from worker.backends.local import LocalBackend
 from worker.backends.slurm.backend import SlurmBackend
-from worker.backends.ssh import SshTransport
 from worker.backends.transport import LocalTransport, Transport
 from worker.errors import FieldError, InvalidSpec, Misconfigured, NotFound
 from worker.profiles import Cluster, LocalCluster, Profile, SlurmCluster
@@ -107,6 +106,8 @@ def connect(profile: Cluster) -> Backend:
 def _transport(profile: SlurmCluster) -> Transport:
     if not profile.over_ssh:
         return LocalTransport({"SLURM_CONF": str(profile.slurm_conf)} if profile.slurm_conf else {})
+    from worker.backends.ssh import SshTransport
+
     assert profile.host is not None
     return SshTransport(
         host=profile.host,
