@@ -36,6 +36,13 @@ def submit(job_id: str) -> None:
         _hand_over(job)
 
 
+def put_off(job_id: str) -> None:
+    """Say that a job waits for its cluster to answer; the sweep tries again."""
+    job = jobs.get(job_id)
+    if job.state in (JobState.VALIDATING, JobState.SUBMITTING) and job.reason_code != BackendUnavailable.code:
+        _wait(job, BackendUnavailable(f"Cluster {job.cluster!r} does not answer now."), "submit.put_off")
+
+
 def _validate(job: Job) -> None:
     """Look, where the files are, at what may have changed since: VALIDATING -> SUBMITTING or FAILED."""
     try:

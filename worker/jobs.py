@@ -304,7 +304,7 @@ def record(
 
 
 def live_clusters() -> list[str]:
-    """Names of the clusters that have jobs to look at."""
+    """Names of the clusters that have jobs to look at, or to submit."""
     with reading() as session:
-        query = select(Job.cluster).where(col(Job.state).in_(LIVE)).distinct()
+        query = select(Job.cluster).where(col(Job.state).in_(LIVE - {JobState.PAUSED})).distinct()
         return list(session.exec(query))

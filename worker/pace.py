@@ -44,18 +44,29 @@ def turn(cluster: Cluster) -> Iterator[bool]:
         try:
             yield True
         except BackendUnavailable as error:
-            pause = _after_failure(redis, f"{key}.failures", cluster)
+            pause = _after_failure(redis, cluster)
             log.warning(
                 "poll.unavailable", cluster=cluster.name, error=error.message, next_look_in=round(pause, 1)
             )
         else:
-            redis.delete(f"{key}.failures")
+            redis.delete(_failures(cluster.name))
             pause = max(_least(cluster), min((time.monotonic() - began) / LARGEST_SHARE, _most()))
         redis.set(key, "waiting", px=_milliseconds(pause * SLACK))
 
 
-def _after_failure(redis: Any, key: str, cluster: Cluster) -> float:
+def answers(cluster_name: str) -> bool:
+    """Whether the cluster answered the last look at it."""
+    with app.connection_for_write() as connection:
+        return not connection.default_channel.client.exists(_failures(cluster_name))
+
+
+def _failures(cluster_name: str) -> str:
+    return f"sft.look.{cluster_name}.failures"
+
+
+def _after_failure(redis: Any, cluster: Cluster) -> float:
     """Seconds until the next look: doubled by each failure in a row, and never the same for two workers."""
+    key = _failures(cluster.name)
     failures = int(redis.incr(key))
     redis.expire(key, MEMORY_SECONDS)
     longest = min(_least(cluster) * 2 ** min(failures, MAX_DOUBLINGS), max(_most(), _least(cluster)))

@@ -20,7 +20,11 @@ MAX_BACKLOG = 20
 @app.task
 def submit(job_id: str) -> None:
     """Validate a job and hand it to its backend."""
-    dispatch.submit(job_id)
+    # A submission to a cluster that hangs keeps its thread for long: looks find out whether it answers.
+    if pace.answers(jobs.get(job_id).cluster):
+        dispatch.submit(job_id)
+    else:
+        dispatch.put_off(job_id)
 
 
 @app.task

@@ -126,11 +126,10 @@ def profiles(
         "identity": str(slurm.ssh_key),
         "known_hosts": str(slurm.known_hosts),
     }
-    tables = {"_usual": usual, **PROFILES, "far": ssh}
-    return "\n".join(
-        _table(name, table if name == "_usual" else {"extends": "_usual", **table})
-        for name, table in tables.items()
-    )
+    here = {"roots": usual["roots"], "python": usual["python"]}
+    own = {"_usual": usual, "here": here}
+    inherited = {name: {"extends": "_usual", **table} for name, table in {**PROFILES, "far": ssh}.items()}
+    return "\n".join(_table(name, table) for name, table in {**own, **inherited}.items())
 
 
 def _table(name: str, values: dict[str, Any]) -> str:

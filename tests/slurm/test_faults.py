@@ -194,6 +194,18 @@ def test_a_submission_to_a_hung_controller_runs_once(
     judge(on_slurm, tally, job_id, ["1"])
 
 
+def test_a_hung_cluster_keeps_no_other_from_its_jobs(on_slurm: SlurmService, tally: Tally) -> None:
+    on_slurm.slurm.kill("slurmctld", signal.SIGSTOP)
+    hung = [on_slurm.submit(on_slurm.body())["id"] for _ in range(8)]
+    for _ in range(3):
+        job_id = on_slurm.submit(on_slurm.body(cluster="here"))["id"]
+        assert on_slurm.wait_for(job_id)["state"] == "SUCCEEDED"
+    on_slurm.slurm.kill("slurmctld", signal.SIGCONT)
+    for job_id in hung:
+        assert on_slurm.wait_for(job_id, timeout=180)["state"] == "SUCCEEDED"
+        judge(on_slurm, tally, job_id, ["1"])
+
+
 def test_accounting_that_is_down_changes_nothing(on_slurm: SlurmService, tally: Tally) -> None:
     running = on_slurm.run_until(4)["id"]
     on_slurm.slurm.kill("slurmdbd", signal.SIGKILL)
