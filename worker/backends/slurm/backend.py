@@ -16,8 +16,8 @@ from worker.backends.slurm.answers import (
     HISTORY,
     QUEUE,
     Row,
-    history_row,
-    queue_row,
+    history_rows,
+    queue_rows,
     refusal,
 )
 from worker.backends.slurm.images import Image
@@ -95,7 +95,13 @@ class SlurmBackend:
             files.write(directory / "secrets.sh", self._secrets(submission).encode())
 
     def _secrets(self, submission: Submission) -> str:
-        values = {name: self.profile.secrets[secret].value() for name, secret in submission.secrets.items()}
+        known = self.profile.secrets
+        if gone := [secret for secret in submission.secrets.values() if secret not in known]:
+            raise SubmissionRejected(
+                f"The cluster's profile has no secret {gone[0]!r} any more.",
+                hint="Name another one, or have it put back into the profile.",
+            )
+        values = {name: known[secret].value() for name, secret in submission.secrets.items()}
         return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
 
     def _submit(self, directory: Path, mode: str, options: list[str]) -> Answer:
@@ -104,7 +110,8 @@ class SlurmBackend:
 
     def _refused(self, answer: Answer, directory: Path) -> BackendUnavailable | SubmissionRejected:
         if answer.code in (CLAIMED, 124):
-            return BackendUnavailable("Slurm did not answer the submission in time; it is asked again.")
+            said = answer.err.strip()[-300:] or "no answer in time"
+            return BackendUnavailable(f"It is not known whether Slurm has the job; it is asked again: {said}")
         error = refusal(answer.code, answer.err)
         if isinstance(error, SubmissionRejected):
             self.files().remove(directory / "secrets.sh")
@@ -191,14 +198,14 @@ class SlurmBackend:
 
     def _queue(self) -> list[Row]:
         answer = self._asked(QUEUE)
-        return [queue_row(line) for line in answer.out.splitlines() if line.strip()]
+        return queue_rows(answer.out)
 
     def _history(self, which: list[str]) -> list[Row] | None:
         """Rows of the accounting, oldest first; none where there is no accounting, None where it is down."""
         answer = self.transport.run([*HISTORY, *which], timeout=QUERY_SECONDS)
         if answer.code != 0:
             return [] if ACCOUNTING_DISABLED in answer.err else None
-        return [history_row(line) for line in answer.out.splitlines() if line.strip()]
+        return history_rows(answer.out)
 
     def cancel(self, handle: Handle) -> None:
         # By name, too: the id may be another job's by now.
