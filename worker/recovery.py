@@ -73,5 +73,7 @@ def abandon(attempt: Attempt, backend: Backend) -> bool:
     Whoever writes the attempt's claim first has it: the run as it begins, or the service that gives it up.
     """
     files = backend.files()
-    claim = Path(attempt.directory or "") / CLAIM
+    directory = Path(attempt.directory or "")
+    files.make_directory(directory)  # of a run that the scheduler was to begin again, and forgot
+    claim = directory / CLAIM
     return files.create(claim, ABANDONED) or files.read(claim, 0, len(ABANDONED)) == ABANDONED

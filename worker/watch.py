@@ -105,7 +105,8 @@ def _apply(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> N
 
 def _news(job: Job, attempt: Attempt, seen: Observation) -> Write | None:
     """What is to be written about an observation, if anything."""
-    if seen.restarts > _restarts(attempt):
+    is_unwanted = job.desired_state != DesiredState.RUN
+    if seen.restarts > _restarts(attempt) and not (is_unwanted and seen.phase is Phase.ENDED):
         return _requeued
     match seen.phase:
         case Phase.QUEUED if job.state is JobState.QUEUED and _waits_otherwise(job, seen):

@@ -8,11 +8,18 @@ from worker.errors import BackendUnavailable, SubmissionRejected
 # Seconds since 1970: what squeue and sacct print depends on no time zone then.
 ENVIRONMENT = ("env", "LC_ALL=C", "SLURM_TIME_FORMAT=%s")
 
-# Columns of squeue --Format by their widths: no separator is safe in a text. The name comes last, since
-# those of others may have characters that squeue pads in its own way.
+# Columns of squeue --Format by their widths in bytes: names and ids of ours are shorter, and no separator
+# could occur in the text. The name comes last: other jobs of the user may have one that is not ASCII.
 WIDTHS = {
-    "JobID": 20, "State": 20, "RestartCnt": 10, "StartTime": 24, "exit_code": 12, "Reason": 60, "Name": 100,
-}  # fmt: skip
+    "JobID": 20,
+    "State": 20,
+    "RestartCnt": 10,
+    "StartTime": 24,
+    "exit_code": 12,
+    "Reason": 60,
+    "Name": 100,
+}
+NAME_BEGIN = sum(WIDTHS.values()) - WIDTHS["Name"]
 QUEUE = (
     *ENVIRONMENT, "squeue", "--me", "--noheader", "--states=all",
     "--Format", ",".join(f"{name}:{width}" for name, width in WIDTHS.items()),
@@ -23,6 +30,7 @@ HISTORY = (
     *ENVIRONMENT, "sacct", "--noheader", "--parsable2", f"--delimiter={SEPARATOR}",
     "--allocations", "--duplicates", "--format", "JobIDRaw,JobName%100,State,ExitCode,Reason,Start",
 )  # fmt: skip
+HISTORY_SEPARATORS = HISTORY[-1].count(",")
 ACCOUNTING_DISABLED = "accounting storage is disabled"
 
 
@@ -42,14 +50,25 @@ class Row:
     raw: str = ""
 
 
-def queue_row(line: str) -> Row:
-    """A line of QUEUE. Raises ValueError."""
+def queue_rows(text: str) -> list[Row]:
+    """The answer to QUEUE. What follows a line break in the name of another job is no row.
+
+    Raises ValueError.
+    """
+    lines = (line for line in text.split("\n") if line.partition(" ")[0].isdigit())
+    return [_queue_row(line) for line in lines if line[NAME_BEGIN:].strip()]
+
+
+def history_rows(text: str) -> list[Row]:
+    """The answer to HISTORY, as above."""
+    return [_history_row(line) for line in text.split("\n") if line.count(SEPARATOR) == HISTORY_SEPARATORS]
+
+
+def _queue_row(line: str) -> Row:
     fields, begin = {}, 0
     for name, width in WIDTHS.items():
         fields[name] = line[begin : begin + width].strip()
         begin += width
-    if not fields["Name"]:
-        raise ValueError(f"{line!r} is no whole line of squeue")
     return Row(
         job_id=fields["JobID"],
         name=fields["Name"],
@@ -62,14 +81,13 @@ def queue_row(line: str) -> Row:
     )
 
 
-def history_row(line: str) -> Row:
-    """A line of HISTORY. Raises ValueError."""
+def _history_row(line: str) -> Row:
     job_id, name, state, exit_code, reason, start = line.split(SEPARATOR)
     code, _, signal = exit_code.partition(":")
     return Row(
         job_id=job_id,
         name=name,
-        state=state.split()[0],
+        state=state.partition(" ")[0],
         exit_code=int(code) or (128 + int(signal) if int(signal or 0) else 0),
         reason=reason,
         start=_moment(start),
@@ -99,6 +117,8 @@ UNCLEAR = (
 
 # sbatch is not there, or cannot be run.
 NOT_RUN = (126, 127)
+# Above it a signal has ended sbatch, and nobody knows what it had done by then.
+SIGNALLED = 128
 
 # A part of what Slurm says -> what to do.
 HINTS = {
@@ -121,7 +141,7 @@ def refusal(code: int, text: str) -> BackendUnavailable | SubmissionRejected:
     """What a failed sbatch means, in the scheduler's own words."""
     words = [line.removeprefix("sbatch: ").removeprefix("error: ").strip() for line in text.splitlines()]
     said = "; ".join(dict.fromkeys(word for word in words if word)) or f"sbatch exited with {code}"
-    if code in NOT_RUN or any(part.lower() in said.lower() for part in UNCLEAR):
+    if code in NOT_RUN or code > SIGNALLED or any(part.lower() in said.lower() for part in UNCLEAR):
         return BackendUnavailable(f"Slurm did not answer the submission: {said}")
     hint = next((hint for part, hint in HINTS.items() if part in said.lower()), None)
     return SubmissionRejected(f"Slurm refused the job: {said}", hint=hint)

@@ -1,7 +1,7 @@
 """One Slurm cluster: submits once, looks at all jobs in one go, and believes an id only with its name."""
 
 import shlex
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
@@ -16,8 +16,8 @@ from worker.backends.slurm.answers import (
     HISTORY,
     QUEUE,
     Row,
-    history_row,
-    queue_row,
+    history_rows,
+    queue_rows,
     refusal,
 )
 from worker.backends.slurm.images import Image
@@ -98,7 +98,8 @@ class SlurmBackend:
         known = self.profile.secrets
         if gone := [secret for secret in submission.secrets.values() if secret not in known]:
             raise SubmissionRejected(
-                f"The cluster has no secret {gone[0]!r} any more.", hint="Submit the job again without it."
+                f"The cluster's profile has no secret {gone[0]!r} any more.",
+                hint="Name another one, or have it put back into the profile.",
             )
         values = {name: known[secret].value() for name, secret in submission.secrets.items()}
         return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
@@ -109,7 +110,8 @@ class SlurmBackend:
 
     def _refused(self, answer: Answer, directory: Path) -> BackendUnavailable | SubmissionRejected:
         if answer.code in (CLAIMED, 124):
-            return BackendUnavailable("Slurm did not answer the submission in time; it is asked again.")
+            said = answer.err.strip()[-300:] or "no answer in time"
+            return BackendUnavailable(f"It is not known whether Slurm has the job; it is asked again: {said}")
         error = refusal(answer.code, answer.err)
         if isinstance(error, SubmissionRejected):
             self.files().remove(directory / "secrets.sh")
@@ -195,14 +197,15 @@ class SlurmBackend:
                     self.cancel(Handle(row.job_id, name))
 
     def _queue(self) -> list[Row]:
-        return _rows(queue_row, self._asked(QUEUE))
+        answer = self._asked(QUEUE)
+        return queue_rows(answer.out)
 
     def _history(self, which: list[str]) -> list[Row] | None:
         """Rows of the accounting, oldest first; none where there is no accounting, None where it is down."""
         answer = self.transport.run([*HISTORY, *which], timeout=QUERY_SECONDS)
         if answer.code != 0:
             return [] if ACCOUNTING_DISABLED in answer.err else None
-        return _rows(history_row, answer)
+        return history_rows(answer.out)
 
     def cancel(self, handle: Handle) -> None:
         # By name, too: the id may be another job's by now.
@@ -214,15 +217,6 @@ class SlurmBackend:
             said = " ".join(answer.err.split())[-300:]
             raise BackendUnavailable(f"Slurm on {self.transport.description} does not answer: {said}")
         return answer
-
-
-def _rows(read: Callable[[str], Row], answer: Answer) -> list[Row]:
-    """The lines that can be read: the user's other jobs may be named in any way."""
-    rows = []
-    for line in answer.out.splitlines():
-        with suppress(ValueError):
-            rows.append(read(line))
-    return rows
 
 
 def _by_name(rows: Iterable[Row], wanted: Collection[str]) -> dict[str, list[Row]]:

@@ -19,15 +19,19 @@ export SLURM_EXPORT_ENV=ALL
 submitted=/lustre/sft/jobs/job-1/attempts/2
 run=/lustre/sft/jobs/job-1/attempts/$((2 + ${SLURM_RESTART_COUNT:-0}))
 
-# Of a doubled submission one runs: whoever is first to write the claim. A requeued job has it already.
-printf '%s\n' "$SLURM_JOB_ID" > "$submitted/claim.$SLURM_JOB_ID"
-if ! ln -T "$submitted/claim.$SLURM_JOB_ID" "$submitted/claim" 2> /dev/null &&
-   ! cmp -s "$submitted/claim.$SLURM_JOB_ID" "$submitted/claim"; then
-    echo "Another submission has this attempt: $(cat "$submitted/claim")" >&2
+# Of a doubled submission one runs: whoever is first to write the claim. A requeued job has that of its
+# submission already, and needs that of the attempt that it is now.
+claim() {
+    printf '%s\n' "$SLURM_JOB_ID" > "$1/claim.$SLURM_JOB_ID"
+    ln -T "$1/claim.$SLURM_JOB_ID" "$1/claim" 2> /dev/null && return
+    cmp -s "$1/claim.$SLURM_JOB_ID" "$1/claim" && return
+    echo "Another submission has this attempt: $(cat "$1/claim")" >&2
     exit 75
-fi
+}
+claim "$submitted"
 if [ "$run" != "$submitted" ]; then
     mkdir -p "$run/logs"
+    claim "$run"
     cp "$submitted/config.yaml" "$run/config.yaml"
     exec >> "$run/logs/job.log" 2>&1
 fi

@@ -1,13 +1,14 @@
 # bash -s -- DIRECTORY MODE OPTION...: submits DIRECTORY/job.sh once, whoever asks and however often; prints its id.
 # MODE is `first`, or `again` where the scheduler was asked and does not know the job.
-# Exits with 75 where an earlier try may have got through: then the scheduler has to be asked.
+# Exits with 75 where a try may have got through: then the scheduler has to be asked. And where the files of
+# the attempt cannot be used: that is no word of the scheduler.
 umask 077
-cd "$1" || exit 74
+cd "$1" && : > submit.lock || exit 75
 exec 9> submit.lock
 flock -w 20 9 || exit 75
 [ ! -s external_id ] || exec cat external_id
 [ ! -e tried ] || [ "$2" = again ] || exit 75
-touch tried || exit 74
+touch tried || exit 75
 shift 2
 id=$(timeout 40 sbatch --parsable "$@" job.sh 9>&-) || exit $?
-printf '%s\n' "${id%%;*}" > .external_id && mv .external_id external_id && cat external_id
+{ printf '%s\n' "${id%%;*}" > .external_id && mv .external_id external_id && cat external_id; } || exit 75

@@ -1,0 +1,59 @@
+"""Answers of Slurm's commands, and of sbatch that nobody heard to the end."""
+
+import os
+import subprocess
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from worker.backends.slurm.answers import SEPARATOR, WIDTHS, history_rows, queue_rows, refusal
+from worker.errors import BackendUnavailable
+
+SUBMIT = resources.files("worker.backends.slurm") / "templates" / "submit.sh"
+
+
+def queue_line(name: str) -> str:
+    """As squeue pads and cuts it: by bytes."""
+    values = {"JobID": "7", "State": "RUNNING", "Name": name}
+    padded = [values.get(key, "0").encode().ljust(width)[:width] for key, width in WIDTHS.items()]
+    return b"".join(padded).decode(errors="replace")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "ü" * 60, "€" * 50, "a\u2028b", "a\x0bb", "x\n9"])
+def test_names_of_other_jobs_of_the_user_hide_no_row(name: str) -> None:
+    text = f"Welcome!\n{queue_line(name)}\n{queue_line('job-1.1')}\n"
+    ours = [row for row in queue_rows(text) if row.name == "job-1.1"]
+    assert [(row.job_id, row.state) for row in ours] == [("7", "RUNNING")]
+    lines = (SEPARATOR.join(["7", one, "COMPLETED", "0:0", "None", "0"]) for one in (name, "job-1.1"))
+    assert [row.state for row in history_rows("\n".join(lines)) if row.name == "job-1.1"] == ["COMPLETED"]
+
+
+@pytest.mark.parametrize("code", [137, 143])
+def test_an_sbatch_that_a_signal_ended_has_said_nothing(code: int) -> None:
+    assert isinstance(refusal(code, "Killed"), BackendUnavailable)
+
+
+def submit(directory: Path, limit: str = "") -> int:
+    """The exit code of submit.sh, with an sbatch that takes every job."""
+    sbatch = directory / "bin" / "sbatch"
+    sbatch.parent.mkdir(exist_ok=True)
+    sbatch.write_text("#!/bin/sh\necho 77\n")
+    sbatch.chmod(0o755)
+    path = f"{sbatch.parent}:{os.environ['PATH']}"
+    command = ["bash", "-c", f'{limit}exec bash -s -- "$1" first', "sh", str(directory / "attempt")]
+    return subprocess.run(
+        command, input=SUBMIT.read_text(), text=True, capture_output=True, env={"PATH": path}, check=False
+    ).returncode
+
+
+def test_an_accepted_job_whose_id_cannot_be_noted_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "attempt").mkdir()
+    assert submit(tmp_path, "trap '' XFSZ; ulimit -f 0; ") == 75  # as on a full disk
+    assert not (tmp_path / "attempt" / "external_id").exists()
+
+
+def test_a_directory_that_cannot_be_used_is_no_refusal(tmp_path: Path) -> None:
+    assert submit(tmp_path) == 75
+    (tmp_path / "attempt" / "submit.lock").mkdir(parents=True)
+    assert submit(tmp_path) == 75
