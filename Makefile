@@ -71,7 +71,7 @@ test-fast: setup  ## What daily work needs: no training, no slow tests
 test-chaos: setup setup-trainer  ## Kills, restarts and breaks everything that the service stands on: half an hour
 	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/chaos tests/test_failures.py
 
-test-slurm: setup setup-trainer setup-slurm  ## All of tests/slurm, on a real Slurm: kills, hangs, 200 jobs; half an hour
+test-slurm: setup setup-trainer setup-slurm  ## All of tests/slurm, on a real Slurm: kills, hangs, 200 jobs; a quarter of an hour
 	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/slurm
 
 schema: setup-trainer  ## What the installed Megatron-Bridge lets a config set, into trainer/bridge.json
