@@ -9,7 +9,7 @@ from sqlmodel import Session, col
 from trainer.failures import Evidence, Failure, explain
 from trainer.look import ConfigRequest
 from trainer.preflight import Finding
-from worker import ingest, jobs, metrics
+from worker import ingest, jobs, metrics, recovery
 from worker.backends.base import Backend, Handle, Submission
 from worker.clusters import cluster, connect
 from worker.db import affected, writing
@@ -182,7 +182,7 @@ def _end_run(job: Job, attempt: Attempt) -> None:
             backend.cancel(Handle(external_id, attempt.name))
         with writing() as session:
             _store_external_id(session, job, external_id, attempt.directory or "")
-    elif job.updated_at < utcnow() - SUBMISSION_GRACE:
+    elif job.updated_at < utcnow() - SUBMISSION_GRACE and recovery.abandon(attempt, backend):
         _never_submitted(job)
     # else its submission may still be on its way: the sweep asks again
 

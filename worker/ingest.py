@@ -24,7 +24,7 @@ from worker.run_events import (
     read_ending,
     read_event,
 )
-from worker.run_files import END, EVENTS
+from worker.run_files import END, EVENTS, SECRETS
 from worker.states import LIVE, JobState
 
 log = logger(__name__)
@@ -199,12 +199,20 @@ def _finalize(job: Job, attempt: Attempt, backend: Backend) -> None:
         logs=logs.tails(Path(attempt.directory or ""), jobs.run_of(job).resources.gpus, files),
     )
     failure = _failure(job, decision)
+    _remove_secrets(job, attempt, files)
     if recovery.goes_on(job, decision):
         recovery.go_on(job, decision.reason, failure)
         return
     with writing() as session:
         jobs.move(session, job, decision.state, reason=decision.reason, failure=failure)
     log.info("job.ended", job_id=job.id, state=decision.state)
+
+
+def _remove_secrets(job: Job, attempt: Attempt, files: Files) -> None:
+    """A run removes them at its end; one that was killed, or never began, could not."""
+    if job.spec.get("secrets") and attempt.directory:
+        submitted = Path(attempt.directory).with_name(str(attempt.submission or attempt.number))
+        files.remove(submitted / SECRETS)
 
 
 def _may_settle(attempt: Attempt, seconds: float) -> bool:

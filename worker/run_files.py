@@ -3,4 +3,6 @@
 CLAIM = "claim"
 END = "end.json"
 EVENTS = "events.jsonl"
+EXTERNAL_ID = "external_id"
+SECRETS = "secrets.sh"
 STOP = "stop"

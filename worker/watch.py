@@ -1,6 +1,8 @@
 """Looks at live jobs: one call per cluster, whatever their number; writes only what changed."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -10,13 +12,14 @@ from sqlmodel import Session, col, select
 
 from worker import ingest, jobs, metrics, recovery
 from worker.backends.base import Backend, Handle, Observation, Phase
-from worker.clusters import cluster, connect
+from worker.clusters import Cluster, cluster, connect
 from worker.db import reading, writing
+from worker.errors import BackendUnavailable
 from worker.jobs import Reason
 from worker.log import logger
 from worker.models import Attempt, Job, Origin, utcnow
 from worker.outcome import VANISHED
-from worker.run_files import END, EVENTS
+from worker.run_files import CLAIM, END, EVENTS
 from worker.settings import get_settings
 from worker.states import AWAITING_TASK, TRANSITIONS, WATCHED, DesiredState, JobState
 
@@ -38,8 +41,9 @@ def look(cluster_name: str) -> list[str]:
     A look that fails changes nothing: the jobs keep their state, and become stale by the clock.
     Raises BackendUnavailable.
     """
-    watched = _watched(cluster_name)
-    backend = connect(cluster(cluster_name))
+    profile = cluster(cluster_name)
+    watched = _watched(profile)
+    backend = connect(profile)
     with metrics.observed(cluster_name, "poll"):
         seen = backend.poll([_handle(attempt) for _, attempt in watched])
         news = [(job, attempt, seen[attempt.name]) for job, attempt in watched if attempt.name in seen]
@@ -56,12 +60,14 @@ def _handle(attempt: Attempt) -> Handle:
     return Handle(attempt.external_id or "", attempt.name)
 
 
-def _watched(cluster_name: str) -> list[Watched]:
+def _watched(profile: Cluster) -> list[Watched]:
+    """Jobs that were submitted to this kind of cluster: a profile may have become another one since."""
     with reading() as session:
         query = (
             select(Job, Attempt)
             .where(col(Job.id) == Attempt.job_id, col(Job.attempt) == Attempt.number)
-            .where(Job.cluster == cluster_name, col(Job.state).in_(WATCHED))
+            .where(Job.cluster == profile.name, Job.backend == profile.executor)
+            .where(col(Job.state).in_(WATCHED))
             .where(col(Attempt.external_id).is_not(None))
             # Large, and not looked at: reading them was most of the time of a look.
             .options(defer(col(Job.spec)), defer(col(Job.config)))  # type: ignore[arg-type]
@@ -93,14 +99,28 @@ def _apply(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> N
         return
     if write is _requeued:
         ingest.ingest(job.id)  # what the last run has written belongs to the last attempt
+    if _must_not_begin_again(write, job):
+        backend.cancel(_handle(attempt))
     if write is _requeued and job.desired_state != DesiredState.RUN:
-        backend.cancel(_handle(attempt))  # it is not to begin again
         return
     with writing() as session:
         now = jobs.find(session, job.id, lock=True)
         # What was observed is of this attempt; meanwhile the job may have gone on.
         if now.attempt == attempt.number and now.state in WATCHED:
             write(session, now, seen)
+
+
+def _must_not_begin_again(write: Write, job: Job) -> bool:
+    """Whether the scheduler may still begin a run again that is over for us."""
+    if job.desired_state != DesiredState.RUN:
+        return write in (_requeued, _interrupted)
+    return write is _interrupted and _is_given_up(job)
+
+
+def _is_given_up(job: Job) -> bool:
+    """Whether a run that its cluster has ended was not begun again for long enough."""
+    grace = timedelta(seconds=get_settings().requeue_grace_seconds)
+    return job.state is JobState.RECOVERING and utcnow() - job.updated_at > grace
 
 
 def _news(job: Job, attempt: Attempt, seen: Observation) -> Write | None:
@@ -152,14 +172,11 @@ def _started(session: Session, job: Job, seen: Observation) -> None:
 
 def _interrupted(session: Session, job: Job, seen: Observation) -> None:
     """The cluster ended the run, and may begin it again: if it does not in a while, that was the end."""
-    grace = timedelta(seconds=get_settings().requeue_grace_seconds)
-    if job.desired_state != DesiredState.RUN or job.state is JobState.FINALIZING:
+    if job.desired_state != DesiredState.RUN or job.state is JobState.FINALIZING or _is_given_up(job):
         _ended(session, job, seen)
     elif job.state is not JobState.RECOVERING:
         reason = Reason(seen.code, seen.message, seen.raw)
         jobs.move(session, job, JobState.RECOVERING, reason=reason)
-    elif utcnow() - job.updated_at > grace:
-        _ended(session, job, seen)
 
 
 def _requeued(session: Session, job: Job, seen: Observation) -> None:
@@ -211,14 +228,19 @@ def _marked(backend: Backend, unknown: list[News]) -> list[News]:
     """Runs that the scheduler has forgotten and that are over, by their own word or by our waiting."""
     if not unknown:
         return []
-    markers = backend.files().sizes([_end_marker(attempt) for _, attempt, _ in unknown])
+    attempts = [attempt for _, attempt, _ in unknown]
+    left = backend.files().sizes([*map(_end_marker, attempts), *map(_next_claim, attempts)])
     over = []
     for job, attempt, seen in unknown:
-        if _end_marker(attempt) in markers:
+        if _next_claim(attempt) in left:
+            restarts = _restarts(attempt) + 1
+            over.append((job, attempt, replace(seen, phase=Phase.QUEUED, restarts=restarts)))
+        elif _end_marker(attempt) in left:
             message = "The scheduler no longer knows the run, which has left its end marker."
             over.append((job, attempt, Observation(Phase.ENDED, "forgotten", message, seen.raw)))
         elif seen.code == UNKNOWN and _is_missed(job, attempt):
-            over += _given_up(backend, job, attempt, seen)
+            with suppress(BackendUnavailable):  # of one job's directory: the others go their way
+                over += _given_up(backend, job, attempt, seen)
     return over
 
 
@@ -228,6 +250,11 @@ UNKNOWN = "unknown_to_scheduler"
 
 def _end_marker(attempt: Attempt) -> Path:
     return Path(attempt.directory or "") / END
+
+
+def _next_claim(attempt: Attempt) -> Path:
+    """What the run leaves when the scheduler begins it again: see docs/job-directory.md."""
+    return Path(attempt.directory or "").with_name(str(attempt.number + 1)) / CLAIM
 
 
 def _is_missed(job: Job, attempt: Attempt) -> bool:

@@ -64,6 +64,21 @@ def test_a_requeued_job_is_a_new_attempt_with_its_own_logs(on_slurm: SlurmServic
     judge(on_slurm, tally, job["id"], ["1", "2"])
 
 
+def test_a_requeued_job_that_is_cancelled_does_not_begin_again(on_slurm: SlurmService, tally: Tally) -> None:
+    job = on_slurm.run_until(4)
+    on_slurm.slurm.run("scontrol", "requeue", job["backend"]["external_id"])
+    on_slurm.ask(job["id"], "cancel")
+    assert on_slurm.wait_for(job["id"])["state"] == "CANCELLED"
+    judge(on_slurm, tally, job["id"], ["1"])
+
+
+@pytest.mark.parametrize("name", ["ü" * 60, "a\nb", "€uro"])
+def test_other_jobs_of_the_user_may_have_any_name(on_slurm: SlurmService, name: str) -> None:
+    on_slurm.slurm.run("sbatch", f"--job-name={name}", "--hold", "--output=/dev/null", "--wrap=true")
+    assert on_slurm.wait_for(on_slurm.submit(on_slurm.body())["id"])["state"] == "SUCCEEDED"
+    on_slurm.slurm.run("scancel", "--user=root")
+
+
 def test_a_preempted_job_goes_on_when_its_nodes_are_free(on_slurm: SlurmService, tally: Tally) -> None:
     job = on_slurm.run_until(4, cluster="exclusive", resources={"nodes": 2})
     urgent = on_slurm.slurm.run(

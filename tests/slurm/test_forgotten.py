@@ -37,12 +37,14 @@ def miss_the_end(service: SlurmService, mode: str, stand_in: Path) -> str:
     else:
         external_id = (service.directory(job_id) / "external_id").read_text().strip()
         service.slurm.run("scancel", "--signal=KILL", "--full", external_id)
-    wait_until(
-        lambda: service.slurm.run("squeue", "--noheader", "--states=all").stdout.strip() == "",
-        120,
-        "the cluster to forget",
-    )
+    wait_for_nothing(service)
     return job_id
+
+
+def wait_for_nothing(service: SlurmService) -> None:
+    """Until the cluster has forgotten everything."""
+    shown = ("squeue", "--noheader", "--states=all")
+    wait_until(lambda: service.slurm.run(*shown).stdout.strip() == "", 120, "the cluster to forget")
 
 
 def test_a_run_that_finished_and_was_forgotten_has_succeeded(
@@ -61,3 +63,45 @@ def test_a_run_that_left_no_word_and_was_forgotten_is_lost(
         job = service.wait_for(job_id)
     assert (job["state"], job["failure"]["class"]) == ("LOST", "unknown")
     assert "left no end marker" in job["state_reason"]["message"] + job["failure"]["cause"]
+
+
+def test_a_run_that_was_begun_again_while_nobody_looked_has_its_own_end(on_forgetful: SlurmService) -> None:
+    job = on_forgetful.run_until(4, "wait")
+    on_forgetful.stop()
+    on_forgetful.slurm.run("scontrol", "requeue", job["backend"]["external_id"])
+    wait_until(lambda: on_forgetful.starts(job["id"]) == ["1", "2"], 60, "the second start")
+    (on_forgetful.directory(job["id"], 2) / "go").touch()
+    wait_for_nothing(on_forgetful)
+    with on_forgetful.again() as service:
+        ended = service.wait_for(job["id"])
+    assert (ended["state"], ended["attempt"]) == ("SUCCEEDED", 2)
+
+
+def test_a_run_that_was_begun_again_and_lost_is_not_begun_a_third_time(on_forgetful: SlurmService) -> None:
+    job = on_forgetful.run_until(4)
+    on_forgetful.slurm.run("scontrol", "requeue", job["backend"]["external_id"])
+    on_forgetful.wait_for_step(job["id"], 4, attempt=2)
+    lose_state(on_forgetful)
+    ended = on_forgetful.wait_for(job["id"])
+    assert (ended["state"], ended["attempt"]) == ("LOST", 2)
+    assert on_forgetful.starts(job["id"]) == ["1", "2"]
+
+
+def test_a_job_that_was_to_begin_again_and_was_lost_is_in_nobodys_way(on_forgetful: SlurmService) -> None:
+    job = on_forgetful.run_until(4)
+    on_forgetful.slurm.run("scontrol", "requeuehold", job["backend"]["external_id"])
+    wait_until(lambda: on_forgetful.job(job["id"])["attempt"] == 2, 60, "the second attempt")
+    lose_state(on_forgetful)
+    other = on_forgetful.submit(on_forgetful.body())
+    assert on_forgetful.wait_for(other["id"])["state"] == "SUCCEEDED"
+    on_forgetful.wait_for_step(job["id"], 4, attempt=3)
+    assert on_forgetful.starts(job["id"]) == ["1", "3"]
+
+
+def lose_state(service: SlurmService) -> None:
+    """A controller that comes back without its jobs."""
+    service.slurm.kill("slurmctld")
+    for file in service.slurm.directory.rglob("job_state*"):
+        file.unlink()
+    service.slurm.revive("slurmctld")
+    service.slurm.resume()

@@ -93,3 +93,13 @@ def test_a_secret_that_is_away_is_waited_for(on_slurm: SlurmService, secret_file
     assert str(secret_file) in wait_until(said, what="a reason")["message"]
     aside.rename(secret_file)
     assert on_slurm.wait_for(job_id)["state"] == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("cluster", ["near", "down"])
+def test_a_run_that_could_not_remove_its_secret_has_it_removed(on_slurm: SlurmService, cluster: str) -> None:
+    job_id = on_slurm.submit(on_slurm.body("hold", cluster, **NAMED))["id"]
+    on_slurm.wait_for(job_id, "RUNNING" if cluster == "near" else "QUEUED")
+    assert (on_slurm.directory(job_id) / "secrets.sh").exists()
+    on_slurm.ask(job_id, "cancel")
+    on_slurm.wait_for(job_id)
+    assert not (on_slurm.directory(job_id) / "secrets.sh").exists()

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from worker.backends.slurm.script import CLAIMED, render, render_import
 from worker.backends.transport import Answer, Transport
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.profiles import SlurmCluster
-from worker.run_files import CLAIM
+from worker.run_files import CLAIM, EXTERNAL_ID, SECRETS
 
 # Slurm's own clients give up after MessageTimeout, 10 s by default, or 9 s without a controller.
 QUERY_SECONDS = 20.0
@@ -74,6 +74,8 @@ class SlurmBackend:
 
     def submit(self, submission: Submission) -> str:
         directory = Path(submission.directory)
+        if known := self._number_in(directory / EXTERNAL_ID):
+            return known
         self._place(submission, directory)
         options = self._image(submission, directory)
         answer = self._submit(directory, "first", options)
@@ -92,7 +94,7 @@ class SlurmBackend:
         for name, content in submission.files.items():
             files.write(directory / name, content.encode())
         if submission.secrets:
-            files.write(directory / "secrets.sh", self._secrets(submission).encode())
+            files.write(directory / SECRETS, self._secrets(submission).encode())
 
     def _secrets(self, submission: Submission) -> str:
         known = self.profile.secrets
@@ -114,7 +116,7 @@ class SlurmBackend:
             return BackendUnavailable(f"It is not known whether Slurm has the job; it is asked again: {said}")
         error = refusal(answer.code, answer.err)
         if isinstance(error, SubmissionRejected):
-            self.files().remove(directory / "secrets.sh")
+            self.files().remove(directory / SECRETS)
         return error
 
     # -- images ---------------------------------------------------------------------------------
@@ -163,9 +165,13 @@ class SlurmBackend:
     def _claimed(self, name: str) -> str | None:
         """The id that a run of this name left as it began."""
         job_id, _, number = name.rpartition(".")
+        return self._number_in(self.paths.attempt(job_id, int(number)) / CLAIM)
+
+    def _number_in(self, path: Path) -> str | None:
+        """The id that a file holds; None where it is not there, or holds something else."""
         with suppress(FileNotFoundError):
-            claim = self.files().read(self.paths.attempt(job_id, int(number)) / CLAIM, 0, 32)
-            return claim.decode(errors="replace").strip() if claim.strip().isdigit() else None
+            text = self.files().read(path, 0, 32).decode(errors="replace").strip()
+            return text if text.isdigit() else None
         return None
 
     def poll(self, handles: Collection[Handle]) -> dict[str, Observation]:
@@ -181,7 +187,7 @@ class SlurmBackend:
         rows = self._history(["--jobs", ",".join(one.external_id for one in handles)])
         unknown = UNANSWERED if rows is None else GONE
         found = _by_name(rows or [], {one.name: one for one in handles})
-        past = {name: observation(rows[-1]) for name, rows in found.items()}
+        past = {name: _last(rows) for name, rows in found.items()}
         over = {
             name: seen
             for name, seen in past.items()
@@ -217,6 +223,12 @@ class SlurmBackend:
             said = " ".join(answer.err.split())[-300:]
             raise BackendUnavailable(f"Slurm on {self.transport.description} does not answer: {said}")
         return answer
+
+
+def _last(rows: list[Row]) -> Observation | None:
+    """What the last row of a job says: accounting has another one for each time that it was begun."""
+    seen = observation(rows[-1])
+    return replace(seen, restarts=sum(row.job_id == rows[-1].job_id for row in rows) - 1) if seen else None
 
 
 def _by_name(rows: Iterable[Row], wanted: Collection[str]) -> dict[str, list[Row]]:
