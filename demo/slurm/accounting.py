@@ -4,23 +4,32 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
+
 from demo.slurm.config import Config
 from demo.slurm.daemons import ClusterError
 
 INSTALL_SECONDS = 120
 COMMAND_SECONDS = 30
 ACCOUNT = "test"
+MADE = "made-whole"
 
 
 def make_data(directory: Path) -> None:
     """An empty database server's files, once."""
-    data = directory / "mariadb"
-    if (data / "mysql").exists():
-        return
-    data.mkdir(exist_ok=True)
+    if not (directory / "mariadb" / MADE).exists():
+        _make_data(directory / "mariadb")
+
+
+# Seen to fail, once, while the machine was busy: what was made until then is of no use.
+@retry(retry=retry_if_exception_type(ClusterError), stop=stop_after_attempt(3), reraise=True)
+def _make_data(data: Path) -> None:
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir()
     shutil.chown(data, "mysql", "mysql")
     command = ["mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={data}", "--skip-test-db"]
     _run(command, timeout=INSTALL_SECONDS)
+    (data / MADE).touch()
 
 
 def server(config: Config) -> list[str]:
@@ -63,7 +72,7 @@ def _query(directory: Path, statements: str) -> None:
 def _run(command: list[str], *, timeout: float, stdin: str = "") -> None:
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
     if done.returncode:
-        raise ClusterError(f"{command[0]} failed: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+        raise ClusterError(f"{command[0]} failed with {done.returncode}: {done.stdout}{done.stderr}")
 
 
 def associations(user: str) -> list[list[str]]:
