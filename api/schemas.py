@@ -8,13 +8,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from trainer.failures import Failure
 from trainer.models import Model
+from worker import actions
 from worker.access import Role
 from worker.backends.base import Resources
 from worker.clusters import Cluster
 from worker.forms import PresetDetails
 from worker.models import ApiKey, Attempt, Event, Job, Metric, Origin, as_utc, utcnow
 from worker.queries import Details, Saved, is_stale
-from worker.states import TERMINAL, Action, JobState, allowed_actions
+from worker.states import TERMINAL, Action, JobState
 
 
 def _is_no_number(value: Any) -> Any:
@@ -126,7 +127,7 @@ class JobView(BaseModel):
             **{name: getattr(job, name) for name in shown},
             resources=Resources(**job.resources),
             terminal=job.state in TERMINAL,
-            allowed_actions=allowed_actions(job.state),
+            allowed_actions=actions.allowed(job),
             state_reason=_reason(job),
             stale=is_stale(job),
             backend=_backend(job, details),

@@ -3,6 +3,7 @@
 Exit code 0: it succeeded.
 """
 
+import argparse
 import contextlib
 import os
 import re
@@ -189,4 +190,8 @@ def _print_curl(job_id: str, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]).absolute(), on_slurm="--slurm" in sys.argv[2:]))
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--slurm", action="store_true", help="on a Slurm that is started here, as root")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.directory.absolute(), on_slurm=arguments.slurm))

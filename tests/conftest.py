@@ -24,7 +24,10 @@ STAND_IN = Path(__file__).parent / "stand_in" / "launcher.py"
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter that plays runs of the trainer: see tests/stand_in."""
     path = tmp_path_factory.mktemp("stand_in") / "python"
-    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" "$@"\n')
+    path.write_text(f"""#!/bin/sh
+[ "$1" = -c ] && exec "{sys.executable}" "$@"
+exec "{sys.executable}" "{STAND_IN}" "$@"
+""")
     path.chmod(0o755)
     return path
 

@@ -11,6 +11,9 @@ from typing import Any
 
 EVENTS, END, STOP, LOGS = "events.jsonl", "end.json", "stop", "logs"
 PREFIX = "SFT_EVENT "
+PART_PREFIX = "SFT_EVENT_PART "
+# What is written to a pipe in one piece is at most PIPE_BUF, 4,096 bytes on Linux.
+PART_CHARACTERS = 3800
 
 
 class EventWriter:
@@ -32,7 +35,8 @@ class EventWriter:
             os.write(descriptor, text.encode() + b"\n")
         finally:
             os.close(descriptor)
-        print(f"{PREFIX}{text}", flush=True)
+        for printed in _printed(line, text):
+            print(printed, flush=True)
         return line
 
     def end(self, event: str, **fields: Any) -> None:
@@ -54,6 +58,15 @@ class EventWriter:
             return (self.run_dir / STOP).read_text().strip() or "asked to stop"
         except FileNotFoundError:
             return None
+
+
+def _printed(line: dict[str, Any], text: str) -> list[str]:
+    """An event for the log, in parts where it is long: ranks share the log, and its collectors cut lines."""
+    pieces = [text[begin : begin + PART_CHARACTERS] for begin in range(0, len(text), PART_CHARACTERS)]
+    if len(pieces) == 1:
+        return [f"{PREFIX}{text}"]
+    name = f"{line['rank']}.{line['seq']}@{line['at']}"
+    return [f"{PART_PREFIX}{name} {n}/{len(pieces)} {piece}" for n, piece in enumerate(pieces, 1)]
 
 
 def _finite(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """One fine-tuning run, from its config to its end marker."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ class Incomplete(RuntimeError):
 def train(config: TrainingConfig, events: EventWriter) -> None:
     """Run to the end, and write the last event: finished or stopped. Whatever goes wrong is raised."""
     compat.install()
+    # Bridge's own choice is in the home, which need not be there on a node, or be writable.
+    os.environ.setdefault("MEGATRON_CONFIG_LOCK_DIR", f"{tempfile.gettempdir()}/sft-locks-{os.getuid()}")
     if config.device == "cpu":
         cpu.prepare()
     from megatron.bridge.training.finetune import finetune

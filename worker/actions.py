@@ -4,8 +4,9 @@ from sqlmodel import Session
 
 from worker import jobs, retries
 from worker.access import Caller
+from worker.clusters import cluster
 from worker.db import writing
-from worker.errors import IllegalAction
+from worker.errors import IllegalAction, NotFound, NotReachable
 from worker.jobs import Reason
 from worker.models import Job, Json, Origin
 from worker.retries import RetryRequest
@@ -19,7 +20,16 @@ def cancel(job_id: str, caller: Caller) -> Job:
 
 
 def pause(job_id: str, caller: Caller) -> Job:
-    """Note the wish to save and stop; asking twice changes nothing. Raises NotFound, IllegalAction."""
+    """Note the wish to save and stop; asking twice changes nothing.
+
+    Raises NotFound, IllegalAction, NotReachable.
+    """
+    job = jobs.get(job_id)
+    if not cluster(job.cluster).can_pause:
+        raise NotReachable(
+            f"Runs on cluster {job.cluster!r} cannot be told to save: the service has no way to their files.",
+            hint="Cancel it: it keeps its checkpoints. With `local_mount` in the profile it can be paused.",
+        )
     reason = Reason("pause_requested", f"Paused by {caller.name}.")
     return _wish(job_id, caller, Action.PAUSE, JobState.PAUSING, DesiredState.PAUSE, reason)
 
@@ -107,7 +117,15 @@ def _changes(before: Job, after: Job) -> list[Json]:
     )
 
 
+def allowed(job: Job) -> list[Action]:
+    """What a client may ask of a job now."""
+    try:
+        can_pause = cluster(job.cluster).can_pause
+    except NotFound:  # its profile was removed
+        can_pause = False
+    return [one for one in allowed_actions(job.state) if can_pause or one is not Action.PAUSE]
+
+
 def _refuse_unless_allowed(job: Job, action: Action) -> None:
-    allowed = allowed_actions(job.state)
-    if action not in allowed:
-        raise IllegalAction(f"A job that is {job.state} cannot be asked to {action}.", allowed=allowed)
+    if action not in allowed_actions(job.state):
+        raise IllegalAction(f"A job that is {job.state} cannot be asked to {action}.", allowed=allowed(job))

@@ -6,19 +6,32 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from worker.backends.base import Backend
+from worker.backends.lepton.backend import LeptonBackend
 from worker.backends.local import LocalBackend
 from worker.backends.slurm.backend import SlurmBackend
 from worker.backends.transport import LocalTransport, Transport
 from worker.errors import FieldError, InvalidSpec, Misconfigured, NotFound
-from worker.profiles import Cluster, LocalCluster, Profile, SlurmCluster
+from worker.profiles import Cluster, LeptonCluster, LocalCluster, Profile, SlurmCluster
 from worker.settings import get_settings
+from worker.validation import suggestion
 
-__all__ = ["Cluster", "LocalCluster", "SlurmCluster", "cluster", "clusters", "connect", "named_in_request"]
+__all__ = [
+    "Cluster",
+    "LeptonCluster",
+    "LocalCluster",
+    "SlurmCluster",
+    "cluster",
+    "clusters",
+    "connect",
+    "named_in_request",
+]
 
 Table = dict[str, Any]
-_PROFILE: TypeAdapter[LocalCluster | SlurmCluster] = TypeAdapter(Profile)
+_PROFILE: TypeAdapter[LocalCluster | SlurmCluster | LeptonCluster] = TypeAdapter(Profile)
+KINDS: dict[str, type[Cluster]] = {"local": LocalCluster, "slurm": SlurmCluster, "lepton": LeptonCluster}
 TEMPLATE_PREFIX = "_"
 
 
@@ -40,9 +53,17 @@ def _profile(name: str, tables: dict[str, Table]) -> Cluster:
     try:
         return _PROFILE.validate_python({"executor": "local", **_inherited(name, tables), "name": name})
     except ValidationError as error:
-        # The first part of a place is the executor.
-        faults = (f"{'.'.join(map(str, one['loc'][1:])) or name}: {one['msg']}" for one in error.errors())
-        raise ValueError(f"[{name}] {'; '.join(faults)}") from error
+        raise ValueError(f"[{name}] {'; '.join(map(_fault, error.errors()))}") from error
+
+
+def _fault(error: ErrorDetails) -> str:
+    """`field: what is wrong`, with the nearest name for one that does not exist."""
+    executor, *place = error["loc"] or ("",)
+    where = ".".join(map(str, place))
+    if error["type"] == "extra_forbidden" and len(place) == 1:
+        known = KINDS[str(executor)].model_fields
+        return f"{where}: There is no such field. {suggestion(where, known)}"
+    return f"{where}: {error['msg']}" if where else error["msg"]
 
 
 def _inherited(name: str, tables: dict[str, Table], below: tuple[str, ...] = ()) -> Table:
@@ -84,8 +105,11 @@ def named_in_request(name: str | None) -> Cluster:
     try:
         return cluster(name or get_settings().default_cluster)
     except NotFound as error:
-        fault = FieldError(pointer="/cluster", code="unknown_cluster", detail=error.message, hint=error.hint)
-        raise InvalidSpec(error.message, hint=error.hint, errors=[fault]) from error
+        hint = error.hint or ""
+        if name is None:
+            hint += " A job that names none goes where SFT_DEFAULT_CLUSTER of the service says."
+        fault = FieldError(pointer="/cluster", code="unknown_cluster", detail=error.message, hint=hint)
+        raise InvalidSpec(error.message, hint=hint, errors=[fault]) from error
 
 
 def connect(profile: Cluster) -> Backend:
@@ -93,6 +117,8 @@ def connect(profile: Cluster) -> Backend:
     settings = get_settings()
     if isinstance(profile, SlurmCluster):
         return SlurmBackend(profile, _transport(profile))
+    if isinstance(profile, LeptonCluster):
+        return LeptonBackend(profile, settings.data_dir / "lepton" / profile.name)
     assert isinstance(profile, LocalCluster)
     return LocalBackend(
         root=settings.data_dir,

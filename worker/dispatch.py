@@ -9,7 +9,7 @@ from sqlmodel import Session, col
 from trainer.failures import Evidence, Failure, explain
 from trainer.look import ConfigRequest
 from trainer.preflight import Finding
-from worker import ingest, jobs, metrics, recovery
+from worker import ingest, jobs, metrics
 from worker.backends.base import Backend, Handle, Submission
 from worker.clusters import cluster, connect
 from worker.db import affected, writing
@@ -36,11 +36,11 @@ def submit(job_id: str) -> None:
         _hand_over(job)
 
 
-def put_off(job_id: str) -> None:
+def put_off(job_id: str, why: BackendUnavailable) -> None:
     """Say that a job waits for its cluster to answer; the sweep tries again."""
     job = jobs.get(job_id)
-    if job.state in (JobState.VALIDATING, JobState.SUBMITTING) and job.reason_code != BackendUnavailable.code:
-        _wait(job, BackendUnavailable(f"Cluster {job.cluster!r} does not answer now."), "submit.put_off")
+    if job.state in (JobState.VALIDATING, JobState.SUBMITTING) and job.reason_code != why.code:
+        _wait(job, why, "submit.put_off")
 
 
 def _validate(job: Job) -> None:
@@ -74,8 +74,9 @@ def _look(job: Job) -> list[Finding]:
 def _wait(job: Job, error: BackendUnavailable, what: str) -> None:
     """The sweep tries again; meanwhile the job says why it waits."""
     log.warning(what, job_id=job.id, error=error.message)
+    message = f"{error.message.rstrip('.')}. {error.hint}" if error.hint else error.message
     with writing() as session:
-        jobs.change(session, job, reason_code=error.code, reason_message=error.message)
+        jobs.change(session, job, reason_code=error.code, reason_message=message)
 
 
 def _failure_of(finding: Finding) -> Failure:
@@ -156,8 +157,11 @@ def _fail(job: Job, reason: Reason, failure: Failure) -> None:
     log.info("job.failed", job_id=job.id, code=reason.code)
 
 
-def cancel(job_id: str) -> None:
-    """Bring a wish to cancel to the backend; the watch sees the end. Safe to repeat."""
+def cancel(job_id: str, *, answers: bool = True) -> None:
+    """Bring a wish to cancel to the backend; the watch sees the end. Safe to repeat.
+
+    answers: whether its cluster answers; else only what it has never heard of is ended.
+    """
     job = jobs.get(job_id)
     if job.state is not JobState.CANCELLING:
         return
@@ -168,6 +172,8 @@ def cancel(job_id: str) -> None:
     if attempt.exit is not None:
         ingest.ingest(job_id)  # the run is over: it was paused
         return
+    if not answers:
+        return  # the sweep asks again
     try:
         _end_run(job, attempt)
     except BackendUnavailable as error:
@@ -182,7 +188,9 @@ def _end_run(job: Job, attempt: Attempt) -> None:
             backend.cancel(Handle(external_id, attempt.name))
         with writing() as session:
             _store_external_id(session, job, external_id, attempt.directory or "")
-    elif job.updated_at < utcnow() - SUBMISSION_GRACE and recovery.abandon(attempt, backend):
+    elif job.updated_at < utcnow() - SUBMISSION_GRACE and backend.abandon(
+        Handle("", attempt.name), Path(attempt.directory or "")
+    ):
         _never_submitted(job)
     # else its submission may still be on its way: the sweep asks again
 

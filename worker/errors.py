@@ -15,6 +15,8 @@ SftError
 +-- ServiceUnavailable    database or broker cannot be reached: try again
 +-- BackendError
     +-- BackendUnavailable    the scheduler cannot be reached: try again
+    |   +-- CredentialsRefused    it does not take the service's credentials: they want renewing
+    +-- NotReachable          the service has no way to these files
     +-- SubmissionRejected    the scheduler said no, in its own words
 """
 
@@ -105,7 +107,21 @@ class BackendError(SftError):
 
 
 class BackendUnavailable(BackendError):
+    """Nobody knows now. retry_after: seconds for which the cluster wants to be left alone, if it said so."""
+
     code = "backend_unavailable"
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class CredentialsRefused(BackendUnavailable):
+    code = "credentials_refused"
+
+
+class NotReachable(BackendError):
+    code = "not_reachable"
 
 
 class SubmissionRejected(BackendError):

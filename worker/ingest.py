@@ -7,10 +7,10 @@ from sqlalchemy import update
 from sqlmodel import Session, col
 
 from worker import jobs, logs, metrics, outcome, recovery, retries
-from worker.backends.base import Backend, Files
+from worker.backends.base import Backend, Files, Handle
 from worker.clusters import cluster, connect
 from worker.db import affected, reading, writing
-from worker.errors import BackendUnavailable
+from worker.errors import BackendUnavailable, NotReachable
 from worker.log import logger
 from worker.models import Attempt, Checkpoint, Job, Json, Metric, utcnow
 from worker.run_events import (
@@ -50,10 +50,13 @@ def ingest(job_id: str) -> None:
 
 
 def _take_in(job: Job, attempt: Attempt, backend: Backend) -> None:
+    handle, directory = Handle(attempt.external_id or "", attempt.name), Path(attempt.directory or "")
+    is_over = attempt.exit is not None
+    is_whole = backend.collect(handle, directory, is_over=is_over)
     while lines := _next_lines(attempt, backend.files()):
         if not _take(job.id, attempt, lines):
             return  # another worker is at it, and goes on
-    if attempt.exit is not None:
+    if is_over and is_whole:
         _finalize(job, attempt, backend)
 
 
@@ -168,7 +171,8 @@ def advanced(progress: Json, events: list[AnyEvent]) -> Json:
             case Started():
                 progress |= {"start_step": event.start_step, "total_steps": event.total_steps}
                 progress |= {"step": event.start_step, "started_at": event.at.isoformat()}
-            case StepDone():
+            # A line may come late, where lines come through a log.
+            case StepDone() if event.step >= progress.get("step", 0):
                 progress |= {"step": event.step, "loss": event.loss, "eta_seconds": _eta(progress, event)}
             case Validated():
                 progress |= {"validation_loss": event.loss}
@@ -251,4 +255,6 @@ def _is_whole(job: Job, iteration: int | None, files: Files) -> bool:
         sizes = [files.stat(Path(final.path) / file["path"]).size == file["bytes"] for file in final.files]
     except FileNotFoundError:
         return False
+    except NotReachable:
+        return True  # nobody but the trainer can tell, and it reports a checkpoint when that is on disk
     return bool(sizes) and all(sizes)

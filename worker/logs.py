@@ -9,7 +9,7 @@ from trainer.failures import LogTail
 from worker import jobs, retention
 from worker.backends.base import Files
 from worker.clusters import cluster, connect
-from worker.errors import Gone, NotFound, RangeInvalid
+from worker.errors import Gone, NotFound, NotReachable, RangeInvalid
 
 MAX_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 16
@@ -55,7 +55,7 @@ def tails(directory: Path, ranks: int, files: Files) -> Iterator[LogTail]:
         try:
             offset = max(0, files.stat(path).size - EVIDENCE_BYTES)
             yield LogTail(rank, offset, files.read(path, offset, EVIDENCE_BYTES))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotReachable):
             continue
 
 

@@ -27,6 +27,8 @@ from worker.states import DesiredState, JobState
 WORDS = {"oom_killed": "host_oom", "killed": "node_fail", "start_failed": "scheduler_rejected"}
 # What a run was told in its stop file, where it was not a client's wish.
 STOPS = {"time limit": "time_limit", "preemption": "preempted"}
+# What a run notes that was sent a SIGTERM: the cluster's word says why.
+TERMINATED = "terminated"
 # The scheduler's word for a run that it no longer knows, and that has begun.
 VANISHED = "vanished"
 
@@ -86,7 +88,7 @@ def decide(
         return Outcome(JobState.SUCCEEDED, Reason("finished", "All steps done, final checkpoint complete."))
     if desired == DesiredState.CANCEL:
         return Outcome(JobState.CANCELLED, Reason("cancelled", ended.get("message") or "Cancelled."))
-    if ended.get("code") == "cancelled" and marker is None and desired == DesiredState.RUN:
+    if ended.get("code") == "cancelled" and _has_no_own_end(marker) and desired == DesiredState.RUN:
         message = "Cancelled on the cluster, and not through this service."
         return Outcome(JobState.CANCELLED, Reason("cancelled_on_cluster", message, ended.get("raw")))
     if desired == DesiredState.PAUSE and (isinstance(marker, Stopped) or ended.get("code") in CUT_OFF):
@@ -97,6 +99,10 @@ def decide(
     reason = Reason(failure.failure_class, failure.cause, ended.get("raw"))
     vanished = ended.get("code") == VANISHED and fault.name == "unknown"
     return Outcome(JobState.LOST if vanished else JobState.FAILED, reason, fault.name, failure)
+
+
+def _has_no_own_end(marker: Ending | None) -> bool:
+    return marker is None or (isinstance(marker, Stopped) and marker.reason == TERMINATED)
 
 
 def _paused(marker: Ending | None) -> Reason:

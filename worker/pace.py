@@ -12,7 +12,7 @@ from typing import Any
 
 from worker.app import app
 from worker.clusters import Cluster
-from worker.errors import BackendUnavailable
+from worker.errors import BackendUnavailable, CredentialsRefused
 from worker.log import logger
 from worker.settings import get_settings
 
@@ -44,33 +44,40 @@ def turn(cluster: Cluster) -> Iterator[bool]:
         try:
             yield True
         except BackendUnavailable as error:
-            pause = _after_failure(redis, cluster)
+            pause = _after_failure(redis, cluster, error)
             log.warning(
                 "poll.unavailable", cluster=cluster.name, error=error.message, next_look_in=round(pause, 1)
             )
         else:
-            redis.delete(_failures(cluster.name))
+            redis.delete(_trouble(cluster.name))
             pause = max(_least(cluster), min((time.monotonic() - began) / LARGEST_SHARE, _most()))
         redis.set(key, "waiting", px=_milliseconds(pause * SLACK))
 
 
-def answers(cluster_name: str) -> bool:
-    """Whether the cluster answered the last look at it."""
+def trouble(cluster_name: str) -> BackendUnavailable | None:
+    """Why the cluster did not answer the last look at it; None where it did."""
     with app.connection_for_write() as connection:
-        return not connection.default_channel.client.exists(_failures(cluster_name))
+        code = connection.default_channel.client.hget(_trouble(cluster_name), "code")
+    if code is None:
+        return None
+    if code.decode() == CredentialsRefused.code:
+        return CredentialsRefused(f"Cluster {cluster_name!r} does not take the service's credentials now.")
+    return BackendUnavailable(f"Cluster {cluster_name!r} does not answer now.")
 
 
-def _failures(cluster_name: str) -> str:
-    return f"sft.look.{cluster_name}.failures"
+def _trouble(cluster_name: str) -> str:
+    return f"sft.look.{cluster_name}.trouble"
 
 
-def _after_failure(redis: Any, cluster: Cluster) -> float:
+def _after_failure(redis: Any, cluster: Cluster, error: BackendUnavailable) -> float:
     """Seconds until the next look: doubled by each failure in a row, and never the same for two workers."""
-    key = _failures(cluster.name)
-    failures = int(redis.incr(key))
+    key = _trouble(cluster.name)
+    redis.hset(key, "code", error.code)
+    failures = int(redis.hincrby(key, "count", 1))
     redis.expire(key, MEMORY_SECONDS)
     longest = min(_least(cluster) * 2 ** min(failures, MAX_DOUBLINGS), max(_most(), _least(cluster)))
-    return float(longest) * random.uniform(0.5, 1.0)  # noqa: S311
+    pause = float(longest) * random.uniform(0.5, 1.0)  # noqa: S311
+    return max(pause, min(error.retry_after or 0.0, MEMORY_SECONDS) / SLACK)
 
 
 def _least(cluster: Cluster) -> float:

@@ -4,26 +4,22 @@ How often it may without saving anything new is the cluster's `max_recoveries`: 
 """
 
 from itertools import takewhile
-from pathlib import Path
 
 from sqlmodel import Session, col, select
 
 from trainer.failures import Evidence, explain
 from worker import jobs
-from worker.backends.base import Backend
 from worker.clusters import cluster
 from worker.db import reading, writing
 from worker.jobs import Reason
 from worker.log import logger
 from worker.models import Attempt, Checkpoint, Job, Json, Origin
 from worker.outcome import Outcome
-from worker.run_files import CLAIM
 from worker.states import DesiredState, JobState
 
 log = logger(__name__)
 
 INTERRUPTIONS = frozenset({"preempted", "node_fail", "time_limit"})
-ABANDONED = b"abandoned\n"
 
 
 def goes_on(job: Job, decision: Outcome) -> bool:
@@ -65,15 +61,3 @@ def interruption(job: Job) -> Json | None:
         return None
     found = explain(code, cause=job.reason_message, evidence=Evidence(attempt=job.attempt))
     return found.model_dump(mode="json", by_alias=True)
-
-
-def abandon(attempt: Attempt, backend: Backend) -> bool:
-    """Make sure that a run which the scheduler no longer knows never begins; False where it has begun.
-
-    Whoever writes the attempt's claim first has it: the run as it begins, or the service that gives it up.
-    """
-    files = backend.files()
-    directory = Path(attempt.directory or "")
-    files.make_directory(directory)  # of a run that the scheduler was to begin again, and forgot
-    claim = directory / CLAIM
-    return files.create(claim, ABANDONED) or files.read(claim, 0, len(ABANDONED)) == ABANDONED

@@ -17,24 +17,29 @@ STEERING = re.compile(
 )
 
 
-class Secret(BaseModel):
-    """Where the service finds a secret's value, and who may use it."""
+class SharedSecret(BaseModel):
+    """Something secret that jobs may name, and who may."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    projects: list[str] | None = Field(default=None, description="Projects that may use it. Unset: all.")
+
+    def allows(self, project: str | None) -> bool:
+        """Whether jobs of a project may use it; None is an admin, who may use all."""
+        return project is None or self.projects is None or project in self.projects
+
+
+class Secret(SharedSecret):
+    """Where the service finds a secret's value."""
+
     env: str | None = Field(default=None, description="Environment variable of the worker that holds it.")
     file: Path | None = Field(default=None, description="File that holds it, on the worker's machine.")
-    projects: list[str] | None = Field(default=None, description="Projects that may use it. Unset: all.")
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
         if (self.env is None) == (self.file is None):
             raise ValueError("a secret has either `env` or `file`")
         return self
-
-    def allows(self, project: str | None) -> bool:
-        """Whether jobs of a project may use it; None is an admin, who may use all."""
-        return project is None or self.projects is None or project in self.projects
 
     def value(self) -> str:
         """Raises BackendUnavailable where it cannot be read now."""

@@ -20,17 +20,17 @@ MAX_BACKLOG = 20
 @app.task
 def submit(job_id: str) -> None:
     """Validate a job and hand it to its backend."""
-    # A submission to a cluster that hangs keeps its thread for long: looks find out whether it answers.
-    if pace.answers(jobs.get(job_id).cluster):
-        dispatch.submit(job_id)
+    if why := pace.trouble(jobs.get(job_id).cluster):
+        dispatch.put_off(job_id, why)
     else:
-        dispatch.put_off(job_id)
+        dispatch.submit(job_id)
 
 
 @app.task
 def cancel(job_id: str) -> None:
     """Bring a wish to cancel to the backend."""
-    dispatch.cancel(job_id)
+    # Calls to a scheduler that hangs keep a thread for long: looks find out whether it answers.
+    dispatch.cancel(job_id, answers=pace.trouble(jobs.get(job_id).cluster) is None)
 
 
 @app.task

@@ -14,7 +14,7 @@ from worker import ingest, jobs, metrics, recovery
 from worker.backends.base import Backend, Handle, Observation, Phase
 from worker.clusters import Cluster, cluster, connect
 from worker.db import reading, writing
-from worker.errors import BackendUnavailable
+from worker.errors import BackendUnavailable, CredentialsRefused
 from worker.jobs import Reason
 from worker.log import logger
 from worker.models import Attempt, Job, Origin, utcnow
@@ -31,6 +31,8 @@ Write = Callable[[Session, Job, Observation], None]
 
 # Schedulers think again about when a job may begin with each of their rounds.
 ESTIMATE_STEP = timedelta(minutes=2)
+# In these states a job has no reason of its own that would be lost.
+SHOWN_TROUBLE = frozenset({JobState.QUEUED, JobState.STARTING, JobState.RUNNING})
 
 
 def look(cluster_name: str) -> list[str]:
@@ -45,15 +47,30 @@ def look(cluster_name: str) -> list[str]:
     watched = _watched(profile)
     backend = connect(profile)
     with metrics.observed(cluster_name, "poll"):
-        seen = backend.poll([_handle(attempt) for _, attempt in watched])
+        seen = _poll(backend, watched)
         news = [(job, attempt, seen[attempt.name]) for job, attempt in watched if attempt.name in seen]
         known = [one for one in news if one[2].phase is not Phase.UNKNOWN]
         known += _marked(backend, [one for one in news if one[2].phase is Phase.UNKNOWN])
-        to_read = list(_with_files(backend, known))
+        to_read = list(_with_files(backend, news if backend.must_collect else known))
     for job, attempt, observation in known:
-        _apply(backend, job, attempt, observation)
+        try:
+            _apply(backend, job, attempt, observation)
+        except BackendUnavailable as error:  # of one job: the others go their way
+            log.warning("look.unavailable", job_id=job.id, error=error.message)
     _note_observed([job for job, _, _ in known])
     return to_read
+
+
+def _poll(backend: Backend, watched: list[Watched]) -> dict[str, Observation]:
+    try:
+        return backend.poll([_handle(attempt) for _, attempt in watched])
+    except CredentialsRefused as error:
+        # Their owners can do nothing but tell somebody: so they are told.
+        for job, _ in watched:
+            if job.state in SHOWN_TROUBLE and job.reason_code != error.code:
+                with writing() as session:
+                    jobs.change(session, job, reason_code=error.code, reason_message=error.message)
+        raise
 
 
 def _handle(attempt: Attempt) -> Handle:
@@ -78,10 +95,11 @@ def _watched(profile: Cluster) -> list[Watched]:
 def _with_files(backend: Backend, news: list[News]) -> Iterator[str]:
     """Ids of the jobs whose run has written something, or is over. One look at all files."""
     begun = [one for one in news if one[2].phase is not Phase.QUEUED]
-    sizes = backend.files().sizes([_events(attempt) for _, attempt, _ in begun]) if begun else {}
+    asks = bool(begun) and not backend.must_collect
+    sizes = backend.files().sizes([_events(attempt) for _, attempt, _ in begun]) if asks else {}
     for job, attempt, seen in begun:
         is_over = seen.phase is Phase.ENDED or attempt.exit is not None
-        if is_over or sizes.get(_events(attempt), 0) != attempt.events_offset:
+        if is_over or backend.must_collect or sizes.get(_events(attempt), 0) != attempt.events_offset:
             yield job.id
 
 
@@ -133,6 +151,8 @@ def _news(job: Job, attempt: Attempt, seen: Observation) -> Write | None:
             return _waits
         case Phase.RUNNING if job.state is JobState.QUEUED:
             return _started
+        case Phase.RUNNING if job.reason_code == CredentialsRefused.code:
+            return _answers_again
         case Phase.INTERRUPTED if attempt.exit is None:
             return _interrupted
         case Phase.ENDED if attempt.exit is None:
@@ -168,6 +188,11 @@ def _started(session: Session, job: Job, seen: Observation) -> None:
         _set_attempt(
             session, job, started_at=now, **({"external_id": seen.external_id} if seen.external_id else {})
         )
+
+
+def _answers_again(session: Session, job: Job, seen: Observation) -> None:  # noqa: ARG001
+    if job.reason_code == CredentialsRefused.code:
+        jobs.change(session, job, reason_code=None, reason_message=None)
 
 
 def _interrupted(session: Session, job: Job, seen: Observation) -> None:
@@ -264,7 +289,10 @@ def _is_missed(job: Job, attempt: Attempt) -> bool:
 
 
 def _given_up(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> Iterator[News]:
-    if recovery.abandon(attempt, backend) and job.desired_state == DesiredState.RUN:
+    if (
+        backend.abandon(_handle(attempt), Path(attempt.directory or ""))
+        and job.desired_state == DesiredState.RUN
+    ):
         reason = Reason(
             "lost_by_scheduler", "The scheduler lost the run before it began; it is submitted again."
         )

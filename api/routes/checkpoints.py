@@ -40,7 +40,7 @@ def get_checkpoint(job: VisibleJob, iteration: Iteration) -> schemas.CheckpointD
     responses={
         200: BINARY | {"description": "The file."},
         206: BINARY | {"description": "The asked-for range."},
-        **declared(404, 416, 422),
+        **declared(404, 409, 416, 422),
     },
 )
 def download_checkpoint_file(

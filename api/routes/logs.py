@@ -20,7 +20,7 @@ Attempt = Annotated[int | None, Query(ge=1, le=10_000, description="Default: the
 Rank = Annotated[int | None, Query(ge=0, le=100_000, description="Default: all output, with the launcher's.")]
 
 
-@router.get("/jobs/{job_id}/logs", responses=declared(404, 410, 416, 422))
+@router.get("/jobs/{job_id}/logs", responses=declared(404, 409, 410, 416, 422))
 def get_logs(
     job: VisibleJob,
     offset: Offset = 0,
@@ -55,7 +55,7 @@ def get_place(
 @router.get(
     "/jobs/{job_id}/logs/stream",
     response_class=EventSourceResponse,
-    responses=declared(404, 410, 416, 422),
+    responses=declared(404, 409, 410, 416, 422),
 )
 async def stream_logs(
     place: Annotated[tuple[Log, int], Depends(get_place)], watch: WatchDep, caller: CallerDep

@@ -54,8 +54,9 @@ class Daemon:
         return None
 
     def start(self) -> None:
-        """Start it unless it runs."""
-        if self.pid() is not None:
+        """Start it unless it runs; one that was stopped by a signal goes on."""
+        if (pid := self.pid()) is not None:
+            os.kill(pid, signal.SIGCONT)
             return
         with (self.directory / "log" / f"{self.name}.out").open("ab") as output:
             self._child = subprocess.Popen(

@@ -6,6 +6,7 @@ from typing import Any
 from demo.slurm.cluster import Cluster
 from tests.conftest import make_inputs
 from tests.service import Service
+from tests.toml import table
 from tests.waiting import wait_until
 
 # What a test changes about the usual profile.
@@ -129,15 +130,4 @@ def profiles(
     here = {"roots": usual["roots"], "python": usual["python"]}
     own = {"_usual": usual, "here": here}
     inherited = {name: {"extends": "_usual", **table} for name, table in {**PROFILES, "far": ssh}.items()}
-    return "\n".join(_table(name, table) for name, table in {**own, **inherited}.items())
-
-
-def _table(name: str, values: dict[str, Any]) -> str:
-    lines = (f"{key} = {_toml(value)}" for key, value in values.items())
-    return "\n".join([f"[{name}]", *lines, ""])
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    return "\n".join(table(name, values) for name, values in {**own, **inherited}.items())

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from tests.conftest import forget_settings
 from worker import clusters
 from worker.errors import Misconfigured, NotFound
-from worker.profiles import LocalCluster, minutes
+from worker.profiles import LocalCluster
+from worker.profiles.base import minutes
 
 Write = Callable[[str], None]
 
@@ -40,7 +41,8 @@ def test_a_profile_has_defaults_and_limits(profiles: Write) -> None:
     [
         ("[local", "Expected"),
         ("local = 1", "cannot be used"),
-        ("[local]\nmax_runing = 2", "max_runing"),
+        ("[local]\nmax_runing = 2", "max_runing: There is no such field. Did you mean 'max_running'?"),
+        ('[c]\nexecutor = "slurm"\nremote_job_dir = "/c"\nacount = "llm"', "Did you mean 'account'?"),
         ('[local]\ntime = "4h"', "HH:MM:SS"),
         ('[local]\nexecutor = "kubernetes"', "executor"),
     ],

@@ -90,6 +90,15 @@ def test_a_cluster_that_cannot_be_reached_is_tried_again(job: Job, data_dir: Pat
     assert jobs.get(job.id).state is JobState.QUEUED
 
 
+def test_a_job_that_waits_for_its_cluster_says_what_to_do(job: Job, environment: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object) -> str:
+        raise BackendUnavailable("its host key is not known", hint="Compare its fingerprint.")
+
+    environment.setattr(LocalBackend, "submit", unreachable)
+    dispatch.submit(job.id)
+    assert jobs.get(job.id).reason_message == "its host key is not known. Compare its fingerprint."
+
+
 def test_a_worker_killed_after_the_submission_submits_nothing_twice(
     job: Job, environment: pytest.MonkeyPatch, data_dir: Path
 ) -> None:

@@ -95,7 +95,8 @@ FAILURES: dict[str, Known] = {
     "host_oom": Known(
         "oom",
         "The memory of the host, not of the GPU, is exhausted.",
-        "Lower dataset.num_workers, put fewer ranks on a node, or use a machine with more memory.",
+        "Lower dataset.num_workers, put fewer ranks on a node, or give the job more memory: on Slurm that is "
+        "`mem` in the cluster's profile.",
     ),
     "missing_packed_data": Known(
         "missing_packed_data",

@@ -56,7 +56,11 @@ RULES = (
         r"^srun: error: Node failure on ",
     ),
     _rule("preempted", r"\*\*\* (?:JOB|STEP) .{0,200} DUE TO PREEMPTION"),
-    _rule("time_limit", r"\*\*\* (?:JOB|STEP) .{0,200} DUE TO TIME LIMIT"),
+    _rule(
+        "time_limit",
+        r"\*\*\* (?:JOB|STEP) .{0,200} DUE TO TIME LIMIT",
+        r"^The run was ended at its time limit of \d+ minutes\.",
+    ),
     _rule(
         "image_pull",
         r"pyxis: failed to import docker image",

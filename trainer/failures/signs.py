@@ -119,7 +119,9 @@ def _line_around(text: bytes, begin: int, end: int) -> tuple[int, int]:
 
 
 # Event lines, and the line in which Bridge says what exception it passes on.
-_QUOTES = re.compile(rb"SFT_EVENT \{[^\n]*|ERROR:megatron\.bridge\.training\.pretrain:Pretrain failed[^\n]*")
+_QUOTES = re.compile(
+    rb"SFT_EVENT(?:_PART [^\n]*| \{[^\n]*)|ERROR:megatron\.bridge\.training\.pretrain:Pretrain failed[^\n]*"
+)
 
 
 def _without_quotes(text: bytes) -> bytes:

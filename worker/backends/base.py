@@ -110,6 +110,11 @@ class Backend(Protocol):
         """For so long after a run's end its last files may not be seen yet."""
         ...
 
+    @property
+    def must_collect(self) -> bool:
+        """Whether what a run writes is seen only after collect()."""
+        ...
+
     def job_directory(self, job_id: str) -> Path:
         """Directory of the job on the cluster; see docs/job-directory.md."""
         ...
@@ -134,6 +139,17 @@ class Backend(Protocol):
         """End it, queued or running. Ending what has ended is no error."""
         ...
 
+    def abandon(self, handle: Handle, directory: Path) -> bool:
+        """Make sure that a run that the scheduler does not know never begins.
+
+        False where it has begun, or where that cannot be made sure.
+        """
+        ...
+
+    def collect(self, handle: Handle, directory: Path, *, is_over: bool) -> bool:
+        """Bring what a run has written to where files() finds it; True where nothing is to follow."""
+        ...
+
     def look(self, request: ConfigRequest | DataRequest) -> Seen | None:
         """Look at what a config or a client names, where its files are; None where nothing there can.
 
@@ -156,8 +172,8 @@ class FileStat(NamedTuple):
 class Files(Protocol):
     """The cluster's file system, by absolute paths. Where files are read only regular ones count.
 
-    Raises FileNotFoundError, BackendUnavailable. What was to be changed may have changed nevertheless
-    where BackendUnavailable is raised: an answer can be lost.
+    Raises FileNotFoundError, BackendUnavailable, NotReachable. What was to be changed may have changed
+    nevertheless where BackendUnavailable is raised: an answer can be lost.
     """
 
     def stat(self, path: Path) -> FileStat: ...

@@ -25,6 +25,7 @@ import yaml
 from trainer.look import ConfigRequest, DataRequest, Seen, look
 from worker.backends import local_run
 from worker.backends.base import Handle, Observation, Phase, Run, Submission
+from worker.backends.claims import abandon
 from worker.backends.files import LocalFiles
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.settings import PROJECT_ROOT
@@ -42,6 +43,7 @@ class LocalBackend:
     env_vars: dict[str, str]
     cluster: str
     settle_seconds: float = 0.0
+    must_collect: bool = False
 
     def job_directory(self, job_id: str) -> Path:
         return self.root / "jobs" / job_id
@@ -97,6 +99,12 @@ class LocalBackend:
                 self._spool_entry(handle.name).unlink(missing_ok=True)
                 return
         local_run.stop(directory)
+
+    def abandon(self, handle: Handle, directory: Path) -> bool:  # noqa: ARG002
+        return abandon(directory, self.files())
+
+    def collect(self, handle: Handle, directory: Path, *, is_over: bool) -> bool:  # noqa: ARG002
+        return True
 
     def files(self) -> LocalFiles:
         return LocalFiles()

@@ -32,6 +32,8 @@ HISTORY = (
 )  # fmt: skip
 HISTORY_SEPARATORS = HISTORY[-1].count(",")
 ACCOUNTING_DISABLED = "accounting storage is disabled"
+# What scancel says, with an exit code, of a job that the controller has purged.
+UNKNOWN_JOB = "Invalid job id specified"
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from trainer.look import ConfigRequest, DataRequest, Seen, look
 from worker.backends.base import Files, Handle, Observation, Phase, Run, Submission
+from worker.backends.claims import abandon
+from worker.backends.code import code_hash
 from worker.backends.slurm import images, looking, staging
 from worker.backends.slurm.answers import (
     ACCOUNTING_DISABLED,
     ENVIRONMENT,
     HISTORY,
     QUEUE,
+    UNKNOWN_JOB,
     Row,
     history_rows,
     queue_rows,
@@ -42,10 +45,11 @@ class SlurmBackend:
 
     profile: SlurmCluster
     transport: Transport
+    must_collect: bool = False
 
     @property
     def paths(self) -> Paths:
-        return Paths(self.profile.remote_job_dir, staging.code_hash())
+        return Paths(self.profile.remote_job_dir, code_hash())
 
     @property
     def settle_seconds(self) -> float:
@@ -152,6 +156,12 @@ class SlurmBackend:
             raise refusal(answer.code, answer.err)
         return answer.out.strip().partition(";")[0]
 
+    def abandon(self, handle: Handle, directory: Path) -> bool:  # noqa: ARG002
+        return abandon(directory, self.files())
+
+    def collect(self, handle: Handle, directory: Path, *, is_over: bool) -> bool:  # noqa: ARG002
+        return True
+
     # -- asking ---------------------------------------------------------------------------------
 
     def find(self, name: str) -> str | None:
@@ -215,11 +225,13 @@ class SlurmBackend:
 
     def cancel(self, handle: Handle) -> None:
         # By name, too: the id may be another job's by now.
-        self._asked([*ENVIRONMENT, "scancel", f"--name={handle.name}", handle.external_id])
+        command = [*ENVIRONMENT, "scancel", f"--name={handle.name}", handle.external_id]
+        self._asked(command, but=UNKNOWN_JOB)
 
-    def _asked(self, command: Iterable[str]) -> Answer:
+    def _asked(self, command: Iterable[str], but: str | None = None) -> Answer:
+        """The answer to a command. Raises BackendUnavailable where it failed, unless with these words."""
         answer = self.transport.run(list(command), timeout=QUERY_SECONDS)
-        if answer.code != 0:
+        if answer.code != 0 and (but is None or but not in answer.err):
             said = " ".join(answer.err.split())[-300:]
             raise BackendUnavailable(f"Slurm on {self.transport.description} does not answer: {said}")
         return answer

@@ -1,11 +1,9 @@
 """A run as the files that Slurm is given. Pure: the same run and profile, the same bytes."""
 
-import shlex
-
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from worker.backends.base import Run, Submission
+from worker.backends.scripts import templates
 from worker.backends.slurm.images import Image
 from worker.backends.slurm.paths import Paths
 from worker.profiles import SlurmCluster
@@ -15,15 +13,7 @@ CLAIMED, UNPREPARED = 75, 78
 # How far before its end a run counts as ended by its time limit: Slurm's warning comes up to a minute early.
 EARLY_SECONDS = 90
 
-_TEMPLATES = Environment(
-    loader=PackageLoader("worker.backends.slurm"),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-    autoescape=False,  # noqa: S701  # shell, not HTML: what is not ours is quoted
-)
-_TEMPLATES.filters["quote"] = lambda value: shlex.quote(str(value))
+_TEMPLATES = templates("worker.backends.slurm")
 
 
 def render(run: Run, profile: SlurmCluster, paths: Paths) -> Submission:

@@ -1,16 +1,16 @@
 """What a cluster is: a table of clusters.toml. Names are those of Nemotron's env.toml where it has them."""
 
-import getpass
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
     StringConstraints,
     field_validator,
@@ -20,7 +20,7 @@ from pydantic import (
 from trainer.preflight import Hardware
 from worker.backends.base import Resources
 from worker.errors import FieldError
-from worker.secrets import Secret
+from worker.secrets import SharedSecret
 
 
 def minutes(time: str) -> int:
@@ -37,6 +37,18 @@ def plain_path(path: Path) -> Path:
     if not re.fullmatch(r"(/[A-Za-z0-9_.@+-]+)+", str(path)) or ".." in path.parts:
         raise ValueError("has to be an absolute path of letters, digits and ._@+-")
     return path
+
+
+# What stands in a directive or a path of a batch script: a shell, or sbatch, reads it as it is.
+Word = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_/][A-Za-z0-9_.,:@=+&|*()\[\]/-]*$", max_length=255)
+]
+PlainPath = Annotated[Path, AfterValidator(plain_path)]
+Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]*$", max_length=4096)]
+Lines = Annotated[
+    list[Line], BeforeValidator(lambda value: value.splitlines() if isinstance(value, str) else value)
+]
+Comment = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 _.,:@=+/-]*$", max_length=255)]
 
 
 class Cluster(BaseModel):
@@ -79,6 +91,13 @@ class Cluster(BaseModel):
     @classmethod
     def _is_time(cls, value: str) -> str:
         minutes(value)
+        return value
+
+    @field_validator("env_vars")
+    @classmethod
+    def _are_variables(cls, value: dict[str, str]) -> dict[str, str]:
+        if wrong := [name for name in value if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)]:
+            raise ValueError(f"{wrong[0]!r} is no name of an environment variable")
         return value
 
     @model_validator(mode="after")
@@ -130,7 +149,12 @@ class Cluster(BaseModel):
         return True
 
     @property
-    def known_secrets(self) -> dict[str, Secret]:
+    def can_pause(self) -> bool:
+        """Whether a stop file of the service reaches a run."""
+        return True
+
+    @property
+    def known_secrets(self) -> Mapping[str, SharedSecret]:
         """What jobs may name in `secrets`."""
         return {}
 
@@ -156,136 +180,3 @@ class Cluster(BaseModel):
             detail=f"{path!r} does not lie under a path that cluster {self.name!r} allows.",
             hint=f"Allowed: {roots}. Paths are absolute, symlinks are resolved.",
         )
-
-
-class LocalCluster(Cluster):
-    """This machine."""
-
-    executor: Literal["local"] = "local"
-    max_nodes: int | None = Field(default=1, ge=1)
-    max_running: int = Field(default=1, ge=1, description="Runs at a time on this machine; others wait.")
-    python: Path | None = Field(default=None, description="Interpreter of the trainer's environment.")
-
-
-# What stands in a directive or a path of a batch script: a shell, or sbatch, reads it as it is.
-Word = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9_/][A-Za-z0-9_.,:@=+&|*()\[\]/-]*$", max_length=255)
-]
-PlainPath = Annotated[Path, AfterValidator(plain_path)]
-Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]*$", max_length=4096)]
-Comment = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 _.,:@=+/-]*$", max_length=255)]
-
-
-class SlurmCluster(Cluster):
-    """A cluster that Slurm schedules, reached over SSH or from a machine that has Slurm's commands."""
-
-    usual_recoveries: ClassVar[int] = 3
-    look_limit_seconds: ClassVar[float] = 60.0
-
-    executor: Literal["slurm"]
-    tunnel: Literal["ssh", "local"] | None = Field(
-        default=None, description="How Slurm's commands are reached. Default: over SSH if a host is named."
-    )
-    host: str | None = Field(default=None, description="Login node.")
-    user: str = Field(
-        default_factory=getpass.getuser,
-        description="Who the jobs belong to there. Default: the service's own.",
-    )
-    port: int = Field(default=22, ge=1, le=65535)
-    identity: Path | None = Field(
-        default=None, description="Private SSH key. Default: the agent's or the usual ones."
-    )
-    known_hosts: Path | None = Field(default=None, description="Default: ~/.ssh/known_hosts.")
-    slurm_conf: Path | None = Field(
-        default=None, description="SLURM_CONF for the commands, with tunnel `local`."
-    )
-    remote_job_dir: PlainPath = Field(
-        description="Directory of the service on a file system that all nodes see."
-    )
-    account: Word | None = None
-    partition: Word | None = Field(
-        default=None, description="Of jobs, where the next two do not say otherwise."
-    )
-    run_partition: Word | None = Field(default=None, description="Of jobs with `attached`.")
-    batch_partition: Word | None = Field(default=None, description="Of jobs without `attached`.")
-    build_partition: Word | None = Field(default=None, description="Of the import of container images.")
-    qos: Word | None = None
-    reservation: Word | None = None
-    constraint: Word | None = None
-    comment: Comment | None = None
-    ntasks_per_node: int = Field(
-        default=1,
-        ge=1,
-        description="Taken for the sake of existing profiles: one torchrun a node starts all ranks.",
-    )
-    cpus_per_task: int | None = Field(default=None, ge=1, description="CPUs of a node's one task.")
-    mem: Word | None = Field(default=None, description="Memory of a node, e.g. 0 (all) or 512G.")
-    exclusive: bool = False
-    requeue: bool = Field(
-        default=True, description="Let Slurm begin a job again after a preemption or a lost node."
-    )
-    signal_seconds: int = Field(
-        default=300, ge=1, le=65535, description="A run is asked to save so long before its time limit."
-    )
-    settle_seconds: float = Field(
-        default=10.0,
-        ge=0,
-        description="For so long the last files of a run may not be seen on its file system yet.",
-    )
-    container_image: Word | None = Field(
-        default=None, description="Image of a registry, or a .sqsh file: then runs are started by pyxis."
-    )
-    mounts: list[Word] = Field(default_factory=list, description="Of the container, SOURCE:TARGET.")
-    python: Word = Field(
-        default="python3", description="Interpreter with the trainer's environment, on the nodes."
-    )
-    login_python: PlainPath | None = Field(
-        default=None,
-        description="Interpreter (3.12) on the login node with pyarrow, pydantic and jsonschema, over SSH: "
-        "it looks at data and models. Without it the trainer is the first that does.",
-    )
-    setup_lines: list[Line] = Field(
-        default_factory=list, description="Shell, in the batch script before srun."
-    )
-    startup_commands: list[Line] = Field(
-        default_factory=list, description="Shell, on each node before torchrun."
-    )
-    secrets: dict[str, Secret] = Field(
-        default_factory=dict, description="What jobs may name in `secrets`, and who may."
-    )
-
-    @field_validator("setup_lines", "startup_commands", mode="before")
-    @classmethod
-    def _lines(cls, value: object) -> object:
-        return value.splitlines() if isinstance(value, str) else value
-
-    @field_validator("env_vars")
-    @classmethod
-    def _are_variables(cls, value: dict[str, str]) -> dict[str, str]:
-        if wrong := [name for name in value if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)]:
-            raise ValueError(f"{wrong[0]!r} is no name of an environment variable")
-        return value
-
-    @model_validator(mode="after")
-    def _can_be_reached(self) -> Self:
-        if self.over_ssh and self.host is None:
-            raise ValueError('tunnel = "ssh" needs a host')
-        return self
-
-    @property
-    def known_secrets(self) -> dict[str, Secret]:
-        return self.secrets
-
-    @property
-    def over_ssh(self) -> bool:
-        return (self.tunnel or ("ssh" if self.host else "local")) == "ssh"
-
-    @property
-    def sees_files(self) -> bool:
-        return not self.over_ssh
-
-    def partition_of(self, *, attached: bool) -> str | None:
-        return (self.run_partition if attached else self.batch_partition) or self.partition
-
-
-Profile = Annotated[LocalCluster | SlurmCluster, Discriminator("executor")]

@@ -1,0 +1,44 @@
+"""A Lepton server for the tests of a module, and a service on it."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lepton.parts import LeptonService, start_service
+from tests.lepton.server.sandbox import obstacle
+from tests.lepton.server.server import LeptonServer
+
+
+@pytest.fixture
+def lepton() -> Iterator[LeptonServer]:
+    """A workspace of a test's own."""
+    with new_server() as server:
+        yield server
+
+
+def new_server() -> LeptonServer:
+    if why_not := obstacle():
+        (pytest.fail if "CI" in os.environ else pytest.skip)(why_not)
+    return LeptonServer()
+
+
+@pytest.fixture(scope="module")
+def on_lepton(tmp_path_factory: pytest.TempPathFactory, stand_in: object) -> Iterator[LeptonService]:
+    """A service for the tests of a module, with runs that take milliseconds."""
+    with (
+        new_server() as server,
+        start_service(server, tmp_path_factory.mktemp("on_lepton"), stand_in) as running,
+    ):
+        yield running
+
+
+@pytest.fixture
+def service(on_lepton: LeptonService) -> Iterator[LeptonService]:
+    """The same, with a server that does all right at the test's begin."""
+    lepton = on_lepton.lepton
+    lepton.faults.lift()
+    lepton.faults.suffix_names = lepton.faults.repeat_lines = lepton.faults.bare_lists = False
+    lepton.faults.late_seconds.clear()
+    lepton.workspace.hold_queue = False
+    return on_lepton

@@ -1,0 +1,119 @@
+"""A service whose clusters are workspaces of a Lepton server on this machine."""
+
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import make_inputs
+from tests.lepton.server.server import LeptonServer
+from tests.lepton.server.workspace import Job
+from tests.service import Service
+from tests.toml import table
+from tests.waiting import wait_until
+
+SETTINGS = {
+    "SFT_DEFAULT_CLUSTER": "mounted",
+    "SFT_POLL_INTERVAL_SECONDS": "0.3",
+    "SFT_LOST_AFTER_SECONDS": "3",
+}
+
+
+class LeptonService(Service):
+    """The service, and the workspace."""
+
+    lepton: LeptonServer
+
+    def again(self) -> "LeptonService":
+        """The service on the same directory, after its end."""
+        fresh = LeptonService(self.data_dir, **SETTINGS)
+        fresh.lepton = self.lepton
+        return fresh
+
+    def body(self, mode: str = "train", cluster: str = "mounted", **more: Any) -> dict[str, Any]:
+        body = make_inputs(self.data_dir)
+        overrides = [*body["overrides"], f"logger.wandb_project={mode}"]
+        return {**body, "overrides": overrides, "cluster": cluster, **more}
+
+    def run_until(
+        self, step: int, mode: str = "hold", cluster: str = "mounted", **more: Any
+    ) -> dict[str, Any]:
+        """A job whose run has done so many steps, and holds there."""
+        return self.wait_for_step(self.submit(self.body(mode, cluster, **more))["id"], step)
+
+    def wait_for_step(self, job_id: str, step: int, attempt: int = 1, timeout: float = 60) -> dict[str, Any]:
+        def reached() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            assert not job["terminal"], job
+            return job if job["attempt"] == attempt and (job["progress"]["step"] or 0) >= step else None
+
+        return wait_until(reached, timeout, f"step {step} of attempt {attempt}")
+
+    def wait_for_reason(self, job_id: str, code: str) -> dict[str, Any]:
+        """The job once that is the reason for its state."""
+
+        def said() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            return job if (job["state_reason"] or {}).get("code") == code else None
+
+        return wait_until(said, what=f"the reason {code}")
+
+    def ask(self, job_id: str, action: str, status: int = 202) -> dict[str, Any]:
+        answer = self.client.post(f"/v1/jobs/{job_id}/{action}")
+        assert answer.status_code == status, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def log(self, job_id: str, **parameters: Any) -> str:
+        text: str = self.client.get(
+            f"/v1/jobs/{job_id}/logs", params={"limit": 1 << 20, **parameters}
+        ).json()["text"]
+        return text
+
+    def on_lepton(self, job_id: str, attempt: int = 1) -> Job:
+        """The job of an attempt in the workspace."""
+        return self.lepton.workspace.job(f"{job_id}-{attempt}")
+
+    def directory(self, job_id: str, attempt: int = 1) -> Path:
+        """Of an attempt, on the storage."""
+        return self.lepton.storage / "team" / "sft" / "jobs" / job_id / "attempts" / str(attempt)
+
+    def starts(self, job_id: str) -> list[str]:
+        """The attempts that were started, one entry for each start of a run (tests/stand_in)."""
+        path = self.lepton.storage / "team" / "sft" / "jobs" / job_id / "starts"
+        return path.read_text().split() if path.exists() else []
+
+
+def start_service(lepton: LeptonServer, directory: Path, python: Path, **settings: str) -> LeptonService:
+    """A service on an empty directory."""
+    data_dir = directory / "data"
+    data_dir.mkdir()
+    token = directory / "token"
+    token.write_text(lepton.token)
+    (data_dir / "clusters.toml").write_text(profiles(lepton, data_dir, python, token))
+    service = LeptonService(data_dir, **{**SETTINGS, **settings})
+    service.lepton = lepton
+    return service
+
+
+def profiles(lepton: LeptonServer, data_dir: Path, python: Path, token: Path) -> str:
+    """clusters.toml: `mounted` has the storage before it, under another path; `far` has not."""
+    mount = lepton.directory / "workspace"
+    usual = {
+        "executor": "lepton",
+        "url": lepton.url,
+        "token": {"file": str(token)},
+        "poll_seconds": 0.3,
+        "remote_job_dir": str(mount / "sft"),
+        "mounts": [{"path": "/", "from": "node-nfs:team", "mount_path": str(mount)}],
+        "container_image": "nvcr.io/nvidia/nemo:26.04",
+        "resource_shape": "cpu.large",
+        "node_group": "h100-pool-ab12",
+        "python": str(python),
+        "roots": [str(data_dir / "inputs")],
+        "max_nodes": 4,
+        "max_gpus_per_node": 8,
+        "settle_seconds": 0.5,
+        "secrets": {"team-hf": {"name": "TEAM_HF", "projects": ["default"]}},
+    }
+    mounted = {"extends": "far", "local_mount": str(lepton.storage / "team")}
+    tables = {"far": usual, "mounted": mounted}
+    return "\n".join(table(name, values) for name, values in tables.items())

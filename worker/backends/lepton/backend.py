@@ -1,0 +1,173 @@
+"""One Lepton workspace: a job is created once, watched by one list, and mirrored by its logs."""
+
+import json
+import re
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from trainer.look import ConfigRequest, DataRequest, Seen, look
+from worker.backends import claims
+from worker.backends.base import Files, Handle, Observation, Run, Submission
+from worker.backends.lepton import bundle, wire
+from worker.backends.lepton.client import EVER, Taken, Workspace, workspace
+from worker.backends.lepton.files import LeptonFiles
+from worker.backends.lepton.mirror import Mirror
+from worker.backends.lepton.notes import ABANDONED, TRIED, Notes
+from worker.backends.lepton.observing import Watch, is_over
+from worker.backends.lepton.rendering import BODY, CONFIG, RUN_LABEL, attempt_directory, lepton_name, render
+from worker.errors import BackendUnavailable, SubmissionRejected
+from worker.profiles import LeptonCluster
+
+# A list may not show at once what was just created.
+UNSEEN_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class LeptonBackend:
+    """A workspace that is spoken to over HTTP."""
+
+    profile: LeptonCluster
+    mirror: Path
+    """Where the service keeps what it knows of the workspace's jobs, in place of remote_job_dir."""
+    must_collect: bool = True
+
+    @property
+    def settle_seconds(self) -> float:
+        return 0.0  # collect() waits for what is late
+
+    @property
+    def workspace(self) -> Workspace:
+        return workspace(self.profile.api_url, self.profile.token)
+
+    def job_directory(self, job_id: str) -> Path:
+        return self.profile.remote_job_dir / "jobs" / job_id
+
+    def render(self, run: Run) -> Submission:
+        return render(run, self.profile)
+
+    def files(self) -> Files:
+        return LeptonFiles(self.profile, self.mirror)
+
+    def look(self, request: ConfigRequest | DataRequest) -> Seen | None:
+        return look(request) if self.profile.sees_files else None
+
+    # -- submitting -----------------------------------------------------------------------------
+
+    def submit(self, submission: Submission) -> str:
+        notes = self._notes(submission.name)
+        with notes.alone():
+            if known := notes.external_id:
+                return known
+            if notes.age(ABANDONED):
+                raise BackendUnavailable("This attempt was given up.")
+            if found := self._tried_before(submission.name, notes):
+                notes.note_external_id(found)
+                return found
+            created = self._create(submission, notes)
+            notes.note_external_id(created)
+            return created
+
+    def _tried_before(self, name: str, notes: Notes) -> str | None:
+        """The job that an earlier try has made, if its answer was lost."""
+        age = notes.age(TRIED)
+        if age is None:
+            return None
+        found = self.find(name)
+        if found is None and age < UNSEEN_SECONDS:
+            raise BackendUnavailable("It is not known whether Lepton has the job; it is asked again.")
+        return found
+
+    def _create(self, submission: Submission, notes: Notes) -> str:
+        body = self._body(submission)
+        notes.renew(TRIED)
+        try:
+            job = self.workspace.create(body)
+        except SubmissionRejected:
+            notes.forget(TRIED)
+            raise
+        except Taken:
+            if found := self.find(submission.name):
+                return found
+            raise BackendUnavailable("Lepton has the job already, and does not show it yet.") from None
+        if job.metadata.id is None:
+            raise BackendUnavailable("Lepton has taken the job, and did not say what it calls it.")
+        return job.metadata.id
+
+    def _body(self, submission: Submission) -> dict[str, object]:
+        known = self.profile.secrets
+        if gone := [secret for secret in submission.secrets.values() if secret not in known]:
+            raise SubmissionRejected(
+                f"The cluster's profile has no secret {gone[0]!r} any more.",
+                hint="Name another one, or have it put back into the profile.",
+            )
+        body: dict[str, dict[str, object]] = json.loads(submission.files[BODY])
+        packed = bundle.variables(submission.files[CONFIG])
+        envs = [wire.EnvVar(name=name, value=value).body() for name, value in packed.items()]
+        return {**body, "spec": {**body["spec"], "envs": [*_list(body["spec"].get("envs")), *envs]}}
+
+    def find(self, name: str) -> str | None:
+        label = lepton_name(name)
+        found = [job for job in self.workspace.jobs(EVER, name=label) if _is_run(job, label)]
+        alive = [job for job in found if not is_over(job)]
+        first = min(alive or found, key=lambda job: job.metadata.created_at or 0, default=None)
+        return first.metadata.id if first else None
+
+    def abandon(self, handle: Handle, directory: Path) -> bool:
+        """With the mount by its claim; without it only what was never created: nobody knows what runs."""
+        notes = self._notes(handle.name)
+        with notes.alone():
+            if self.profile.can_pause:
+                given_up = claims.abandon(directory, self.files())
+            else:
+                given_up = not handle.external_id and notes.external_id is None
+            if given_up:
+                notes.note(ABANDONED)
+            return given_up
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    def poll(self, handles: Collection[Handle]) -> dict[str, Observation]:
+        alive = {job.metadata.id: job for job in self.workspace.jobs()}
+        watch = Watch(self.workspace)
+        seen = {
+            one.name: watch.observe(one, alive.get(one.external_id), self._notes(one.name)) for one in handles
+        }
+        return {name: observation for name, observation in seen.items() if observation}
+
+    def cancel(self, handle: Handle) -> None:
+        self.workspace.stop(handle.external_id)
+
+    def collect(self, handle: Handle, directory: Path, *, is_over: bool) -> bool:
+        if not handle.external_id:
+            return is_over
+        try:
+            mirror = Mirror(
+                self._mirrored(directory),
+                partial(self.workspace.lines, handle.external_id),
+                began=self._notes(handle.name).at(TRIED) or time.time(),
+            )
+            return mirror.advance(is_over=is_over, settle_seconds=self.profile.settle_seconds)
+        except OSError as error:
+            raise BackendUnavailable(f"The mirror of the run cannot be written: {error}") from error
+
+    def _notes(self, name: str) -> Notes:
+        job_id, _, number = name.rpartition(".")
+        directory = attempt_directory(self.profile.remote_job_dir, job_id, int(number))
+        return Notes(self._mirrored(directory))
+
+    def _mirrored(self, directory: Path) -> Path:
+        return LeptonFiles(self.profile, self.mirror).mirrored(directory)
+
+
+def _is_run(job: wire.Job, name: str) -> bool:
+    """Whether a job is the run of this name: by its label, or by its id, to which Lepton may add a suffix."""
+    label = (job.metadata.labels or {}).get(RUN_LABEL)
+    job_id = job.metadata.id or ""
+    return label == name or (label is None and re.fullmatch(rf"{name}(-[a-z0-9]+)?", job_id) is not None)
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []

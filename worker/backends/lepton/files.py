@@ -1,0 +1,96 @@
+"""The files of a workspace's jobs: what the service has mirrored of them, and the mount if it has that."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.backends.base import FileStat
+from worker.backends.files import LocalFiles
+from worker.backends.lepton.mirror import JOB_LOG
+from worker.errors import NotReachable
+from worker.profiles import LeptonCluster
+from worker.run_files import END, EVENTS
+
+MIRRORED = (Path(EVENTS), Path(END), JOB_LOG)
+
+
+@dataclass(frozen=True)
+class LeptonFiles:
+    """The Files interface; its paths are those of the containers."""
+
+    profile: LeptonCluster
+    mirror: Path
+    """The service's own directory, in place of the profile's remote_job_dir."""
+
+    def stat(self, path: Path) -> FileStat:
+        return LocalFiles().stat(self._here(path))
+
+    def read(self, path: Path, offset: int, limit: int) -> bytes:
+        return LocalFiles().read(self._here(path), offset, limit)
+
+    def resolve(self, path: Path) -> Path:
+        """As the containers call it."""
+        return self._there(LocalFiles().resolve(self._here(path)))
+
+    def tree_size(self, path: Path, below: Path) -> int:
+        return sum(LocalFiles().tree_size(one, top) for one, top in self._trees(path, below))
+
+    def remove_tree(self, path: Path, below: Path) -> None:
+        for one, top in self._trees(path, below):
+            LocalFiles().remove_tree(one, top)
+
+    def sizes(self, paths: Sequence[Path]) -> dict[Path, int]:
+        here = {}
+        for path in paths:
+            with suppress(NotReachable):
+                here[self._here(path)] = path
+        return {here[one]: size for one, size in LocalFiles().sizes(list(here)).items()}
+
+    def write(self, path: Path, content: bytes, mode: int = 0o600) -> None:
+        LocalFiles().write(self._here(path), content, mode)
+
+    def create(self, path: Path, content: bytes, mode: int = 0o600) -> bool:
+        return LocalFiles().create(self._here(path), content, mode)
+
+    def make_directory(self, path: Path, mode: int = 0o700) -> None:
+        LocalFiles().make_directory(self._here(path), mode)
+
+    def remove(self, path: Path) -> None:
+        with suppress(NotReachable):  # then the service has not put it there either
+            LocalFiles().remove(self._here(path))
+
+    # -- where things are -----------------------------------------------------------------------
+
+    def _here(self, path: Path) -> Path:
+        """Where the service finds what the containers have at a path. Raises NotReachable."""
+        root = self.profile.remote_job_dir
+        if path.is_relative_to(root) and Path(*path.relative_to(root).parts[4:]) in MIRRORED:
+            return self.mirrored(path)
+        mount, local = self.profile.job_mount, self.profile.local_mount
+        if mount is None or local is None or not path.is_relative_to(mount.mount_path):
+            raise NotReachable(
+                f"The service has no way to {str(path)!r}, which lies in the containers of cluster "
+                f"{self.profile.name!r}.",
+                hint="Fetch it from the storage that the workspace mounts there. With `local_mount` in the "
+                "cluster's profile the service can.",
+            )
+        return local / path.relative_to(mount.mount_path)
+
+    def mirrored(self, path: Path) -> Path:
+        """Where the service keeps what it has mirrored of a path below remote_job_dir."""
+        return self.mirror / path.relative_to(self.profile.remote_job_dir)
+
+    def _there(self, path: Path) -> Path:
+        mount, local = self.profile.job_mount, self.profile.local_mount
+        assert mount is not None
+        assert local is not None
+        real = local.resolve()
+        return mount.mount_path / path.relative_to(real) if path.is_relative_to(real) else path
+
+    def _trees(self, path: Path, below: Path) -> list[tuple[Path, Path]]:
+        """A directory in the mirror and on the mount, each with what is above it, where they are there."""
+        trees = [(self.mirrored(path), self.mirrored(below))]
+        with suppress(NotReachable):
+            trees.append((self._here(path), self._here(below)))
+        return [(one, top) for one, top in trees if one.exists()]

@@ -1,0 +1,66 @@
+"""What the service itself remembers of an attempt's submission, on disk and shared by all workers."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.backends.files import LocalFiles
+from worker.run_files import EXTERNAL_ID
+
+TRIED, BEGAN, ABANDONED, OVERTIME, ASKED = "tried", "began", "abandoned", "overtime", "asked"
+_CONTENT = b"\n"
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Files in the attempt's directory of the mirror. What they say holds from then on."""
+
+    directory: Path
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Only one worker submits, or gives up, an attempt at a time; the kernel frees it with its holder."""
+        self._files.make_directory(self.directory)
+        with (self.directory / "submit.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @property
+    def external_id(self) -> str | None:
+        """What Lepton called the job, once it has answered."""
+        path = self.directory / EXTERNAL_ID
+        return path.read_text().strip() if path.exists() else None
+
+    def note_external_id(self, external_id: str) -> None:
+        self._files.write(self.directory / EXTERNAL_ID, f"{external_id}\n".encode())
+
+    def note(self, what: str) -> None:
+        """Note that something is so; the first time counts."""
+        if not self.age(what):
+            self._files.make_directory(self.directory)
+            self._files.write(self.directory / what, _CONTENT)
+
+    def renew(self, what: str) -> None:
+        """Note that something was done, now."""
+        self._files.make_directory(self.directory)
+        self._files.write(self.directory / what, _CONTENT)
+
+    def forget(self, what: str) -> None:
+        self._files.remove(self.directory / what)
+
+    def at(self, what: str) -> float | None:
+        """When that was noted, in seconds since 1970; None where it was not."""
+        path = self.directory / what
+        return path.stat().st_mtime if path.exists() else None
+
+    def age(self, what: str) -> float | None:
+        """Seconds since then."""
+        at = self.at(what)
+        return None if at is None else max(time.time() - at, 0.001)
+
+    @property
+    def _files(self) -> LocalFiles:
+        return LocalFiles()

@@ -1,0 +1,17 @@
+"""This machine as a cluster."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from worker.profiles.base import Cluster
+
+
+class LocalCluster(Cluster):
+    """This machine."""
+
+    executor: Literal["local"] = "local"
+    max_nodes: int | None = Field(default=1, ge=1)
+    max_running: int = Field(default=1, ge=1, description="Runs at a time on this machine; others wait.")
+    python: Path | None = Field(default=None, description="Interpreter of the trainer's environment.")
