@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lepton.parts import LeptonService, start_service
+from tests.lepton.sdk import Sdk
 from tests.lepton.server.sandbox import obstacle
 from tests.lepton.server.server import LeptonServer
 
@@ -42,3 +43,10 @@ def service(on_lepton: LeptonService) -> Iterator[LeptonService]:
     lepton.faults.late_seconds.clear()
     lepton.workspace.hold_queue = False
     return on_lepton
+
+
+@pytest.fixture(scope="session")
+def sdk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sdk]:
+    """NVIDIA's own client: `sdk(server, "job.get", id_or_job="r1")`."""
+    with Sdk(tmp_path_factory.mktemp("sdk")) as running:
+        yield running

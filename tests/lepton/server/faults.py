@@ -37,7 +37,9 @@ class Faults:
         """Ids get a suffix."""
         self.repeat_lines = False
         self.late_seconds: dict[int, float] = {}
-        """Replica's index -> so long the history does not show what it prints."""
+        """Replica's index -> the history has nothing yet of what it printed in the last so many seconds."""
+        self.clock_tick_ns = 1
+        """Lines within a tick have the same time."""
         self.bare_lists = False
         self.split_characters = True
         self._on: list[Fault] = []

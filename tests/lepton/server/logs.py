@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,6 @@ from typing import Any
 @dataclass(frozen=True)
 class Line:
     at_ns: int
-    shown_ns: int
-    """From then on the history has it."""
     replica: str
     text: bytes
 
@@ -23,10 +22,11 @@ class Logs:
         self._lines: list[Line] = []
         self._grown = threading.Condition()
 
-    def add(self, replica: str, text: bytes, *, late_seconds: float = 0.0) -> None:
-        now = time.time_ns()
+    def add(self, replica: str, text: bytes, *, tick_ns: int = 1) -> None:
+        """tick_ns: the steps of the clock."""
+        now = time.time_ns() // tick_ns * tick_ns
         with self._grown:
-            self._lines.append(Line(now, now + int(late_seconds * 1e9), replica, text))
+            self._lines.append(Line(now, replica, text))
             self._grown.notify_all()
 
     def of(self, replica: str, after: int, timeout: float) -> list[Line]:
@@ -48,15 +48,20 @@ class Logs:
         containing: str = "",
         replica: str | None = None,
         twice: bool = False,
+        late_seconds: Mapping[str, float] | None = None,
     ) -> list[dict[str, Any]]:
-        """The streams of Loki's answer. The limit counts over all of them; twice: each line is told twice."""
+        """The streams of Loki's answer. The limit counts over all of them.
+
+        twice: each line is told twice. late_seconds: replica -> its lines of so long ago are not there yet.
+        """
         now = time.time_ns()
+        shown = {name: now - int(seconds * 1e9) for name, seconds in (late_seconds or {}).items()}
         with self._grown:
             lines = [
                 line
                 for line in self._lines
                 if begin_ns <= line.at_ns < end_ns
-                and line.shown_ns <= now
+                and line.at_ns <= shown.get(line.replica, now)
                 and replica in (None, line.replica)
                 and containing.encode() in line.text
             ]

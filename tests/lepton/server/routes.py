@@ -1,16 +1,17 @@
 """The API. Source of the format: the public SDK leptonai 0.47.1, api/v2."""
 
-import re
+import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from tests.lepton.server.bodies import check_job
 from tests.lepton.server.workspace import ENDED, Job, Workspace
 
-NAME = re.compile(r"[a-z]([a-z0-9-]{0,34}[a-z0-9])?")
 OK = {"message": "ok"}
+HOUR_NS = 3600 * 10**9
 
 router = APIRouter()
 
@@ -35,14 +36,13 @@ JobDep = Annotated[Job, Depends(get_job)]
 
 @router.post("/jobs", status_code=201)
 def create_job(body: dict[str, Any], workspace: WorkspaceDep) -> Any:
-    name = (body.get("metadata") or {}).get("id") or (body.get("metadata") or {}).get("name") or ""
-    if not NAME.fullmatch(name):
-        raise HTTPException(400, f"invalid job name {name!r}")
-    if not ((body.get("spec") or {}).get("container") or {}).get("command"):
-        raise HTTPException(400, "spec.container.command is required")
+    try:
+        check_job(body)
+    except ValueError as error:
+        raise HTTPException(400, f"invalid job: {error}") from None
     job = workspace.create(body)
     if job is None:
-        raise HTTPException(409, f"job {name} already exists")
+        raise HTTPException(409, "the job already exists")
     return job.view()
 
 
@@ -53,8 +53,10 @@ def list_jobs(
     q: str = "",
     query: str = "",
     status: Annotated[list[str] | None, Query()] = None,
-    page: int = 1,
-    page_size: int = 500,
+    node_groups: Annotated[list[str] | None, Query()] = None,
+    created_by: str = "",
+    page: Annotated[int, Query(ge=1)] = 1,
+    page_size: Annotated[int, Query(ge=1)] = 500,
 ) -> Any:
     label, _, value = query.partition("=")
 
@@ -63,6 +65,8 @@ def list_jobs(
         return (
             q in job.id and (not query or labels.get(label) == value)
             and (not status or job.view()["status"]["state"] in status)
+            and (not node_groups or not set(node_groups).isdisjoint(_groups(job)))
+            and created_by in ("", job.metadata["created_by"])
         )  # fmt: skip
 
     found = workspace.listed(job_query_mode, is_chosen)
@@ -70,9 +74,13 @@ def list_jobs(
     return items if workspace.faults.bare_lists else {"jobs": items}
 
 
+def _groups(job: Job) -> list[str]:
+    return (job.spec.get("affinity") or {}).get("allowed_dedicated_node_groups") or []
+
+
 @router.get("/jobs/{job_id}")
 def get_one(job: JobDep, job_query_mode: str = "alive_only") -> Any:
-    if job.is_archived and job_query_mode == "alive_only":
+    if job_query_mode == ("alive_only" if job.is_archived else "archive_only"):
         raise HTTPException(404, f"job {job.id} not found")
     return job.view()
 
@@ -136,28 +144,48 @@ def get_replica_log(job: JobDep, replica: str, workspace: WorkspaceDep) -> Strea
 @router.get("/logs")
 def get_history(
     workspace: WorkspaceDep,
-    job: str,
-    start: int,
-    end: int,
+    job: str | None = None,
+    start: int | None = None,
+    end: int | None = None,
     replica: str | None = None,
     limit: int = 100,
     direction: str = "backward",
     q: str = "",
 ) -> Any:
+    """Of a job, of one of its replicas, or of a replica; without start and end of the last hour."""
+    end = time.time_ns() if end is None else end
+    start = end - HOUR_NS if start is None else start
     if end <= start:
         raise HTTPException(400, "end must be after start")
-    known = get_job(job, workspace)
+    known = get_job(job, workspace) if job else _job_of(replica, workspace)
     streams = known.logs.history(
         start, end, limit=limit, forward=direction == "forward", containing=q, replica=replica,
         twice=workspace.faults.repeat_lines,
+        late_seconds={f"{known.id}-{index}": late for index, late in workspace.faults.late_seconds.items()},
     )  # fmt: skip
     return {"status": "success", "data": {"resultType": "streams", "result": streams}}
 
 
+def _job_of(replica: str | None, workspace: Workspace) -> Job:
+    if replica is None:
+        raise HTTPException(400, "a job or a replica is required")
+    found = workspace.find(replica.rpartition("-")[0])
+    if found is None or replica not in found.replicas:
+        raise HTTPException(404, f"replica {replica} not found")
+    return found
+
+
 # -- what there is besides jobs --------------------------------------------------------------------
 
+GROUP_ID = "h100-pool-ab12"
+NODES = ["node-0", "node-1"]
+RESERVATION = {
+    "metadata": {"id": "res-1", "name": "training"},
+    "spec": {"desired_nodes": 2, "approved_nodes": 2},
+    "status": {"phase": "Reserved", "reserved_count": 2, "reserved_nodes": NODES},
+}
 GROUP = {
-    "metadata": {"id": "h100-pool-ab12", "name": "h100-pool"},
+    "metadata": {"id": GROUP_ID, "name": "h100-pool"},
     "spec": {"gpu_product": "H100", "desired_nodes": 2},
     "status": {"ready_nodes": 2, "quota_enabled": False},
 }
@@ -170,7 +198,7 @@ def list_groups() -> Any:
 
 @router.get("/dedicated-node-groups/{group}")
 def get_group(group: str) -> Any:
-    if group != "h100-pool-ab12":
+    if group != GROUP_ID:
         raise HTTPException(404, f"node group {group} not found")
     return GROUP
 
@@ -179,19 +207,21 @@ def get_group(group: str) -> Any:
 def list_nodes(group: str) -> Any:
     get_group(group)
     return [
-        {"metadata": {"id": f"node-{n}"}, "spec": {}, "status": {"status": ["Ready"], "resource": {}}}
-        for n in (0, 1)
+        {"metadata": {"id": node}, "spec": {"unschedulable": False}, "status": {"status": ["Ready"]}}
+        for node in NODES
     ]
 
 
 @router.get("/dedicated-node-groups/{group}/reservations")
 def list_reservations(group: str) -> Any:
     get_group(group)
-    return []
+    return [RESERVATION]
 
 
 @router.get("/shapes")
-def list_shapes() -> Any:
+def list_shapes(node_groups: Annotated[list[str] | None, Query()] = None) -> Any:
+    if node_groups and GROUP_ID not in node_groups:
+        return []
     spec = {"name": "gpu.8xh100-sxm", "accelerator_type": "NVIDIA-H100-80GB-HBM3", "accelerator_num": 8.0}
     return [{"metadata": {"id": "gpu.8xh100-sxm"}, "spec": spec}]
 

@@ -50,7 +50,7 @@ class Sandbox:
         on_line: OnLine,
         on_end: OnEnd,
     ) -> None:
-        """environments: of each replica. mounts: (directory here, path in the job). directory: its own."""
+        """environments: of each replica. mounts: (directory here, path in the job). directory: for its files."""
         hosts = directory / "hosts"
         prefix = environments[0]["LEPTON_JOB_WORKER_PREFIX"]
         names = [f"{prefix}-{index}.{SUBDOMAIN}" for index in range(len(environments))]
@@ -156,6 +156,7 @@ def _obey(replicas: "list[subprocess.Popen[bytes]]") -> None:
         chosen = replicas if message["replica"] is None else [replicas[message["replica"]]]
         for replica in chosen:
             replica.send_signal(message["signal"])
+    os._exit(1)  # the server is gone, however it ended: the first process takes all others with it
 
 
 def _report(index: int, replicas: "list[subprocess.Popen[bytes]]") -> None:

@@ -45,6 +45,10 @@ class LeptonServer:
         [socket] = self._server.servers[0].sockets
         return f"http://127.0.0.1:{socket.getsockname()[1]}{self.prefix}"
 
+    @property
+    def workspace_id(self) -> str:
+        return self.workspace.id
+
     def asked(self, method: str, path: str) -> int:
         """How often that was asked."""
         return sum(one[:2] == (method, path) for one in self.requests)

@@ -13,8 +13,11 @@ from typing import Any
 from tests.lepton.server.faults import Faults
 from tests.lepton.server.logs import Logs
 from tests.lepton.server.sandbox import SUBDOMAIN, Sandbox
+from tests.waiting import wait_until
 
 ENDED = {"Completed", "Failed", "Stopped"}
+CREATOR = "test@example.com"
+"""Of all jobs: who the token belongs to."""
 TERM_SECONDS = 5.0
 """Between the SIGTERM and the SIGKILL of a stop."""
 
@@ -28,7 +31,8 @@ class Job:
             **body["metadata"],
             "id": job_id,
             "name": job_id,
-            "created_at": int(time.time() * 1000),
+            "created_at": _now_ms(),
+            "created_by": CREATOR,
         }
         self.spec: dict[str, Any] = body["spec"]
         self.logs = Logs(job_id)
@@ -40,6 +44,7 @@ class Job:
         self.events: list[dict[str, Any]] = []
         self.sandbox: Sandbox | None = None
         self.succeeded = self.failed = 0
+        self._completed_at: int | None = None
         self._wanted = "run"
         self._directory = Path(tempfile.mkdtemp(dir=workspace.directory, prefix=f"{job_id}-"))
 
@@ -59,7 +64,8 @@ class Job:
         status = {
             "job_name": self.id, "state": state, "ready": ready, "active": ready,
             "succeeded": self.succeeded, "failed": self.failed,
-            "creation_time": self.metadata["created_at"], "job_history": [],
+            "creation_time": self.metadata["created_at"], "completion_time": self._completed_at,
+            "job_history": [],
         }  # fmt: skip
         return {"metadata": self.metadata, "spec": self.spec, "status": status}
 
@@ -75,6 +81,7 @@ class Job:
             environments = self._environments()
             if environments is None:
                 self.state = "Failed"
+                self._completed_at = _now_ms()
                 self.note_event("Warning", "CreateContainerConfigError")
                 return
             self.starts += 1
@@ -94,10 +101,14 @@ class Job:
 
     def restart(self) -> None:
         with self.workspace.lock:
-            self._wanted, self.spec["stopped"] = "run", False
+            self.spec["stopped"] = False
+            if self.state == "Stopping":
+                self._wanted = "again"
+                return
+            self._wanted = "run"
             if self.state in ENDED:
-                self.state = "Queueing"
-        self.start()
+                self.state, self._completed_at = "Queueing", None
+        self.workspace.schedule(self)
 
     def begin_again(self) -> None:
         """As after a preemption: ended, and put back into the queue."""
@@ -105,6 +116,18 @@ class Job:
             self._wanted = "again"
             assert self.sandbox is not None
             self.sandbox.kill()
+
+    def kill_replica(self, index: int) -> None:
+        """As where a replica's memory is exhausted."""
+        assert self.sandbox is not None
+        self.sandbox.tell(signal.SIGKILL, index)
+
+    def close(self) -> None:
+        """End it at once, for good."""
+        with self.workspace.lock:
+            self._wanted = "stop"
+            if self.sandbox:
+                self.sandbox.kill()
 
     def note_event(self, kind: str, reason: str) -> None:
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -121,14 +144,14 @@ class Job:
         killer.start()
 
     def _on_line(self, index: int, text: bytes) -> None:
-        late = self.workspace.faults.late_seconds.get(index, 0.0)
-        self.logs.add(f"{self.id}-{index}", text, late_seconds=late)
+        self.logs.add(f"{self.id}-{index}", text, tick_ns=self.workspace.faults.clock_tick_ns)
 
     def _on_end(self, codes: list[int | None]) -> None:
         with self.workspace.lock:
             self.sandbox = None
             wanted, went_well = self._wanted, all(code == 0 for code in codes)
             self.succeeded, self.failed = codes.count(0), len(codes) - codes.count(0)
+            self._completed_at = _now_ms()
             if wanted == "stop":
                 self.state = "Stopped"
                 return
@@ -139,6 +162,7 @@ class Job:
                 return
             else:
                 self.state = "PendingRetry"
+            self._completed_at = None
         self.workspace.schedule(self)
 
     def _retries(self) -> int:
@@ -199,7 +223,7 @@ class Workspace:
             job_id = body["metadata"].get("id") or body["metadata"]["name"]
             if self.faults.suffix_names:
                 job_id = f"{job_id}-{secrets.token_hex(2)}"
-            if any(job.id == job_id for job in self.created):
+            if self.find(job_id):
                 return None
             job = Job(self, job_id, body)
             self.created.append(job)
@@ -231,7 +255,11 @@ class Workspace:
         return [job for job in reversed(known) if chosen(job)]
 
     def close(self) -> None:
-        """End all that runs."""
+        """End all that runs, and see that it has ended."""
         for job in self.created:
-            if job.sandbox:
-                job.sandbox.kill()
+            job.close()
+        wait_until(lambda: not any(job.sandbox for job in self.created), what="the end of all jobs")
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
