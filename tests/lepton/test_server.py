@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 import pytest
@@ -28,6 +28,12 @@ class Client:
     def __init__(self, server: LeptonServer) -> None:
         self.server = server
         self.http = httpx2.Client(timeout=20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
 
     def ask(self, method: str, path: str, **more: Any) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {self.server.token}"}
@@ -61,9 +67,8 @@ class Client:
         return [(one["stream"]["replica"], int(at), text) for one in streams for at, text in one["values"]]
 
     def wait_for_lines(self, job_id: str, count: int) -> list[tuple[str, int, str]]:
-        return wait_until(
-            lambda: found if len(found := self.lines(job_id)) >= count else None, what=f"{count} lines"
-        )
+        wait_until(lambda: len(self.lines(job_id)) >= count, what=f"{count} lines")
+        return self.lines(job_id)
 
 
 def job_body(job_id: str, script: str = "true", **spec: Any) -> dict[str, Any]:
@@ -73,8 +78,7 @@ def job_body(job_id: str, script: str = "true", **spec: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def client(lepton: LeptonServer) -> Iterator[Client]:
-    found = Client(lepton)
-    with found.http:
+    with Client(lepton) as found:
         yield found
 
 
@@ -350,15 +354,14 @@ def test_jobs_share_storage_and_see_it_where_they_mount_it(client: Client, tmp_p
     def mounts(path: str) -> list[dict[str, str]]:
         return [{"path": path, "from": "node-nfs:team", "mount_path": str(tmp_path / "at")}]
 
-    client.create(
-        "write", f"mkdir {tmp_path}/at/deep; echo hello > {tmp_path}/at/deep/file", mounts=mounts("/")
-    )
+    at = tmp_path / "at"
+    client.create("write", f"mkdir {at}/deep; echo hello > {at}/deep/file", mounts=mounts("/"))
     client.wait_for("write", "Completed")
-    client.create("read", f"cat {tmp_path}/at/file", mounts=mounts("/deep"))
+    client.create("read", f"cat {at}/file", mounts=mounts("/deep"))
     client.wait_for("read", "Completed")
     assert [text for *_, text in client.lines("read")] == ["hello"]
     assert (client.server.storage / "team" / "deep" / "file").read_text() == "hello\n"
-    assert list((tmp_path / "at").iterdir()) == []
+    assert list(at.iterdir()) == []
 
 
 def processes_with(marker: str) -> list[int]:
@@ -389,8 +392,8 @@ def test_what_a_job_has_started_ends_with_the_job(client: Client) -> None:
 
 def test_everything_ends_with_the_server(lepton: LeptonServer) -> None:
     """The fixture skips it where namespaces cannot be made."""
-    with LeptonServer("other-ws") as server:
-        job = Client(server).create("r1", detached("600.0202"), completions=2, max_job_failure_retry=5)
+    with LeptonServer("other-ws") as server, Client(server) as client:
+        job = client.create("r1", detached("600.0202"), completions=2, max_job_failure_retry=5)
         wait_until(lambda: len(processes_with("600.0202")) == 4)
     assert processes_with("600.0202") == []
     assert (job.state, server.directory.exists()) == ("Stopped", False)
@@ -400,7 +403,8 @@ KILLED = """
 import sys
 from tests.lepton.server.server import LeptonServer
 with LeptonServer() as server:
-    server.workspace.create({"metadata": {"id": "r1"}, "spec": {"container": {"command": ["sleep", "600.0303"]}}})
+    spec = {"container": {"command": ["sleep", "600.0303"]}}
+    server.workspace.create({"metadata": {"id": "r1"}, "spec": spec})
     sys.stdin.read()
 """
 

@@ -50,7 +50,7 @@ class Sandbox:
         on_line: OnLine,
         on_end: OnEnd,
     ) -> None:
-        """environments: of each replica. mounts: (directory here, path in the job). directory: for its files."""
+        """environments: of each replica. mounts: (directory here, path in the job). directory: its own."""
         hosts = directory / "hosts"
         prefix = environments[0]["LEPTON_JOB_WORKER_PREFIX"]
         names = [f"{prefix}-{index}.{SUBDOMAIN}" for index in range(len(environments))]
