@@ -96,6 +96,7 @@ def test_jobs_are_listed_page_by_page_and_by_what_they_are(lepton: LeptonServer,
     assert (listed(status=["Queueing"]), listed(status=["Running", "Failed"])) == (every, [])
     assert (listed(node_groups=[GROUP]), listed(node_groups=["other"])) == (every, [])
     creator = sdk(lepton, "job.get", id_or_job="job-0")["metadata"]["created_by"]
+    assert "@" in creator
     assert (listed(created_by=creator), listed(created_by="nobody@example.com")) == (every, [])
     lepton.faults.bare_lists = True
     assert listed() == every

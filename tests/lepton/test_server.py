@@ -224,9 +224,11 @@ def test_what_is_reported_is_not_what_happens(client: Client) -> None:
     assert client.get("/jobs", job_query_mode="alive_and_archive") == {"jobs": []}
     job.is_forgotten = False
     assert (client.state("r1"), job.starts) == ("Running", 1)
+    archived = {"job_query_mode": "archive_only"}
+    assert client.ask("GET", "/jobs/r1", params=archived).status_code == 404
     job.is_archived = True
     assert client.ask("GET", "/jobs/r1").status_code == 404
-    assert client.get("/jobs/r1", job_query_mode="archive_only")["status"]["state"] == "Archived"
+    assert client.get("/jobs/r1", **archived)["status"]["state"] == "Archived"
     job.is_archived = False
     assert client.state("r1") == "Running"
 
