@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.lepton.client import Client
 from tests.lepton.parts import LeptonService, start_service
 from tests.lepton.sdk import Sdk
 from tests.lepton.server.sandbox import obstacle
@@ -16,6 +17,13 @@ def lepton() -> Iterator[LeptonServer]:
     """A workspace of a test's own."""
     with new_server() as server:
         yield server
+
+
+@pytest.fixture
+def client(lepton: LeptonServer) -> Iterator[Client]:
+    """Plain HTTP with it."""
+    with Client(lepton) as found:
+        yield found
 
 
 def new_server() -> LeptonServer:
@@ -41,6 +49,7 @@ def service(on_lepton: LeptonService) -> Iterator[LeptonService]:
     lepton.faults.lift()
     lepton.faults.suffix_names = lepton.faults.repeat_lines = lepton.faults.bare_lists = False
     lepton.faults.late_seconds.clear()
+    lepton.faults.clock_tick_ns = 1
     lepton.workspace.hold_queue = False
     return on_lepton
 

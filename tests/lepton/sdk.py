@@ -1,4 +1,10 @@
-"""NVIDIA's SDK of Lepton in a process of its own, to judge the server and what the service makes on it."""
+"""NVIDIA's SDK of Lepton in a process of its own, to judge the server and what the service makes on it.
+
+Its exact versions are in sdk-requirements.txt:
+
+    echo leptonai==0.47.1 | .venv/bin/uv pip compile --no-header --no-annotate --no-emit-index-url \
+        - -o tests/lepton/sdk-requirements.txt
+"""
 
 import json
 import os

@@ -256,6 +256,7 @@ class Workspace:
 
     def close(self) -> None:
         """End all that runs, and see that it has ended."""
+        self.hold_queue = True
         for job in self.created:
             job.close()
         wait_until(lambda: not any(job.sandbox for job in self.created), what="the end of all jobs")
