@@ -1,7 +1,12 @@
 """A service whose clusters are workspaces of a Lepton server on this machine."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tests.conftest import make_inputs
 from tests.lepton.server.server import LeptonServer
@@ -13,7 +18,8 @@ from tests.waiting import wait_until
 SETTINGS = {
     "SFT_DEFAULT_CLUSTER": "mounted",
     "SFT_POLL_INTERVAL_SECONDS": "0.3",
-    "SFT_LOST_AFTER_SECONDS": "3",
+    "SFT_STALE_AFTER_SECONDS": "3",
+    "SFT_LOST_AFTER_SECONDS": "6",
 }
 
 
@@ -21,12 +27,26 @@ class LeptonService(Service):
     """The service, and the workspace."""
 
     lepton: LeptonServer
+    token_file: Path
 
-    def again(self) -> "LeptonService":
-        """The service on the same directory, after its end."""
+    def kill(self) -> None:
+        """End the service and all its processes at once; the runs go on."""
+        for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+            process.kill()
+        self.process.wait(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def go_on(self) -> None:
+        """Start the service again on the same directory."""
         fresh = LeptonService(self.data_dir, **SETTINGS)
-        fresh.lepton = self.lepton
-        return fresh
+        self.client.close()
+        self.process, self.client = fresh.process, fresh.client
+
+    def gc(self, **settings: str) -> None:
+        """One pass of `sft gc`."""
+        command = [sys.executable, "-m", "cli", "gc", "--data-dir", str(self.data_dir)]
+        subprocess.run(command, env={**os.environ, **settings}, check=True, timeout=60)
 
     def body(self, mode: str = "train", cluster: str = "mounted", **more: Any) -> dict[str, Any]:
         body = make_inputs(self.data_dir)
@@ -90,7 +110,7 @@ def start_service(lepton: LeptonServer, directory: Path, python: Path, **setting
     token.write_text(lepton.token)
     (data_dir / "clusters.toml").write_text(profiles(lepton, data_dir, python, token))
     service = LeptonService(data_dir, **{**SETTINGS, **settings})
-    service.lepton = lepton
+    service.lepton, service.token_file = lepton, token
     return service
 
 
@@ -112,8 +132,11 @@ def profiles(lepton: LeptonServer, data_dir: Path, python: Path, token: Path) ->
         "max_nodes": 4,
         "max_gpus_per_node": 8,
         "settle_seconds": 0.5,
+        "unseen_seconds": 2.0,
+        "pre_launch_commands": ['echo "a secret of ${#HF_TOKEN} characters"'],
         "secrets": {"team-hf": {"name": "TEAM_HF", "projects": ["default"]}},
     }
     mounted = {"extends": "far", "local_mount": str(lepton.storage / "team")}
-    tables = {"far": usual, "mounted": mounted}
+    patient = {"extends": "mounted", "settle_seconds": 5.0}
+    tables = {"far": usual, "mounted": mounted, "patient": patient}
     return "\n".join(table(name, values) for name, values in tables.items())

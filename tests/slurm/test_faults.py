@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -11,6 +12,10 @@ import pytest
 from tests.chaos.tally import Tally
 from tests.slurm.parts import SlurmService
 from tests.waiting import wait_until
+from worker.backends.base import Handle
+from worker.backends.slurm.backend import SlurmBackend
+from worker.backends.transport import LocalTransport
+from worker.profiles import SlurmCluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -24,8 +29,8 @@ def whole(on_slurm: SlurmService) -> Iterator[None]:
     on_slurm.slurm.resume()
     for job in on_slurm.client.get("/v1/jobs?limit=200").json()["items"]:
         if not job["terminal"]:
-            on_slurm.ask(job["id"], "cancel")
-            on_slurm.wait_for(job["id"])
+            on_slurm.client.post(f"/v1/jobs/{job['id']}/cancel")  # or it has ended by itself meanwhile
+            on_slurm.wait_for(job["id"], timeout=180)
     wait_until(lambda: on_slurm.slurm.run("squeue", "--noheader").stdout.strip() == "", 60, "an empty queue")
 
 
@@ -250,9 +255,16 @@ def test_ssh_that_is_cut_again_and_again_doubles_and_loses_nothing(
         judge(on_slurm, tally, job_id, ["1"])
 
 
+def test_ending_what_slurm_no_longer_knows_is_no_error(on_slurm: SlurmService) -> None:
+    profile = SlurmCluster(name="near", executor="slurm", remote_job_dir=on_slurm.root)
+    transport = LocalTransport({"SLURM_CONF": str(on_slurm.slurm.conf)})
+    SlurmBackend(profile, transport).cancel(Handle("4000000", "job-1.1"))
+
+
 def cut_ssh(service: SlurmService) -> int:
     """Kill the sessions of the cluster's sshd; returns how many there were."""
     sessions = psutil.Process(service.slurm.pid("sshd")).children(recursive=True)
     for process in sessions:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it ended with another one
+            process.kill()
     return len(sessions)

@@ -95,6 +95,9 @@ class LeptonCluster(Cluster):
     settle_seconds: float = Field(
         default=15.0, ge=0, description="An ended run's log is whole when nothing came for so long."
     )
+    unseen_seconds: float = Field(
+        default=30.0, ge=0, description="For so long Lepton's list may not show a job that was just created."
+    )
     secret_vars: dict[str, Name] = Field(
         default_factory=dict, description="Environment of every run: variable -> secret of the workspace."
     )

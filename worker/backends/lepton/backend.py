@@ -21,9 +21,6 @@ from worker.backends.lepton.rendering import BODY, CONFIG, RUN_LABEL, attempt_di
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.profiles import LeptonCluster
 
-# A list may not show at once what was just created.
-UNSEEN_SECONDS = 30.0
-
 
 @dataclass(frozen=True)
 class LeptonBackend:
@@ -76,7 +73,7 @@ class LeptonBackend:
         if age is None:
             return None
         found = self.find(name)
-        if found is None and age < UNSEEN_SECONDS:
+        if found is None and age < self.profile.unseen_seconds:
             raise BackendUnavailable("It is not known whether Lepton has the job; it is asked again.")
         return found
 

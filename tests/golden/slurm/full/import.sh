@@ -15,6 +15,7 @@
 # Imported once, whoever asks: under a lock, to a temporary name, and renamed when it is whole.
 set -u
 umask 077
+set +u
 module load slurm
 key=sha256-0000000000000000000000000000000000000000000000000000000000000000
 cd /lustre/sft/images || exit 74

@@ -53,6 +53,7 @@ image=$(readlink -e "$(cat "$submitted/image")") || { echo "The container image 
 export SFT_RUN="$run" MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000))
 export NCCL_DEBUG=WARN
 export NOTE='it'"'"'s $HOME'
+set +u  # what sites put here (conda, modules) is seldom written for it
 module load slurm
 
 # Slurm's warning of the time limit, or of a preemption: the trainer saves and ends.

@@ -3,6 +3,7 @@
 set -u
 umask 077
 export PYTHONPATH=/lustre/sft/code/0123456789abcdef0123 PYTHONUNBUFFERED=1
+set +u
 ulimit -l unlimited
 exec python -m torch.distributed.run \
     --nnodes 4 --node-rank "$SLURM_NODEID" --nproc-per-node 8 \

@@ -1,0 +1,273 @@
+"""What a workspace may do wrong, and what becomes of its jobs: run once, told right, and none lost."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.chaos.tally import Tally
+from tests.lepton.parts import LeptonService
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def whole(service: LeptonService) -> Iterator[None]:
+    """Afterwards no job is left."""
+    yield
+    service.lepton.faults.lift()
+    for job in service.client.get("/v1/jobs?limit=200").json()["items"]:
+        if not job["terminal"]:
+            service.on_lepton(job["id"], job["attempt"]).is_forgotten = False
+            service.on_lepton(job["id"], job["attempt"]).shown = None
+            service.ask(job["id"], "cancel")
+            service.wait_for(job["id"])
+
+
+def judge(service: LeptonService, tally: Tally, job_id: str, starts: list[str] | None = None) -> None:
+    """The job has succeeded, its runs were begun once each, and Lepton has no other jobs of it."""
+    job = service.wait_for(job_id, timeout=120)
+    begun, wanted = service.starts(job_id), starts or ["1"]
+    made = [one for one in service.lepton.workspace.created if one.id.startswith(job_id)]
+    tally.jobs += 1
+    tally.wrong += job["state"] != "SUCCEEDED"
+    tally.doubled += len(begun) > len(wanted)
+    tally.lost += len(begun) < len(wanted)
+    assert (job["state"], begun, len(made)) == ("SUCCEEDED", wanted, len(wanted))
+
+
+# -- submitted once --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffixes", [False, True], ids=["plain", "suffixed"])
+@pytest.mark.parametrize("kind", ["cut", "cut_after"])
+def test_a_create_whose_answer_was_lost_makes_one_job(
+    service: LeptonService, tally: Tally, kind: Any, suffixes: bool
+) -> None:
+    service.lepton.faults.suffix_names = suffixes
+    service.lepton.faults.add(kind, method="POST", path="/jobs", times=1)
+    tally.kills += 1
+    judge(service, tally, service.submit(service.body())["id"])
+
+
+def test_a_create_whose_answer_makes_no_sense_makes_one_job(service: LeptonService, tally: Tally) -> None:
+    service.lepton.faults.add("broken", method="POST", path="/jobs", times=1)
+    tally.kills += 1
+    judge(service, tally, service.submit(service.body())["id"])
+
+
+def test_a_service_that_is_killed_while_it_creates_makes_one_job(
+    service: LeptonService, tally: Tally
+) -> None:
+    service.lepton.faults.add("slow", method="POST", path="/jobs", seconds=2.0, times=1)
+    before = service.lepton.asked("POST", "/jobs")
+    job_id = service.submit(service.body())["id"]
+    wait_until(lambda: service.lepton.asked("POST", "/jobs") > before, what="a create on its way")
+    service.kill()
+    tally.kills += 1
+    wait_until(lambda: service.lepton.workspace.created[-1].id == f"{job_id}-1", what="the job on Lepton")
+    service.go_on()
+    judge(service, tally, job_id)
+
+
+# -- answers that say nothing ----------------------------------------------------------------------
+
+SILENT: list[dict[str, Any]] = [
+    {"kind": "cut"},
+    {"kind": "broken"},
+    {"kind": "status", "status": 500},
+    {"kind": "status", "status": 502, "body": b"<html>Bad gateway</html>"},
+    {"kind": "status", "status": 503, "headers": {"Retry-After": "1"}},
+]
+
+
+@pytest.mark.parametrize("fault", SILENT, ids=lambda one: "-".join(map(str, list(one.values())[:2])))
+def test_a_workspace_that_does_not_answer_changes_no_state(
+    service: LeptonService, tally: Tally, fault: dict[str, Any]
+) -> None:
+    job_id = service.run_until(4, mode="wait")["id"]
+    service.lepton.faults.add(**fault)
+    before = len(service.lepton.requests)
+    wait_until(lambda: len(service.lepton.requests) > before + 2, what="some looks in vain")
+    job = service.job(job_id)
+    assert (job["state"], job["failure"]) == ("RUNNING", None)
+    service.lepton.faults.lift()
+    (service.directory(job_id) / "go").touch()
+    judge(service, tally, job_id)
+
+
+def test_a_slow_workspace_is_waited_for(service: LeptonService, tally: Tally) -> None:
+    service.lepton.faults.add("slow", seconds=1.0)
+    judge(service, tally, service.submit(service.body())["id"])
+
+
+def test_a_workspace_that_wants_fewer_calls_gets_fewer(service: LeptonService, tally: Tally) -> None:
+    job_id = service.run_until(4, mode="wait")["id"]
+    refused = service.lepton.faults.add("status", status=429, headers={"Retry-After": "4"}, times=1)
+    wait_until(lambda: refused.times == 0, what="a refusal")
+    [before] = [len(service.lepton.requests)]
+    other = service.submit(service.body())["id"]
+    service.wait_for_reason(other, "backend_unavailable")
+    assert len(service.lepton.requests) <= before + 1  # what was on its way in another thread
+    (service.directory(job_id) / "go").touch()
+    judge(service, tally, job_id)
+    judge(service, tally, other)
+
+
+def test_a_token_that_has_expired_is_told_and_its_renewal_goes_on(
+    service: LeptonService, tally: Tally
+) -> None:
+    running = service.run_until(4, mode="wait")["id"]
+    old, service.lepton.token = service.lepton.token, "another-token"
+    assert (
+        "may have expired"
+        in service.wait_for_reason(running, "credentials_refused")["state_reason"]["message"]
+    )
+    waiting = service.submit(service.body())["id"]
+    service.wait_for_reason(waiting, "credentials_refused")
+    assert service.job(running)["state"] == "RUNNING"
+    service.token_file.write_text("another-token\n")
+    wait_until(lambda: service.job(running)["state_reason"] is None, what="the reason to go")
+    (service.directory(running) / "go").touch()
+    judge(service, tally, running)
+    judge(service, tally, waiting)
+    service.lepton.token = old
+    service.token_file.write_text(old)
+
+
+# -- states ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["Hibernating", "UNK", "", "Archived", "Starting"])
+def test_a_state_that_says_nothing_changes_nothing(service: LeptonService, tally: Tally, state: str) -> None:
+    job_id = service.run_until(4, mode="wait")["id"]
+    service.on_lepton(job_id).shown = state
+    looks = service.lepton.asked("GET", "/jobs")
+    wait_until(lambda: service.lepton.asked("GET", "/jobs") > looks + 3, what="some looks")
+    assert service.job(job_id)["state"] == "RUNNING"
+    service.on_lepton(job_id).shown = None
+    (service.directory(job_id) / "go").touch()
+    judge(service, tally, job_id)
+
+
+@pytest.mark.parametrize("state", ["Queueing", "Awaiting", "PendingRetry", "Restarting"])
+def test_a_job_that_lepton_puts_back_goes_on_as_another_attempt(
+    service: LeptonService, tally: Tally, state: str
+) -> None:
+    job_id = service.run_until(4)["id"]
+    service.on_lepton(job_id).shown = state
+    service.wait_for_step(job_id, 4, attempt=2)
+    attempts = service.client.get(f"/v1/jobs/{job_id}/attempts").json()["items"]
+    assert attempts[0]["failure"]["class"] == "preempted"
+    wait_until(lambda: service.on_lepton(job_id).state == "Stopped", what="the end of the first one")
+    tally.jobs += 1
+    tally.kills += 1
+    assert service.starts(job_id) == ["1", "2"]
+
+
+def test_a_run_that_lepton_begins_again_trains_once(service: LeptonService, tally: Tally) -> None:
+    job_id = service.run_until(4)["id"]
+    service.lepton.workspace.hold_queue = True
+    service.on_lepton(job_id).begin_again()
+    wait_until(lambda: service.job(job_id)["attempt"] == 2, what="another attempt")
+    service.lepton.workspace.release_queue()
+    service.wait_for_step(job_id, 4, attempt=2)
+    tally.jobs += 1
+    tally.kills += 1
+    assert service.starts(job_id) == ["1", "2"]
+
+
+def test_a_replica_that_is_killed_fails_the_job(service: LeptonService) -> None:
+    job_id = service.run_until(4, resources={"nodes": 2})["id"]
+    service.on_lepton(job_id).kill_replica(1)
+    assert service.wait_for(job_id)["state"] == "FAILED"
+
+
+def test_a_forgotten_job_is_no_news_for_a_while(service: LeptonService, tally: Tally) -> None:
+    job_id = service.run_until(4, mode="wait")["id"]
+    service.on_lepton(job_id).is_forgotten = True
+    looks = service.lepton.asked("GET", f"/jobs/{job_id}-1")
+    wait_until(lambda: service.lepton.asked("GET", f"/jobs/{job_id}-1") > looks + 2, what="some questions")
+    assert service.job(job_id)["state"] == "RUNNING"
+    service.on_lepton(job_id).is_forgotten = False
+    (service.directory(job_id) / "go").touch()
+    judge(service, tally, job_id)
+
+
+@pytest.mark.parametrize("cluster", ["mounted", "far"])
+@pytest.mark.parametrize("fate", ["is_forgotten", "is_archived"])
+def test_a_run_that_nobody_knows_any_more_is_lost(service: LeptonService, fate: str, cluster: str) -> None:
+    job_id = service.run_until(4, cluster=cluster)["id"]
+    setattr(service.on_lepton(job_id), fate, True)
+    assert service.wait_for(job_id)["state"] == "LOST"
+    service.on_lepton(job_id).close()
+
+
+@pytest.mark.parametrize("cluster", ["mounted", "far"])
+def test_an_archived_job_is_what_its_log_says(service: LeptonService, tally: Tally, cluster: str) -> None:
+    job_id = service.submit(service.body("wait", cluster))["id"]
+    service.wait_for_step(job_id, 4)
+    service.lepton.faults.add("status", method="GET", path="/jobs", status=500)
+    (service.directory(job_id) / "go").touch()
+    wait_until(lambda: service.on_lepton(job_id).state == "Completed", what="its end")
+    service.on_lepton(job_id).is_archived = True
+    service.lepton.faults.lift()
+    judge(service, tally, job_id)
+
+
+# -- logs ------------------------------------------------------------------------------------------
+
+
+def lines_of(service: LeptonService, job_id: str) -> list[str]:
+    """What the replicas have really printed, in time."""
+    told = service.on_lepton(job_id).logs.history(0, 1 << 62, limit=100_000, forward=True)
+    return sorted(line for stream in told for _, line in stream["values"])
+
+
+@pytest.mark.parametrize("trouble", ["repeat_lines", "late", "late_end", "bare_lists"])
+def test_the_log_is_whole_and_nothing_is_in_it_twice(
+    service: LeptonService, tally: Tally, trouble: str
+) -> None:
+    if trouble in ("repeat_lines", "bare_lists"):
+        setattr(service.lepton.faults, trouble, True)
+    late = {"late": {1: 1.0}, "late_end": {0: 3.0, 1: 3.0}}.get(trouble, {})
+    service.lepton.faults.late_seconds.update(late)
+    cluster = "patient" if trouble == "late_end" else "mounted"
+    job_id = service.submit(service.body(cluster=cluster, resources={"nodes": 2, "gpus_per_node": 2}))["id"]
+    judge(service, tally, job_id)
+    service.lepton.faults.repeat_lines = False
+    service.lepton.faults.late_seconds.clear()
+    assert sorted(service.log(job_id).splitlines()) == lines_of(service, job_id)
+    steps = service.client.get(f"/v1/jobs/{job_id}/metrics").json()["train"]
+    assert [one["step"] for one in steps] == [1, 2, 3, 4]
+    events = service.client.get(f"/v1/jobs/{job_id}/events?limit=100").json()["items"]
+    assert [one["type"] for one in events].count("trainer.started") == 1
+
+
+def test_a_log_grows_over_restarts_of_the_service_without_gap_or_double(
+    service: LeptonService, tally: Tally
+) -> None:
+    job_id = service.run_until(4, mode="wait", resources={"nodes": 2, "gpus_per_node": 2})["id"]
+    for _ in range(3):
+        service.kill()
+        tally.kills += 1
+        service.go_on()
+        looks = service.lepton.asked("GET", "/logs")
+        wait_until(lambda before=looks: service.lepton.asked("GET", "/logs") > before + 1, what="some looks")
+    (service.directory(job_id) / "go").touch()
+    judge(service, tally, job_id)
+    assert sorted(service.log(job_id).splitlines()) == lines_of(service, job_id)
+
+
+def test_one_list_shows_all_jobs_of_a_look(service: LeptonService, tally: Tally) -> None:
+    jobs = [service.run_until(4, mode="wait")["id"] for _ in range(4)]
+    service.lepton.requests.clear()
+    wait_until(lambda: service.lepton.asked("GET", "/jobs") > 6, what="some looks")
+    asked = list(service.lepton.requests)
+    pages = [query["page"] for method, path, query in asked if (method, path) == ("GET", "/jobs")]
+    assert set(pages) == {"1", "2"}  # the second one is empty, and ends the list
+    assert not [path for _, path, _ in asked if path.startswith("/jobs/")]
+    for job_id in jobs:
+        (service.directory(job_id) / "go").touch()
+        judge(service, tally, job_id)
