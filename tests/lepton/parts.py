@@ -23,6 +23,16 @@ SETTINGS = {
 }
 
 
+# The profile of NVIDIA's reference of the step: two nodes of eight H100.
+SEED = {
+    "nodes": 2,
+    "gpus_per_node": 8,
+    "gpu_type": "H100",
+    "gpu_memory_gib": 80,
+    "resource_shape": "gpu.8xh100-sxm",
+}
+
+
 class LeptonService(Service):
     """The service, and the workspace."""
 
@@ -102,19 +112,25 @@ class LeptonService(Service):
         return path.read_text().split() if path.exists() else []
 
 
-def start_service(lepton: LeptonServer, directory: Path, python: Path, **settings: str) -> LeptonService:
-    """A service on an empty directory."""
+def start_service(
+    lepton: LeptonServer,
+    directory: Path,
+    python: Path,
+    usual: dict[str, Any] | None = None,
+    **settings: str,
+) -> LeptonService:
+    """A service on an empty directory. usual: what all its profiles have differently."""
     data_dir = directory / "data"
     data_dir.mkdir()
     token = directory / "token"
     token.write_text(lepton.token)
-    (data_dir / "clusters.toml").write_text(profiles(lepton, data_dir, python, token))
+    (data_dir / "clusters.toml").write_text(profiles(lepton, data_dir, python, token, usual or {}))
     service = LeptonService(data_dir, **{**SETTINGS, **settings})
     service.lepton, service.token_file = lepton, token
     return service
 
 
-def profiles(lepton: LeptonServer, data_dir: Path, python: Path, token: Path) -> str:
+def profiles(lepton: LeptonServer, data_dir: Path, python: Path, token: Path, more: dict[str, Any]) -> str:
     """clusters.toml: `mounted` has the storage before it, under another path; `far` has not."""
     mount = lepton.directory / "workspace"
     usual = {
@@ -135,8 +151,10 @@ def profiles(lepton: LeptonServer, data_dir: Path, python: Path, token: Path) ->
         "unseen_seconds": 2.0,
         "pre_launch_commands": ['echo "a secret of ${#HF_TOKEN} characters"'],
         "secrets": {"team-hf": {"name": "TEAM_HF", "projects": ["default"]}},
+        **more,
     }
     mounted = {"extends": "far", "local_mount": str(lepton.storage / "team")}
     patient = {"extends": "mounted", "settle_seconds": 5.0}
-    tables = {"far": usual, "mounted": mounted, "patient": patient}
+    seed = {"extends": "mounted", "roots": [str(mount)], **SEED}
+    tables = {"far": usual, "mounted": mounted, "patient": patient, "lepton_sft_megatron_bridge": seed}
     return "\n".join(table(name, values) for name, values in tables.items())

@@ -1,4 +1,4 @@
-"""python -c THIS DIRECTORY CONFIG: puts the trainer's code into DIRECTORY, and the job's config at CONFIG."""
+"""python -c THIS DIRECTORY CONFIG REPLICA: puts the code into DIRECTORY, and the job's config at CONFIG."""
 
 import base64
 import hashlib
@@ -12,10 +12,10 @@ parts = [os.environ[f"SFT_BUNDLE_{number}"] for number in range(int(os.environ["
 packed = base64.b64decode("".join(parts))
 if hashlib.sha256(packed).hexdigest() != os.environ["SFT_BUNDLE_SHA256"]:
     sys.exit("The trainer's code and config did not arrive whole: their checksum is another one.")
-directory, config = map(Path, sys.argv[1:])
+directory, config = map(Path, sys.argv[1:3])
 with tarfile.open(fileobj=io.BytesIO(packed), mode="r:xz") as bundle:
     bundle.extractall(directory, filter="data")
 # Every replica writes it, with the same bytes, into a directory that they may share.
-fresh = config.with_name(f"{config.name}.{os.environ['LEPTON_JOB_WORKER_INDEX']}")
+fresh = config.with_name(f"{config.name}.{sys.argv[3]}")
 fresh.write_bytes((directory / config.name).read_bytes())
 fresh.replace(config)

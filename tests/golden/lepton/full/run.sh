@@ -1,0 +1,63 @@
+# What each replica does. Nothing that a client said stands here: it is in the config file.
+set -u
+run=/workspace/sft/jobs/job-019abc/attempts/3
+mkdir -p "$run/logs" || exit 78
+
+# Of a doubled job one runs: whoever is first to write the claim. The replicas of a job share it.
+me=${LEPTON_JOB_WORKER_PREFIX:?is set by Lepton} index=${LEPTON_JOB_WORKER_INDEX:?is set by Lepton}
+leader=$me-0.${LEPTON_SUBDOMAIN:?is set by Lepton}
+printf '%s\n' "$me" > "$run/claim.$me.$index"
+ln -T "$run/claim.$me.$index" "$run/claim" 2> /dev/null ||
+    cmp -s "$run/claim.$me.$index" "$run/claim" ||
+    { echo "Another job has this attempt: $(cat "$run/claim")"; exit 75; }
+# A job that Lepton begins again is another attempt, and the service's to begin.
+mkdir "$run/began.$index" 2> /dev/null ||
+    { echo "This attempt has begun before: the service begins another one."; exit 75; }
+
+code=$(mktemp -d) || exit 78
+/opt/venv/bin/python -c '"""python -c THIS DIRECTORY CONFIG REPLICA: puts the code into DIRECTORY, and the job'"'"'s config at CONFIG."""
+
+import base64
+import hashlib
+import io
+import os
+import sys
+import tarfile
+from pathlib import Path
+
+parts = [os.environ[f"SFT_BUNDLE_{number}"] for number in range(int(os.environ["SFT_BUNDLE_PARTS"]))]
+packed = base64.b64decode("".join(parts))
+if hashlib.sha256(packed).hexdigest() != os.environ["SFT_BUNDLE_SHA256"]:
+    sys.exit("The trainer'"'"'s code and config did not arrive whole: their checksum is another one.")
+directory, config = map(Path, sys.argv[1:3])
+with tarfile.open(fileobj=io.BytesIO(packed), mode="r:xz") as bundle:
+    bundle.extractall(directory, filter="data")
+# Every replica writes it, with the same bytes, into a directory that they may share.
+fresh = config.with_name(f"{config.name}.{sys.argv[3]}")
+fresh.write_bytes((directory / config.name).read_bytes())
+fresh.replace(config)
+' "$code" "$run/config.yaml" "$index" || exit 78
+unset ${!SFT_BUNDLE_*}
+export PYTHONPATH=$code PYTHONUNBUFFERED=1
+set +u
+nvidia-smi
+ulimit -l unlimited
+
+# Lepton has no time limit: the trainer is told in time to save, and ended when it does not.
+stop() { [ -e "$run/stop" ] || printf '%s\n' "$1" > "$run/stop"; }
+trap 'stop terminated' TERM
+{ sleep 89700; stop "time limit"; } > /dev/null 2>&1 &
+reminder=$!
+timeout --kill-after=60 90000 /opt/venv/bin/python -m torch.distributed.run \
+    --nnodes 2 --node-rank "$index" --nproc-per-node 8 \
+    --master-addr "$leader" --master-port 29400 \
+    -m trainer "$run/config.yaml" &
+launcher=$!
+while :; do
+    wait "$launcher"
+    code=$?
+    kill -0 "$launcher" 2> /dev/null || break
+done
+kill "$reminder"
+[ "$code" != 124 ] || echo "The run was ended at its time limit of 1500 minutes."
+exit "$code"

@@ -1,0 +1,73 @@
+"""A workspace that is out of reach for an hour, in a time that the test makes pass."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import time_machine
+
+from tests.conftest import make_inputs
+from tests.lepton.parts import profiles
+from tests.lepton.server.server import LeptonServer
+from tests.waiting import wait_until
+from tests.worker.conftest import ANNA
+from worker import clusters, dispatch, ingest, jobs, watch
+from worker.errors import BackendUnavailable
+from worker.models import Job
+from worker.queries import is_stale
+from worker.spec import JobSpec
+
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+LOOKS = 60
+
+
+@pytest.fixture
+def running(
+    lepton: LeptonServer, database: str, data_dir: Path, stand_in: Path, environment: pytest.MonkeyPatch
+) -> Job:
+    """A job that runs, and holds."""
+    token = data_dir / "token"
+    token.write_text(lepton.token)
+    (data_dir / "clusters.toml").write_text(profiles(lepton, data_dir, stand_in, token, {}))
+    clusters.clusters.cache_clear()
+    body = make_inputs(data_dir)
+    body["overrides"].append("logger.wandb_project=wait")
+    spec = JobSpec(**body, cluster="mounted")
+    created = jobs.create(spec, ANNA, lambda job: {"id": job.id})
+    dispatch.submit(created.job_id)
+    wait_until(lambda: look(created.job_id).state == "RUNNING", what="a running job")
+    return jobs.get(created.job_id)
+
+
+def look(job_id: str) -> Job:
+    for one in watch.look("mounted"):
+        ingest.ingest(one)
+    return jobs.get(job_id)
+
+
+def test_it_is_stale_and_then_right(lepton: LeptonServer, running: Job) -> None:
+    lepton.faults.add("cut")
+    begin = datetime.now(UTC)
+    with time_machine.travel(begin, tick=True) as clock:
+        for _ in range(LOOKS):
+            clock.shift(timedelta(minutes=1))
+            with pytest.raises(BackendUnavailable):
+                watch.look("mounted")
+            job = jobs.get(running.id)
+            assert (job.state, job.attempt, is_stale(job)) == ("RUNNING", 1, True)
+        lepton.faults.lift()
+        job = look(running.id)
+        assert (job.state, job.attempt, is_stale(job)) == ("RUNNING", 1, False)
+        go(lepton, running)
+
+        def ended() -> bool:
+            clock.shift(timedelta(seconds=1))
+            return bool(look(running.id).state == "SUCCEEDED")
+
+        wait_until(ended, what="its end")
+    assert [one.body["metadata"]["id"] for one in lepton.workspace.created] == [f"{running.id}-1"]
+
+
+def go(lepton: LeptonServer, job: Job) -> Any:
+    (lepton.storage / "team" / "sft" / "jobs" / job.id / "attempts" / "1" / "go").touch()
