@@ -7,6 +7,8 @@ BIN := .venv/bin
 DEMO_DIR ?= .demo
 PORT ?= 8000
 JOBS ?= 2
+# What takes longer has a target of its own.
+SHORT := not chaos and not slurm and not lepton
 
 # Without compiled modules every process of the service would take seconds to start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -14,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 .PHONY: help setup setup-trainer setup-slurm demo demo-slurm serve check format test test-fast test-chaos test-slurm \
-        schema coverage bench bench-slurm clean
+        test-lepton schema coverage bench bench-slurm clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,10 +65,10 @@ format: setup  ## Put the code into its form
 
 test: setup setup-trainer  ## Every test but the long ones below, with real fine-tuning runs
 	-@$(BIN)/python -m demo.slurm install
-	$(BIN)/pytest -n $(JOBS) -m "not chaos and not slurm"
+	$(BIN)/pytest -n $(JOBS) -m "$(SHORT)"
 
 test-fast: setup  ## What daily work needs: no training, no slow tests
-	$(BIN)/pytest -n $(JOBS) -m "not training and not slow and not chaos and not slurm"
+	$(BIN)/pytest -n $(JOBS) -m "not training and not slow and $(SHORT)"
 
 test-chaos: setup setup-trainer  ## Kills, restarts and breaks everything that the service stands on: half an hour
 	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/chaos tests/test_failures.py
@@ -74,12 +76,15 @@ test-chaos: setup setup-trainer  ## Kills, restarts and breaks everything that t
 test-slurm: setup setup-trainer setup-slurm  ## All of tests/slurm, on a real Slurm: kills, hangs, 200 jobs; a quarter of an hour
 	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/slurm
 
+test-lepton: setup setup-trainer  ## All of tests/lepton, on a server that speaks Lepton's API; as root, ten minutes
+	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/lepton tests/worker/backends/lepton
+
 schema: setup-trainer  ## What the installed Megatron-Bridge lets a config set, into trainer/bridge.json
 	HF_HUB_OFFLINE=1 HF_HUB_CACHE=tests/hub .venv-trainer/bin/python -m trainer.describe
 
 coverage: setup setup-trainer  ## Branch coverage of the whole suite
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n $(JOBS) -m "not chaos and not slurm"
+	$(BIN)/coverage run -m pytest -n $(JOBS) -m "$(SHORT)"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

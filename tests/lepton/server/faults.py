@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-Kind = Literal["slow", "status", "cut", "cut_after", "broken"]
+Kind = Literal["slow", "slow_after", "status", "cut", "cut_after", "broken"]
 
 
 @dataclass
@@ -92,6 +92,12 @@ class Misbehaving:
             case "slow":
                 await asyncio.sleep(fault.seconds)
                 await self.app(scope, receive, send)
+            case "slow_after":
+                answer: list[Message] = []
+                await self.app(scope, receive, _kept(answer))
+                await asyncio.sleep(fault.seconds)
+                for message in answer:
+                    await send(message)
             case "cut":
                 _cut(send)
             case "cut_after":
@@ -106,6 +112,15 @@ class Misbehaving:
 def _cut(send: Any) -> None:
     """End the connection without an answer. ASGI has no word for that: it is uvicorn's own transport."""
     send.__self__.transport.abort()
+
+
+def _kept(messages: list[Message]) -> Send:
+    """A way to send that only keeps what is sent."""
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    return send
 
 
 async def _silent(message: Message) -> None:
