@@ -34,9 +34,7 @@ def obstacle() -> str | None:
     """Why jobs cannot be run here; None where they can."""
     if not shutil.which("unshare"):
         return "the command unshare (util-linux) is not here"
-    tried = subprocess.run(
-        [*UNSHARE, "true"], capture_output=True, text=True, timeout=10
-    )
+    tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, timeout=10)
     return f"namespaces cannot be made: {tried.stderr.strip()}" if tried.returncode else None
 
 

@@ -89,9 +89,7 @@ class LeptonBackend:
             if found := self.find(submission.name):
                 return found
             raise BackendUnavailable("Lepton has the job already, and does not show it yet.") from None
-        if job.metadata.id is None:
-            raise BackendUnavailable("Lepton has taken the job, and did not say what it calls it.")
-        return job.metadata.id
+        return job.metadata.id or ""
 
     def _body(self, submission: Submission) -> dict[str, object]:
         known = self.profile.secrets

@@ -1,6 +1,7 @@
 """HTTP with one workspace. Nothing is tried again here: looks come again, and submissions ask first."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from worker.backends.lepton import wire
 from worker.errors import BackendUnavailable, CredentialsRefused, SubmissionRejected
+from worker.log import logger
 from worker.secrets import Secret
 
 CONNECT_SECONDS = 5.0
@@ -21,10 +23,13 @@ CALL_SECONDS = 30.0
 LARGEST_ANSWER_BYTES = 256 << 20
 PAGE_JOBS = 500
 # With it a page is always followed by another one: an empty page ends a list.
-MOST_PAGES = 200
+MOST_PAGES = 100
+PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 USUAL_PAUSE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 600.0
 ALIVE, EVER = "alive_only", "alive_and_archive"
+
+log = logger(__name__)
 
 Answer = TypeVar("Answer", bound=wire.Wire)
 
@@ -71,7 +76,10 @@ class Workspace:
                 f"Lepton refused the job: {_words(status, content)}",
                 hint="Correct the cluster's profile, or what the job asks for.",
             )
-        return self._parsed(wire.Job, content)
+        job = self._parsed(wire.Job, content)
+        if not PLAIN_ID.fullmatch(job.metadata.id or ""):
+            raise BackendUnavailable("Lepton has taken the job, and did not say what it calls it.")
+        return job
 
     def job(self, job_id: str) -> wire.Job:
         """A job, also an archived one. Raises Absent."""
@@ -80,13 +88,29 @@ class Workspace:
     def jobs(self, mode: str = ALIVE, name: str | None = None) -> Iterator[wire.Job]:
         """All jobs of the workspace, page by page; name: those that have it in their own."""
         asked = {"job_query_mode": mode, "page_size": PAGE_JOBS, **({"q": name} if name else {})}
+        seen: set[str | None] = set()
         for page in range(1, MOST_PAGES + 1):
-            content = self._read("/jobs", **asked, page=page)
-            items = content.get("jobs") if isinstance(content, dict) else content
-            if not items:
+            fresh = [job for job in self._page({**asked, "page": page}) if job.metadata.id not in seen]
+            if not fresh:
                 return
-            for item in items:
-                yield self._parsed(wire.Job, item)
+            seen |= {job.metadata.id for job in fresh}
+            yield from fresh
+
+    def _page(self, asked: dict[str, Any]) -> list[wire.Job]:
+        """A page of the list. What is no job there is passed over: the others are."""
+        try:
+            content = self._read("/jobs", **asked)
+        except Absent:
+            raise BackendUnavailable(f"There is no workspace at {self.url}.") from None
+        items = content.get("jobs") if isinstance(content, dict) else content
+        return [job for item in _list(items) if (job := self._job_or_none(item))]
+
+    def _job_or_none(self, item: Any) -> wire.Job | None:
+        try:
+            return wire.Job.model_validate(item)
+        except ValidationError as error:
+            log.warning("lepton.bad_job", error=str(error)[:500])
+            return None
 
     def stop(self, job_id: str) -> None:
         """End a job; its record stays. What has ended, or is not there, is no error."""
@@ -97,7 +121,7 @@ class Workspace:
     def events(self, job_id: str) -> list[wire.JobEvent]:
         """What has happened to a job. Raises Absent."""
         content = self._read(f"/jobs/{job_id}/events")
-        return [self._parsed(wire.JobEvent, one) for one in content or []]
+        return [self._parsed(wire.JobEvent, one) for one in _list(content)]
 
     # -- logs -----------------------------------------------------------------------------------
 
@@ -111,7 +135,7 @@ class Workspace:
         except Absent:
             return []
         found = self._parsed(wire.LogHistory, content).data.result
-        lines = [_line(stream, value) for stream in found for value in stream.values]
+        lines = [line for stream in found for value in stream.values if (line := _line(stream, value))]
         return sorted(lines, key=lambda line: line.at_ns)[:limit]
 
     # -- one call -------------------------------------------------------------------------------
@@ -205,7 +229,14 @@ def _retry_after(response: httpx2.Response) -> float:
     return min(float(asked), LONGEST_PAUSE_SECONDS) if asked.isdigit() else USUAL_PAUSE_SECONDS
 
 
-def _line(stream: wire.Stream, value: list[Any]) -> Line:
+def _list(content: Any) -> list[Any]:
+    return content if isinstance(content, list) else []
+
+
+def _line(stream: wire.Stream, value: list[Any]) -> Line | None:
+    """None where that is no line."""
+    if len(value) < 2 or not str(value[0]).isdigit():
+        return None
     replica = str(stream.stream.get("replica") or stream.stream.get("pod") or "")
     text = str(value[1]).encode(errors="replace").decode()
     return Line(int(value[0]), replica, text.rstrip("\n"))
