@@ -1,5 +1,8 @@
 """What may become of a job in a workspace: paused, resumed, cancelled, refused, out of time."""
 
+import os
+import time
+
 import pytest
 
 from tests.lepton.parts import LeptonService
@@ -106,3 +109,16 @@ def test_a_finished_job_goes_with_all_that_was_kept_of_it(service: LeptonService
     service.gc(SFT_KEEP_JOBS_DAYS="0.0000001")
     assert not mirrored.exists()
     assert not on_storage.exists()
+
+
+def test_a_run_that_hangs_beyond_its_time_limit_is_stopped_by_the_service(service: LeptonService) -> None:
+    job_id = service.run_until(4, resources={"time_limit_minutes": 30})["id"]
+    began = service.data_dir / "lepton" / "mounted" / "jobs" / job_id / "attempts" / "1" / "began"
+    an_hour_ago = time.time() - 3600
+    os.utime(began, (an_hour_ago, an_hour_ago))
+    service.wait_for_step(job_id, 4, attempt=2)
+    assert service.on_lepton(job_id).view()["status"]["state"] == "Stopped"
+    [first, _] = service.client.get(f"/v1/jobs/{job_id}/attempts").json()["items"]
+    assert first["failure"]["class"] == "time_limit"
+    service.ask(job_id, "cancel")
+    service.wait_for(job_id, "CANCELLED")

@@ -1,5 +1,7 @@
 """Cluster profiles: read from a file, wrong ones explained, paths kept under their roots."""
 
+import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from worker import clusters
 from worker.errors import Misconfigured, NotFound
 from worker.profiles import LocalCluster
 from worker.profiles.base import minutes
+from worker.settings import PROJECT_ROOT
 
 Write = Callable[[str], None]
 
@@ -86,3 +89,13 @@ def test_a_profile_may_not_give_more_than_it_allows() -> None:
     with pytest.raises(ValidationError, match="a job would get 2 nodes, and at most 1"):
         LocalCluster(name="x", nodes=2)
     assert LocalCluster(name="x", max_time="00:45:00").defaults.time_limit_minutes == 45
+
+
+@pytest.mark.parametrize("page", ["slurm.md", "lepton.md"])
+def test_the_profile_of_the_docs_is_one(page: str, profiles: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEPTON_WORKSPACE_TOKEN", "a-token")
+    text = (PROJECT_ROOT / "docs" / page).read_text()
+    example = re.search(r"## A profile\n\n((?:    .*\n|\n)+)", text)
+    assert example
+    profiles(textwrap.dedent(example[1]))
+    assert [one for one in clusters.clusters().values() if one.executor == page.removesuffix(".md")]
