@@ -18,13 +18,14 @@ from worker.queries import Details, Saved, is_stale
 from worker.states import TERMINAL, Action, JobState
 
 
-def _is_no_number(value: Any) -> Any:
-    if isinstance(value, int | float) or re.fullmatch(r"\s*[-+]?[\d.]+\s*", str(value)):
-        raise ValueError("should be a moment such as 2026-01-31T12:00:00Z")  # seconds since 1970 are none
+def _begins_with_a_date(value: Any) -> Any:
+    """Pydantic would take any number, in whatever notation, for seconds since 1970."""
+    if not re.match(r"\d{4}-\d{2}-\d{2}", str(value)):
+        raise ValueError("should be a moment such as 2026-01-31T12:00:00Z")
     return value
 
 
-Moment = Annotated[datetime, BeforeValidator(_is_no_number), AfterValidator(as_utc)]
+Moment = Annotated[datetime, BeforeValidator(_begins_with_a_date), AfterValidator(as_utc)]
 
 
 class StateReason(BaseModel):

@@ -116,13 +116,15 @@ def test_asking_for_the_end_twice_is_one_wish_and_after_it_a_conflict(
     service: Service, body: dict[str, Any]
 ) -> None:
     job = service.submit(holding(body))
-    beat = service.children()["beat"]
-    beat.suspend()  # so that nobody sees the end between the two
+    parts = service.children()
+    for name in ("beat", "worker"):
+        parts[name].suspend()  # so that nobody sees the end between the two
     try:
         first = service.client.post(f"/v1/jobs/{job['id']}/cancel")
         second = service.client.post(f"/v1/jobs/{job['id']}/cancel")
     finally:
-        beat.resume()
+        for name in ("beat", "worker"):
+            parts[name].resume()
     assert (first.status_code, second.status_code) == (202, 202)
     service.wait_for(job["id"], "CANCELLED")
     late = service.client.post(f"/v1/jobs/{job['id']}/cancel")
