@@ -24,7 +24,7 @@ def build(config: TrainingConfig) -> Any:
     _peft(container, config)
     container.checkpoint.pretrained_checkpoint = config.checkpoint_megatron or config.hf_model_path
     _set_all(container, given(config, recipe))
-    _pad_for_context_parallelism(container)
+    _suit_context_parallelism(container)
     _constant_weight_decay(container)
     _resume(container.checkpoint)
     return container
@@ -114,11 +114,15 @@ def _peft(container: Any, config: TrainingConfig) -> None:
         container.peft = LoRA()
 
 
-def _pad_for_context_parallelism(container: Any) -> None:
-    """Each sequence is cut into two pieces a context-parallel rank."""
+def _suit_context_parallelism(container: Any) -> None:
+    """What Bridge asks for: each sequence is cut into two pieces a rank, and each token counts the same."""
     ranks, specs = container.model.context_parallel_size, container.dataset.offline_packing_specs
-    if ranks > 1 and specs.pad_seq_to_mult in (None, 1):
+    if ranks == 1:
+        return
+    if specs.pad_seq_to_mult in (None, 1):
         specs.pad_seq_to_mult = 2 * ranks
+    container.model.calculate_per_token_loss = True
+    container.ddp.average_in_collective = False
 
 
 def _constant_weight_decay(container: Any) -> None:
