@@ -90,7 +90,7 @@ def fewest_bytes(directory: Path) -> dict[str, int]:
 class _Plain(pickle.Unpickler):
     """Reads a pickle without the classes that it names: none is imported, and nothing of theirs runs."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ARG002
         return collections.OrderedDict if name == "OrderedDict" else _Anything
 
 

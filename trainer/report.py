@@ -111,13 +111,15 @@ class Report(Callback):  # type: ignore[misc]
         self.flush()
 
     def _write_checkpoint(self, path: Path) -> None:
-        files = [
-            {"path": str(file.relative_to(path)), "bytes": file.stat().st_size}
+        sizes = {
+            str(file.relative_to(path)): file.stat().st_size
             for file in sorted(path.rglob("*"))
             if file.is_file()
-        ]
-        size = sum(file["bytes"] for file in files)
-        self.events.write("checkpoint", iteration=iteration_of(path), path=str(path), bytes=size, files=files)
+        }
+        files = [{"path": name, "bytes": size} for name, size in sizes.items()]
+        self.events.write(
+            "checkpoint", iteration=iteration_of(path), path=str(path), bytes=sum(sizes.values()), files=files
+        )
 
 
 def _peak_memory_gib() -> float | None:
@@ -126,7 +128,7 @@ def _peak_memory_gib() -> float | None:
 
     if not torch.cuda.is_available():
         return None
-    return round(torch.cuda.max_memory_reserved() / 2**30, 2)
+    return round(int(torch.cuda.max_memory_reserved()) / 2**30, 2)
 
 
 def _loss(losses: dict[str, Any] | None) -> float | None:
