@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer_runs import place, start, train
+from tests.trainer_runs import check_log_lines, place, start, train
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.training
@@ -25,6 +25,7 @@ def test_a_run_trains_saves_and_can_be_resumed_and_evaluated(config: Config, tmp
     ]  # fmt: skip
     assert whole.losses()[6] < whole.losses()[1]
     assert list(whole.validation_losses()) == [0, 3, 6]
+    check_log_lines(whole)
     _check_checkpoint(whole.of_kind("checkpoint")[-1], iteration=6)
 
     # A resumed run begins after the last complete checkpoint and repeats the losses that followed it.
