@@ -42,8 +42,10 @@ def one_gpu(request: pytest.FixtureRequest, hardware: Hardware, monkeypatch: pyt
     if hardware.gpus < needed:
         pytest.skip(f"needs {needed} GPUs")
     if needed == 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = visible.split(",") if visible else [str(number) for number in range(hardware.gpus)]
         worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", str(worker % hardware.gpus))
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices[worker % len(devices)])
 
 
 @pytest.fixture(scope="session")

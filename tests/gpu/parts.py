@@ -26,10 +26,10 @@ class Hardware:
     versions: dict[str, str]
 
 
-def config(inputs: Path, directory: Path, model: str = "small", **sections: Any) -> Config:
+def config(inputs: Path, directory: Path, base: str = "small", **sections: Any) -> Config:
     """A run of 20 steps on 8 packs of 4,096 tokens each, saving at its end into directory/checkpoints."""
     values: Config = {
-        "hf_model_path": str(inputs / "models" / model),
+        "hf_model_path": str(inputs / "models" / base),
         "seq_length": 4096,
         "dataset": {"nano3_packed_sft_dir": str(inputs / "packed" / "4096")},
         "train": {"train_iters": 20, "global_batch_size": 8, "micro_batch_size": 1},

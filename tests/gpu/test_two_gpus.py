@@ -21,8 +21,8 @@ SPLITS: dict[str, dict[str, Any]] = {
 EACH_TOKEN = {"model": {"calculate_per_token_loss": True}, "ddp": {"average_in_collective": False}}
 
 
-def _run(inputs: Path, directory: Path, ranks: int, model: str = "small", **changes: Any) -> Run:
-    values = config(inputs, directory, model, **EACH_TOKEN, train={"train_iters": 10})
+def _run(inputs: Path, directory: Path, ranks: int, base: str = "small", **changes: Any) -> Run:
+    values = config(inputs, directory, base, **EACH_TOKEN, train={"train_iters": 10})
     values["dataset"] = {"nano3_packed_sft_dir": str(inputs / "packed" / "4096-padded")}
     for name, section in changes.items():
         values[name] = {**values.get(name, {}), **section}
