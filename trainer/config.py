@@ -54,6 +54,16 @@ class DatasetConfig(BaseModel):
     )
 
 
+class ExportConfig(BaseModel):
+    """What an export takes: one checkpoint."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    checkpoint: str = Field(
+        min_length=1, description="One complete iter_* directory of a Megatron checkpoint."
+    )
+
+
 def _section(what: str) -> Any:
     return Field(
         default_factory=dict, description=f"{what}: passed to Megatron-Bridge's section of this name."
@@ -83,6 +93,11 @@ class TrainingConfig(BaseModel):
     )
     peft: Literal["lora"] | None = Field(
         default=None, description="lora for adapter tuning, null for full fine-tuning."
+    )
+    export: ExportConfig | None = Field(
+        default=None,
+        description="Set, nothing is trained: the checkpoint becomes a Hugging Face directory, written on "
+        "the CPU by one process. hf_model_path has its tokenizer, and the weights that an adapter is for.",
     )
     recipe: RecipeConfig = Field(default_factory=RecipeConfig)
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
@@ -128,6 +143,8 @@ class TrainingConfig(BaseModel):
             yield "/hf_model_path", self.hf_model_path
         if self.checkpoint_megatron:
             yield "/checkpoint_megatron", self.checkpoint_megatron
+        if self.export:
+            yield "/export/checkpoint", self.export.checkpoint
         if self.dataset.nano3_packed_sft_dir:
             yield "/dataset/nano3_packed_sft_dir", self.dataset.nano3_packed_sft_dir
         open_ended = {"dataset": self.dataset.model_extra, "recipe": self.recipe.values()}

@@ -7,7 +7,7 @@ from typing import Any
 
 from megatron.bridge.training.callbacks import Callback, CallbackContext
 
-from trainer.checkpoints import is_complete, iteration_directory
+from trainer.checkpoints import files_of, is_complete, iteration_directory
 from trainer.events import EventWriter
 
 LOSS = "lm loss"
@@ -88,12 +88,8 @@ class Report(Callback):  # type: ignore[misc]
         self.saved_iteration = iteration
         path = iteration_directory(Path(context.state.cfg.checkpoint.save), iteration)
         if self.is_reporter and is_complete(path):
-            files = [
-                {"path": str(file.relative_to(path)), "bytes": file.stat().st_size}
-                for file in sorted(path.rglob("*"))
-                if file.is_file()
-            ]
-            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            files = files_of(path)
+            size = sum(file["bytes"] for file in files)
             self.events.write("checkpoint", iteration=iteration, path=str(path), bytes=size, files=files)
 
 
