@@ -1,6 +1,6 @@
-"""`python -m trainer CONFIG`: one rank of a fine-tuning run, or an export. The run directory is the config's own.
+"""`python -m trainer CONFIG`: one rank of a fine-tuning run, or an export.
 
-What is wrong with a config is said before torch is imported.
+The run directory is the config's own. What is wrong with a config is said before torch is imported.
 """
 
 import os

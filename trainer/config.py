@@ -139,14 +139,7 @@ class TrainingConfig(BaseModel):
         return list(self._paths())
 
     def _paths(self) -> Iterator[tuple[str, str]]:
-        if self.hf_model_path and is_local(self.hf_model_path):
-            yield "/hf_model_path", self.hf_model_path
-        if self.checkpoint_megatron:
-            yield "/checkpoint_megatron", self.checkpoint_megatron
-        if self.export:
-            yield "/export/checkpoint", self.export.checkpoint
-        if self.dataset.nano3_packed_sft_dir:
-            yield "/dataset/nano3_packed_sft_dir", self.dataset.nano3_packed_sft_dir
+        yield from self._own_paths()
         open_ended = {"dataset": self.dataset.model_extra, "recipe": self.recipe.values()}
         sections: dict[str, Any] = {**self.__dict__, **open_ended}
         for name, section in sections.items():
@@ -154,6 +147,16 @@ class TrainingConfig(BaseModel):
                 for where, item in walk(section, f"/{name}"):
                     if isinstance(item, str) and (where in PATHS or looks_like_path(item)):
                         yield where, item
+
+    def _own_paths(self) -> Iterator[tuple[str, str]]:
+        model = self.hf_model_path
+        named = {
+            "/hf_model_path": model if model and is_local(model) else None,
+            "/checkpoint_megatron": self.checkpoint_megatron,
+            "/export/checkpoint": self.export.checkpoint if self.export else None,
+            "/dataset/nano3_packed_sft_dir": self.dataset.nano3_packed_sft_dir,
+        }
+        yield from ((where, path) for where, path in named.items() if path)
 
 
 # A path even where it does not look like one. Every other string of a section counts by its looks:

@@ -87,7 +87,9 @@ def _convert(config: TrainingConfig, checkpoint: Path, directory: Path) -> None:
     with temporary_distributed_context(backend="gloo"):
         adapter = _adapter(checkpoint)
         model = (
-            _adapted(config, bridge, checkpoint, adapter) if adapter else bridge.load_megatron_model(checkpoint)
+            _adapted(config, bridge, checkpoint, adapter)
+            if adapter
+            else bridge.load_megatron_model(checkpoint)
         )
         _save(bridge, model, directory)
 

@@ -24,7 +24,7 @@ def check(config: TrainingConfig, *, files: bool = True) -> Iterator[Finding]:
 
 
 def check_export(config: TrainingConfig, *, files: bool = True) -> Iterator[Finding]:
-    """An export needs the base's weights only where an adapter is to be merged with them. files: as for check."""
+    """An export needs the base's weights only where adapters are merged with them. files: as for check."""
     if config.peft or not files:
         yield from check(config, files=files)
     else:
