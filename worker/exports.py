@@ -113,7 +113,7 @@ def _for_client(error: InvalidSpec) -> InvalidSpec | CheckpointChanged:
 
 
 def _pointed(error: FieldError) -> FieldError:
-    """All but the time limit comes from the job that is exported."""
-    if error.pointer == "/resources/time_limit_minutes":
+    """All but its own words comes from the job that is exported."""
+    if error.pointer.split("/")[1] in ExportRequest.model_fields:
         return error
     return error.model_copy(update={"pointer": f"/job{error.pointer}"})

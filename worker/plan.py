@@ -232,8 +232,6 @@ def _without(composed: Composed, forbidden: set[str]) -> Composed:
     changes: dict[str, Any] = {
         name: None for name in ("hf_model_path", "checkpoint_megatron") if f"/{name}" in forbidden
     }
-    if EXPORTED in forbidden:
-        changes["export"] = None
     if POINTER in forbidden:
         changes["dataset"] = config.dataset.model_copy(update={"nano3_packed_sft_dir": None})
     if "/checkpoint/load" in forbidden:
