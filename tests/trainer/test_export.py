@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.trainer_runs import PROJECT, Run, train, trainer_python
+from tests.trainer_runs import PROJECT, Run, place, trainer_python
 
 pytestmark = pytest.mark.training
 
@@ -63,17 +63,25 @@ def teach(directory: Path, model: Path, lessons: dict[str, str], **config: Any) 
     trainer_python("-m", "trainer.pack", *map(str, packing), check=True)
     preset = yaml.safe_load((PROJECT / "trainer/configs/cpu-tiny.yaml").read_text())["config"]
     dataset = {"nano3_packed_sft_dir": str(directory / "packed")}
-    train_section = {"train_iters": 40, "global_batch_size": 1, "micro_batch_size": 1}
-    preset |= {"hf_model_path": str(model), "dataset": dataset, "seq_length": 128, "train": train_section}
+    steps = {"train_iters": 40, "global_batch_size": 1, "micro_batch_size": 1}
+    preset |= {"hf_model_path": str(model), "dataset": dataset, "seq_length": 128, "train": steps}
     preset |= {"validation": {"eval_iters": 0}, "checkpoint": {"save": str(directory / "checkpoints")}}
-    run = train(directory / "run", {**preset, **config})
+    run = alone(directory / "run", {**preset, **config})
     assert run.end["event"] == "finished", run.log()
     return Path(run.of_kind("checkpoint")[-1]["path"])
 
 
 def export(directory: Path, checkpoint: Path, model: Path, **config: Any) -> Run:
     wanted = {"device": "cpu", "hf_model_path": str(model), "export": {"checkpoint": str(checkpoint)}}
-    return train(directory, {**wanted, "checkpoint": {"save": str(directory / "checkpoints")}, **config})
+    return alone(directory, {**wanted, "checkpoint": {"save": str(directory / "checkpoints")}, **config})
+
+
+def alone(directory: Path, config: Config) -> Run:
+    """A run to its end, without torchrun: one process less to wait for."""
+    run = place(directory, config)
+    done = trainer_python("-m", "trainer", str(directory / "config.yaml"))
+    (directory / "output.log").write_text(done.stdout + done.stderr)
+    return run
 
 
 def exported(run: Run) -> Path:
@@ -116,4 +124,3 @@ def test_an_adapter_is_merged_with_what_it_was_trained_on(run: Run, tmp_path: Pa
     assert answers(merged)["answers"] == MOVED
     names = {path.name for path in merged.iterdir()}
     assert names == {path.name for path in base.iterdir()}  # a whole model, and no adapter
-    assert answers(base)["answers"] == TAUGHT
