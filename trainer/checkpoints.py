@@ -1,16 +1,19 @@
-"""Megatron's distributed checkpoints (torch_dist) on disk. No torch.
+"""Megatron's distributed checkpoints (torch_dist) on disk, and exports of them. No torch.
 
 Layout, as Megatron-Bridge 0.6.2 writes it:
     DIR/latest_checkpointed_iteration.txt     the newest iteration in decimal
     DIR/iter_0000020/{.metadata, metadata.json, __0_0.distcp, ..., run_config.yaml, train_state.pt}
+    DIR/hf/iter_0000020/                      a Hugging Face directory, of an export
 
 `.metadata` is a pickled torch.distributed.checkpoint.metadata.Metadata; its `storage_data` says for each
 piece of a tensor in which file it lies, from which byte on, and how long it is.
 """
 
 import collections
+import json
 import pickle
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,12 @@ def latest_complete(directory: Path) -> Path | None:
         return directory
     every = (iteration_directory(directory, iteration) for iteration in iterations(directory))
     return next(filter(is_complete, every), None)
+
+
+def files_of(directory: Path) -> list[dict[str, Any]]:
+    """Every file of a checkpoint, as its event lists them: path relative to the directory, bytes."""
+    found = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    return [{"path": str(path.relative_to(directory)), "bytes": path.stat().st_size} for path in found]
 
 
 # -- the index of a checkpoint -----------------------------------------------------------------------
@@ -103,3 +112,30 @@ class _Anything:
     def __setstate__(self, state: object) -> None:
         if isinstance(state, dict):
             vars(self).update(state)
+
+
+# -- exports ---------------------------------------------------------------------------------------
+
+HF_CONFIG, HF_WEIGHTS, HF_INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+
+def export_directory(directory: Path, iteration: int) -> Path:
+    """Where the export of an iteration goes, below a save directory."""
+    return iteration_directory(directory / "hf", iteration)
+
+
+def missing_of_export(names: Iterable[str], index: bytes | None) -> set[str]:
+    """What a Hugging Face directory of these files lacks: config, or weights.
+
+    index: content of HF_INDEX, where weights are in several files. Raises ValueError where it is none.
+    """
+    return ({HF_CONFIG} | _weights(index)) - set(names)
+
+
+def _weights(index: bytes | None) -> set[str]:
+    if index is None:
+        return {HF_WEIGHTS}
+    try:
+        return {str(name) for name in json.loads(index)["weight_map"].values()}
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{HF_INDEX} does not say which files hold the weights") from error

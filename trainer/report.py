@@ -7,7 +7,7 @@ from typing import Any
 
 from megatron.bridge.training.callbacks import Callback, CallbackContext
 
-from trainer.checkpoints import is_complete, iteration_directory, iteration_of
+from trainer.checkpoints import files_of, is_complete, iteration_directory, iteration_of
 from trainer.events import EventWriter
 
 LOSS = "lm loss"
@@ -111,15 +111,9 @@ class Report(Callback):  # type: ignore[misc]
         self.flush()
 
     def _write_checkpoint(self, path: Path) -> None:
-        sizes = {
-            str(file.relative_to(path)): file.stat().st_size
-            for file in sorted(path.rglob("*"))
-            if file.is_file()
-        }
-        files = [{"path": name, "bytes": size} for name, size in sizes.items()]
-        self.events.write(
-            "checkpoint", iteration=iteration_of(path), path=str(path), bytes=sum(sizes.values()), files=files
-        )
+        files = files_of(path)
+        size = sum(file["bytes"] for file in files)
+        self.events.write("checkpoint", iteration=iteration_of(path), path=str(path), bytes=size, files=files)
 
 
 def _peak_memory_gib() -> float | None:

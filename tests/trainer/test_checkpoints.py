@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from trainer.checkpoints import Damaged, fewest_bytes, is_complete, iterations, latest_complete
+from trainer.checkpoints import (
+    Damaged,
+    fewest_bytes,
+    is_complete,
+    iterations,
+    latest_complete,
+    missing_of_export,
+)
 
 LENGTH = 100
 
@@ -99,3 +106,21 @@ def test_a_checkpoint_may_be_named_by_its_own_directory(tmp_path: Path) -> None:
 def test_nothing_is_complete_where_nothing_is(tmp_path: Path) -> None:
     assert latest_complete(tmp_path) is None
     assert latest_complete(tmp_path / "missing") is None
+
+
+# -- exports ---------------------------------------------------------------------------------------
+
+
+def test_an_export_has_a_config_and_all_weights() -> None:
+    assert missing_of_export(["config.json", "model.safetensors", "tokenizer.json"], None) == set()
+    assert missing_of_export(["model.safetensors"], None) == {"config.json"}
+    assert missing_of_export(["config.json"], None) == {"model.safetensors"}
+    index = b'{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}'
+    assert missing_of_export(["config.json", "one.safetensors"], index) == {"two.safetensors"}
+    assert missing_of_export(["config.json", "one.safetensors", "two.safetensors"], index) == set()
+
+
+@pytest.mark.parametrize("index", [b"", b"{}", b"[]", b'{"weight_map": []}', b"[" * 100_000, b"\xff"])
+def test_an_index_that_is_none_is_refused(index: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - in json's own words
+        missing_of_export(["config.json"], index)
