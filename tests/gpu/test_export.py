@@ -1,4 +1,4 @@
-"""What was taught on a GPU is what the exported model answers: of a Llama, of an adapter on it, of a hybrid."""
+"""What was taught on a GPU is what the exported model answers: a Llama, an adapter on it, a hybrid."""
 
 import json
 from pathlib import Path
