@@ -112,6 +112,7 @@ def _events(attempt: Attempt) -> Path:
 
 def _apply(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> None:
     """Bring one job to what was observed of it, in a transaction of its own if there is anything new."""
+    _note_name(attempt, seen)
     write = _news(job, attempt, seen)
     if write is None:
         return
@@ -126,6 +127,13 @@ def _apply(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> N
         # What was observed is of this attempt; meanwhile the job may have gone on.
         if now.attempt == attempt.number and now.state in WATCHED:
             write(session, now, seen)
+
+
+def _note_name(attempt: Attempt, seen: Observation) -> None:
+    """Of a submission that was doubled the scheduler may go on with the other one."""
+    if seen.external_id and seen.external_id != attempt.external_id:
+        with writing() as session:
+            session.get_one(Attempt, (attempt.job_id, attempt.number)).external_id = seen.external_id
 
 
 def _must_not_begin_again(write: Write, job: Job) -> bool:
@@ -181,13 +189,11 @@ def _waits(session: Session, job: Job, seen: Observation) -> None:
     )
 
 
-def _started(session: Session, job: Job, seen: Observation) -> None:
+def _started(session: Session, job: Job, seen: Observation) -> None:  # noqa: ARG001
     if job.state is JobState.QUEUED:
         now = utcnow()
         jobs.move(session, job, JobState.STARTING, started_at=job.started_at or now, estimated_start=None)
-        _set_attempt(
-            session, job, started_at=now, **({"external_id": seen.external_id} if seen.external_id else {})
-        )
+        _set_attempt(session, job, started_at=now)
 
 
 def _answers_again(session: Session, job: Job, seen: Observation) -> None:  # noqa: ARG001

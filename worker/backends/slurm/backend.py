@@ -210,7 +210,7 @@ class SlurmBackend:
         for name, rows in queued.items():
             for row in rows:
                 if row is not chosen(rows) and row.state == "PENDING":
-                    self.cancel(Handle(row.job_id, name))
+                    self._cancel(name, row.job_id)
 
     def _queue(self) -> list[Row]:
         answer = self._asked(QUEUE)
@@ -224,9 +224,11 @@ class SlurmBackend:
         return history_rows(answer.out)
 
     def cancel(self, handle: Handle) -> None:
-        # By name, too: the id may be another job's by now.
-        command = [*ENVIRONMENT, "scancel", f"--name={handle.name}", handle.external_id]
-        self._asked(command, but=UNKNOWN_JOB)
+        # By name alone: the id may be another job's by now, and a doubled submission has two.
+        self._cancel(handle.name)
+
+    def _cancel(self, name: str, *ids: str) -> None:
+        self._asked([*ENVIRONMENT, "scancel", f"--name={name}", *ids], but=UNKNOWN_JOB)
 
     def _asked(self, command: Iterable[str], but: str | None = None) -> Answer:
         """The answer to a command. Raises BackendUnavailable where it failed, unless with these words."""

@@ -61,6 +61,14 @@ def chosen(rows: list[Row]) -> Row:
 
 
 def _rank(row: Row) -> tuple[int, int]:
-    if row.state == "FAILED" and row.exit_code == CLAIMED:
-        return 3, int(row.job_id)
-    return (1 if row.state == "PENDING" else 0), int(row.job_id)
+    return _CHANCES.get(_way(row), 0), int(row.job_id)
+
+
+# Who has begun has the claim; who waits may get it; who was cancelled may never have begun, as doubles are.
+_CHANCES = {"PENDING": 1, "CANCELLED": 2, "gave way": 3}
+
+
+def _way(row: Row) -> str:
+    if row.exit_code == CLAIMED and row.state in ("FAILED", "COMPLETING"):
+        return "gave way"
+    return "begun" if row.restarts else row.state

@@ -4,20 +4,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from tests.worker.backends.slurm.commands import queue_line
 from worker.backends.base import Phase
-from worker.backends.slurm.answers import SEPARATOR, WIDTHS, Row, history_rows, queue_rows, refusal
+from worker.backends.slurm.answers import SEPARATOR, Row, history_rows, queue_rows, refusal
 from worker.backends.slurm.observing import chosen, observation
 from worker.backends.slurm.states import NEVER, STATES, WAITS, waiting
 from worker.errors import BackendUnavailable, SubmissionRejected
-
-
-def queue_line(**fields: str) -> str:
-    """A line of squeue with these columns."""
-    usual = {
-        "JobID": "7", "State": "PENDING", "RestartCnt": "0", "StartTime": "1795481215", "exit_code": "0",
-        "Reason": "Priority", "Name": "job-1.1",
-    }  # fmt: skip
-    return "".join({**usual, **fields}[name].ljust(width) for name, width in WIDTHS.items())
 
 
 def row(state: str, code: int = 0, **more: object) -> Row:

@@ -1,0 +1,70 @@
+"""One look at a cluster, by what its commands answer: doubled submissions, rows that nobody can read."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.worker.backends.slurm.commands import FakeSlurm, queue_line
+from worker.backends.base import Handle, Phase
+from worker.backends.slurm.backend import SlurmBackend
+from worker.profiles import SlurmCluster
+
+NAME = "job-1.1"
+
+
+@pytest.fixture
+def slurm() -> FakeSlurm:
+    return FakeSlurm()
+
+
+@pytest.fixture
+def backend(slurm: FakeSlurm, tmp_path: Path) -> SlurmBackend:
+    return SlurmBackend(SlurmCluster(name="s", executor="slurm", remote_job_dir=tmp_path), slurm)
+
+
+def rows(*states: str) -> list[str]:
+    """Those of the doubled submission, beginning with id 5."""
+    return [queue_line(JobID=str(5 + at), State=state, Name=NAME) for at, state in enumerate(states)]
+
+
+def test_of_a_doubled_submission_that_waits_one_goes_on_waiting(
+    slurm: FakeSlurm, backend: SlurmBackend
+) -> None:
+    slurm.queue = rows("PENDING", "PENDING")
+    assert backend.poll([Handle("5", NAME)])[NAME].external_id == "5"
+    assert slurm.cancelled == [[f"--name={NAME}", "6"]]
+    slurm.queue = rows("PENDING", "CANCELLED")
+    seen = backend.poll([Handle("5", NAME)])[NAME]
+    assert (seen.phase, seen.external_id) == (Phase.QUEUED, "5")
+    assert len(slurm.cancelled) == 1
+
+
+@pytest.mark.parametrize(
+    ("states", "counts"),
+    [
+        (("CANCELLED", "RUNNING"), "6"),
+        (("CANCELLED", "PENDING"), "6"),
+        (("RUNNING", "CANCELLED"), "5"),
+        (("COMPLETED", "CANCELLED"), "5"),
+        (("CANCELLED", "CANCELLED"), "5"),
+    ],
+)
+def test_a_double_that_was_cancelled_does_not_speak_for_the_job(
+    slurm: FakeSlurm, backend: SlurmBackend, states: tuple[str, ...], counts: str
+) -> None:
+    slurm.queue = rows(*states)
+    assert backend.poll([Handle("6", NAME)])[NAME].external_id == counts
+    assert slurm.cancelled == []
+
+
+def test_who_has_begun_and_waits_again_is_not_the_double(slurm: FakeSlurm, backend: SlurmBackend) -> None:
+    gave_way = queue_line(JobID="5", State="COMPLETING", exit_code=str(75 << 8), Name=NAME)
+    requeued = queue_line(JobID="7", RestartCnt="1", Name=NAME)
+    slurm.queue = [gave_way, queue_line(JobID="6", Name=NAME), requeued]
+    assert backend.poll([Handle("5", NAME)])[NAME].restarts == 1
+    assert slurm.cancelled == [[f"--name={NAME}", "6"]]
+
+
+def test_a_cancel_reaches_both_of_a_doubled_submission(slurm: FakeSlurm, backend: SlurmBackend) -> None:
+    backend.cancel(Handle("6", NAME))
+    assert slurm.cancelled == [[f"--name={NAME}"]]

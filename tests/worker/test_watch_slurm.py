@@ -1,0 +1,56 @@
+"""Looks at a Slurm, by what its commands answer, and what becomes of the jobs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import forget_settings, make_inputs
+from tests.worker.backends.slurm.commands import FakeSlurm, queue_line
+from worker import clusters, jobs, watch
+from worker.db import writing
+from worker.models import Attempt, Job
+from worker.spec import JobSpec
+from worker.states import JobState
+
+# What a test of this module gets: a job in a state, whose submission has the id 7.
+JobIn = Callable[..., Job]
+
+
+@pytest.fixture
+def spec(database: str, data_dir: Path) -> JobSpec:
+    profile = f'executor = "slurm"\nremote_job_dir = "{data_dir}"\nroots = ["{data_dir}/inputs"]\n'
+    (data_dir / "clusters.toml").write_text(f"[near]\n{profile}max_recoveries = 2\n")
+    forget_settings()
+    return JobSpec(**make_inputs(data_dir), cluster="near")
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    fake = FakeSlurm()
+    monkeypatch.setattr(clusters, "_transport", lambda _: fake)
+    return fake
+
+
+@pytest.fixture
+def job_of(job_in: JobIn) -> JobIn:
+    def make(state: JobState, **columns: Any) -> Job:
+        job = job_in(state, **columns)
+        with writing() as session:
+            session.get_one(Attempt, (job.id, 1)).external_id = "7"
+        return job
+
+    return make
+
+
+def show(slurm: FakeSlurm, job: Job, state: str, **more: str) -> None:
+    """Let squeue have this row of the job, and no other."""
+    slurm.queue = [queue_line(Name=f"{job.id}.1", State=state, **more)]
+
+
+def test_the_id_of_the_submission_that_goes_on_is_noted(job_of: JobIn, slurm: FakeSlurm) -> None:
+    job = job_of(JobState.QUEUED)
+    show(slurm, job, "PENDING", JobID="8")
+    watch.look("near")
+    assert jobs.attempt_of(job).external_id == "8"
