@@ -80,15 +80,23 @@ class SlurmBackend:
         directory = Path(submission.directory)
         if known := self._number_in(directory / EXTERNAL_ID):
             return known
+        try:
+            return self._hand_over(submission, directory)
+        except SubmissionRejected:
+            self.files().remove(directory / SECRETS)
+            raise
+
+    def _hand_over(self, submission: Submission, directory: Path) -> str:
         self._place(submission, directory)
         options = self._image(submission, directory)
+        self._place_secrets(submission, directory)
         answer = self._submit(directory, "first", options)
         if answer.code == CLAIMED:
             if known := self.find(submission.name):
                 return known
             answer = self._submit(directory, "again", options)
         if answer.code != 0:
-            raise self._refused(answer, directory)
+            raise _refused(answer)
         return answer.out.strip()
 
     def _place(self, submission: Submission, directory: Path) -> None:
@@ -97,8 +105,11 @@ class SlurmBackend:
         files.make_directory(directory / "logs")
         for name, content in submission.files.items():
             files.write(directory / name, content.encode())
+
+    def _place_secrets(self, submission: Submission, directory: Path) -> None:
+        """The last thing before the scheduler is asked: what fails until then leaves none behind."""
         if submission.secrets:
-            files.write(directory / SECRETS, self._secrets(submission).encode())
+            self.files().write(directory / SECRETS, self._secrets(submission).encode())
 
     def _secrets(self, submission: Submission) -> str:
         known = self.profile.secrets
@@ -113,15 +124,6 @@ class SlurmBackend:
     def _submit(self, directory: Path, mode: str, options: list[str]) -> Answer:
         command = ["bash", "-s", "--", str(directory), mode, *options]
         return self.transport.run(command, stdin=_SUBMIT, timeout=SUBMIT_SECONDS)
-
-    def _refused(self, answer: Answer, directory: Path) -> BackendUnavailable | SubmissionRejected:
-        if answer.code in (CLAIMED, 124):
-            said = answer.err.strip()[-300:] or "no answer in time"
-            return BackendUnavailable(f"It is not known whether Slurm has the job; it is asked again: {said}")
-        error = refusal(answer.code, answer.err)
-        if isinstance(error, SubmissionRejected):
-            self.files().remove(directory / SECRETS)
-        return error
 
     # -- images ---------------------------------------------------------------------------------
 
@@ -156,8 +158,11 @@ class SlurmBackend:
             raise refusal(answer.code, answer.err)
         return answer.out.strip().partition(";")[0]
 
-    def abandon(self, handle: Handle, directory: Path) -> bool:  # noqa: ARG002
-        return abandon(directory, self.files())
+    def abandon(self, handle: Handle, directory: Path) -> bool:
+        given_up = abandon(directory, self.files())
+        if given_up:
+            self.files().remove(self._submitted(handle.name) / SECRETS)
+        return given_up
 
     def collect(self, handle: Handle, directory: Path, *, is_over: bool) -> bool:  # noqa: ARG002
         return True
@@ -174,8 +179,12 @@ class SlurmBackend:
 
     def _claimed(self, name: str) -> str | None:
         """The id that a run of this name left as it began."""
+        return self._number_in(self._submitted(name) / CLAIM)
+
+    def _submitted(self, name: str) -> Path:
+        """Directory of the attempt that was submitted under this name."""
         job_id, _, number = name.rpartition(".")
-        return self._number_in(self.paths.attempt(job_id, int(number)) / CLAIM)
+        return self.paths.attempt(job_id, int(number))
 
     def _number_in(self, path: Path) -> str | None:
         """The id that a file holds; None where it is not there, or holds something else."""
@@ -237,6 +246,13 @@ class SlurmBackend:
             said = " ".join(answer.err.split())[-300:]
             raise BackendUnavailable(f"Slurm on {self.transport.description} does not answer: {said}")
         return answer
+
+
+def _refused(answer: Answer) -> BackendUnavailable | SubmissionRejected:
+    if answer.code in (CLAIMED, 124):
+        said = answer.err.strip()[-300:] or "no answer in time"
+        return BackendUnavailable(f"It is not known whether Slurm has the job; it is asked again: {said}")
+    return refusal(answer.code, answer.err)
 
 
 def _last(rows: list[Row]) -> Observation | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from worker.backends.base import Files
 from worker.backends.files import LocalFiles
 from worker.backends.slurm.answers import SEPARATOR, WIDTHS
-from worker.backends.transport import Answer
+from worker.backends.transport import Answer, LocalTransport
 from worker.errors import BackendUnavailable
 
 
@@ -26,24 +26,38 @@ def history_line(job_id: str, name: str, state: str, exit_code: str = "0:0") -> 
 
 @dataclass
 class FakeSlurm:
-    """A transport to a cluster that has these rows. Commands that are in `hung` never answer."""
+    """A transport to a cluster that has these rows, and that answers other commands as it is told.
+
+    Files, and what handles files, are those of this machine.
+    """
 
     description = "a cluster of the tests"
     queue: list[str] = field(default_factory=list)
     history: list[str] = field(default_factory=list)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    """Of a command, by its name; `submit` is the script that calls sbatch."""
     hung: set[str] = field(default_factory=set)
-    cancelled: list[list[str]] = field(default_factory=list)
+    """Commands that never answer."""
     asked: list[str] = field(default_factory=list)
+    cancelled: list[list[str]] = field(default_factory=list)
 
-    def run(self, command: Sequence[str], *, stdin: str = "", timeout: float) -> Answer:  # noqa: ARG002
-        name = next(word for word in command if word in ("squeue", "sacct", "scancel"))
+    def run(self, command: Sequence[str], *, stdin: str = "", timeout: float) -> Answer:
+        name = _name(command)
         self.asked.append(name)
         if name in self.hung:
             raise BackendUnavailable(f"{name} did not answer within {timeout:g} s.")
         if name == "scancel":
             self.cancelled.append([word for word in command if word.isdigit() or word.startswith("--name")])
+        if name == "bash":
+            return LocalTransport().run(command, stdin=stdin, timeout=timeout)
         lines = {"squeue": self.queue, "sacct": self.history}.get(name, [])
-        return Answer(0, "".join(f"{line}\n" for line in lines), "")
+        return self.answers.get(name) or Answer(0, "".join(f"{line}\n" for line in lines), "")
 
     def files(self) -> Files:
         return LocalFiles()
+
+
+def _name(command: Sequence[str]) -> str:
+    if command[:2] == ["bash", "-s"]:
+        return "submit"
+    return next(word for word in command if word != "env" and "=" not in word)
