@@ -21,6 +21,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "no-qos": {"qos": "nothing"},
     "no-cpu": {"cpus_per_task": 4096},
     "no-memory": {"mem": "900G"},
+    "no-option": {"mem": "lots"},
     "no-feature": {"constraint": "quantum"},
     "no-reservation": {"reservation": "nothing"},
     "too-long": {"partition": "short"},

@@ -84,6 +84,7 @@ REFUSED = {
     "no-qos": ("nvalid qos", "qos"),
     "no-cpu": ("ore processors requested than permitted", "CPUs"),
     "no-memory": ("emory specification can not be satisfied", "fewer"),
+    "no-option": ("nvalid --mem specification", "profile"),
     "no-feature": ("nvalid feature specification", "constraint"),
     "no-reservation": ("equested reservation is invalid", "reservation"),
     "near": ("ode count specification invalid", "fewer nodes"),

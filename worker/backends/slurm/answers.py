@@ -1,5 +1,6 @@
 """What Slurm's commands are asked and answer: arguments, columns, error texts. Pure."""
 
+import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -115,12 +116,13 @@ UNCLEAR = (
     "Munge decode failed", "Failed to connect to socket", "Protocol authentication error", "authentication",
     "Slurm controller", "Slurmctld", "Resource temporarily unavailable", "Job submission rate limit",
     "configuration file", "configuration source",
+    "Required partition not available", "error writing script/environment",
 )  # fmt: skip
 
 # sbatch is not there, or cannot be run.
 NOT_RUN = (126, 127)
-# Above it a signal has ended sbatch, and nobody knows what it had done by then.
-SIGNALLED = 128
+# A signal has ended sbatch, and nobody knows what it had done by then. (255 is its own, for a wrong option.)
+SIGNALLED = range(128 + 1, 128 + signal.NSIG)
 
 # A part of what Slurm says -> what to do.
 HINTS = {
@@ -135,6 +137,7 @@ HINTS = {
     "requested reservation is invalid": "Correct `reservation` of the cluster's profile.",
     "violates accounting": "Ask for less, or wait until other jobs of the account have ended.",
     "pathname of a file": "Shorten `comment` or `setup_lines` of the cluster's profile.",
+    "invalid --": "Correct the field of this name in the cluster's profile.",
     "access/permission denied": "The account may not use this partition, QOS or reservation.",
 }
 
@@ -143,7 +146,8 @@ def refusal(code: int, text: str) -> BackendUnavailable | SubmissionRejected:
     """What a failed sbatch means, in the scheduler's own words."""
     words = [line.removeprefix("sbatch: ").removeprefix("error: ").strip() for line in text.splitlines()]
     said = "; ".join(dict.fromkeys(word for word in words if word)) or f"sbatch exited with {code}"
-    if code in NOT_RUN or code > SIGNALLED or any(part.lower() in said.lower() for part in UNCLEAR):
-        return BackendUnavailable(f"Slurm did not answer the submission: {said}")
+    is_unclear = any(part.lower() in said.lower() for part in UNCLEAR)
+    if code in NOT_RUN or code in SIGNALLED or is_unclear:
+        return BackendUnavailable(f"Slurm has not taken the job yet: {said}")
     hint = next((hint for part, hint in HINTS.items() if part in said.lower()), None)
     return SubmissionRejected(f"Slurm refused the job: {said}", hint=hint)

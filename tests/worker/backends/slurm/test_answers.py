@@ -156,6 +156,13 @@ def test_a_refusal_is_in_slurms_own_words(text: str, hint: str) -> None:
     assert hint in (found.hint or "")
 
 
+def test_an_option_that_sbatch_does_not_take_is_a_refusal() -> None:
+    found = refusal(255, "sbatch: error: Invalid --mem specification\n")
+    assert isinstance(found, SubmissionRejected)
+    assert found.message == "Slurm refused the job: Invalid --mem specification"
+    assert "profile" in (found.hint or "")
+
+
 @pytest.mark.parametrize(
     ("code", "text"),
     [
@@ -164,6 +171,9 @@ def test_a_refusal_is_in_slurms_own_words(text: str, hint: str) -> None:
         (1, "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"),
         (1, "sbatch: error: Munge encode failed: Failed to connect to socket"),
         (1, "sbatch: fatal: Unable to process configuration file"),
+        (1, f"{REFUSED}Required partition not available (inactive or drain)"),
+        (1, f"{REFUSED}I/O error writing script/environment to file"),
+        (255, "sbatch: error: Unable to contact slurm controller (connect failure)"),
         (127, "bash: line 10: sbatch: command not found"),
     ],
 )  # fmt: skip
