@@ -117,7 +117,7 @@ def _apply(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> N
     if write is None:
         return
     if write is _requeued:
-        ingest.ingest(job.id)  # what the last run has written belongs to the last attempt
+        ingest.read_up(job.id)  # what the last run has written belongs to the last attempt
     if _must_not_begin_again(write, job):
         backend.cancel(_handle(attempt))
     if write is _requeued and job.desired_state != DesiredState.RUN:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import forget_settings, make_inputs
 from tests.worker.backends.slurm.commands import FakeSlurm, queue_line
+from tests.worker.test_ingest import step, steps, write
 from worker import clusters, jobs, watch
 from worker.db import writing
 from worker.models import Attempt, Job
@@ -54,3 +55,18 @@ def test_the_id_of_the_submission_that_goes_on_is_noted(job_of: JobIn, slurm: Fa
     show(slurm, job, "PENDING", JobID="8")
     watch.look("near")
     assert jobs.attempt_of(job).external_id == "8"
+
+
+# -- begun again by the scheduler ------------------------------------------------------------------
+
+
+def test_what_a_run_wrote_before_it_was_begun_again_is_read_first(job_of: JobIn, slurm: FakeSlurm) -> None:
+    job = job_of(JobState.RUNNING)
+    write(job, step(1))
+    show(slurm, job, "PENDING", RestartCnt="1")
+    slurm.hung = {"files"}
+    watch.look("near")
+    assert jobs.get(job.id).attempt == 1
+    slurm.hung = set()
+    watch.look("near")
+    assert (jobs.get(job.id).attempt, steps(job)) == (2, [(1, 8.0)])

@@ -37,7 +37,7 @@ class FakeSlurm:
     answers: dict[str, Answer] = field(default_factory=dict)
     """Of a command, by its name; `submit` is the script that calls sbatch."""
     hung: set[str] = field(default_factory=set)
-    """Commands that never answer."""
+    """Commands that never answer; `files` are those of the cluster."""
     asked: list[str] = field(default_factory=list)
     cancelled: list[list[str]] = field(default_factory=list)
 
@@ -54,6 +54,8 @@ class FakeSlurm:
         return self.answers.get(name) or Answer(0, "".join(f"{line}\n" for line in lines), "")
 
     def files(self) -> Files:
+        if "files" in self.hung:
+            raise BackendUnavailable("The files cannot be reached.")
         return LocalFiles()
 
 
