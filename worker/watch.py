@@ -118,6 +118,7 @@ def _apply(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> N
         return
     if write is _requeued:
         ingest.read_up(job.id)  # what the last run has written belongs to the last attempt
+        write = _again(job)
     if _must_not_begin_again(write, job):
         backend.cancel(_handle(attempt))
     if write is _requeued and job.desired_state != DesiredState.RUN:
@@ -140,7 +141,13 @@ def _must_not_begin_again(write: Write, job: Job) -> bool:
     """Whether the scheduler may still begin a run again that is over for us."""
     if job.desired_state != DesiredState.RUN:
         return write in (_requeued, _interrupted)
-    return write is _interrupted and _is_given_up(job)
+    return write is _worn_out or (write is _interrupted and _is_given_up(job))
+
+
+def _again(job: Job) -> Write:
+    """What it means that the scheduler begins a run again; it may as often as we do, between two saves."""
+    is_wanted = job.desired_state == DesiredState.RUN and job.state is not JobState.FINALIZING
+    return _worn_out if is_wanted and recovery.is_used_up(job) else _requeued
 
 
 def _is_given_up(job: Job) -> bool:
@@ -237,6 +244,14 @@ def _requeued(session: Session, job: Job, seen: Observation) -> None:
     )
 
 
+def _worn_out(session: Session, job: Job, seen: Observation) -> None:
+    """Once too often: an attempt of its own, for it may have begun, which is over at once."""
+    code, said = recovery.last_word(job)
+    _requeued(session, job, seen)
+    message = f"{said} It has gone on as often as it may without a new checkpoint."
+    _ended(session, job, replace(seen, code=code, message=message))
+
+
 def _ended(session: Session, job: Job, seen: Observation) -> None:
     exit_record = {"code": seen.code, "message": seen.message, "raw": seen.raw, "at": utcnow().isoformat()}
     _set_attempt(session, job, exit=exit_record)
@@ -295,10 +310,8 @@ def _is_missed(job: Job, attempt: Attempt) -> bool:
 
 
 def _given_up(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> Iterator[News]:
-    if (
-        backend.abandon(_handle(attempt), Path(attempt.directory or ""))
-        and job.desired_state == DesiredState.RUN
-    ):
+    never_began = backend.abandon(_handle(attempt), Path(attempt.directory or ""))
+    if never_began and job.desired_state == DesiredState.RUN and not recovery.is_used_up(job):
         reason = Reason(
             "lost_by_scheduler", "The scheduler lost the run before it began; it is submitted again."
         )

@@ -8,10 +8,10 @@ import pytest
 
 from tests.conftest import forget_settings, make_inputs
 from tests.worker.backends.slurm.commands import FakeSlurm, queue_line
-from tests.worker.test_ingest import step, steps, write
-from worker import clusters, jobs, watch
+from tests.worker.test_ingest import save, step, steps, write
+from worker import clusters, ingest, jobs, watch
 from worker.db import writing
-from worker.models import Attempt, Job
+from worker.models import Attempt, Job, Origin
 from worker.spec import JobSpec
 from worker.states import JobState
 
@@ -70,3 +70,57 @@ def test_what_a_run_wrote_before_it_was_begun_again_is_read_first(job_of: JobIn,
     slurm.hung = set()
     watch.look("near")
     assert (jobs.get(job.id).attempt, steps(job)) == (2, [(1, 8.0)])
+
+
+@pytest.fixture
+def worn(job_of: JobIn) -> Job:
+    """A job that has gone on twice, as often as it may, and saved nothing."""
+    job = job_of(JobState.RUNNING, attempt=3)
+    with writing() as session:
+        first = session.get_one(Attempt, (job.id, 1))
+        for number in (2, 3):
+            directory = Path(first.directory or "").with_name(str(number))
+            directory.mkdir()
+            columns = {"external_id": "7", "directory": str(directory), "submission": 1}
+            session.add(Attempt(job_id=job.id, number=number, origin=Origin.REQUEUED.value, **columns))
+    return jobs.get(job.id)
+
+
+@pytest.mark.parametrize("seen", ["preempted", "node_fail"])
+def test_a_run_that_slurm_begins_again_too_often_is_over(worn: Job, slurm: FakeSlurm, seen: str) -> None:
+    if seen == "node_fail":
+        show(slurm, worn, "NODE_FAIL", RestartCnt="2")
+        watch.look("near")
+        assert jobs.get(worn.id).state is JobState.RECOVERING
+    show(slurm, worn, "PENDING", RestartCnt="3")
+    watch.look("near")
+    assert slurm.cancelled == [[f"--name={worn.id}.1"]]
+    ingest.ingest(worn.id)
+    now = jobs.get(worn.id)
+    assert now.failure is not None
+    assert (now.state, now.attempt, now.failure["class"]) == (JobState.FAILED, 4, seen)
+    assert "as often as it may without a new checkpoint" in now.failure["cause"]
+
+
+def test_what_cannot_be_ended_on_the_cluster_is_not_over(worn: Job, slurm: FakeSlurm) -> None:
+    show(slurm, worn, "PENDING", RestartCnt="3")
+    slurm.hung = {"scancel"}
+    watch.look("near")
+    assert (jobs.get(worn.id).state, jobs.get(worn.id).attempt) == (JobState.RUNNING, 3)
+
+
+def test_a_checkpoint_lets_slurm_begin_a_run_again(worn: Job, slurm: FakeSlurm) -> None:
+    write(worn, save(worn, 4))
+    show(slurm, worn, "PENDING", RestartCnt="3")
+    watch.look("near")
+    assert (jobs.get(worn.id).state, slurm.cancelled) == (JobState.QUEUED, [])
+
+
+def test_what_saved_before_it_was_ended_goes_on_by_our_hand(worn: Job, slurm: FakeSlurm) -> None:
+    show(slurm, worn, "RUNNING", RestartCnt="3")
+    watch.look("near")
+    now = jobs.get(worn.id)
+    Path(jobs.attempt_of(now).directory or "").mkdir()
+    write(now, save(now, 4))
+    ingest.ingest(now.id)
+    assert (jobs.get(now.id).state, jobs.get(now.id).attempt) == (JobState.SUBMITTING, 5)
