@@ -56,8 +56,8 @@ def poll(cluster_name: str) -> None:
     except NotFound as error:
         log.warning("poll.no_such_cluster", error=error.message)  # its profile was removed
         return
-    with pace.turn(profile) as is_due:
-        for job_id in watch.look(cluster_name) if is_due else ():
+    with pace.turn(profile) as turn:
+        for job_id in watch.look(cluster_name, is_steady=turn.is_steady) if turn.is_due else ():
             nudge(take_in, job_id)
 
 

@@ -35,12 +35,13 @@ ESTIMATE_STEP = timedelta(minutes=2)
 SHOWN_TROUBLE = frozenset({JobState.QUEUED, JobState.STARTING, JobState.RUNNING})
 
 
-def look(cluster_name: str) -> list[str]:
+def look(cluster_name: str, *, is_steady: bool = True) -> list[str]:
     """Observe all watched jobs of a cluster, move them on, and return the ids that have files to read.
 
     The cluster is asked even where there are none: whether it answers is news to those that wait for it.
 
     A look that fails changes nothing: the jobs keep their state, and become stale by the clock.
+    is_steady: as in pace.Turn; until then no run is given up for lost.
     Raises BackendUnavailable.
     """
     profile = cluster(cluster_name)
@@ -50,7 +51,8 @@ def look(cluster_name: str) -> list[str]:
         seen = _poll(backend, watched)
         news = [(job, attempt, seen[attempt.name]) for job, attempt in watched if attempt.name in seen]
         known = [one for one in news if one[2].phase is not Phase.UNKNOWN]
-        known += _marked(backend, [one for one in news if one[2].phase is Phase.UNKNOWN])
+        unknown = [one for one in news if one[2].phase is Phase.UNKNOWN]
+        known += _marked(backend, unknown, may_be_lost=is_steady)
         to_read = list(_with_files(backend, news if backend.must_collect else known))
     for job, attempt, observation in known:
         try:
@@ -270,7 +272,7 @@ def _set_attempt(session: Session, job: Job, **values: object) -> None:
 # -- runs that the scheduler does not know ---------------------------------------------------------
 
 
-def _marked(backend: Backend, unknown: list[News]) -> list[News]:
+def _marked(backend: Backend, unknown: list[News], *, may_be_lost: bool) -> list[News]:
     """Runs that the scheduler has forgotten and that are over, by their own word or by our waiting."""
     if not unknown:
         return []
@@ -284,7 +286,7 @@ def _marked(backend: Backend, unknown: list[News]) -> list[News]:
         elif _end_marker(attempt) in left:
             message = "The scheduler no longer knows the run, which has left its end marker."
             over.append((job, attempt, Observation(Phase.ENDED, "forgotten", message, seen.raw)))
-        elif seen.code == UNKNOWN and _is_missed(job, attempt):
+        elif may_be_lost and seen.code == UNKNOWN and _is_missed(job, attempt):
             with suppress(BackendUnavailable):  # of one job's directory: the others go their way
                 over += _given_up(backend, job, attempt, seen)
     return over

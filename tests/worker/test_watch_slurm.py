@@ -1,6 +1,7 @@
 """Looks at a Slurm, by what its commands answer, and what becomes of the jobs."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tests.worker.backends.slurm.commands import FakeSlurm, queue_line
 from tests.worker.test_ingest import save, step, steps, write
 from worker import clusters, ingest, jobs, watch
 from worker.db import writing
-from worker.models import Attempt, Job, Origin
+from worker.models import Attempt, Job, Origin, utcnow
 from worker.spec import JobSpec
 from worker.states import JobState
 
@@ -22,7 +23,7 @@ JobIn = Callable[..., Job]
 @pytest.fixture
 def spec(database: str, data_dir: Path) -> JobSpec:
     profile = f'executor = "slurm"\nremote_job_dir = "{data_dir}"\nroots = ["{data_dir}/inputs"]\n'
-    (data_dir / "clusters.toml").write_text(f"[near]\n{profile}max_recoveries = 2\n")
+    (data_dir / "clusters.toml").write_text(f"[near]\n{profile}max_recoveries = 2\nsettle_seconds = 0\n")
     forget_settings()
     return JobSpec(**make_inputs(data_dir), cluster="near")
 
@@ -39,7 +40,8 @@ def job_of(job_in: JobIn) -> JobIn:
     def make(state: JobState, **columns: Any) -> Job:
         job = job_in(state, **columns)
         with writing() as session:
-            session.get_one(Attempt, (job.id, 1)).external_id = "7"
+            attempt = session.get_one(Attempt, (job.id, 1))
+            attempt.external_id, attempt.submitted_at = "7", utcnow() - timedelta(hours=1)
         return job
 
     return make
@@ -82,6 +84,7 @@ def worn(job_of: JobIn) -> Job:
             directory = Path(first.directory or "").with_name(str(number))
             directory.mkdir()
             columns = {"external_id": "7", "directory": str(directory), "submission": 1}
+            columns["submitted_at"] = first.submitted_at
             session.add(Attempt(job_id=job.id, number=number, origin=Origin.REQUEUED.value, **columns))
     return jobs.get(job.id)
 
@@ -124,3 +127,20 @@ def test_what_saved_before_it_was_ended_goes_on_by_our_hand(worn: Job, slurm: Fa
     write(now, save(now, 4))
     ingest.ingest(now.id)
     assert (jobs.get(now.id).state, jobs.get(now.id).attempt) == (JobState.SUBMITTING, 5)
+
+
+# -- not known any more ----------------------------------------------------------------------------
+
+
+def test_a_run_is_lost_where_the_cluster_has_answered_for_a_while(job_of: JobIn, slurm: FakeSlurm) -> None:
+    job = job_of(JobState.QUEUED, observed_at=utcnow() - timedelta(hours=1))
+    watch.look("near", is_steady=False)
+    assert jobs.get(job.id).state is JobState.QUEUED
+    watch.look("near")
+    assert (jobs.get(job.id).state, jobs.get(job.id).attempt) == (JobState.SUBMITTING, 2)
+
+
+def test_a_job_that_the_cluster_loses_again_and_again_is_lost(worn: Job, slurm: FakeSlurm) -> None:
+    watch.look("near")
+    ingest.ingest(worn.id)
+    assert (jobs.get(worn.id).state, jobs.get(worn.id).attempt) == (JobState.LOST, 3)
