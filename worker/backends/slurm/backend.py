@@ -29,8 +29,11 @@ from worker.backends.slurm.paths import Paths
 from worker.backends.slurm.script import CLAIMED, render, render_import
 from worker.backends.transport import Answer, Transport
 from worker.errors import BackendUnavailable, SubmissionRejected
+from worker.log import logger
 from worker.profiles import SlurmCluster
 from worker.run_files import CLAIM, EXTERNAL_ID, SECRETS
+
+log = logger(__name__)
 
 # Slurm's own clients give up after MessageTimeout, 10 s by default, or 9 s without a controller.
 QUERY_SECONDS = 20.0
@@ -227,7 +230,11 @@ class SlurmBackend:
 
     def _history(self, which: list[str]) -> list[Row] | None:
         """Rows of the accounting, oldest first; none where there is no accounting, None where it is down."""
-        answer = self.transport.run([*HISTORY, *which], timeout=QUERY_SECONDS)
+        try:
+            answer = self.transport.run([*HISTORY, *which], timeout=QUERY_SECONDS)
+        except BackendUnavailable as error:  # it hangs, which is nothing against the queue's answer
+            log.warning("slurm.no_accounting", cluster=self.profile.name, error=error.message)
+            return None
         if answer.code != 0:
             return [] if ACCOUNTING_DISABLED in answer.err else None
         return history_rows(answer.out)

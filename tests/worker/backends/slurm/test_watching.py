@@ -68,3 +68,13 @@ def test_who_has_begun_and_waits_again_is_not_the_double(slurm: FakeSlurm, backe
 def test_a_cancel_reaches_both_of_a_doubled_submission(slurm: FakeSlurm, backend: SlurmBackend) -> None:
     backend.cancel(Handle("6", NAME))
     assert slurm.cancelled == [[f"--name={NAME}"]]
+
+
+def test_accounting_that_hangs_hides_nothing_of_what_the_queue_says(
+    slurm: FakeSlurm, backend: SlurmBackend
+) -> None:
+    slurm.queue = rows("RUNNING")
+    slurm.hung = {"sacct"}
+    seen = backend.poll([Handle("5", NAME), Handle("4", "job-2.1")])
+    assert (seen[NAME].phase, seen["job-2.1"].code) == (Phase.RUNNING, "accounting_unavailable")
+    assert backend.find("job-2.1") is None
