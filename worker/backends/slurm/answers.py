@@ -1,7 +1,8 @@
 """What Slurm's commands are asked and answer: arguments, columns, error texts. Pure."""
 
 import signal
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from worker.errors import BackendUnavailable, SubmissionRejected
@@ -37,6 +38,9 @@ ACCOUNTING_DISABLED = "accounting storage is disabled"
 UNKNOWN_JOB = "Invalid job id specified"
 
 
+UNREADABLE = "unreadable"
+
+
 @dataclass(frozen=True)
 class Row:
     """One job, as the scheduler or its accounting shows it."""
@@ -52,19 +56,22 @@ class Row:
     start: datetime | None = None
     raw: str = ""
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether its columns are what they should be. If not, only its id and name count."""
+        return self.state != UNREADABLE
+
 
 def queue_rows(text: str) -> list[Row]:
-    """The answer to QUEUE. What follows a line break in the name of another job is no row.
-
-    Raises ValueError.
-    """
-    lines = (line for line in text.split("\n") if line.partition(" ")[0].isdigit())
+    """The answer to QUEUE. What follows a line break in the name of another job is no row."""
+    lines = (line for line in text.split("\n") if line.partition(" ")[0].isdecimal())
     return [_queue_row(line) for line in lines if line[NAME_BEGIN:].strip()]
 
 
 def history_rows(text: str) -> list[Row]:
     """The answer to HISTORY, as above."""
-    return [_history_row(line) for line in text.split("\n") if line.count(SEPARATOR) == HISTORY_SEPARATORS]
+    lines = (line for line in text.split("\n") if line.partition(SEPARATOR)[0].isdecimal())
+    return [_history_row(line) for line in lines if line.count(SEPARATOR) == HISTORY_SEPARATORS]
 
 
 def _queue_row(line: str) -> Row:
@@ -72,30 +79,37 @@ def _queue_row(line: str) -> Row:
     for name, width in WIDTHS.items():
         fields[name] = line[begin : begin + width].strip()
         begin += width
-    return Row(
-        job_id=fields["JobID"],
-        name=fields["Name"],
-        state=fields["State"],
-        exit_code=_of_wait_status(int(fields["exit_code"] or 0)),
-        reason=fields["Reason"],
-        restarts=int(fields["RestartCnt"] or 0),
-        start=_moment(fields["StartTime"]),
-        raw=" ".join(line.split()),
-    )
+    row = _unread(fields["JobID"], fields["Name"], " ".join(line.split()))
+    with suppress(ValueError, OverflowError):
+        return replace(
+            row,
+            state=fields["State"],
+            exit_code=_of_wait_status(int(fields["exit_code"] or 0)),
+            reason=fields["Reason"],
+            restarts=int(fields["RestartCnt"] or 0),
+            start=_moment(fields["StartTime"]),
+        )
+    return row
 
 
 def _history_row(line: str) -> Row:
     job_id, name, state, exit_code, reason, start = line.split(SEPARATOR)
-    code, _, signal = exit_code.partition(":")
-    return Row(
-        job_id=job_id,
-        name=name,
-        state=state.partition(" ")[0],
-        exit_code=int(code) or (128 + int(signal) if int(signal or 0) else 0),
-        reason=reason,
-        start=_moment(start),
-        raw=line.replace(SEPARATOR, " "),
-    )
+    code, _, signal_number = exit_code.partition(":")
+    row = _unread(job_id, name, line.replace(SEPARATOR, " "))
+    with suppress(ValueError, OverflowError):
+        by_signal = 128 + int(signal_number) if int(signal_number or 0) else 0
+        return replace(
+            row,
+            state=state.partition(" ")[0],
+            exit_code=int(code) or by_signal,
+            reason=reason,
+            start=_moment(start),
+        )
+    return row
+
+
+def _unread(job_id: str, name: str, raw: str) -> Row:
+    return Row(job_id, name, UNREADABLE, exit_code=0, reason="", raw=raw)
 
 
 def _of_wait_status(status: int) -> int:

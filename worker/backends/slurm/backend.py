@@ -209,19 +209,21 @@ class SlurmBackend:
         rows = self._history(["--jobs", ",".join(one.external_id for one in handles)])
         unknown = UNANSWERED if rows is None else GONE
         found = _by_name(rows or [], {one.name: one for one in handles})
+        unread = {name for name, rows in found.items() if not rows[-1].is_readable}
         past = {name: _last(rows) for name, rows in found.items()}
         over = {
             name: seen
             for name, seen in past.items()
             if seen and seen.phase in (Phase.ENDED, Phase.INTERRUPTED)
         }
-        return {one.name: over.get(one.name, unknown) for one in handles}
+        return {one.name: over.get(one.name, unknown) for one in handles if one.name not in unread}
 
     def _end_doubles(self, queued: dict[str, list[Row]]) -> None:
         """Of a submission that went through twice one runs; the other has no business in the queue."""
         for name, rows in queued.items():
+            kept = chosen(rows)
             for row in rows:
-                if row is not chosen(rows) and row.state == "PENDING":
+                if kept.is_readable and row is not kept and row.state == "PENDING":
                     self._cancel(name, row.job_id)
 
     def _queue(self) -> list[Row]:
@@ -272,5 +274,7 @@ def _by_name(rows: Iterable[Row], wanted: Collection[str]) -> dict[str, list[Row
     found: dict[str, list[Row]] = {}
     for row in rows:
         if row.name in wanted:
+            if not row.is_readable:
+                log.warning("slurm.unreadable_row", row=row.raw)
             found.setdefault(row.name, []).append(row)
     return found

@@ -1,7 +1,7 @@
 """From rows of Slurm to observations. Pure."""
 
 from worker.backends.base import Observation, Phase
-from worker.backends.slurm.answers import Row
+from worker.backends.slurm.answers import UNREADABLE, Row
 from worker.backends.slurm.script import CLAIMED, UNPREPARED
 from worker.backends.slurm.states import STATES, Meaning, waiting
 
@@ -65,7 +65,8 @@ def _rank(row: Row) -> tuple[int, int]:
 
 
 # Who has begun has the claim; who waits may get it; who was cancelled may never have begun, as doubles are.
-_CHANCES = {"PENDING": 1, "CANCELLED": 2, "gave way": 3}
+# Of one that nobody can read nothing is known, and so nothing of the others.
+_CHANCES = {UNREADABLE: -1, "PENDING": 1, "CANCELLED": 2, "gave way": 3}
 
 
 def _way(row: Row) -> str:

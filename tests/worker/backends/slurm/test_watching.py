@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.backends.slurm.commands import FakeSlurm, queue_line
+from tests.worker.backends.slurm.commands import FakeSlurm, history_line, queue_line
 from worker.backends.base import Handle, Phase
 from worker.backends.slurm.backend import SlurmBackend
 from worker.profiles import SlurmCluster
@@ -78,3 +78,43 @@ def test_accounting_that_hangs_hides_nothing_of_what_the_queue_says(
     seen = backend.poll([Handle("5", NAME), Handle("4", "job-2.1")])
     assert (seen[NAME].phase, seen["job-2.1"].code) == (Phase.RUNNING, "accounting_unavailable")
     assert backend.find("job-2.1") is None
+
+
+@pytest.mark.parametrize("column", ["exit_code", "RestartCnt", "StartTime"])
+def test_a_row_that_nobody_can_read_is_no_news(
+    slurm: FakeSlurm, backend: SlurmBackend, column: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strange = {"exit_code": "0:15", "RestartCnt": "many", "StartTime": "9" * 20}[column]
+    slurm.queue = [queue_line(Name=NAME, **{column: strange}), *rows("PENDING"), *rows("RUNNING")]
+    slurm.queue.append(queue_line(JobID="9", State="RUNNING", Name="job-2.1"))
+    assert [*backend.poll([Handle("7", NAME), Handle("9", "job-2.1")])] == ["job-2.1"]
+    assert slurm.cancelled == []
+    assert slurm.asked == ["squeue"]
+    assert "slurm.unreadable_row" in capsys.readouterr().out
+
+
+def test_a_record_that_nobody_can_read_is_no_news(slurm: FakeSlurm, backend: SlurmBackend) -> None:
+    strange = history_line("7", NAME, "COMPLETED", exit_code="fine")
+    slurm.history = [strange, history_line("9", "job-2.1", "FAILED")]
+    seen = backend.poll([Handle("7", NAME), Handle("9", "job-2.1"), Handle("8", "job-3.1")])
+    assert {name: one.phase for name, one in seen.items()} == {
+        "job-2.1": Phase.ENDED,
+        "job-3.1": Phase.UNKNOWN,
+    }
+
+
+def test_of_a_requeued_run_the_last_record_counts(slurm: FakeSlurm, backend: SlurmBackend) -> None:
+    slurm.history = [history_line("7", NAME, "NODE_FAIL"), history_line("7", NAME, "COMPLETED")]
+    seen = backend.poll([Handle("7", NAME)])[NAME]
+    assert (seen.phase, seen.restarts) == (Phase.ENDED, 1)
+    slurm.history.append(history_line("7", NAME, "PENDING"))
+    assert backend.poll([Handle("7", NAME)])[NAME].phase is Phase.UNKNOWN
+
+
+def test_while_the_queue_knows_a_run_its_last_record_does_not_count(
+    slurm: FakeSlurm, backend: SlurmBackend
+) -> None:
+    slurm.history = [history_line("5", NAME, "PREEMPTED")]
+    slurm.queue = rows("PENDING")
+    assert backend.poll([Handle("5", NAME)])[NAME].phase is Phase.QUEUED
+    assert slurm.asked == ["squeue"]
