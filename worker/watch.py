@@ -1,6 +1,6 @@
 """Looks at live jobs: one call per cluster, whatever their number; writes only what changed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -337,14 +337,14 @@ def _note_observed(seen: list[Job]) -> None:
             session.execute(update(Job).where(col(Job.id).in_(due)).values(observed_at=now))
 
 
-def owed(limit: int) -> list[tuple[str, JobState]]:
-    """Jobs that wait for a task whose message may have been lost: id and state."""
+def owed(limit: int, states: Collection[JobState] = AWAITING_TASK) -> list[tuple[str, JobState]]:
+    """Jobs that wait, in one of these states, for a task whose message may have been lost: id and state."""
     now = utcnow()
     recent = now - timedelta(seconds=get_settings().stuck_after_seconds)
     with reading() as session:
         query = (
             select(Job.id, Job.state)
-            .where(col(Job.state).in_(AWAITING_TASK))
+            .where(col(Job.state).in_(states))
             # What lies ahead was written before the clock was put back.
             .where(or_(~col(Job.updated_at).between(recent, now), col(Job.state) == JobState.CANCELLING))
             .order_by(func.random())  # so that none keeps the others from their turn

@@ -4,30 +4,16 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from tests.conftest import forget_settings
 from tests.waiting import wait_until
+from tests.worker.conftest import Redis
 from tests.worker.test_jobs import at_once
 from worker import pace
-from worker.app import app
 from worker.errors import BackendUnavailable, CredentialsRefused
 from worker.profiles import SlurmCluster
-
-Redis = Any
-
-
-@pytest.fixture
-def redis(environment: pytest.MonkeyPatch, broker: str) -> Redis:
-    """The broker, where nobody has looked yet."""
-    environment.setattr(app.conf, "broker_url", broker)
-    environment.setattr(app.conf, "broker_write_url", broker)
-    with app.connection_for_write() as connection:
-        client = connection.default_channel.client
-        client.flushdb()
-        yield client
 
 
 @pytest.fixture
