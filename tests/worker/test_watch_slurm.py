@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import forget_settings, make_inputs
-from tests.worker.backends.slurm.commands import FakeSlurm, queue_line
+from tests.worker.backends.slurm.commands import FakeSlurm, history_line, queue_line
 from tests.worker.test_ingest import save, step, steps, write
 from worker import clusters, ingest, jobs, watch
 from worker.db import writing
@@ -127,6 +127,25 @@ def test_what_saved_before_it_was_ended_goes_on_by_our_hand(worn: Job, slurm: Fa
     write(now, save(now, 4))
     ingest.ingest(now.id)
     assert (jobs.get(now.id).state, jobs.get(now.id).attempt) == (JobState.SUBMITTING, 5)
+
+
+def test_a_record_that_looks_like_the_end_while_a_run_is_requeued_is_none(
+    job_of: JobIn, slurm: FakeSlurm
+) -> None:
+    job = job_of(JobState.RUNNING)
+    slurm.history = [history_line("7", f"{job.id}.1", "PREEMPTED")]
+    watch.look("near")
+    ingest.ingest(job.id)
+    assert jobs.get(job.id).state is JobState.RECOVERING
+    show(slurm, job, "PENDING", RestartCnt="1")
+    watch.look("near")
+    first, second = jobs.attempts(job.id)
+    assert first.failure is not None
+    assert (jobs.get(job.id).state, first.failure["class"], second.origin) == (
+        JobState.QUEUED,
+        "preempted",
+        Origin.REQUEUED,
+    )
 
 
 # -- not known any more ----------------------------------------------------------------------------
