@@ -31,7 +31,7 @@ from worker.backends.transport import Answer, Transport
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.log import logger
 from worker.profiles import SlurmCluster
-from worker.run_files import CLAIM, EXTERNAL_ID, SECRETS
+from worker.run_files import CLAIM, EXTERNAL_ID, IMPORT, SECRETS
 
 log = logger(__name__)
 
@@ -138,8 +138,16 @@ class SlurmBackend:
         self.files().write(directory / "image", f"{image.file}\n".encode())
         if image.is_file or (not submission.fresh_image and image.file in self._images()):
             return []
-        importing = self._import(image, fresh=submission.fresh_image)
+        importing = self._fresh(image, directory) if submission.fresh_image else self._import(image)
         return [f"--dependency=afterok:{importing}", "--kill-on-invalid-dep=yes"]
+
+    def _fresh(self, image: Image, directory: Path) -> str:
+        """Id of the import that this attempt asked for: one, however often it is submitted."""
+        if known := self._number_in(directory / IMPORT):
+            return known
+        importing = self._submit_import(image, fresh=True)
+        self.files().write(directory / IMPORT, f"{importing}\n".encode())
+        return importing
 
     def _images(self) -> list[Path]:
         """The links of the imported images: those that lead somewhere."""
@@ -147,19 +155,32 @@ class SlurmBackend:
         answer = self.transport.run(command, timeout=QUERY_SECONDS)
         return [Path(line) for line in answer.out.splitlines()]
 
-    def _import(self, image: Image, *, fresh: bool) -> str:
+    def _import(self, image: Image) -> str:
         """Id of the job that imports an image: one that is in the queue already, or a new one."""
         queue = [
             row for row in self._queue() if row.name == image.job_name and row.state in ("PENDING", "RUNNING")
         ]
-        if queue and not fresh:
-            return queue[0].job_id
+        return queue[0].job_id if queue else self._submit_import(image, fresh=False)
+
+    def _submit_import(self, image: Image, *, fresh: bool) -> str:
         self.files().make_directory(self.paths.images)
         script = render_import(image, self.profile, self.paths, fresh=fresh)
         answer = self.transport.run(["sbatch", "--parsable"], stdin=script, timeout=SUBMIT_SECONDS)
         if answer.code != 0:
             raise refusal(answer.code, answer.err)
         return answer.out.strip().partition(";")[0]
+
+    def _with_words_of_import(self, name: str, seen: Observation) -> Observation:
+        """Where the import of its image failed, the end of what that has written."""
+        if seen.code != "image_pull":
+            return seen
+        with suppress(FileNotFoundError, BackendUnavailable):
+            files = self.files()
+            image = files.read(self._submitted(name) / "image", 0, 4096).decode().strip()
+            log = images.log_of_import(Path(image))
+            said = files.read(log, max(0, files.stat(log).size - 1000), 1000).decode(errors="replace")
+            return replace(seen, message=f"{seen.message} {log} ends with: {' '.join(said.split())[-300:]}")
+        return seen
 
     def abandon(self, handle: Handle, directory: Path) -> bool:
         given_up = abandon(directory, self.files())
@@ -202,7 +223,8 @@ class SlurmBackend:
         seen = {name: observation(chosen(rows)) for name, rows in queued.items()}
         self._end_doubles(queued)
         missing = [one for name, one in wanted.items() if name not in queued]
-        return {**(self._past(missing) if missing else {}), **{k: v for k, v in seen.items() if v}}
+        news = {**(self._past(missing) if missing else {}), **{k: v for k, v in seen.items() if v}}
+        return {name: self._with_words_of_import(name, one) for name, one in news.items()}
 
     def _past(self, handles: list[Handle]) -> dict[str, Observation]:
         """What accounting says of jobs that the queue does not have any more."""

@@ -2,7 +2,7 @@
 
 from worker.backends.base import Observation, Phase
 from worker.backends.slurm.answers import UNREADABLE, Row
-from worker.backends.slurm.script import CLAIMED, UNPREPARED
+from worker.backends.slurm.script import CLAIMED, NO_SECRETS, UNPREPARED
 from worker.backends.slurm.states import STATES, Meaning, waiting
 
 GONE = Observation(Phase.UNKNOWN, "unknown_to_scheduler", "Neither the queue nor the accounting knows it.")
@@ -10,9 +10,16 @@ UNANSWERED = Observation(
     Phase.UNKNOWN, "accounting_unavailable", "The queue does not know it; accounting is down."
 )
 
-# `0:53`: the batch script could not be started.
-NO_DIRECTORY = 128 + 53
-KILLED = 128 + 9
+# Exit code of the batch script -> code and words.
+EXITS = {
+    128 + 53: (  # `0:53`: it could not be started
+        "start_failed",
+        "Slurm could not use the job's directory: is it there on all nodes, and its user's?",
+    ),
+    128 + 9: ("exited", "The run was killed by signal 9: the host's memory may have been exhausted."),
+    UNPREPARED: ("image_pull", "Its container image is not there, or it could not be prepared."),
+    NO_SECRETS: ("exited", "The file of its secrets was gone when it began: an earlier run of it had ended."),
+}
 
 
 def observation(row: Row) -> Observation | None:
@@ -42,17 +49,8 @@ def _meaning(row: Row) -> Meaning | None:
 
 
 def _failed(row: Row) -> Meaning:
-    if row.exit_code == NO_DIRECTORY:
-        message = "Slurm could not use the job's directory: is it there on all nodes, and its user's?"
-        return Meaning(Phase.ENDED, "start_failed", message)
-    if row.exit_code == UNPREPARED:
-        return Meaning(
-            Phase.ENDED, "image_pull", "Its container image is not there, or it could not be prepared."
-        )
-    if row.exit_code == KILLED:
-        message = "The run was killed by signal 9: the host's memory may have been exhausted."
-        return Meaning(Phase.ENDED, "exited", message)
-    return Meaning(Phase.ENDED, "exited", f"The launcher exited with {row.exit_code}.")
+    usual = ("exited", f"The launcher exited with {row.exit_code}.")
+    return Meaning(Phase.ENDED, *EXITS.get(row.exit_code, usual))
 
 
 def chosen(rows: list[Row]) -> Row:

@@ -73,6 +73,7 @@ def test_every_state_of_slurm_has_a_meaning_or_is_no_news() -> None:
         (row("FAILED", 181), Phase.ENDED, "start_failed"),
         (row("FAILED", 137), Phase.ENDED, "exited"),
         (row("FAILED", 78), Phase.ENDED, "image_pull"),
+        (row("FAILED", 66), Phase.ENDED, "exited"),
         (row("CANCELLED"), Phase.ENDED, "cancelled"),
         (row("CANCELLED", reason="DependencyNeverSatisfied"), Phase.ENDED, "image_pull"),
         (row("TIMEOUT"), Phase.ENDED, "time_limit"),
