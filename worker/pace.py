@@ -8,7 +8,8 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from worker.app import app
 from worker.clusters import Cluster
@@ -27,12 +28,15 @@ MAX_DOUBLINGS = 10
 MEMORY_SECONDS = 3600
 
 
-class Turn(NamedTuple):
-    """What a look may do."""
+@dataclass
+class Turn:
+    """What a look may do, and, told by whoever looks, how it went."""
 
     is_due: bool
     is_steady: bool = False
     """The cluster has answered every look for SFT_LOST_AFTER_SECONDS: a run that it does not know is lost."""
+    is_whole: bool = True
+    """All of it has answered now: its accounting may be down alone."""
 
 
 @contextmanager
@@ -49,8 +53,9 @@ def turn(cluster: Cluster) -> Iterator[Turn]:
             yield Turn(is_due=False)
             return
         began = time.monotonic()
+        turn = Turn(is_due=True, is_steady=_is_steady(redis, cluster))
         try:
-            yield Turn(is_due=True, is_steady=_is_steady(redis, cluster))
+            yield turn
         except BackendUnavailable as error:
             pause = _after_failure(redis, cluster, error)
             log.warning(
@@ -58,7 +63,7 @@ def turn(cluster: Cluster) -> Iterator[Turn]:
             )
         else:
             redis.delete(_trouble(cluster.name))
-            redis.set(_answered(cluster.name), "", px=_milliseconds(_longest_gap(cluster)))
+            _note_answer(redis, cluster, turn)
             pause = max(_least(cluster), min((time.monotonic() - began) / LARGEST_SHARE, _most()))
         redis.set(key, "waiting", px=_milliseconds(pause * SLACK))
 
@@ -88,6 +93,13 @@ def _is_steady(redis: Any, cluster: Cluster) -> bool:
     if not redis.exists(_answered(cluster.name)):
         redis.set(key, "", px=_milliseconds(get_settings().lost_after_seconds))
     return not redis.exists(key)
+
+
+def _note_answer(redis: Any, cluster: Cluster, turn: Turn) -> None:
+    if turn.is_whole:
+        redis.set(_answered(cluster.name), "", px=_milliseconds(_longest_gap(cluster)))
+    else:
+        redis.delete(_answered(cluster.name))
 
 
 def _longest_gap(cluster: Cluster) -> float:

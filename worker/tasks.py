@@ -60,7 +60,7 @@ def poll(cluster_name: str) -> None:
         log.warning("poll.no_such_cluster", error=error.message)  # its profile was removed
         return
     with pace.turn(profile) as turn:
-        for job_id in watch.look(cluster_name, is_steady=turn.is_steady) if turn.is_due else ():
+        for job_id in watch.look(cluster_name, turn) if turn.is_due else ():
             nudge(take_in, job_id)
 
 

@@ -19,6 +19,7 @@ from worker.jobs import Reason
 from worker.log import logger
 from worker.models import Attempt, Job, Origin, utcnow
 from worker.outcome import VANISHED
+from worker.pace import Turn
 from worker.run_files import CLAIM, END, EVENTS
 from worker.settings import get_settings
 from worker.states import AWAITING_TASK, TRANSITIONS, WATCHED, DesiredState, JobState
@@ -35,13 +36,13 @@ ESTIMATE_STEP = timedelta(minutes=2)
 SHOWN_TROUBLE = frozenset({JobState.QUEUED, JobState.STARTING, JobState.RUNNING})
 
 
-def look(cluster_name: str, *, is_steady: bool = True) -> list[str]:
+def look(cluster_name: str, turn: Turn | None = None) -> list[str]:
     """Observe all watched jobs of a cluster, move them on, and return the ids that have files to read.
 
     The cluster is asked even where there are none: whether it answers is news to those that wait for it.
 
     A look that fails changes nothing: the jobs keep their state, and become stale by the clock.
-    is_steady: as in pace.Turn; until then no run is given up for lost.
+    turn: where it has one; no run is given up for lost before the cluster is steady.
     Raises BackendUnavailable.
     """
     profile = cluster(cluster_name)
@@ -52,7 +53,9 @@ def look(cluster_name: str, *, is_steady: bool = True) -> list[str]:
         news = [(job, attempt, seen[attempt.name]) for job, attempt in watched if attempt.name in seen]
         known = [one for one in news if one[2].phase is not Phase.UNKNOWN]
         unknown = [one for one in news if one[2].phase is Phase.UNKNOWN]
-        known += _marked(backend, unknown, may_be_lost=is_steady)
+        known += _marked(backend, unknown, may_be_lost=turn is None or turn.is_steady)
+        if turn:
+            turn.is_whole = all(seen.code == UNKNOWN for _, _, seen in unknown)
         to_read = list(_with_files(backend, news if backend.must_collect else known))
     for job, attempt, observation in known:
         try:

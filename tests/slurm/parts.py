@@ -43,9 +43,9 @@ class SlurmService(Service):
     slurm: Cluster
     root: Path
 
-    def again(self) -> "SlurmService":
+    def again(self, **settings: str) -> "SlurmService":
         """The service on the same directory, after its end."""
-        fresh = SlurmService(self.data_dir, **SETTINGS)
+        fresh = SlurmService(self.data_dir, **{**SETTINGS, **settings})
         fresh.slurm, fresh.root = self.slurm, self.root
         return fresh
 

@@ -121,5 +121,17 @@ def test_a_cluster_is_steady_when_it_has_answered_for_a_while(
     wait_until(lambda: steady(cluster, redis), what="trust")
     settings(lost_after_seconds=100)
     assert steady(cluster, redis)
-    redis.delete("sft.look.near.answered")  # as when nobody has looked for long
+    pause(redis)
+    with pace.turn(cluster) as turn:
+        turn.is_whole = False
+    assert not steady(cluster, redis)
+
+
+def test_a_cluster_that_nobody_has_looked_at_for_long_is_not_steady(
+    redis: Redis, cluster: SlurmCluster, settings: Callable[..., None]
+) -> None:
+    settings(lost_after_seconds=0.2)
+    wait_until(lambda: steady(cluster, redis), what="trust")
+    assert 0 < redis.pttl("sft.look.near.answered") <= 1000 * (2 * 100 + cluster.look_limit_seconds)
+    redis.delete("sft.look.near.answered")  # as it goes by itself
     assert not steady(cluster, redis)

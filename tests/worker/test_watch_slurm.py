@@ -13,6 +13,7 @@ from tests.worker.test_ingest import save, step, steps, write
 from worker import clusters, ingest, jobs, watch
 from worker.db import writing
 from worker.models import Attempt, Job, Origin, utcnow
+from worker.pace import Turn
 from worker.spec import JobSpec
 from worker.states import JobState
 
@@ -153,7 +154,7 @@ def test_a_record_that_looks_like_the_end_while_a_run_is_requeued_is_none(
 
 def test_a_run_is_lost_where_the_cluster_has_answered_for_a_while(job_of: JobIn, slurm: FakeSlurm) -> None:
     job = job_of(JobState.QUEUED, observed_at=utcnow() - timedelta(hours=1))
-    watch.look("near", is_steady=False)
+    watch.look("near", Turn(is_due=True, is_steady=False))
     assert jobs.get(job.id).state is JobState.QUEUED
     watch.look("near")
     assert (jobs.get(job.id).state, jobs.get(job.id).attempt) == (JobState.SUBMITTING, 2)
@@ -163,3 +164,12 @@ def test_a_job_that_the_cluster_loses_again_and_again_is_lost(worn: Job, slurm: 
     watch.look("near")
     ingest.ingest(worn.id)
     assert (jobs.get(worn.id).state, jobs.get(worn.id).attempt) == (JobState.LOST, 3)
+
+
+def test_a_look_without_accounting_is_no_whole_answer(job_of: JobIn, slurm: FakeSlurm) -> None:
+    job_of(JobState.RUNNING)
+    for hung, is_whole in (({"sacct"}, False), (set[str](), True)):
+        slurm.hung = hung
+        turn = Turn(is_due=True)
+        watch.look("near", turn)
+        assert turn.is_whole is is_whole
