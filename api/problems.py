@@ -28,6 +28,7 @@ STATUS: dict[type[SftError], HTTPStatus] = {
     errors.IllegalAction: HTTPStatus.CONFLICT,
     errors.PlanDrift: HTTPStatus.CONFLICT,
     errors.CheckpointChanged: HTTPStatus.CONFLICT,
+    errors.NotExportable: HTTPStatus.CONFLICT,
     errors.NotReachable: HTTPStatus.CONFLICT,
     errors.RangeInvalid: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     errors.InvalidSpec: HTTPStatus.UNPROCESSABLE_ENTITY,

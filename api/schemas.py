@@ -12,6 +12,7 @@ from worker import actions
 from worker.access import Role
 from worker.backends.base import Resources
 from worker.clusters import Cluster
+from worker.exports import ExportOf
 from worker.forms import PresetDetails
 from worker.models import ApiKey, Attempt, Event, Job, Metric, Origin, as_utc, utcnow
 from worker.queries import Details, Saved, is_stale
@@ -57,7 +58,9 @@ class CheckpointView(BaseModel):
     iteration: int
     attempt: int
     path: str
-    format: str = Field(default="torch_dist", description="Megatron's distributed checkpoint format.")
+    format: str = Field(
+        description="`torch_dist`: Megatron's; `huggingface`: an export, which transformers loads."
+    )
     bytes: int
     complete: bool = Field(default=True, description="Only complete checkpoints are listed.")
     saved_at: datetime
@@ -82,7 +85,7 @@ class Usage(BaseModel):
 
 
 # Fields of a view that share a column's name and not its form.
-WORKED_OUT = {"progress", "failure", "resources", "backend"}
+WORKED_OUT = {"progress", "failure", "resources", "backend", "export_of"}
 
 
 class JobView(BaseModel):
@@ -97,6 +100,9 @@ class JobView(BaseModel):
     config: dict[str, Any] = Field(description="The effective training config.")
     resources: Resources
     plan_hash: str
+    export_of: ExportOf | None = Field(
+        description="The checkpoint that this job exports, if it is an export."
+    )
     state: JobState
     terminal: bool
     allowed_actions: list[Action]
@@ -127,6 +133,7 @@ class JobView(BaseModel):
         return cls(
             **{name: getattr(job, name) for name in shown},
             resources=Resources(**job.resources),
+            export_of=ExportOf.model_validate(job.export_of) if job.export_of else None,
             terminal=job.state in TERMINAL,
             allowed_actions=actions.allowed(job),
             state_reason=_reason(job),

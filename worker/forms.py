@@ -91,9 +91,14 @@ def config_schema(preset: Preset) -> dict[str, Any]:
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
     """Pydantic's schema with its own models in place of the references to them."""
     models = schema.pop("$defs")
+
+    def inlined(one: dict[str, Any]) -> dict[str, Any]:
+        return models[one["$ref"].rpartition("/")[2]] if "$ref" in one else one
+
     for name, one in schema["properties"].items():
-        if "$ref" in one:
-            schema["properties"][name] = models[one["$ref"].rpartition("/")[2]]
+        schema["properties"][name] = inlined(one)
+        if "anyOf" in one:
+            one["anyOf"] = [inlined(part) for part in one["anyOf"]]
     return schema
 
 

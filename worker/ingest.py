@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlalchemy import update
 from sqlmodel import Session, col
 
+from trainer.checkpoints import HF_INDEX, missing_of_export
 from worker import jobs, logs, metrics, outcome, recovery, retries
 from worker.backends.base import Backend, Files, Handle
 from worker.clusters import cluster, connect
@@ -32,6 +33,7 @@ log = logger(__name__)
 CHUNK_BYTES = 1 << 20
 # A checkpoint of a hundred thousand files is reported in about ten megabytes.
 LONGEST_LINE_BYTES = 1 << 26
+LARGEST_INDEX_BYTES = 1 << 26
 
 
 def ingest(job_id: str) -> None:
@@ -150,7 +152,7 @@ def _store_metric(session: Session, job: Job, attempt: Attempt, event: StepDone 
 
 
 def _store_checkpoint(session: Session, job: Job, attempt: Attempt, event: CheckpointSaved) -> None:
-    facts = event.model_dump(include={"iteration", "path", "bytes", "files"})
+    facts = event.model_dump(include={"iteration", "path", "format", "bytes", "files"})
     session.merge(Checkpoint(job_id=job.id, attempt=attempt.number, saved_at=event.at, **facts))
     data = {"iteration": event.iteration, "bytes": event.bytes}
     jobs.record(session, job, "checkpoint", actor="trainer", data=data, attempt=attempt.number)
@@ -258,8 +260,18 @@ def _is_whole(job: Job, iteration: int | None, files: Files) -> bool:
         return False
     try:
         sizes = [files.stat(Path(final.path) / file["path"]).size == file["bytes"] for file in final.files]
-    except FileNotFoundError:
+        missing = _missing(final, files)
+    except (FileNotFoundError, ValueError):
         return False
     except NotReachable:
         return True  # nobody but the trainer can tell, and it reports a checkpoint when that is on disk
-    return bool(sizes) and all(sizes)
+    return bool(sizes) and all(sizes) and not missing
+
+
+def _missing(final: Checkpoint, files: Files) -> set[str]:
+    """What an export lacks to be loaded. Raises FileNotFoundError, ValueError, NotReachable."""
+    if final.format != "huggingface":
+        return set()
+    names = {file["path"] for file in final.files}
+    index = files.read(Path(final.path) / HF_INDEX, 0, LARGEST_INDEX_BYTES) if HF_INDEX in names else None
+    return missing_of_export(names, index)

@@ -52,23 +52,30 @@ class Created:
 
 
 def create(
-    spec: JobSpec, caller: Caller, respond: Callable[[Job], Json], idempotency_key: str | None = None
+    spec: JobSpec,
+    caller: Caller,
+    respond: Callable[[Job], Json],
+    idempotency_key: str | None = None,
+    make: Callable[[JobSpec, Caller], Job] | None = None,
 ) -> Created:
     """Store a new job, or find the one that the same key made before.
 
     respond: makes the body that the client is answered with; it is kept for replays of the key.
+    make: makes the job where it is not an ordinary one; not asked where the key has made it before.
     The key's row belongs to the job's transaction: of many equal requests at once one makes the
     job, the others wait for it and get the same. A request that died left nothing behind.
 
-    Raises InvalidSpec, PlanDrift, IdempotencyMismatch.
+    Raises InvalidSpec, PlanDrift, IdempotencyMismatch, what `make` raises, and NotFound where a job that
+    it exports was removed just now.
     """
     used = _UsedKey(caller.project, caller.name, idempotency_key, _hash(spec.model_dump(mode="json")))
     if replay := used.replay():
         return replay
-    job = _new_job(spec, caller)
+    job = (make or _new_job)(spec, caller)
     response = respond(job)
     try:
         with writing() as session:
+            _hold_exported(session, job, caller)
             session.add(job)
             session.flush()
             used.remember(session, job.id, response)
@@ -83,18 +90,32 @@ def create(
 
 
 def _new_job(spec: JobSpec, caller: Caller) -> Job:
-    plan = checked_plan(spec, caller.seen_project)
+    return new_job(spec, caller, caller.project)
+
+
+def new_job(spec: JobSpec, caller: Caller, project: str, export_of: Json | None = None) -> Job:
+    """A job that is not stored yet. Raises InvalidSpec, PlanDrift."""
+    plan = checked_plan(spec, caller.seen_project, exported=(export_of or {}).get("checkpoint"))
     job_id = new_id("job")
     return Job(
         id=job_id,
         name=spec.name,
         owner=caller.name,
-        project=caller.project,
+        project=project,
+        export_of=export_of,
         labels=dict(spec.labels),
         cluster=plan.cluster,
         backend=cluster(plan.cluster).executor,
         **planned(spec, plan, job_id),
     )
+
+
+def _hold_exported(session: Session, job: Job, caller: Caller) -> None:
+    """Keep the job that is exported until this transaction ends; its history tells of it. Raises NotFound."""
+    if job.export_of:
+        source = find(session, job.export_of["job"], lock=True)
+        data = {"job": job.id, "iteration": job.export_of["iteration"]}
+        record(session, source, "export", actor=caller.name, data=data)
 
 
 def planned(spec: JobSpec, plan: Plan, job_id: str) -> Json:

@@ -94,6 +94,8 @@ class Job(SQLModel, table=True):
     """The request as it was understood."""
     config: Json = Field(sa_type=JSON)
     """The effective training config."""
+    export_of: Json | None = Field(default=None, sa_type=JSON)
+    """Of an export: job, iteration, and checkpoint, the directory that is exported."""
     resources: Json = Field(sa_type=JSON)
     plan_hash: str
     cluster: str
@@ -116,6 +118,11 @@ class Job(SQLModel, table=True):
     """When the backend last answered about it; not part of what a client sees as a change."""
     version: int = 1
     """Counts the changes a client can see: the ETag."""
+
+    @property
+    def exported(self) -> str | None:
+        """The checkpoint that an export may read, wherever it lies."""
+        return self.export_of["checkpoint"] if self.export_of else None
 
 
 class Origin(StrEnum):
@@ -204,6 +211,8 @@ class Checkpoint(SQLModel, table=True):
     iteration: int = Field(primary_key=True)
     attempt: int
     path: str
+    format: str = "torch_dist"
+    """`torch_dist`, or `huggingface` of an export."""
     bytes: int = Field(sa_type=BigInteger)
     files: list[Json] = Field(sa_type=JSON)
     saved_at: datetime = Field(sa_type=UtcDateTime)

@@ -11,6 +11,7 @@ from trainer.config import TrainingConfig
 from trainer.effective import recipes_of
 from trainer.preflight import Estimate, Finding, check, fit, memory_of
 from trainer.preflight.data import POINTER
+from trainer.preflight.export import POINTER as EXPORTED
 from trainer.presets import Preset, PresetNotFound, load_preset
 from worker.agreement import changed, digest
 from worker.backends.base import Resources, Run, Submission
@@ -54,10 +55,11 @@ class Plan(BaseModel):
         return _saving_to(self.config, job_directory)
 
 
-def plan(spec: JobSpec, project: str | None) -> Plan:
+def plan(spec: JobSpec, project: str | None, *, exported: str | None = None) -> Plan:
     """Work a spec out. Raises InvalidSpec where it says something that has no meaning.
 
     project: whose secrets it may name; None: those of all.
+    exported: the checkpoint that the service itself lets an export read, wherever it lies.
     """
     refuse_control_characters(spec)
     cluster = named_in_request(spec.cluster)
@@ -65,7 +67,7 @@ def plan(spec: JobSpec, project: str | None) -> Plan:
     preset = _preset(spec.config) if isinstance(spec.config, str) else None
     resources = _resources(spec, preset, cluster)
     composed = compose(spec, preset, files=cluster.sees_files)
-    forbidden = list(_paths(composed, cluster))
+    forbidden = list(_paths(composed, cluster, exported))
     composed, fitted = _fit(_without(composed, {finding.pointer for finding in forbidden}), resources)
     checks = [
         *_limits(resources, cluster),
@@ -105,6 +107,8 @@ def run(spec: JobSpec, job_id: str, attempt: int, config: dict[str, Any], resour
 
 def _fit(composed: Composed, resources: Resources) -> tuple[Composed, list[Finding]]:
     """The config with what a recipe's own shape needs changed for these GPUs, and the words for it."""
+    if composed.config.export:
+        return composed, []
     fitted = fit(composed.config, resources.gpus, files=composed.files)
     changes = {
         one.suggestion.field.removeprefix("recipe."): one.suggestion.to for one in fitted if one.suggestion
@@ -134,9 +138,12 @@ def _refuse_secrets(spec: JobSpec, cluster: Cluster, project: str | None) -> Non
             raise fault(where, "unknown_secret", f"There is no secret {name[:100]!r} for you.", hint)
 
 
-def checked_plan(spec: JobSpec, project: str | None) -> Plan:
-    """The plan of a job that may be created. Raises InvalidSpec with its errors, or PlanDrift."""
-    result = plan(spec, project)
+def checked_plan(spec: JobSpec, project: str | None, *, exported: str | None = None) -> Plan:
+    """The plan of a job that may be created. Raises InvalidSpec with its errors, or PlanDrift.
+
+    exported: as for plan.
+    """
+    result = plan(spec, project, exported=exported)
     errors = [finding for finding in result.checks if finding.severity == "error"]
     if errors:
         faults = [FieldError(pointer=f.pointer, code=f.code, detail=f.message, hint=f.hint) for f in errors]
@@ -232,8 +239,10 @@ def _without(composed: Composed, forbidden: set[str]) -> Composed:
     return replace(composed, config=config.model_copy(update=changes))
 
 
-def _paths(composed: Composed, cluster: Cluster) -> Iterator[Finding]:
+def _paths(composed: Composed, cluster: Cluster, exported: str | None) -> Iterator[Finding]:
     for where, path in composed.config.client_paths():
+        if (where, path) == (EXPORTED, exported):
+            continue
         if refused := cluster.refusal(where, path):
             yield Finding(
                 code=refused.code,

@@ -38,13 +38,14 @@ class Saved:
     iteration: int
     attempt: int
     path: str
+    format: str
     bytes: int
     saved_at: datetime
     validation_loss: float | None
 
 
 # The first fields of Saved: columns of Checkpoint, all but the list of its files, which may be long.
-SAVED_COLUMNS = ("job_id", "iteration", "attempt", "path", "bytes", "saved_at")
+SAVED_COLUMNS = ("job_id", "iteration", "attempt", "path", "format", "bytes", "saved_at")
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,8 @@ def _saved(session: Session, job_ids: Iterable[str]) -> list[Saved]:
         .order_by(col(Checkpoint.iteration))
     )
     return [
-        Saved(job_id, iteration, attempt, path, size, saved_at, (metric or {}).get("loss"))
-        for job_id, iteration, attempt, path, size, saved_at, metric in session.execute(query)
+        Saved(**dict(zip(SAVED_COLUMNS, saved, strict=True)), validation_loss=(metric or {}).get("loss"))
+        for *saved, metric in session.execute(query)
     ]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import ColumnElement, and_, delete, func, tuple_
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, SQLModel, col, select
 
 from worker import jobs
@@ -24,7 +25,7 @@ from worker.errors import BackendUnavailable, NotFound, ServiceUnavailable
 from worker.log import logger
 from worker.models import Attempt, Event, IdempotencyKey, Job, utcnow
 from worker.settings import get_settings
-from worker.states import TERMINAL, JobState
+from worker.states import LIVE, TERMINAL, JobState
 
 log = logger(__name__)
 
@@ -82,13 +83,20 @@ def _is_past(what: What) -> ColumnElement[bool]:
     """Whether a job, or its logs, may be removed: looked at again in the transaction that removes."""
     settings = get_settings()
     finished = col(Job.state).in_(TERMINAL)
-    job_is_past = and_(finished, col(Job.finished_at) < _ago(settings.keep_jobs_days))
+    job_is_past = and_(finished, col(Job.finished_at) < _ago(settings.keep_jobs_days), ~_is_exported())
     if what is What.JOB:
         return job_is_past
     noted = select(Event.id).where(
         Event.job_id == Job.id, Event.attempt == Job.attempt, Event.type == LOGS_REMOVED
     )
     return and_(finished, col(Job.finished_at) < _ago(settings.keep_logs_days), ~job_is_past, ~noted.exists())
+
+
+def _is_exported() -> ColumnElement[bool]:
+    """Whether a live job exports a checkpoint of this one."""
+    other = aliased(Job)
+    exports = col(other.state).in_(LIVE), col(other.export_of)["job"].as_string() == col(Job.id)
+    return select(other.id).where(*exports).exists()
 
 
 def _ago(days: float | None) -> datetime:
@@ -155,7 +163,8 @@ def _remove_rows(removal: Removal) -> bool:
         Job.id == removal.job_id, Job.attempt == removal.attempt, _is_past(removal.what)
     )
     with writing() as session:
-        job = session.exec(query.with_for_update()).first()
+        # Asked for again when the row is ours: what held it meanwhile may have begun an export.
+        job = session.exec(query.with_for_update()).first() and session.exec(query).first()
         if job is None:
             return False
         if removal.what is What.JOB:

@@ -55,7 +55,7 @@ def revise(job: Job, request: RetryRequest) -> tuple[JobSpec, Plan]:
         }
     )
     try:
-        return spec, checked_plan(spec, job.project)
+        return spec, checked_plan(spec, job.project, exported=job.exported)
     except InvalidSpec as error:
         sources = [one.source for one in overrides]
         faults = [one.model_copy(update={"pointer": _source(one, sources, request)}) for one in error.errors]

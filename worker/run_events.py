@@ -83,6 +83,7 @@ class CheckpointSaved(RunEvent):
     event: Literal["checkpoint"]
     iteration: Count
     path: Text
+    format: Literal["torch_dist", "huggingface"] = "torch_dist"
     bytes: Bytes
     files: list[SavedFile]
 

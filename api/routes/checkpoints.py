@@ -4,12 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header
 from fastapi import Path as PathParam
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
-from api import downloads, schemas
-from api.auth import VisibleJob, get_caller
+from api import created, downloads, schemas
+from api.auth import SubmitterDep, VisibleJob, get_caller
+from api.deps import IdempotencyKeyHeader
 from api.problems import declared
-from worker import checkpoints, queries
+from worker import checkpoints, exports, queries, tasks
+from worker.exports import ExportRequest
 
 router = APIRouter(tags=["checkpoints"], dependencies=[Depends(get_caller)])
 
@@ -68,3 +70,25 @@ def download_checkpoint(job: VisibleJob, iteration: Iteration) -> StreamingRespo
         "Content-Disposition": f'attachment; filename="{archive.name}"',
     }
     return StreamingResponse(archive.chunks(), media_type="application/octet-stream", headers=headers)
+
+
+@router.post(
+    "/jobs/{job_id}/checkpoints/{iteration}/export",
+    status_code=201,
+    response_model=schemas.JobView,
+    responses=declared(403, 404, 409, 413, 415, 422),
+)
+def export_checkpoint(
+    caller: SubmitterDep,
+    job: VisibleJob,
+    iteration: Iteration,
+    request: ExportRequest | None = None,
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> JSONResponse:
+    """Make a Hugging Face directory of a checkpoint: a job of its own, whose checkpoint that is.
+
+    The body is optional. It runs on the same cluster, on one node with one GPU, and computes on the CPU;
+    adapters are merged.
+    """
+    tasks.ping_broker()
+    return created.response(exports.create(job, iteration, request, caller, created.body, idempotency_key))

@@ -7,14 +7,14 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
-from api import schemas, streams
+from api import created, schemas, streams
 from api.auth import CallerDep, ChangeableJob, SubmitterDep, VisibleJob, get_caller
 from api.deps import Cursor, IdempotencyKeyHeader, KnownTags, LabelsDep, Limit, WaitDep, WatchDep
 from api.problems import declared
 from api.schemas import Moment
 from worker import actions, jobs, plan, queries, tasks
 from worker.errors import Unauthenticated
-from worker.models import Job, Json
+from worker.models import Job
 from worker.retries import RetryRequest
 from worker.spec import JobSpec
 from worker.states import JobState
@@ -50,18 +50,7 @@ def create_job(
 ) -> JSONResponse:
     """Create a job. It is stored before this answers, and submitted by itself."""
     tasks.ping_broker()
-    created = jobs.create(spec, caller, _created_body, idempotency_key)
-    if created.is_new:
-        tasks.nudge(tasks.submit, created.job_id)
-    headers = {
-        "Location": f"/v1/jobs/{created.job_id}",
-        "Idempotency-Replayed": str(not created.is_new).lower(),
-    }
-    return JSONResponse(created.response, 201, headers=headers)
-
-
-def _created_body(job: Job) -> Json:
-    return schemas.JobView.of(job).model_dump(mode="json", by_alias=True)
+    return created.response(jobs.create(spec, caller, created.body, idempotency_key))
 
 
 @router.get("/jobs", responses=declared(422), openapi_extra={"parameters": [LABELS_PARAMETER]})

@@ -1,4 +1,4 @@
-"""Checkpoints: list them, download them."""
+"""Checkpoints: list them, download them, export them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,13 +8,16 @@ import typer
 from cli.client import download
 from cli.client.api import Document, job_path
 from cli.client.patience import Patience
-from cli.commands import progress, show
-from cli.commands.session import AsJson, JobId, service, trouble
+from cli.commands import jobs, progress, show
+from cli.commands.body import pairs
+from cli.commands.session import AsJson, JobId, Timeout, service, trouble
 
 # How long a download waits for another byte.
 SILENCE_SECONDS = 60.0
 
-commands = typer.Typer(no_args_is_help=True, help="List checkpoints, download them.")
+Iteration = Annotated[int, typer.Argument(min=0, metavar="ITERATION")]
+
+commands = typer.Typer(no_args_is_help=True, help="List checkpoints, download them, export them.")
 
 
 @commands.command("ls")
@@ -26,21 +29,28 @@ def list_checkpoints(context: typer.Context, job: JobId, as_json: AsJson = False
         show.document(found)
         return
     show.table(
-        ("ITERATION", "ATTEMPT", "SIZE", "VALIDATION LOSS", "SAVED", "PATH"),
+        ("ITERATION", "ATTEMPT", "FORMAT", "SIZE", "VALIDATION LOSS", "SAVED", "PATH"),
         (_row(saved) for saved in found["items"]),
     )
 
 
 def _row(saved: Document) -> tuple[object, ...]:
     figures = (show.size(saved["bytes"]), show.figure(saved["validation_loss"]))
-    return (saved["iteration"], saved["attempt"], *figures, show.moment(saved["saved_at"]), saved["path"])
+    return (
+        saved["iteration"],
+        saved["attempt"],
+        saved["format"],
+        *figures,
+        show.moment(saved["saved_at"]),
+        saved["path"],
+    )
 
 
 @commands.command("get")
 def get_checkpoint(
     context: typer.Context,
     job: JobId,
-    iteration: Annotated[int, typer.Argument(min=0, metavar="ITERATION")],
+    iteration: Iteration,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Where to; default: JOB/iter_ITERATION here."),
@@ -61,3 +71,34 @@ def get_checkpoint(
             patience = Patience(trouble, away_seconds=SILENCE_SECONDS, endless=False)
             download.fetch(api, files, patience, lambda number: bar.advance(task, number))
     show.document(detail) if as_json else show.text(directory)
+
+
+@commands.command("export")
+def export_checkpoint(
+    context: typer.Context,
+    job: JobId,
+    iteration: Iteration,
+    name: jobs.Name = None,
+    label: jobs.Labels = None,
+    time_limit: Annotated[
+        int | None, typer.Option("--time-limit", min=1, metavar="MINUTES", help="Default: the cluster's.")
+    ] = None,
+    idempotency_key: jobs.IdempotencyKey = None,
+    wait: jobs.Wait = False,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a Hugging Face directory of a checkpoint: a job of its own, whose checkpoint that is.
+
+    Download it as every checkpoint: sft checkpoints get NEW_JOB ITERATION.
+    """
+    asked = {
+        "name": name,
+        "labels": pairs(label) if label else None,
+        "resources": {"time_limit_minutes": time_limit} if time_limit else None,
+    }
+    body = {key: value for key, value in asked.items() if value is not None}
+    jobs.make(
+        context, job_path(job, "checkpoints", iteration, "export"), body, idempotency_key,
+        wait=wait, timeout=timeout, as_json=as_json,
+    )  # fmt: skip

@@ -10,7 +10,7 @@ from cli.client.errors import ExitCode
 from cli.client.follow import until_ended
 from cli.client.patience import Patience
 from cli.commands import job_view, show
-from cli.commands.body import Asked, pairs
+from cli.commands.body import Asked, Body, pairs
 from cli.commands.progress import Bars
 from cli.commands.session import AsJson, JobId, Timeout, service, trouble
 
@@ -29,6 +29,11 @@ Cluster = Annotated[str | None, typer.Option("--cluster", help="Name of the clus
 Labels = Annotated[
     list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A label; can be repeated.")
 ]
+
+IdempotencyKey = Annotated[
+    str | None, typer.Option(help="The same key and body make one job, however often sent; default: random.")
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for the job's end.")]
 
 
 def plan(
@@ -59,20 +64,31 @@ def submit(
     config: Config = None,
     cluster: Cluster = None,
     label: Labels = None,
-    idempotency_key: Annotated[
-        str | None,
-        typer.Option(help="The same key and body make one job, however often sent; default: random."),
-    ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the job's end.")] = False,
+    idempotency_key: IdempotencyKey = None,
+    wait: Wait = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job. With --wait the exit code tells how it ended."""
     body = Asked(arguments or (), name, config, cluster, label or ()).body()
+    make(context, "/v1/jobs", body, idempotency_key, wait=wait, timeout=timeout, as_json=as_json)
+
+
+def make(
+    context: typer.Context,
+    path: str,
+    body: Body,
+    idempotency_key: str | None,
+    *,
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Ask for a new job at a path, and wait for its end or say how to follow it."""
     # One key for all tries: an answer that was lost on its way makes no second job.
     headers = {"Idempotency-Key": idempotency_key or f"sft-{uuid4()}"}
     with service(context) as api:
-        job = api.post("/v1/jobs", repeatable=True, json=body, headers=headers)
+        job = api.post(path, repeatable=True, json=body, headers=headers)
         if wait:
             show.say(f"Submitted {job['id']}.")
             _wait(api, [job["id"]], timeout, as_json=as_json)

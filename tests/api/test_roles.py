@@ -58,6 +58,7 @@ ROUTES: dict[str, dict[str, int]] = {
     "GET /v1/jobs/{job_id}/checkpoints/{iteration}": SEES_THE_JOB,
     "GET /v1/jobs/{job_id}/checkpoints/{iteration}/files/{path}": SEES_THE_JOB,
     "GET /v1/jobs/{job_id}/checkpoints/{iteration}/archive": SEES_THE_JOB,
+    "POST /v1/jobs/{job_id}/checkpoints/{iteration}/export": {"nobody": 401, "viewer": 403, "stranger": 404},
     "POST /v1/jobs/{job_id}/cancel": CHANGES_THE_JOB,
     "POST /v1/jobs/{job_id}/pause": CHANGES_THE_JOB,
     "POST /v1/jobs/{job_id}/resume": CHANGES_THE_JOB,

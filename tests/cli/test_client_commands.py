@@ -321,6 +321,27 @@ def test_a_checkpoint_is_listed_and_downloaded_once(
     assert sft("checkpoints", "get", job["id"], "5").returncode == 5
 
 
+def test_a_checkpoint_is_exported(sft: Sft, service: Service, job: dict[str, Any], tmp_path: Path) -> None:
+    made = sft.json(
+        "checkpoints", "export", job["id"], "4", "--name", "mine", "--label", "a=b", "--time-limit", "9"
+    )
+    assert (made["name"], made["labels"], made["export_of"]) == (
+        "mine",
+        {"a": "b"},
+        {"job": job["id"], "iteration": 4},
+    )
+    assert made["resources"]["time_limit_minutes"] == 9
+    one = ["checkpoints", "export", job["id"], "4", "--idempotency-key", job["id"]]
+    done = sft(*one, "--wait")
+    assert done.returncode == 0
+    export = sft(*one).stdout.strip()
+    assert "huggingface" in sft("checkpoints", "ls", export).stdout
+    assert sft("checkpoints", "get", export, "4", "-o", "model").returncode == 0
+    assert (tmp_path / "model/config.json").exists()
+    assert sft("checkpoints", "export", export, "4").returncode == 1
+    assert sft("checkpoints", "export", job["id"], "5").returncode == 5
+
+
 # -- who, where ------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,10 @@ boundary, as a fake sbatch would be. `logger.wandb_project` of a job's config sa
     oom          rank 1 runs out of GPU memory unless TP is 2; rank 0 sees that it is gone, and says so first
     die          ends without a word
     incomplete   finishes, but a file of its last checkpoint is shorter than it said
+    headless     as incomplete, of an export: it has no config.json
     forge        reports files that are not its own, and leaves links to them
+
+An export does what the file `mode` in the exported checkpoint says, of the same words.
 
 Each start of a run is a line, the attempt's number, in jobs/ID/starts: a run that is started twice is seen.
 """
@@ -56,7 +59,15 @@ class Rank:
         self.run_dir = config.parent
         self.config = yaml.safe_load(config.read_text())
         self.mode = self.config["logger"].get("wandb_project", "train")
+        if self.config.get("export"):
+            self.mode = self.mode_of_export()
         self.seq = 0
+
+    def mode_of_export(self) -> str:
+        try:
+            return (Path(self.config["export"]["checkpoint"]) / "mode").read_text().strip()
+        except FileNotFoundError:
+            return "train"
 
     def write(self, event: str, **fields: object) -> dict[str, object]:
         line = {
@@ -98,7 +109,21 @@ class Rank:
                 "failed", code="user_code", message="ValueError: told to fail", traceback="Traceback ..."
             )
             return 1
-        return self.train()
+        return self.export() if self.config.get("export") else self.train()
+
+    def export(self) -> int:
+        """A directory of the files that a Hugging Face model has."""
+        source = Path(self.config["export"]["checkpoint"])
+        while self.mode == "hold":
+            time.sleep(0.05)
+        contents = {"config.json": b"{}", "model.safetensors": bytes(range(256)), "tokenizer.json": b"{}"}
+        if self.mode == "headless":
+            del contents["config.json"]
+        iteration = int(source.name.removeprefix("iter_"))
+        path = Path(self.config["checkpoint"]["save"]) / "hf" / source.name
+        self.put(path, iteration, contents, format="huggingface")
+        self.end("finished", step=iteration, iteration=iteration)
+        return 0
 
     def run_out_of_memory(self) -> int:
         lines = OUT_OF_MEMORY if self.rank == 1 else PEER_IS_GONE
@@ -143,16 +168,22 @@ class Rank:
 
     def save(self, iteration: int) -> int:
         path = Path(self.config["checkpoint"]["save"]) / f"iter_{iteration:07d}"
+        contents = {
+            ".metadata": b"m" * 100, "metadata.json": b"{}", "__0_0.distcp": bytes(range(256)) * 40,
+            "run_config.yaml": b"{}", "train_state.pt": b"state",
+        }  # fmt: skip
+        self.put(path, iteration, contents)
+        if self.mode == "incomplete":
+            (path / "__0_0.distcp").write_bytes(b"short")
+        return iteration
+
+    def put(self, path: Path, iteration: int, contents: dict[str, bytes], **more: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
-        contents = {".metadata": b"m" * 100, "metadata.json": b"{}", "__0_0.distcp": bytes(range(256)) * 40}
         for name, content in contents.items():
             (path / name).write_bytes(content)
         files = [{"path": name, "bytes": len(content)} for name, content in contents.items()]
         total = sum(len(content) for content in contents.values())
-        self.write("checkpoint", iteration=iteration, path=str(path), bytes=total, files=files)
-        if self.mode == "incomplete":
-            (path / "__0_0.distcp").write_bytes(b"short")
-        return iteration
+        self.write("checkpoint", iteration=iteration, path=str(path), bytes=total, files=files, **more)
 
 
 def main() -> int:

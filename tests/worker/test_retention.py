@@ -152,6 +152,40 @@ def test_a_retry_that_is_being_written_wins(thirty_days: None, job_in: JobIn) ->
     assert directory(job).exists()
 
 
+def exporting(source: Job) -> dict[str, Any]:
+    """The column of a job that exports a checkpoint of another."""
+    checkpoint = str(directory(source) / "checkpoints/iter_0000001")
+    return {"export_of": {"job": source.id, "iteration": 1, "checkpoint": checkpoint}}
+
+
+def test_what_a_live_job_exports_stays_until_its_end(thirty_days: None, job_in: JobIn) -> None:
+    source = job_in(JobState.SUCCEEDED, finished_at=LONG_AGO)
+    furnish(source)
+    before = files_below(directory(source))
+    export = job_in(JobState.RUNNING, **exporting(source))
+    assert retention.due() == []
+    assert retention.collect() == []
+    assert (rows(source)["Checkpoint"], files_below(directory(source))) == (1, before)
+    with writing() as session:
+        jobs.move(session, jobs.find(session, export.id), JobState.FINALIZING)
+        jobs.move(session, jobs.find(session, export.id), JobState.SUCCEEDED)
+    assert [one.job_id for one in retention.collect()] == [source.id]
+    assert jobs.get(export.id).exported is not None
+
+
+def test_an_export_that_is_being_written_wins(thirty_days: None, job_in: JobIn) -> None:
+    source = job_in(JobState.SUCCEEDED, finished_at=LONG_AGO)
+    export = job_in(JobState.RUNNING)
+    with ThreadPoolExecutor() as threads:
+        with writing() as session:
+            jobs.find(session, source.id, lock=True)
+            jobs.change(session, jobs.find(session, export.id), **exporting(source))
+            collected = threads.submit(retention.collect)
+            wait_until(notes, what="the pass to reach the job's row")
+        assert collected.result(30) == []
+    assert directory(source).exists()
+
+
 def test_one_that_ended_again_meanwhile_is_another_job_for_it(
     thirty_days: None, job_in: JobIn, environment: pytest.MonkeyPatch
 ) -> None:

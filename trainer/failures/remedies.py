@@ -25,6 +25,8 @@ def remedies(
     files: whether the files that the config names are seen from here.
     """
     effective = Effective(config, files=files)
+    if config.export and name != "time_limit":
+        return  # the others are about training
     match name:
         case "oom":
             yield from _smaller_micro_batch(effective)

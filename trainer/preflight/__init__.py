@@ -6,7 +6,7 @@ trainer.sections, which comes first.
 
 from trainer.config import TrainingConfig
 from trainer.effective import Effective
-from trainer.preflight import base, data, lengths, memory, shape, strategies
+from trainer.preflight import base, data, export, lengths, memory, shape, strategies
 from trainer.preflight.finding import Finding, Suggestion
 from trainer.preflight.hardware import Hardware
 from trainer.preflight.memory import Estimate
@@ -21,10 +21,13 @@ def check(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> 
     files: whether the files that it names are seen from here; else none is looked at, whatever lies here
         under the same name, and what would have to be looked at is `unverified`.
     """
+    if config.export:
+        return list(export.check(config, config.export, hardware, files=files))
     effective = Effective(config, files=files)
     estimate = memory.estimate(effective, hardware)
     size = effective.count("train.global_batch_size", 0) or None
-    report = data.check(config, global_batch_size=size, files=files)
+    ranks = effective.count("model.context_parallel_size")
+    report = data.check(config, global_batch_size=size, context_parallel_size=ranks, files=files)
     records = report.inspection.records if report.inspection else None
     return [
         *report.findings,
@@ -37,5 +40,10 @@ def check(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> 
 
 
 def memory_of(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> Estimate | None:
-    """What one GPU would hold, in GiB; None where the model's sizes are not known. files: as for check."""
+    """What one GPU would hold, in GiB; None where the model's sizes are not known. files: as for check.
+
+    None, too, for an export: it is made on the CPU.
+    """
+    if config.export:
+        return None
     return memory.estimate(Effective(config, files=files), hardware)

@@ -23,6 +23,14 @@ def check(config: TrainingConfig, *, files: bool = True) -> Iterator[Finding]:
         yield from _weights(config.hf_model_path)
 
 
+def check_export(config: TrainingConfig, *, files: bool = True) -> Iterator[Finding]:
+    """An export needs the base's weights only where adapters are merged with them. files: as for check."""
+    if config.peft or not files:
+        yield from check(config, files=files)
+    else:
+        yield from _model(config.hf_model_path)
+
+
 def _unseen(config: TrainingConfig) -> Iterator[Finding]:
     if config.hf_model_path is None:
         yield from _model(None)
@@ -40,7 +48,7 @@ def _unseen(config: TrainingConfig) -> Iterator[Finding]:
 
 
 def _megatron(where: str, path: object) -> Iterator[Finding]:
-    if isinstance(path, str) and not _seen(lambda: latest_complete(Path(path))):
+    if isinstance(path, str) and not seen(lambda: latest_complete(Path(path))):
         message = f"{path} holds no complete Megatron checkpoint."
         hint = "Name the directory that holds iter_*, or leave it out to begin from hf_model_path."
         yield finding("error", "bad_checkpoint", where, message, hint)
@@ -70,10 +78,10 @@ def _model(path: str | None) -> Iterator[Finding]:
 
 
 def _has_config(path: str) -> bool:
-    return _seen((Path(path) / "config.json").is_file)
+    return seen((Path(path) / "config.json").is_file)
 
 
-def _seen(look: Callable[[], object]) -> bool:
+def seen(look: Callable[[], object]) -> bool:
     """Whether something is there; what cannot be looked at, or has too long a name, is not."""
     try:
         return bool(look())

@@ -1,0 +1,119 @@
+"""Exports: jobs that make a Hugging Face directory of a checkpoint of another job."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from trainer.checkpoints import iteration_directory
+from trainer.preflight.export import POINTER as EXPORTED
+from worker import checkpoints, jobs, queries
+from worker.access import Caller
+from worker.errors import CheckpointChanged, FieldError, InvalidSpec, NotExportable, NotReachable
+from worker.jobs import Created
+from worker.models import Checkpoint, Job, Json
+from worker.spec import JobSpec, LabelKey, LabelValue, Name, RequestedResources, Strict
+
+# What an export keeps of the config of the job that has trained.
+KEPT = ("device", "hf_model_path", "checkpoint_megatron", "peft")
+SUFFIX = "-export"
+LONGEST_NAME = 63
+
+
+class ExportOf(BaseModel):
+    """Where an export comes from."""
+
+    job: str
+    iteration: int
+
+
+class ExportResources(Strict):
+    """What an export occupies, beside one GPU of one node; what is left out comes from the cluster."""
+
+    time_limit_minutes: int | None = Field(default=None, ge=1, le=10_000_000)
+
+
+class ExportRequest(Strict):
+    """What may be said about an export. Without any of it the job that is exported says it."""
+
+    name: Name | None = Field(default=None, description="Default: the exported job's, with `-export`.")
+    labels: dict[LabelKey, LabelValue] | None = Field(
+        default=None, description="Default: the exported job's."
+    )
+    resources: ExportResources = Field(default_factory=ExportResources)
+
+
+def create(
+    source: Job,
+    iteration: int,
+    request: ExportRequest | None,
+    caller: Caller,
+    respond: Callable[[Job], Json],
+    idempotency_key: str | None = None,
+) -> Created:
+    """Store a new job that exports a checkpoint, or find the one that the same key made before.
+
+    It runs where the checkpoint lies, and belongs to the project of the job that has it.
+    respond, idempotency_key: as for jobs.create.
+
+    Raises NotFound, NotExportable, CheckpointChanged, InvalidSpec, IdempotencyMismatch, BackendUnavailable.
+    """
+    checkpoint = queries.checkpoint(source.id, iteration)
+    directory = _path(source, iteration)
+    export_of = {"job": source.id, "iteration": iteration, "checkpoint": directory}
+
+    def make(spec: JobSpec, caller: Caller) -> Job:
+        _refuse_unfit(source, checkpoint)
+        try:
+            return jobs.new_job(spec, caller, source.project, export_of)
+        except InvalidSpec as error:
+            raise _for_client(error) from error
+
+    spec = _spec(source, directory, request or ExportRequest())
+    return jobs.create(spec, caller, respond, idempotency_key, make)
+
+
+def _path(source: Job, iteration: int) -> str:
+    """Where the job was told to save, which was checked: not where a run says that it did."""
+    return str(iteration_directory(Path(source.config["checkpoint"]["save"]), iteration))
+
+
+def _spec(source: Job, checkpoint: str, request: ExportRequest) -> JobSpec:
+    config: dict[str, Any] = {name: source.config[name] for name in KEPT}
+    return JobSpec(
+        name=request.name or source.name[: LONGEST_NAME - len(SUFFIX)] + SUFFIX,
+        config={**config, "export": {"checkpoint": checkpoint}},
+        cluster=source.cluster,
+        resources=RequestedResources(nodes=1, gpus_per_node=1, **request.resources.model_dump()),
+        secrets=source.spec["secrets"],
+        labels=source.labels if request.labels is None else request.labels,
+    )
+
+
+def _refuse_unfit(source: Job, checkpoint: Checkpoint) -> None:
+    """Raises NotExportable, and CheckpointChanged where it is not as it was saved."""
+    if checkpoint.format != "torch_dist":
+        raise NotExportable(
+            f"Checkpoint {checkpoint.iteration} of job {source.id!r} is a Hugging Face directory already.",
+            hint=f"Download it: GET /v1/jobs/{source.id}/checkpoints/{checkpoint.iteration}/archive",
+        )
+    with suppress(NotReachable):  # the trainer looks at it
+        checkpoints.whole(source, checkpoint)
+
+
+def _for_client(error: InvalidSpec) -> InvalidSpec | CheckpointChanged:
+    """What a plan says of an export, in terms of what the client has named."""
+    if any(one.pointer == f"/config{EXPORTED}" for one in error.errors):
+        return CheckpointChanged(
+            error.message, hint="This checkpoint cannot be used; use another one of the job."
+        )
+    return InvalidSpec(error.message, hint=error.hint, errors=[_pointed(one) for one in error.errors])
+
+
+def _pointed(error: FieldError) -> FieldError:
+    """All but its own words comes from the job that is exported."""
+    if error.pointer.split("/")[1] in ExportRequest.model_fields:
+        return error
+    return error.model_copy(update={"pointer": f"/job{error.pointer}"})
