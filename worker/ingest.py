@@ -38,17 +38,22 @@ LARGEST_INDEX_BYTES = 1 << 26
 
 def ingest(job_id: str) -> None:
     """Take in the new event lines of a job's attempt, and, where its run is over, decide its outcome."""
+    try:
+        read_up(job_id)
+    except BackendUnavailable as error:
+        log.warning("ingest.unavailable", job_id=job_id, error=error.message)  # the next look asks again
+
+
+def read_up(job_id: str) -> None:
+    """The same for who relies on it. Raises BackendUnavailable."""
     job = jobs.get(job_id)
     if job.state not in LIVE:
         return
     attempt = jobs.attempt_of(job)
     if attempt.directory is None:
         return
-    try:
-        with metrics.observed(job.cluster, "ingest"):
-            _take_in(job, attempt, connect(cluster(job.cluster)))
-    except BackendUnavailable as error:
-        log.warning("ingest.unavailable", job_id=job_id, error=error.message)  # the next look asks again
+    with metrics.observed(job.cluster, "ingest"):
+        _take_in(job, attempt, connect(cluster(job.cluster)))
 
 
 def _take_in(job: Job, attempt: Attempt, backend: Backend) -> None:

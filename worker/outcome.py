@@ -91,7 +91,7 @@ def decide(
     if ended.get("code") == "cancelled" and _has_no_own_end(marker) and desired == DesiredState.RUN:
         message = "Cancelled on the cluster, and not through this service."
         return Outcome(JobState.CANCELLED, Reason("cancelled_on_cluster", message, ended.get("raw")))
-    if desired == DesiredState.PAUSE and (isinstance(marker, Stopped) or ended.get("code") in CUT_OFF):
+    if desired == DesiredState.PAUSE and _has_stopped(marker, ended.get("code")):
         return Outcome(JobState.PAUSED, _paused(marker))
     seen = _look(logs, marker)
     fault = _fault(marker, ended, seen)
@@ -99,6 +99,11 @@ def decide(
     reason = Reason(failure.failure_class, failure.cause, ended.get("raw"))
     vanished = ended.get("code") == VANISHED and fault.name == "unknown"
     return Outcome(JobState.LOST if vanished else JobState.FAILED, reason, fault.name, failure)
+
+
+def _has_stopped(marker: Ending | None, code: str | None) -> bool:
+    """Whether the end of a run was one that its pause asked for, or that came before it could be heeded."""
+    return isinstance(marker, Stopped) or code in CUT_OFF or (marker is None and code == "time_limit")
 
 
 def _has_no_own_end(marker: Ending | None) -> bool:

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from worker.app import app
@@ -27,8 +28,19 @@ MAX_DOUBLINGS = 10
 MEMORY_SECONDS = 3600
 
 
+@dataclass
+class Turn:
+    """What a look may do, and, told by whoever looks, how it went."""
+
+    is_due: bool
+    is_steady: bool = False
+    """The cluster has answered every look for SFT_LOST_AFTER_SECONDS: a run that it does not know is lost."""
+    is_whole: bool = True
+    """All of it has answered now: its accounting may be down alone."""
+
+
 @contextmanager
-def turn(cluster: Cluster) -> Iterator[bool]:
+def turn(cluster: Cluster) -> Iterator[Turn]:
     """Whether it is time to look; if so nobody else looks before this ends, and some time after.
 
     A BackendUnavailable raised inside ends here: the next look then comes later each time, up to what
@@ -38,11 +50,12 @@ def turn(cluster: Cluster) -> Iterator[bool]:
     with app.connection_for_write() as connection:
         redis = connection.default_channel.client
         if not redis.set(key, "looking", nx=True, px=_milliseconds(cluster.look_limit_seconds)):
-            yield False
+            yield Turn(is_due=False)
             return
         began = time.monotonic()
+        turn = Turn(is_due=True, is_steady=_is_steady(redis, cluster))
         try:
-            yield True
+            yield turn
         except BackendUnavailable as error:
             pause = _after_failure(redis, cluster, error)
             log.warning(
@@ -50,6 +63,7 @@ def turn(cluster: Cluster) -> Iterator[bool]:
             )
         else:
             redis.delete(_trouble(cluster.name))
+            _note_answer(redis, cluster, turn)
             pause = max(_least(cluster), min((time.monotonic() - began) / LARGEST_SHARE, _most()))
         redis.set(key, "waiting", px=_milliseconds(pause * SLACK))
 
@@ -69,9 +83,34 @@ def _trouble(cluster_name: str) -> str:
     return f"sft.look.{cluster_name}.trouble"
 
 
+def _answered(cluster_name: str) -> str:
+    return f"sft.look.{cluster_name}.answered"
+
+
+def _is_steady(redis: Any, cluster: Cluster) -> bool:
+    """After a look that failed, or a time in which nobody looked, this is begun anew."""
+    key = f"sft.look.{cluster.name}.unsteady"
+    if not redis.exists(_answered(cluster.name)):
+        redis.set(key, "", px=_milliseconds(get_settings().lost_after_seconds))
+    return not redis.exists(key)
+
+
+def _note_answer(redis: Any, cluster: Cluster, turn: Turn) -> None:
+    if turn.is_whole:
+        redis.set(_answered(cluster.name), "", px=_milliseconds(_longest_gap(cluster)))
+    else:
+        redis.delete(_answered(cluster.name))
+
+
+def _longest_gap(cluster: Cluster) -> float:
+    """Seconds in which there is another look, unless something is wrong."""
+    return 2 * max(_least(cluster), _most()) + cluster.look_limit_seconds
+
+
 def _after_failure(redis: Any, cluster: Cluster, error: BackendUnavailable) -> float:
     """Seconds until the next look: doubled by each failure in a row, and never the same for two workers."""
     key = _trouble(cluster.name)
+    redis.delete(_answered(cluster.name))
     redis.hset(key, "code", error.code)
     failures = int(redis.hincrby(key, "count", 1))
     redis.expire(key, MEMORY_SECONDS)

@@ -56,8 +56,18 @@ def _recovering(session: Session, job: Job, reason: Reason) -> bool:
 
 def interruption(job: Job) -> Json | None:
     """Why a run that the scheduler begins again did not get to its end, as far as it was seen."""
-    code = job.reason_code or ""
-    if job.state is not JobState.RECOVERING or code not in INTERRUPTIONS:
+    if not _was_seen(job):
         return None
-    found = explain(code, cause=job.reason_message, evidence=Evidence(attempt=job.attempt))
+    found = explain(job.reason_code or "", cause=job.reason_message, evidence=Evidence(attempt=job.attempt))
     return found.model_dump(mode="json", by_alias=True)
+
+
+def last_word(job: Job) -> tuple[str, str]:
+    """Code and words for the end of a run that the scheduler begins again, but must not any more."""
+    if _was_seen(job):
+        return job.reason_code or "", job.reason_message or ""
+    return "preempted", "The scheduler has put the run into its queue again."
+
+
+def _was_seen(job: Job) -> bool:
+    return job.state is JobState.RECOVERING and job.reason_code in INTERRUPTIONS

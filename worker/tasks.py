@@ -6,7 +6,7 @@ from celery import Task
 from kombu.exceptions import OperationalError
 
 from worker import clusters, dispatch, ingest, jobs, pace, retention, watch
-from worker.app import LOOKS, SUBMISSIONS, app
+from worker.app import FIRST, LOOKS, NEXT, SUBMISSIONS, app
 from worker.errors import NotFound, ServiceUnavailable
 from worker.log import logger
 from worker.states import JobState
@@ -29,23 +29,26 @@ def submit(job_id: str) -> None:
 @app.task
 def cancel(job_id: str) -> None:
     """Bring a wish to cancel to the backend."""
-    # Calls to a scheduler that hangs keep a thread for long: looks find out whether it answers.
-    dispatch.cancel(job_id, answers=pace.trouble(jobs.get(job_id).cluster) is None)
+    dispatch.cancel(job_id, answers=_answers(job_id))
 
 
 @app.task
 def pause(job_id: str) -> None:
     """Bring a wish to pause to the run."""
-    dispatch.pause(job_id)
+    if _answers(job_id):
+        dispatch.pause(job_id)
 
 
 @app.task
 def tick() -> None:
-    """Ask for a look at every cluster that has live jobs, unless earlier ones wait still."""
-    if _waiting(LOOKS) >= MAX_BACKLOG:
+    """Ask for a look at every cluster that has live jobs, unless earlier ones wait still.
+
+    They come before all else: what waits for a cluster that hangs is let go by a look that says so.
+    """
+    if _waiting_first(LOOKS) >= MAX_BACKLOG:
         return
     for name in jobs.live_clusters():
-        nudge(poll, name)
+        nudge(poll, name, priority=FIRST)
 
 
 @app.task
@@ -56,22 +59,32 @@ def poll(cluster_name: str) -> None:
     except NotFound as error:
         log.warning("poll.no_such_cluster", error=error.message)  # its profile was removed
         return
-    with pace.turn(profile) as is_due:
-        for job_id in watch.look(cluster_name) if is_due else ():
+    with pace.turn(profile) as turn:
+        for job_id in watch.look(cluster_name, turn) if turn.is_due else ():
             nudge(take_in, job_id)
 
 
 @app.task
 def take_in(job_id: str) -> None:
     """Take in what a run has written since the last time."""
-    ingest.ingest(job_id)
+    if _answers(job_id):
+        ingest.ingest(job_id)
+
+
+def _answers(job_id: str) -> bool:
+    """Whether a job's cluster has answered the last look; if not, sweep and looks ask for the task again.
+
+    Calls to what hangs keep a thread for long: one look at a time finds out when it is over.
+    """
+    return pace.trouble(jobs.get(job_id).cluster) is None
 
 
 @app.task
 def sweep() -> None:
     """Send again the tasks that jobs have waited for too long."""
-    for job_id, state in watch.owed(limit=max(0, MAX_BACKLOG - _waiting(SUBMISSIONS))):
-        nudge(OWED[state], job_id)
+    for queue, owed in OWED.items():
+        for job_id, state in watch.owed(max(0, MAX_BACKLOG - _waiting(queue)), owed):
+            nudge(owed[state], job_id)
 
 
 @app.task
@@ -87,12 +100,10 @@ def retain() -> None:
         nudge(retain)
 
 
-OWED: dict[JobState, Task[Any, Any]] = {
-    JobState.VALIDATING: submit,
-    JobState.SUBMITTING: submit,
-    JobState.CANCELLING: cancel,
-    JobState.PAUSING: pause,
-    JobState.FINALIZING: take_in,
+# By the queue that they go to.
+OWED: dict[str, dict[JobState, Task[Any, Any]]] = {
+    SUBMISSIONS: {JobState.VALIDATING: submit, JobState.SUBMITTING: submit},
+    LOOKS: {JobState.CANCELLING: cancel, JobState.PAUSING: pause, JobState.FINALIZING: take_in},
 }
 
 
@@ -103,10 +114,17 @@ def _waiting(queue: str) -> int:
     return waiting
 
 
-def nudge(task: Any, *arguments: str) -> None:
+def _waiting_first(queue: str) -> int:
+    """How many of them have the first priority: their list has the queue's own name."""
+    with app.connection_for_write() as connection:
+        waiting: int = connection.default_channel.client.llen(queue)
+    return waiting
+
+
+def nudge(task: Any, *arguments: str, priority: int = NEXT) -> None:
     """Queue a task. A broker that is down costs time, not the job: the sweep asks again."""
     try:
-        task.apply_async(arguments, expires=300)
+        task.apply_async(arguments, expires=300, priority=priority)
     except OperationalError as error:
         log.warning("broker.unavailable", task=task.name, arguments=arguments, error=str(error))
 

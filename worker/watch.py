@@ -1,6 +1,6 @@
 """Looks at live jobs: one call per cluster, whatever their number; writes only what changed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -19,6 +19,7 @@ from worker.jobs import Reason
 from worker.log import logger
 from worker.models import Attempt, Job, Origin, utcnow
 from worker.outcome import VANISHED
+from worker.pace import Turn
 from worker.run_files import CLAIM, END, EVENTS
 from worker.settings import get_settings
 from worker.states import AWAITING_TASK, TRANSITIONS, WATCHED, DesiredState, JobState
@@ -35,12 +36,13 @@ ESTIMATE_STEP = timedelta(minutes=2)
 SHOWN_TROUBLE = frozenset({JobState.QUEUED, JobState.STARTING, JobState.RUNNING})
 
 
-def look(cluster_name: str) -> list[str]:
+def look(cluster_name: str, turn: Turn | None = None) -> list[str]:
     """Observe all watched jobs of a cluster, move them on, and return the ids that have files to read.
 
     The cluster is asked even where there are none: whether it answers is news to those that wait for it.
 
     A look that fails changes nothing: the jobs keep their state, and become stale by the clock.
+    turn: where it has one; no run is given up for lost before the cluster is steady.
     Raises BackendUnavailable.
     """
     profile = cluster(cluster_name)
@@ -50,7 +52,10 @@ def look(cluster_name: str) -> list[str]:
         seen = _poll(backend, watched)
         news = [(job, attempt, seen[attempt.name]) for job, attempt in watched if attempt.name in seen]
         known = [one for one in news if one[2].phase is not Phase.UNKNOWN]
-        known += _marked(backend, [one for one in news if one[2].phase is Phase.UNKNOWN])
+        unknown = [one for one in news if one[2].phase is Phase.UNKNOWN]
+        known += _marked(backend, unknown, may_be_lost=turn is None or turn.is_steady)
+        if turn:
+            turn.is_whole = all(seen.code == UNKNOWN for _, _, seen in unknown)
         to_read = list(_with_files(backend, news if backend.must_collect else known))
     for job, attempt, observation in known:
         try:
@@ -112,11 +117,13 @@ def _events(attempt: Attempt) -> Path:
 
 def _apply(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> None:
     """Bring one job to what was observed of it, in a transaction of its own if there is anything new."""
+    _note_name(attempt, seen)
     write = _news(job, attempt, seen)
     if write is None:
         return
     if write is _requeued:
-        ingest.ingest(job.id)  # what the last run has written belongs to the last attempt
+        ingest.read_up(job.id)  # what the last run has written belongs to the last attempt
+        write = _again(job)
     if _must_not_begin_again(write, job):
         backend.cancel(_handle(attempt))
     if write is _requeued and job.desired_state != DesiredState.RUN:
@@ -128,11 +135,24 @@ def _apply(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> N
             write(session, now, seen)
 
 
+def _note_name(attempt: Attempt, seen: Observation) -> None:
+    """Of a submission that was doubled the scheduler may go on with the other one."""
+    if seen.external_id and seen.external_id != attempt.external_id:
+        with writing() as session:
+            session.get_one(Attempt, (attempt.job_id, attempt.number)).external_id = seen.external_id
+
+
 def _must_not_begin_again(write: Write, job: Job) -> bool:
     """Whether the scheduler may still begin a run again that is over for us."""
     if job.desired_state != DesiredState.RUN:
         return write in (_requeued, _interrupted)
-    return write is _interrupted and _is_given_up(job)
+    return write is _worn_out or (write is _interrupted and _is_given_up(job))
+
+
+def _again(job: Job) -> Write:
+    """What it means that the scheduler begins a run again; it may as often as we do, between two saves."""
+    is_wanted = job.desired_state == DesiredState.RUN and job.state is not JobState.FINALIZING
+    return _worn_out if is_wanted and recovery.is_used_up(job) else _requeued
 
 
 def _is_given_up(job: Job) -> bool:
@@ -181,13 +201,11 @@ def _waits(session: Session, job: Job, seen: Observation) -> None:
     )
 
 
-def _started(session: Session, job: Job, seen: Observation) -> None:
+def _started(session: Session, job: Job, seen: Observation) -> None:  # noqa: ARG001
     if job.state is JobState.QUEUED:
         now = utcnow()
         jobs.move(session, job, JobState.STARTING, started_at=job.started_at or now, estimated_start=None)
-        _set_attempt(
-            session, job, started_at=now, **({"external_id": seen.external_id} if seen.external_id else {})
-        )
+        _set_attempt(session, job, started_at=now)
 
 
 def _answers_again(session: Session, job: Job, seen: Observation) -> None:  # noqa: ARG001
@@ -231,6 +249,14 @@ def _requeued(session: Session, job: Job, seen: Observation) -> None:
     )
 
 
+def _worn_out(session: Session, job: Job, seen: Observation) -> None:
+    """Once too often: an attempt of its own, for it may have begun, which is over at once."""
+    code, said = recovery.last_word(job)
+    _requeued(session, job, seen)
+    message = f"{said} It has gone on as often as it may without a new checkpoint."
+    _ended(session, job, replace(seen, code=code, message=message))
+
+
 def _ended(session: Session, job: Job, seen: Observation) -> None:
     exit_record = {"code": seen.code, "message": seen.message, "raw": seen.raw, "at": utcnow().isoformat()}
     _set_attempt(session, job, exit=exit_record)
@@ -249,7 +275,7 @@ def _set_attempt(session: Session, job: Job, **values: object) -> None:
 # -- runs that the scheduler does not know ---------------------------------------------------------
 
 
-def _marked(backend: Backend, unknown: list[News]) -> list[News]:
+def _marked(backend: Backend, unknown: list[News], *, may_be_lost: bool) -> list[News]:
     """Runs that the scheduler has forgotten and that are over, by their own word or by our waiting."""
     if not unknown:
         return []
@@ -263,7 +289,7 @@ def _marked(backend: Backend, unknown: list[News]) -> list[News]:
         elif _end_marker(attempt) in left:
             message = "The scheduler no longer knows the run, which has left its end marker."
             over.append((job, attempt, Observation(Phase.ENDED, "forgotten", message, seen.raw)))
-        elif seen.code == UNKNOWN and _is_missed(job, attempt):
+        elif may_be_lost and seen.code == UNKNOWN and _is_missed(job, attempt):
             with suppress(BackendUnavailable):  # of one job's directory: the others go their way
                 over += _given_up(backend, job, attempt, seen)
     return over
@@ -289,10 +315,8 @@ def _is_missed(job: Job, attempt: Attempt) -> bool:
 
 
 def _given_up(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> Iterator[News]:
-    if (
-        backend.abandon(_handle(attempt), Path(attempt.directory or ""))
-        and job.desired_state == DesiredState.RUN
-    ):
+    never_began = backend.abandon(_handle(attempt), Path(attempt.directory or ""))
+    if never_began and job.desired_state == DesiredState.RUN and not recovery.is_used_up(job):
         reason = Reason(
             "lost_by_scheduler", "The scheduler lost the run before it began; it is submitted again."
         )
@@ -316,14 +340,14 @@ def _note_observed(seen: list[Job]) -> None:
             session.execute(update(Job).where(col(Job.id).in_(due)).values(observed_at=now))
 
 
-def owed(limit: int) -> list[tuple[str, JobState]]:
-    """Jobs that wait for a task whose message may have been lost: id and state."""
+def owed(limit: int, states: Collection[JobState] = AWAITING_TASK) -> list[tuple[str, JobState]]:
+    """Jobs that wait, in one of these states, for a task whose message may have been lost: id and state."""
     now = utcnow()
     recent = now - timedelta(seconds=get_settings().stuck_after_seconds)
     with reading() as session:
         query = (
             select(Job.id, Job.state)
-            .where(col(Job.state).in_(AWAITING_TASK))
+            .where(col(Job.state).in_(states))
             # What lies ahead was written before the clock was put back.
             .where(or_(~col(Job.updated_at).between(recent, now), col(Job.state) == JobState.CANCELLING))
             .order_by(func.random())  # so that none keeps the others from their turn

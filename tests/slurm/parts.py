@@ -21,6 +21,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "no-qos": {"qos": "nothing"},
     "no-cpu": {"cpus_per_task": 4096},
     "no-memory": {"mem": "900G"},
+    "no-option": {"mem": "lots"},
     "no-feature": {"constraint": "quantum"},
     "no-reservation": {"reservation": "nothing"},
     "too-long": {"partition": "short"},
@@ -42,9 +43,9 @@ class SlurmService(Service):
     slurm: Cluster
     root: Path
 
-    def again(self) -> "SlurmService":
+    def again(self, **settings: str) -> "SlurmService":
         """The service on the same directory, after its end."""
-        fresh = SlurmService(self.data_dir, **SETTINGS)
+        fresh = SlurmService(self.data_dir, **{**SETTINGS, **settings})
         fresh.slurm, fresh.root = self.slurm, self.root
         return fresh
 

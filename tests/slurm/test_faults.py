@@ -198,6 +198,21 @@ def test_a_controller_that_is_down_makes_jobs_stale_and_nothing_else(
     judge(on_slurm, tally, job["id"], ["1"])
 
 
+def test_a_submission_to_a_dead_controller_waits_for_it(on_slurm: SlurmService, tally: Tally) -> None:
+    on_slurm.slurm.kill("slurmctld", signal.SIGTERM)
+    job_id = on_slurm.submit(on_slurm.body())["id"]
+
+    def said() -> dict[str, Any] | None:
+        reason: dict[str, Any] | None = on_slurm.job(job_id)["state_reason"]
+        return reason if reason and reason["code"] == "backend_unavailable" else None
+
+    wait_until(said, 90, "a reason")
+    assert on_slurm.job(job_id)["state"] == "SUBMITTING"
+    on_slurm.slurm.revive("slurmctld")
+    assert on_slurm.wait_for(job_id, timeout=180)["state"] == "SUCCEEDED"
+    judge(on_slurm, tally, job_id, ["1"])
+
+
 @pytest.mark.parametrize("cluster", ["near", "far"])
 def test_a_submission_to_a_hung_controller_runs_once(
     on_slurm: SlurmService, tally: Tally, cluster: str

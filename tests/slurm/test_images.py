@@ -125,6 +125,7 @@ def test_an_import_that_fails_is_said_and_tried_again(with_images: SlurmService,
     (registry.directory / "broken").touch()
     failed = with_images.wait_for(with_images.submit(with_images.body())["id"])
     assert (failed["state"], failed["failure"]["class"]) == ("FAILED", "image_pull")
+    assert "no such image" in failed["failure"]["cause"]
     (registry.directory / "broken").unlink()
     assert with_images.wait_for(with_images.submit(with_images.body())["id"])["state"] == "SUCCEEDED"
 
@@ -159,3 +160,15 @@ def test_an_import_anew_leaves_the_old_file_to_those_who_use_it(
     with_images.ask(holding, "pause")
     with_images.wait_for(holding, "PAUSED")
     with_images.ask(holding, "cancel")
+
+
+def test_what_an_import_that_was_killed_left_goes_with_the_next_one(with_images: SlurmService) -> None:
+    folder = with_images.root / "images"
+    folder.mkdir(mode=0o700)
+    old, young = (folder / f"sha256-{'a' * 64}.{number}.sqsh.part" for number in (4711, 4712))
+    old.touch()
+    young.touch()
+    os.utime(old, (0, 0))
+    assert with_images.wait_for(with_images.submit(with_images.body())["id"])["state"] == "SUCCEEDED"
+    assert not old.exists()
+    assert young.exists()

@@ -1,11 +1,14 @@
 """One life of a job on a real Slurm: submitted, watched, paused, resumed, cancelled, refused."""
 
 import hashlib
+import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from tests.slurm.parts import SlurmService
+from tests.slurm.test_secrets import run_environment
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -84,6 +87,7 @@ REFUSED = {
     "no-qos": ("nvalid qos", "qos"),
     "no-cpu": ("ore processors requested than permitted", "CPUs"),
     "no-memory": ("emory specification can not be satisfied", "fewer"),
+    "no-option": ("nvalid --mem specification", "profile"),
     "no-feature": ("nvalid feature specification", "constraint"),
     "no-reservation": ("equested reservation is invalid", "reservation"),
     "near": ("ode count specification invalid", "fewer nodes"),
@@ -128,3 +132,29 @@ def test_a_cluster_whose_commands_fail_leaves_the_job_waiting_and_says_why(on_sl
     assert wait_until(said, what="a reason")
     assert on_slurm.job(job_id)["state"] == "SUBMITTING"
     on_slurm.ask(job_id, "cancel")
+
+
+def test_a_job_has_the_gpus_that_it_asks_for_and_no_others(on_slurm: SlurmService) -> None:
+    body = on_slurm.body("hold", resources={"gpus_per_node": 2})
+    body["overrides"].append("device=cuda")
+    job = on_slurm.wait_for_step(on_slurm.submit(body)["id"], 4)
+    assert "#SBATCH --gpus-per-node=2\n" in (on_slurm.directory(job["id"]) / "job.sh").read_text()
+    shown = on_slurm.slurm.run("scontrol", "--details", "show", "job", job["backend"]["external_id"]).stdout
+    assert "GRES=gpu:2(" in shown
+    [seen] = set(re.findall("'CUDA_VISIBLE_DEVICES': '([^']*)'", run_environment(on_slurm, job["id"])))
+    assert len(seen.split(",")) == 2
+    on_slurm.ask(job["id"], "cancel")
+
+
+def test_a_job_that_waits_says_when_it_is_to_begin(on_slurm: SlurmService) -> None:
+    takes_all = ("--nodes=2", "--exclusive", "--time=5", "--output=/dev/null", "--wrap", "sleep 600")
+    in_the_way = on_slurm.slurm.run("sbatch", "--parsable", *takes_all).stdout.strip()
+    body = on_slurm.body(cluster="exclusive", resources={"nodes": 2})
+    job_id = on_slurm.submit(body)["id"]
+    begins = wait_until(
+        lambda: (on_slurm.job(job_id)["queue"] or {}).get("estimated_start"), 60, "an estimate"
+    )
+    assert datetime.fromisoformat(begins) > datetime.now(UTC)
+    on_slurm.slurm.run("scancel", in_the_way)
+    ended = on_slurm.wait_for(job_id)
+    assert (ended["state"], ended["queue"]) == ("SUCCEEDED", None)

@@ -1,6 +1,6 @@
 """Jobs in a database of each kind, without anything that runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,13 @@ import pytest
 from tests.conftest import make_inputs
 from worker import jobs
 from worker.access import Caller, Role
+from worker.app import app
 from worker.db import writing
 from worker.models import Attempt, Job
 from worker.spec import JobSpec
 from worker.states import JobState
 
+Redis = Any
 ANNA = Caller(name="anna", project="default", role=Role.ADMIN)
 
 
@@ -40,3 +42,14 @@ def job_in(spec: JobSpec, data_dir: Path) -> Callable[..., Job]:
         return jobs.get(job.id)
 
     return make
+
+
+@pytest.fixture
+def redis(environment: pytest.MonkeyPatch, broker: str) -> Iterator[Redis]:
+    """The broker, with nothing in it."""
+    environment.setattr(app.conf, "broker_url", broker)
+    environment.setattr(app.conf, "broker_write_url", broker)
+    with app.connection_for_write() as connection:
+        client = connection.default_channel.client
+        client.flushdb()
+        yield client

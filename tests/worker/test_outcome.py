@@ -15,6 +15,7 @@ FINISHED = Finished(event="finished", at=AT, step=4, iteration=4)
 STOPPED = Stopped(event="stopped", at=AT, step=2, iteration=2)
 FAILED = Failed(event="failed", at=AT, code="oom", message="CUDA out of memory", rank=3, traceback="...")
 LIMIT = {"code": "time_limit", "message": "The time limit of 1 minutes was reached.", "raw": "{}"}
+PREEMPTED = {"code": "preempted", "message": "Ended for a job that goes first.", "raw": "{}"}
 EXITED = {"code": "exited", "message": "The launcher exited with 1.", "raw": "{}"}
 
 
@@ -37,6 +38,11 @@ EXITED = {"code": "exited", "message": "The launcher exited with 1.", "raw": "{}
         (None, EXITED, "run", True, "FAILED", "unknown"),
         (None, EXITED, "cancel", False, "CANCELLED", None),
         (None, {}, "run", False, "FAILED", "unknown"),
+        (STOPPED, EXITED, "pause", True, "PAUSED", None),
+        (None, PREEMPTED, "pause", False, "PAUSED", None),
+        (None, LIMIT, "pause", False, "PAUSED", None),
+        (FAILED, LIMIT, "pause", False, "FAILED", "oom"),
+        (None, EXITED, "pause", False, "FAILED", "unknown"),
     ],
 )
 def test_how_a_run_ended(

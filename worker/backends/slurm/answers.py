@@ -1,6 +1,8 @@
 """What Slurm's commands are asked and answer: arguments, columns, error texts. Pure."""
 
-from dataclasses import dataclass
+import signal
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from worker.errors import BackendUnavailable, SubmissionRejected
@@ -36,6 +38,9 @@ ACCOUNTING_DISABLED = "accounting storage is disabled"
 UNKNOWN_JOB = "Invalid job id specified"
 
 
+UNREADABLE = "unreadable"
+
+
 @dataclass(frozen=True)
 class Row:
     """One job, as the scheduler or its accounting shows it."""
@@ -51,19 +56,22 @@ class Row:
     start: datetime | None = None
     raw: str = ""
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether its columns are what they should be. If not, only its id and name count."""
+        return self.state != UNREADABLE
+
 
 def queue_rows(text: str) -> list[Row]:
-    """The answer to QUEUE. What follows a line break in the name of another job is no row.
-
-    Raises ValueError.
-    """
-    lines = (line for line in text.split("\n") if line.partition(" ")[0].isdigit())
+    """The answer to QUEUE. What follows a line break in the name of another job is no row."""
+    lines = (line for line in text.split("\n") if line.partition(" ")[0].isdecimal())
     return [_queue_row(line) for line in lines if line[NAME_BEGIN:].strip()]
 
 
 def history_rows(text: str) -> list[Row]:
     """The answer to HISTORY, as above."""
-    return [_history_row(line) for line in text.split("\n") if line.count(SEPARATOR) == HISTORY_SEPARATORS]
+    lines = (line for line in text.split("\n") if line.partition(SEPARATOR)[0].isdecimal())
+    return [_history_row(line) for line in lines if line.count(SEPARATOR) == HISTORY_SEPARATORS]
 
 
 def _queue_row(line: str) -> Row:
@@ -71,30 +79,37 @@ def _queue_row(line: str) -> Row:
     for name, width in WIDTHS.items():
         fields[name] = line[begin : begin + width].strip()
         begin += width
-    return Row(
-        job_id=fields["JobID"],
-        name=fields["Name"],
-        state=fields["State"],
-        exit_code=_of_wait_status(int(fields["exit_code"] or 0)),
-        reason=fields["Reason"],
-        restarts=int(fields["RestartCnt"] or 0),
-        start=_moment(fields["StartTime"]),
-        raw=" ".join(line.split()),
-    )
+    row = _unread(fields["JobID"], fields["Name"], " ".join(line.split()))
+    with suppress(ValueError, OverflowError):
+        return replace(
+            row,
+            state=fields["State"],
+            exit_code=_of_wait_status(int(fields["exit_code"] or 0)),
+            reason=fields["Reason"],
+            restarts=int(fields["RestartCnt"] or 0),
+            start=_moment(fields["StartTime"]),
+        )
+    return row
 
 
 def _history_row(line: str) -> Row:
     job_id, name, state, exit_code, reason, start = line.split(SEPARATOR)
-    code, _, signal = exit_code.partition(":")
-    return Row(
-        job_id=job_id,
-        name=name,
-        state=state.partition(" ")[0],
-        exit_code=int(code) or (128 + int(signal) if int(signal or 0) else 0),
-        reason=reason,
-        start=_moment(start),
-        raw=line.replace(SEPARATOR, " "),
-    )
+    code, _, signal_number = exit_code.partition(":")
+    row = _unread(job_id, name, line.replace(SEPARATOR, " "))
+    with suppress(ValueError, OverflowError):
+        by_signal = 128 + int(signal_number) if int(signal_number or 0) else 0
+        return replace(
+            row,
+            state=state.partition(" ")[0],
+            exit_code=int(code) or by_signal,
+            reason=reason,
+            start=_moment(start),
+        )
+    return row
+
+
+def _unread(job_id: str, name: str, raw: str) -> Row:
+    return Row(job_id, name, UNREADABLE, exit_code=0, reason="", raw=raw)
 
 
 def _of_wait_status(status: int) -> int:
@@ -115,12 +130,13 @@ UNCLEAR = (
     "Munge decode failed", "Failed to connect to socket", "Protocol authentication error", "authentication",
     "Slurm controller", "Slurmctld", "Resource temporarily unavailable", "Job submission rate limit",
     "configuration file", "configuration source",
+    "Required partition not available", "error writing script/environment",
 )  # fmt: skip
 
 # sbatch is not there, or cannot be run.
 NOT_RUN = (126, 127)
-# Above it a signal has ended sbatch, and nobody knows what it had done by then.
-SIGNALLED = 128
+# A signal has ended sbatch, and nobody knows what it had done by then. (255 is its own, for a wrong option.)
+SIGNALLED = range(128 + 1, 128 + signal.NSIG)
 
 # A part of what Slurm says -> what to do.
 HINTS = {
@@ -135,6 +151,7 @@ HINTS = {
     "requested reservation is invalid": "Correct `reservation` of the cluster's profile.",
     "violates accounting": "Ask for less, or wait until other jobs of the account have ended.",
     "pathname of a file": "Shorten `comment` or `setup_lines` of the cluster's profile.",
+    "invalid --": "Correct the field of this name in the cluster's profile.",
     "access/permission denied": "The account may not use this partition, QOS or reservation.",
 }
 
@@ -143,7 +160,8 @@ def refusal(code: int, text: str) -> BackendUnavailable | SubmissionRejected:
     """What a failed sbatch means, in the scheduler's own words."""
     words = [line.removeprefix("sbatch: ").removeprefix("error: ").strip() for line in text.splitlines()]
     said = "; ".join(dict.fromkeys(word for word in words if word)) or f"sbatch exited with {code}"
-    if code in NOT_RUN or code > SIGNALLED or any(part.lower() in said.lower() for part in UNCLEAR):
-        return BackendUnavailable(f"Slurm did not answer the submission: {said}")
+    is_unclear = any(part.lower() in said.lower() for part in UNCLEAR)
+    if code in NOT_RUN or code in SIGNALLED or is_unclear:
+        return BackendUnavailable(f"Slurm has not taken the job yet: {said}")
     hint = next((hint for part, hint in HINTS.items() if part in said.lower()), None)
     return SubmissionRejected(f"Slurm refused the job: {said}", hint=hint)

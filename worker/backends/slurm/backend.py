@@ -29,8 +29,11 @@ from worker.backends.slurm.paths import Paths
 from worker.backends.slurm.script import CLAIMED, render, render_import
 from worker.backends.transport import Answer, Transport
 from worker.errors import BackendUnavailable, SubmissionRejected
+from worker.log import logger
 from worker.profiles import SlurmCluster
-from worker.run_files import CLAIM, EXTERNAL_ID, SECRETS
+from worker.run_files import CLAIM, EXTERNAL_ID, IMPORT, SECRETS
+
+log = logger(__name__)
 
 # Slurm's own clients give up after MessageTimeout, 10 s by default, or 9 s without a controller.
 QUERY_SECONDS = 20.0
@@ -80,15 +83,23 @@ class SlurmBackend:
         directory = Path(submission.directory)
         if known := self._number_in(directory / EXTERNAL_ID):
             return known
+        try:
+            return self._hand_over(submission, directory)
+        except SubmissionRejected:
+            self.files().remove(directory / SECRETS)
+            raise
+
+    def _hand_over(self, submission: Submission, directory: Path) -> str:
         self._place(submission, directory)
         options = self._image(submission, directory)
+        self._place_secrets(submission, directory)
         answer = self._submit(directory, "first", options)
         if answer.code == CLAIMED:
             if known := self.find(submission.name):
                 return known
             answer = self._submit(directory, "again", options)
         if answer.code != 0:
-            raise self._refused(answer, directory)
+            raise _refused(answer)
         return answer.out.strip()
 
     def _place(self, submission: Submission, directory: Path) -> None:
@@ -97,8 +108,11 @@ class SlurmBackend:
         files.make_directory(directory / "logs")
         for name, content in submission.files.items():
             files.write(directory / name, content.encode())
+
+    def _place_secrets(self, submission: Submission, directory: Path) -> None:
+        """The last thing before the scheduler is asked: what fails until then leaves none behind."""
         if submission.secrets:
-            files.write(directory / SECRETS, self._secrets(submission).encode())
+            self.files().write(directory / SECRETS, self._secrets(submission).encode())
 
     def _secrets(self, submission: Submission) -> str:
         known = self.profile.secrets
@@ -114,15 +128,6 @@ class SlurmBackend:
         command = ["bash", "-s", "--", str(directory), mode, *options]
         return self.transport.run(command, stdin=_SUBMIT, timeout=SUBMIT_SECONDS)
 
-    def _refused(self, answer: Answer, directory: Path) -> BackendUnavailable | SubmissionRejected:
-        if answer.code in (CLAIMED, 124):
-            said = answer.err.strip()[-300:] or "no answer in time"
-            return BackendUnavailable(f"It is not known whether Slurm has the job; it is asked again: {said}")
-        error = refusal(answer.code, answer.err)
-        if isinstance(error, SubmissionRejected):
-            self.files().remove(directory / SECRETS)
-        return error
-
     # -- images ---------------------------------------------------------------------------------
 
     def _image(self, submission: Submission, directory: Path) -> list[str]:
@@ -133,8 +138,16 @@ class SlurmBackend:
         self.files().write(directory / "image", f"{image.file}\n".encode())
         if image.is_file or (not submission.fresh_image and image.file in self._images()):
             return []
-        importing = self._import(image, fresh=submission.fresh_image)
+        importing = self._fresh(image, directory) if submission.fresh_image else self._import(image)
         return [f"--dependency=afterok:{importing}", "--kill-on-invalid-dep=yes"]
+
+    def _fresh(self, image: Image, directory: Path) -> str:
+        """Id of the import that this attempt asked for: one, however often it is submitted."""
+        if known := self._number_in(directory / IMPORT):
+            return known
+        importing = self._submit_import(image, fresh=True)
+        self.files().write(directory / IMPORT, f"{importing}\n".encode())
+        return importing
 
     def _images(self) -> list[Path]:
         """The links of the imported images: those that lead somewhere."""
@@ -142,13 +155,14 @@ class SlurmBackend:
         answer = self.transport.run(command, timeout=QUERY_SECONDS)
         return [Path(line) for line in answer.out.splitlines()]
 
-    def _import(self, image: Image, *, fresh: bool) -> str:
+    def _import(self, image: Image) -> str:
         """Id of the job that imports an image: one that is in the queue already, or a new one."""
         queue = [
             row for row in self._queue() if row.name == image.job_name and row.state in ("PENDING", "RUNNING")
         ]
-        if queue and not fresh:
-            return queue[0].job_id
+        return queue[0].job_id if queue else self._submit_import(image, fresh=False)
+
+    def _submit_import(self, image: Image, *, fresh: bool) -> str:
         self.files().make_directory(self.paths.images)
         script = render_import(image, self.profile, self.paths, fresh=fresh)
         answer = self.transport.run(["sbatch", "--parsable"], stdin=script, timeout=SUBMIT_SECONDS)
@@ -156,8 +170,23 @@ class SlurmBackend:
             raise refusal(answer.code, answer.err)
         return answer.out.strip().partition(";")[0]
 
-    def abandon(self, handle: Handle, directory: Path) -> bool:  # noqa: ARG002
-        return abandon(directory, self.files())
+    def _with_words_of_import(self, name: str, seen: Observation) -> Observation:
+        """Where the import of its image failed, the end of what that has written."""
+        if seen.code != "image_pull":
+            return seen
+        with suppress(FileNotFoundError, BackendUnavailable):
+            files = self.files()
+            image = files.read(self._submitted(name) / "image", 0, 4096).decode().strip()
+            log = images.log_of_import(Path(image))
+            said = files.read(log, max(0, files.stat(log).size - 1000), 1000).decode(errors="replace")
+            return replace(seen, message=f"{seen.message} {log} ends with: {' '.join(said.split())[-300:]}")
+        return seen
+
+    def abandon(self, handle: Handle, directory: Path) -> bool:
+        given_up = abandon(directory, self.files())
+        if given_up:
+            self.files().remove(self._submitted(handle.name) / SECRETS)
+        return given_up
 
     def collect(self, handle: Handle, directory: Path, *, is_over: bool) -> bool:  # noqa: ARG002
         return True
@@ -174,8 +203,12 @@ class SlurmBackend:
 
     def _claimed(self, name: str) -> str | None:
         """The id that a run of this name left as it began."""
+        return self._number_in(self._submitted(name) / CLAIM)
+
+    def _submitted(self, name: str) -> Path:
+        """Directory of the attempt that was submitted under this name."""
         job_id, _, number = name.rpartition(".")
-        return self._number_in(self.paths.attempt(job_id, int(number)) / CLAIM)
+        return self.paths.attempt(job_id, int(number))
 
     def _number_in(self, path: Path) -> str | None:
         """The id that a file holds; None where it is not there, or holds something else."""
@@ -190,27 +223,30 @@ class SlurmBackend:
         seen = {name: observation(chosen(rows)) for name, rows in queued.items()}
         self._end_doubles(queued)
         missing = [one for name, one in wanted.items() if name not in queued]
-        return {**(self._past(missing) if missing else {}), **{k: v for k, v in seen.items() if v}}
+        news = {**(self._past(missing) if missing else {}), **{k: v for k, v in seen.items() if v}}
+        return {name: self._with_words_of_import(name, one) for name, one in news.items()}
 
     def _past(self, handles: list[Handle]) -> dict[str, Observation]:
         """What accounting says of jobs that the queue does not have any more."""
         rows = self._history(["--jobs", ",".join(one.external_id for one in handles)])
         unknown = UNANSWERED if rows is None else GONE
         found = _by_name(rows or [], {one.name: one for one in handles})
+        unread = {name for name, rows in found.items() if not rows[-1].is_readable}
         past = {name: _last(rows) for name, rows in found.items()}
         over = {
             name: seen
             for name, seen in past.items()
             if seen and seen.phase in (Phase.ENDED, Phase.INTERRUPTED)
         }
-        return {one.name: over.get(one.name, unknown) for one in handles}
+        return {one.name: over.get(one.name, unknown) for one in handles if one.name not in unread}
 
     def _end_doubles(self, queued: dict[str, list[Row]]) -> None:
         """Of a submission that went through twice one runs; the other has no business in the queue."""
         for name, rows in queued.items():
+            kept = chosen(rows)
             for row in rows:
-                if row is not chosen(rows) and row.state == "PENDING":
-                    self.cancel(Handle(row.job_id, name))
+                if kept.is_readable and row is not kept and row.state == "PENDING":
+                    self._cancel(name, row.job_id)
 
     def _queue(self) -> list[Row]:
         answer = self._asked(QUEUE)
@@ -218,15 +254,21 @@ class SlurmBackend:
 
     def _history(self, which: list[str]) -> list[Row] | None:
         """Rows of the accounting, oldest first; none where there is no accounting, None where it is down."""
-        answer = self.transport.run([*HISTORY, *which], timeout=QUERY_SECONDS)
+        try:
+            answer = self.transport.run([*HISTORY, *which], timeout=QUERY_SECONDS)
+        except BackendUnavailable as error:  # it hangs, which is nothing against the queue's answer
+            log.warning("slurm.no_accounting", cluster=self.profile.name, error=error.message)
+            return None
         if answer.code != 0:
             return [] if ACCOUNTING_DISABLED in answer.err else None
         return history_rows(answer.out)
 
     def cancel(self, handle: Handle) -> None:
-        # By name, too: the id may be another job's by now.
-        command = [*ENVIRONMENT, "scancel", f"--name={handle.name}", handle.external_id]
-        self._asked(command, but=UNKNOWN_JOB)
+        # By name alone: the id may be another job's by now, and a doubled submission has two.
+        self._cancel(handle.name)
+
+    def _cancel(self, name: str, *ids: str) -> None:
+        self._asked([*ENVIRONMENT, "scancel", f"--name={name}", *ids], but=UNKNOWN_JOB)
 
     def _asked(self, command: Iterable[str], but: str | None = None) -> Answer:
         """The answer to a command. Raises BackendUnavailable where it failed, unless with these words."""
@@ -235,6 +277,13 @@ class SlurmBackend:
             said = " ".join(answer.err.split())[-300:]
             raise BackendUnavailable(f"Slurm on {self.transport.description} does not answer: {said}")
         return answer
+
+
+def _refused(answer: Answer) -> BackendUnavailable | SubmissionRejected:
+    if answer.code in (CLAIMED, 124):
+        said = answer.err.strip()[-300:] or "no answer in time"
+        return BackendUnavailable(f"It is not known whether Slurm has the job; it is asked again: {said}")
+    return refusal(answer.code, answer.err)
 
 
 def _last(rows: list[Row]) -> Observation | None:
@@ -247,5 +296,7 @@ def _by_name(rows: Iterable[Row], wanted: Collection[str]) -> dict[str, list[Row
     found: dict[str, list[Row]] = {}
     for row in rows:
         if row.name in wanted:
+            if not row.is_readable:
+                log.warning("slurm.unreadable_row", row=row.raw)
             found.setdefault(row.name, []).append(row)
     return found

@@ -57,7 +57,16 @@ class Image:
     @property
     def job_name(self) -> str:
         """One name for each squash file: who needs it too waits for the same import."""
-        return f"sft-image-{hashlib.sha256(str(self.file).encode()).hexdigest()[:16]}"
+        return job_name(self.file)
+
+
+def job_name(file: Path) -> str:
+    return f"sft-image-{hashlib.sha256(str(file).encode()).hexdigest()[:16]}"
+
+
+def log_of_import(file: Path) -> Path:
+    """Where the last import of a squash file has written why it failed."""
+    return file.with_name(f"{job_name(file)}.log")
 
 
 def resolved(image: Image, transport: Transport) -> Image:

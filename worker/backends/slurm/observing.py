@@ -1,8 +1,8 @@
 """From rows of Slurm to observations. Pure."""
 
 from worker.backends.base import Observation, Phase
-from worker.backends.slurm.answers import Row
-from worker.backends.slurm.script import CLAIMED, UNPREPARED
+from worker.backends.slurm.answers import UNREADABLE, Row
+from worker.backends.slurm.script import CLAIMED, NO_SECRETS, UNPREPARED
 from worker.backends.slurm.states import STATES, Meaning, waiting
 
 GONE = Observation(Phase.UNKNOWN, "unknown_to_scheduler", "Neither the queue nor the accounting knows it.")
@@ -10,9 +10,16 @@ UNANSWERED = Observation(
     Phase.UNKNOWN, "accounting_unavailable", "The queue does not know it; accounting is down."
 )
 
-# `0:53`: the batch script could not be started.
-NO_DIRECTORY = 128 + 53
-KILLED = 128 + 9
+# Exit code of the batch script -> code and words.
+EXITS = {
+    128 + 53: (  # `0:53`: it could not be started
+        "start_failed",
+        "Slurm could not use the job's directory: is it there on all nodes, and its user's?",
+    ),
+    128 + 9: ("exited", "The run was killed by signal 9: the host's memory may have been exhausted."),
+    UNPREPARED: ("image_pull", "Its container image is not there, or it could not be prepared."),
+    NO_SECRETS: ("exited", "The file of its secrets was gone when it began: an earlier run of it had ended."),
+}
 
 
 def observation(row: Row) -> Observation | None:
@@ -42,17 +49,8 @@ def _meaning(row: Row) -> Meaning | None:
 
 
 def _failed(row: Row) -> Meaning:
-    if row.exit_code == NO_DIRECTORY:
-        message = "Slurm could not use the job's directory: is it there on all nodes, and its user's?"
-        return Meaning(Phase.ENDED, "start_failed", message)
-    if row.exit_code == UNPREPARED:
-        return Meaning(
-            Phase.ENDED, "image_pull", "Its container image is not there, or it could not be prepared."
-        )
-    if row.exit_code == KILLED:
-        message = "The run was killed by signal 9: the host's memory may have been exhausted."
-        return Meaning(Phase.ENDED, "exited", message)
-    return Meaning(Phase.ENDED, "exited", f"The launcher exited with {row.exit_code}.")
+    usual = ("exited", f"The launcher exited with {row.exit_code}.")
+    return Meaning(Phase.ENDED, *EXITS.get(row.exit_code, usual))
 
 
 def chosen(rows: list[Row]) -> Row:
@@ -61,6 +59,15 @@ def chosen(rows: list[Row]) -> Row:
 
 
 def _rank(row: Row) -> tuple[int, int]:
-    if row.state == "FAILED" and row.exit_code == CLAIMED:
-        return 3, int(row.job_id)
-    return (1 if row.state == "PENDING" else 0), int(row.job_id)
+    return _CHANCES.get(_way(row), 0), int(row.job_id)
+
+
+# Who has begun has the claim; who waits may get it; who was cancelled may never have begun, as doubles are.
+# Of one that nobody can read nothing is known, and so nothing of the others.
+_CHANCES = {UNREADABLE: -1, "PENDING": 1, "CANCELLED": 2, "gave way": 3}
+
+
+def _way(row: Row) -> str:
+    if row.exit_code == CLAIMED and row.state in ("FAILED", "COMPLETING"):
+        return "gave way"
+    return "begun" if row.restarts else row.state

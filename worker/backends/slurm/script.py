@@ -9,7 +9,7 @@ from worker.backends.slurm.paths import Paths
 from worker.profiles import SlurmCluster
 
 # Exit codes of the batch script beside those of the launcher (sysexits.h).
-CLAIMED, UNPREPARED = 75, 78
+CLAIMED, UNPREPARED, NO_SECRETS = 75, 78, 66
 # How far before its end a run counts as ended by its time limit: Slurm's warning comes up to a minute early.
 EARLY_SECONDS = 90
 
@@ -32,6 +32,7 @@ def render(run: Run, profile: SlurmCluster, paths: Paths) -> Submission:
         "image": profile.container_image,
         "claimed": CLAIMED,
         "unprepared": UNPREPARED,
+        "no_secrets": NO_SECRETS,
     }
     files = {
         "config.yaml": yaml.safe_dump(run.config, sort_keys=True, allow_unicode=True),

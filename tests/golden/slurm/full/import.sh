@@ -22,6 +22,8 @@ cd /lustre/sft/images || exit 74
 exec 9> "$key.lock"
 flock 9
 [ ! -e "$key.sqsh" ] || exit 0
+# Those that were killed left them; no import takes longer than its time limit.
+find . -maxdepth 1 -name "$key.*.sqsh.part" -mmin +60 -delete
 file=$key.$SLURM_JOB_ID.sqsh
 trap 'rm -f "$file.part"' EXIT
 enroot import --output "$file.part" 'docker://nvcr.io#nvidia/nemo@sha256:0000000000000000000000000000000000000000000000000000000000000000' 9>&- || exit 1

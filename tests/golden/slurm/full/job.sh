@@ -46,7 +46,7 @@ if [ "$run" != "$submitted" ]; then
 fi
 
 set +x
-. "$submitted/secrets.sh" || exit 78
+. "$submitted/secrets.sh" || exit 66
 
 image=$(readlink -e "$(cat "$submitted/image")") || { echo "The container image was not imported." >&2; exit 78; }
 

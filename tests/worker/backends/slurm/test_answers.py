@@ -4,20 +4,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from tests.worker.backends.slurm.commands import queue_line
 from worker.backends.base import Phase
-from worker.backends.slurm.answers import SEPARATOR, WIDTHS, Row, history_rows, queue_rows, refusal
+from worker.backends.slurm.answers import SEPARATOR, Row, history_rows, queue_rows, refusal
 from worker.backends.slurm.observing import chosen, observation
 from worker.backends.slurm.states import NEVER, STATES, WAITS, waiting
 from worker.errors import BackendUnavailable, SubmissionRejected
-
-
-def queue_line(**fields: str) -> str:
-    """A line of squeue with these columns."""
-    usual = {
-        "JobID": "7", "State": "PENDING", "RestartCnt": "0", "StartTime": "1795481215", "exit_code": "0",
-        "Reason": "Priority", "Name": "job-1.1",
-    }  # fmt: skip
-    return "".join({**usual, **fields}[name].ljust(width) for name, width in WIDTHS.items())
 
 
 def row(state: str, code: int = 0, **more: object) -> Row:
@@ -81,6 +73,7 @@ def test_every_state_of_slurm_has_a_meaning_or_is_no_news() -> None:
         (row("FAILED", 181), Phase.ENDED, "start_failed"),
         (row("FAILED", 137), Phase.ENDED, "exited"),
         (row("FAILED", 78), Phase.ENDED, "image_pull"),
+        (row("FAILED", 66), Phase.ENDED, "exited"),
         (row("CANCELLED"), Phase.ENDED, "cancelled"),
         (row("CANCELLED", reason="DependencyNeverSatisfied"), Phase.ENDED, "image_pull"),
         (row("TIMEOUT"), Phase.ENDED, "time_limit"),
@@ -164,6 +157,13 @@ def test_a_refusal_is_in_slurms_own_words(text: str, hint: str) -> None:
     assert hint in (found.hint or "")
 
 
+def test_an_option_that_sbatch_does_not_take_is_a_refusal() -> None:
+    found = refusal(255, "sbatch: error: Invalid --mem specification\n")
+    assert isinstance(found, SubmissionRejected)
+    assert found.message == "Slurm refused the job: Invalid --mem specification"
+    assert "profile" in (found.hint or "")
+
+
 @pytest.mark.parametrize(
     ("code", "text"),
     [
@@ -172,6 +172,9 @@ def test_a_refusal_is_in_slurms_own_words(text: str, hint: str) -> None:
         (1, "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"),
         (1, "sbatch: error: Munge encode failed: Failed to connect to socket"),
         (1, "sbatch: fatal: Unable to process configuration file"),
+        (1, f"{REFUSED}Required partition not available (inactive or drain)"),
+        (1, f"{REFUSED}I/O error writing script/environment to file"),
+        (255, "sbatch: error: Unable to contact slurm controller (connect failure)"),
         (127, "bash: line 10: sbatch: command not found"),
     ],
 )  # fmt: skip

@@ -1,0 +1,66 @@
+"""A cluster that accepts what can never run, and forgets soon, so that its accounting is really asked."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.slurm.cluster import Cluster
+from tests.slurm.parts import SlurmService, start_service
+from tests.slurm.test_forgotten import miss_the_end
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def lenient() -> Iterator[Cluster]:
+    from tests.slurm.conftest import new_directory
+
+    with Cluster.start(new_directory(), min_job_age_seconds=2, enforce_part_limits="NO") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def on_lenient(lenient: Cluster, tmp_path: Path, stand_in: Path, secret_file: Path) -> Iterator[SlurmService]:
+    with start_service(lenient, tmp_path, stand_in, secret_file) as service:
+        yield service
+    lenient.run("scancel", "--user=root")
+
+
+@pytest.mark.parametrize(("cluster", "nodes"), [("too-long", 1), ("near", 8)])
+def test_a_job_that_can_never_run_says_so(on_lenient: SlurmService, cluster: str, nodes: int) -> None:
+    job_id = on_lenient.submit(on_lenient.body(cluster=cluster, resources={"nodes": nodes}))["id"]
+    job = wait_until(lambda: never_runs(on_lenient, job_id), what="the reason")
+    assert job["queue"]["reason"].startswith("Can never run like this: It asks for ")
+    on_lenient.ask(job_id, "cancel")
+    assert on_lenient.wait_for(job_id)["state"] == "CANCELLED"
+
+
+def never_runs(service: SlurmService, job_id: str) -> dict[str, Any] | None:
+    job = service.job(job_id)
+    return job if job["state_reason"] and job["state_reason"]["code"] == "never_runs" else None
+
+
+def test_of_what_the_queue_has_forgotten_the_accounting_says_how_it_ended(
+    on_lenient: SlurmService, stand_in: Path
+) -> None:
+    job_id = miss_the_end(on_lenient, "hold", stand_in)
+    with on_lenient.again() as service:
+        job = service.wait_for(job_id)
+    assert job["state"] == "CANCELLED"
+    assert f"{job_id}.1 CANCELLED by" in job["state_reason"]["raw"]
+
+
+def test_while_the_accounting_is_down_what_the_queue_has_forgotten_is_not_lost(
+    on_lenient: SlurmService, stand_in: Path
+) -> None:
+    on_lenient.slurm.kill("slurmdbd")
+    job_id = miss_the_end(on_lenient, "hold", stand_in)
+    # Less than until it is stale; slurmctld brings its records to a slurmdbd that is back in its own time.
+    with on_lenient.again(SFT_LOST_AFTER_SECONDS="25") as service:
+        wait_until(lambda: service.job(job_id)["stale"], 90, "a job that nobody knows about")
+        assert service.job(job_id)["state"] == "RUNNING"
+        on_lenient.slurm.revive("slurmdbd")
+        assert service.wait_for(job_id, timeout=180)["state"] == "CANCELLED"

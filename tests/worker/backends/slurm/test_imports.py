@@ -1,0 +1,57 @@
+"""An attempt that is submitted again and again asks for one import of its image."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.worker.backends.slurm.commands import FakeSlurm, queue_line
+from worker.backends.base import Handle, Submission
+from worker.backends.slurm.backend import SlurmBackend
+from worker.backends.slurm.images import log_of_import
+from worker.backends.transport import Answer
+from worker.errors import BackendUnavailable
+from worker.profiles import SlurmCluster
+
+NAME = "job-1.1"
+
+
+@pytest.fixture
+def slurm() -> FakeSlurm:
+    lost = Answer(1, "", "sbatch: error: Socket timed out on send/recv operation")
+    return FakeSlurm(answers={"submit": lost, "sbatch": Answer(0, "41\n", "")})
+
+
+@pytest.fixture
+def backend(slurm: FakeSlurm, tmp_path: Path) -> SlurmBackend:
+    return SlurmBackend(SlurmCluster(name="s", executor="slurm", remote_job_dir=tmp_path), slurm)
+
+
+@pytest.fixture
+def submission(backend: SlurmBackend) -> Submission:
+    image = f"registry.example.com/nemo@sha256:{'a' * 64}"
+    directory = str(backend.paths.attempt("job-1", 1))
+    return Submission(name=NAME, directory=directory, files={}, command=[], image=image, fresh_image=True)
+
+
+def test_an_import_anew_is_asked_for_once(
+    slurm: FakeSlurm, backend: SlurmBackend, submission: Submission
+) -> None:
+    for _ in range(3):
+        with pytest.raises(BackendUnavailable):
+            backend.submit(submission)
+    assert slurm.asked.count("sbatch") == 1
+    assert slurm.asked.count("submit") == 3
+
+
+def test_an_import_that_fails_is_told_in_its_own_words(
+    slurm: FakeSlurm, backend: SlurmBackend, submission: Submission
+) -> None:
+    slurm.answers["submit"] = Answer(0, "42\n", "")
+    backend.submit(submission)
+    failed = queue_line(JobID="42", State="CANCELLED", Reason="DependencyNeverSatisfied", Name=NAME)
+    slurm.queue = [failed]
+    assert backend.poll([Handle("42", NAME)])[NAME].message == "The import of its container image failed."
+    log = log_of_import(Path((Path(submission.directory) / "image").read_text().strip()))
+    log.write_text("[ERROR] no such\nimage\n")
+    seen = backend.poll([Handle("42", NAME)])[NAME]
+    assert seen.message.endswith(f"{log} ends with: [ERROR] no such image")

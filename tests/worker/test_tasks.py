@@ -1,0 +1,95 @@
+"""What goes into the queues of a real broker, and what is let be while a cluster does not answer."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from kombu.transport.redis import Channel
+
+from tests.worker.conftest import Redis
+from tests.worker.test_ingest import step, steps, write
+from worker import jobs, pace, tasks
+from worker.app import LOOKS, NEXT, SUBMISSIONS
+from worker.clusters import cluster
+from worker.errors import BackendUnavailable
+from worker.models import Job, utcnow
+from worker.states import JobState
+
+JobIn = Callable[..., Job]
+
+pytestmark = pytest.mark.usefixtures("redis")
+
+
+def bury(task: object, number: int = tasks.MAX_BACKLOG) -> None:
+    """Let so many messages wait."""
+    for _ in range(number):
+        tasks.nudge(task, "job-0")
+
+
+def waiting(redis: Redis, queue: str) -> tuple[int, int]:
+    """How many messages come first, and how many after them."""
+    return redis.llen(queue), redis.llen(f"{queue}{Channel.sep}{NEXT}")
+
+
+def test_looks_come_before_all_that_waits(redis: Redis, job_in: JobIn) -> None:
+    job_in(JobState.RUNNING)
+    bury(tasks.take_in)
+    tasks.tick()
+    assert waiting(redis, LOOKS) == (1, tasks.MAX_BACKLOG)
+
+
+def test_looks_do_not_pile_up(redis: Redis, job_in: JobIn) -> None:
+    job_in(JobState.RUNNING)
+    for _ in range(tasks.MAX_BACKLOG + 5):
+        tasks.tick()
+    assert waiting(redis, LOOKS) == (tasks.MAX_BACKLOG, 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "queue", "other"),
+    [
+        (JobState.CANCELLING, LOOKS, tasks.submit),
+        (JobState.FINALIZING, LOOKS, tasks.submit),
+        (JobState.SUBMITTING, SUBMISSIONS, tasks.take_in),
+    ],
+)
+def test_a_sweep_fills_each_queue_as_far_as_it_has_room(
+    redis: Redis, job_in: JobIn, state: JobState, queue: str, other: object
+) -> None:
+    bury(other)
+    long_ago = utcnow() - timedelta(hours=1)
+    for _ in range(3):
+        job_in(state, updated_at=long_ago)
+    bury(tasks.submit if queue == SUBMISSIONS else tasks.take_in, tasks.MAX_BACKLOG - 2)
+    tasks.sweep()
+    tasks.sweep()
+    assert waiting(redis, queue) == (0, tasks.MAX_BACKLOG)
+
+
+def fail(cluster_name: str) -> None:
+    """A look in vain."""
+    with pace.turn(cluster(cluster_name)):
+        raise BackendUnavailable("It hangs.")
+
+
+def test_what_a_run_wrote_is_left_alone_while_its_cluster_hangs(redis: Redis, job_in: JobIn) -> None:
+    job = job_in(JobState.RUNNING)
+    write(job, step(1))
+    fail("local")
+    tasks.take_in(job.id)
+    assert steps(job) == []
+    redis.flushdb()
+    tasks.take_in(job.id)
+    assert steps(job) == [(1, 8.0)]
+
+
+def test_a_wish_to_pause_waits_for_a_cluster_that_hangs(redis: Redis, job_in: JobIn) -> None:
+    job = job_in(JobState.PAUSING)
+    stop = Path(jobs.attempt_of(job).directory or "") / "stop"
+    fail("local")
+    tasks.pause(job.id)
+    assert not stop.exists()
+    redis.flushdb()
+    tasks.pause(job.id)
+    assert stop.exists()
