@@ -25,8 +25,11 @@ PAGE_JOBS = 500
 # With it a page is always followed by another one: an empty page ends a list.
 MOST_PAGES = 100
 PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+# What a header takes (RFC 6750: visible ASCII); its errors would quote anything else.
+TOKEN = re.compile(r"[!-~]+")
 USUAL_PAUSE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 600.0
+WHERE_THE_TOKEN_IS = "The operator renews it where the cluster's profile says that the token is."
 ALIVE, EVER = "alive_only", "alive_and_archive"
 
 log = logger(__name__)
@@ -151,17 +154,26 @@ class Workspace:
     def _call(self, method: str, path: str, **request: Any) -> tuple[int, Any]:
         """The status and the content of an answer that says something about what was asked."""
         self._refuse_while_limited()
-        headers = {"Authorization": f"Bearer {self.token.value()}"}
+        headers = {"Authorization": f"Bearer {self._plain_token()}"}
         try:
             with self._http.stream(method, self.url + path, headers=headers, **request) as response:
                 body = _whole(response)
         except httpx2.HTTPError as error:
-            raise BackendUnavailable(f"Lepton cannot be reached: {type(error).__name__}: {error}") from error
+            raise BackendUnavailable(f"Lepton cannot be reached: {_said(error)}") from error
         self._refuse(response)
         try:
             return response.status_code, _json(response, body)
         except ValueError as error:
             raise BackendUnavailable(f"Lepton's answer to {method} {path} is no JSON.") from error
+
+    def _plain_token(self) -> str:
+        token = self.token.value().strip()
+        if not TOKEN.fullmatch(token):
+            raise CredentialsRefused(
+                "The workspace's token is empty, or has characters that no token has.",
+                hint=WHERE_THE_TOKEN_IS,
+            )
+        return token
 
     def _refuse_while_limited(self) -> None:
         with self._lock:
@@ -177,7 +189,7 @@ class Workspace:
         if status in (401, 403):
             raise CredentialsRefused(
                 f"Lepton does not take the workspace's token (HTTP {status}): it may have expired.",
-                hint="The operator renews it where the cluster's profile says that the token is.",
+                hint=WHERE_THE_TOKEN_IS,
             )
         if status in (429, 503):
             pause = _retry_after(response)
@@ -198,6 +210,12 @@ class Workspace:
 def workspace(url: str, token: Secret) -> Workspace:
     """One for each workspace and process: it keeps its connections."""
     return Workspace(url, token)
+
+
+def _said(error: httpx2.HTTPError) -> str:
+    """Its kind; in words where those are the operating system's: others may quote what was sent."""
+    kind = type(error).__name__
+    return f"{kind}: {error}" if isinstance(error, httpx2.ConnectError) else kind
 
 
 def _whole(response: httpx2.Response) -> bytes:
