@@ -132,8 +132,18 @@ def start_service(
 
 def profiles(lepton: LeptonServer, data_dir: Path, python: Path, token: Path, more: dict[str, Any]) -> str:
     """clusters.toml: `mounted` has the storage before it, under another path; `far` has not."""
+    mounted = {"extends": "far", "local_mount": str(lepton.storage / "team")}
+    patient = {"extends": "mounted", "settle_seconds": 5.0}
+    seed = {"extends": "mounted", "roots": [str(lepton.directory / "workspace")], **SEED}
+    far = {**usual(lepton, data_dir, python, token), **more}
+    tables = {"far": far, "mounted": mounted, "patient": patient, "lepton_sft_megatron_bridge": seed}
+    return "\n".join(table(name, values) for name, values in tables.items())
+
+
+def usual(lepton: LeptonServer, data_dir: Path, python: Path, token: Path) -> dict[str, Any]:
+    """The fields of `far`."""
     mount = lepton.directory / "workspace"
-    usual = {
+    return {
         "executor": "lepton",
         "url": lepton.url,
         "token": {"file": str(token)},
@@ -151,10 +161,4 @@ def profiles(lepton: LeptonServer, data_dir: Path, python: Path, token: Path, mo
         "unseen_seconds": 2.0,
         "pre_launch_commands": ['echo "a secret of ${#HF_TOKEN} characters"'],
         "secrets": {"team-hf": {"name": "TEAM_HF", "projects": ["default"]}},
-        **more,
     }
-    mounted = {"extends": "far", "local_mount": str(lepton.storage / "team")}
-    patient = {"extends": "mounted", "settle_seconds": 5.0}
-    seed = {"extends": "mounted", "roots": [str(mount)], **SEED}
-    tables = {"far": usual, "mounted": mounted, "patient": patient, "lepton_sft_megatron_bridge": seed}
-    return "\n".join(table(name, values) for name, values in tables.items())

@@ -15,7 +15,7 @@ from worker.backends.lepton import bundle, wire
 from worker.backends.lepton.client import EVER, Taken, Workspace, workspace
 from worker.backends.lepton.files import LeptonFiles
 from worker.backends.lepton.mirror import Mirror
-from worker.backends.lepton.notes import ABANDONED, TRIED, Notes
+from worker.backends.lepton.notes import ABANDONED, TRIED, UNSEEN, Notes
 from worker.backends.lepton.observing import Watch, is_over
 from worker.backends.lepton.rendering import BODY, CONFIG, RUN_LABEL, attempt_directory, lepton_name, render
 from worker.errors import BackendUnavailable, SubmissionRejected
@@ -69,27 +69,31 @@ class LeptonBackend:
 
     def _tried_before(self, name: str, notes: Notes) -> str | None:
         """The job that an earlier try has made, if its answer was lost."""
-        age = notes.age(TRIED)
-        if age is None:
+        if not notes.age(TRIED):
             return None
-        found = self.find(name)
-        if found is None and age < self.profile.unseen_seconds:
+        if found := self.find(name):
+            return found
+        # The list may lag, and nobody knows when a call ended whose caller was killed: not after this.
+        notes.note(UNSEEN)
+        if (notes.age(UNSEEN) or 0) < self.profile.unseen_seconds:
             raise BackendUnavailable("It is not known whether Lepton has the job; it is asked again.")
-        return found
+        return None
 
     def _create(self, submission: Submission, notes: Notes) -> str:
         body = self._body(submission)
+        notes.forget(UNSEEN)
         notes.renew(TRIED)
         try:
-            job = self.workspace.create(body)
-        except SubmissionRejected:
-            notes.forget(TRIED)
-            raise
-        except Taken:
+            return self.workspace.create(body).metadata.id or ""
+        except (SubmissionRejected, Taken) as refusal:
+            # What is refused may be the double of a job that an earlier try has made.
             if found := self.find(submission.name):
                 return found
-            raise BackendUnavailable("Lepton has the job already, and does not show it yet.") from None
-        return job.metadata.id or ""
+            if isinstance(refusal, Taken):
+                message = "Lepton has the job already, and does not show it yet."
+                raise BackendUnavailable(message) from None
+            notes.forget(TRIED)
+            raise
 
     def _body(self, submission: Submission) -> dict[str, object]:
         known = self.profile.secrets

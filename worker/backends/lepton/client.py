@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -29,7 +30,7 @@ PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 TOKEN = re.compile(r"[!-~]+")
 USUAL_PAUSE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 600.0
-WHERE_THE_TOKEN_IS = "The operator renews it where the cluster's profile says that the token is."
+RENEWAL = "The operator renews it where the cluster's profile says that the token is."
 ALIVE, EVER = "alive_only", "alive_and_archive"
 
 log = logger(__name__)
@@ -160,7 +161,7 @@ class Workspace:
                 body = _whole(response)
         except httpx2.HTTPError as error:
             raise BackendUnavailable(f"Lepton cannot be reached: {_said(error)}") from error
-        self._refuse(response)
+        self._refuse(response, method)
         try:
             return response.status_code, _json(response, body)
         except ValueError as error:
@@ -171,7 +172,7 @@ class Workspace:
         if not TOKEN.fullmatch(token):
             raise CredentialsRefused(
                 "The workspace's token is empty, or has characters that no token has.",
-                hint=WHERE_THE_TOKEN_IS,
+                hint=RENEWAL,
             )
         return token
 
@@ -183,20 +184,21 @@ class Workspace:
                 "Lepton asked for fewer calls: it is left alone for a while.", retry_after=left
             )
 
-    def _refuse(self, response: httpx2.Response) -> None:
+    def _refuse(self, response: httpx2.Response, method: str) -> None:
         """Raise what says nothing about the request, but about the caller or the server."""
         status = response.status_code
-        if status in (401, 403):
+        # What may look may still not create: that is about the request.
+        if status == httpx2.codes.UNAUTHORIZED or (status == httpx2.codes.FORBIDDEN and method != "POST"):
             raise CredentialsRefused(
                 f"Lepton does not take the workspace's token (HTTP {status}): it may have expired.",
-                hint=WHERE_THE_TOKEN_IS,
+                hint=RENEWAL,
             )
         if status in (429, 503):
             pause = _retry_after(response)
             with self._lock:
-                self._left_alone_until = time.monotonic() + pause
+                self._left_alone_until = max(self._left_alone_until, time.monotonic() + pause)
             raise BackendUnavailable(f"Lepton asks for fewer calls (HTTP {status}).", retry_after=pause)
-        if not (response.is_success or response.is_client_error):
+        if status in (408, 425) or not (response.is_success or response.is_client_error):
             raise BackendUnavailable(f"Lepton answered with HTTP {status}.")
 
     def _parsed(self, kind: type[Answer], content: Any) -> Answer:
@@ -242,9 +244,19 @@ def _words(status: int, content: Any) -> str:
 
 
 def _retry_after(response: httpx2.Response) -> float:
-    """Seconds; RFC 9110 allows a date too, which is taken as no figure."""
+    """Seconds; RFC 9110 allows a date too."""
     asked = response.headers.get("Retry-After", "")
-    return min(float(asked), LONGEST_PAUSE_SECONDS) if asked.isdigit() else USUAL_PAUSE_SECONDS
+    if not asked.isdigit():
+        return _until(asked)
+    return min(float(asked), LONGEST_PAUSE_SECONDS)
+
+
+def _until(date: str) -> float:
+    try:
+        left = parsedate_to_datetime(date).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return USUAL_PAUSE_SECONDS
+    return min(max(left, 0.0), LONGEST_PAUSE_SECONDS)
 
 
 def _list(content: Any) -> list[Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from worker.backends.files import LocalFiles
 from worker.run_files import EXTERNAL_ID
 
-TRIED, BEGAN, ABANDONED, OVERTIME, ASKED = "tried", "began", "abandoned", "overtime", "asked"
+TRIED, UNSEEN, ABANDONED = "tried", "unseen", "abandoned"
+BEGAN, OVERTIME, ASKED = "began", "overtime", "asked"
 _CONTENT = b"\n"
 
 
