@@ -20,14 +20,14 @@ class Bare:
     lepton: LeptonServer
     backend: LeptonBackend
 
-    def submission(self, number: int = 1) -> Submission:
+    def submission(self, number: int = 1, nodes: int = 1) -> Submission:
         """Of the `number`th job's first attempt."""
-        resources = Resources(nodes=1, gpus_per_node=1, time_limit_minutes=30)
+        resources = Resources(nodes=nodes, gpus_per_node=1, time_limit_minutes=30)
         return self.backend.render(Run(f"job-{number}", 1, {"device": "cpu"}, resources))
 
-    def submitted(self, number: int = 1, shown: str | None = None) -> Job:
+    def submitted(self, number: int = 1, shown: str | None = None, nodes: int = 1) -> Job:
         """The job on Lepton."""
-        self.backend.submit(self.submission(number))
+        self.backend.submit(self.submission(number, nodes))
         job = self.on_lepton(number)
         job.shown = shown
         return job
@@ -40,6 +40,10 @@ class Bare:
         handles = [Handle(self.on_lepton(number).id, f"job-{number}.1") for number in numbers]
         found = self.backend.poll(handles)
         return [found.get(one.name) for one in handles]
+
+    def codes(self, *numbers: int) -> list[tuple[str, str] | None]:
+        """Phase and code of these."""
+        return [one and (one.phase.value, one.code) for one in self.seen(*numbers)]
 
     def directory(self, number: int = 1) -> Path:
         """Of the service's own."""

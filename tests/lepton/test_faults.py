@@ -157,10 +157,13 @@ def test_a_job_that_lepton_puts_back_goes_on_as_another_attempt(
 ) -> None:
     job_id = service.run_until(4)["id"]
     service.on_lepton(job_id).shown = state
+    wait_until(lambda: service.lepton.asked("PATCH", f"/jobs/{job_id}-1"), what="a stop")
+    assert service.job(job_id)["attempt"] == 1
+    service.on_lepton(job_id).shown = None
     service.wait_for_step(job_id, 4, attempt=2)
     attempts = service.client.get(f"/v1/jobs/{job_id}/attempts").json()["items"]
     assert attempts[0]["failure"]["class"] == "preempted"
-    wait_until(lambda: service.on_lepton(job_id).state == "Stopped", what="the end of the first one")
+    assert service.on_lepton(job_id).state == "Stopped"
     tally.jobs += 1
     tally.kills += 1
     assert service.starts(job_id) == ["1", "2"]

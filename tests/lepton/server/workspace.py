@@ -39,6 +39,8 @@ class Job:
         self.state = "Queueing"
         self.shown: str | None = None
         """What is reported instead, if a test says so."""
+        self.ready: int | None = None
+        """The same for the number of replicas that run."""
         self.starts = 0
         self.is_forgotten = self.is_archived = self.is_malformed = False
         self.unlisted = 0
@@ -64,7 +66,8 @@ class Job:
         if self.is_malformed:
             return {"metadata": self.id}
         state = "Archived" if self.is_archived else self.shown or self.state
-        ready = self.size if self.state == "Running" else 0
+        running = self.size if self.state == "Running" else 0
+        ready = running if self.ready is None else self.ready
         status = {
             "job_name": self.id, "state": state, "ready": ready, "active": ready,
             "succeeded": self.succeeded, "failed": self.failed,

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from random import sample
 
 from trainer.look import ConfigRequest, DataRequest, Seen, look
 from worker.backends import claims
@@ -17,7 +18,15 @@ from worker.backends.lepton.files import LeptonFiles
 from worker.backends.lepton.mirror import Mirror
 from worker.backends.lepton.notes import ABANDONED, TRIED, UNSEEN, Notes
 from worker.backends.lepton.observing import Watch, is_over
-from worker.backends.lepton.rendering import BODY, CONFIG, RUN_LABEL, attempt_directory, lepton_name, render
+from worker.backends.lepton.rendering import (
+    BODY,
+    CONFIG,
+    LIMIT_LABEL,
+    RUN_LABEL,
+    attempt_directory,
+    lepton_name,
+    render,
+)
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.profiles import LeptonCluster
 
@@ -81,6 +90,7 @@ class LeptonBackend:
 
     def _create(self, submission: Submission, notes: Notes) -> str:
         body = self._body(submission)
+        notes.note_limit(json.loads(submission.files[BODY])["metadata"]["labels"][LIMIT_LABEL])
         notes.forget(UNSEEN)
         notes.renew(TRIED)
         try:
@@ -132,7 +142,8 @@ class LeptonBackend:
         alive = {job.metadata.id: job for job in self.workspace.jobs()}
         watch = Watch(self.workspace)
         seen = {
-            one.name: watch.observe(one, alive.get(one.external_id), self._notes(one.name)) for one in handles
+            one.name: watch.observe(one, alive.get(one.external_id), self._notes(one.name))
+            for one in sample(list(handles), len(handles))  # a look has not questions for all
         }
         return {name: observation for name, observation in seen.items() if observation}
 

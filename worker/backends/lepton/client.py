@@ -101,20 +101,22 @@ class Workspace:
             yield from fresh
 
     def _page(self, asked: dict[str, Any]) -> list[wire.Job]:
-        """A page of the list. What is no job there is passed over: the others are."""
         try:
             content = self._read("/jobs", **asked)
         except Absent:
             raise BackendUnavailable(f"There is no workspace at {self.url}.") from None
         items = content.get("jobs") if isinstance(content, dict) else content
-        return [job for item in _list(items) if (job := self._job_or_none(item))]
+        return self._those(wire.Job, items)
 
-    def _job_or_none(self, item: Any) -> wire.Job | None:
-        try:
-            return wire.Job.model_validate(item)
-        except ValidationError as error:
-            log.warning("lepton.bad_job", error=str(error)[:500])
-            return None
+    def _those(self, kind: type[Answer], items: Any) -> list[Answer]:
+        """What is none of the kind is passed over: the others are."""
+        found = []
+        for item in _list(items):
+            try:
+                found.append(kind.model_validate(item))
+            except ValidationError as error:
+                log.warning("lepton.bad_item", kind=kind.__name__, error=str(error)[:500])
+        return found
 
     def stop(self, job_id: str) -> None:
         """End a job; its record stays. What has ended, or is not there, is no error."""
@@ -124,8 +126,7 @@ class Workspace:
 
     def events(self, job_id: str) -> list[wire.JobEvent]:
         """What has happened to a job. Raises Absent."""
-        content = self._read(f"/jobs/{job_id}/events")
-        return [self._parsed(wire.JobEvent, one) for one in _list(content)]
+        return self._those(wire.JobEvent, self._read(f"/jobs/{job_id}/events"))
 
     # -- logs -----------------------------------------------------------------------------------
 
