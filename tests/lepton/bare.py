@@ -1,5 +1,6 @@
 """The backend by itself on a Lepton server: no service, and time that passes by the dates of its notes."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Bare:
 
     def seen(self, *numbers: int) -> list[Observation | None]:
         """What one look says of these jobs."""
-        handles = [Handle(self.on_lepton(number).id, f"job-{number}.1") for number in numbers]
+        handles = [self.handle(number) for number in numbers]
         found = self.backend.poll(handles)
         return [found.get(one.name) for one in handles]
 
@@ -48,6 +49,23 @@ class Bare:
     def directory(self, number: int = 1) -> Path:
         """Of the service's own."""
         return self.backend.mirror / "jobs" / f"job-{number}" / "attempts" / "1"
+
+    def handle(self, number: int = 1) -> Handle:
+        return Handle(self.on_lepton(number).id, f"job-{number}.1")
+
+    def collect(self, number: int = 1, *, is_over: bool = True) -> bool:
+        """Mirror the run."""
+        directory = self.backend.job_directory(f"job-{number}") / "attempts" / "1"
+        return self.backend.collect(self.handle(number), directory, is_over=is_over)
+
+    def log(self, number: int = 1) -> list[str]:
+        """As it was mirrored."""
+        return (self.directory(number) / "logs" / "job.log").read_text().splitlines()
+
+    def events(self, number: int = 1) -> list[dict[str, Any]]:
+        """The same."""
+        path = self.directory(number) / "events.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def pass_time(self, seconds: float, number: int = 1) -> None:
         """What was noted so far was noted so long ago."""
