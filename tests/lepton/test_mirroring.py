@@ -12,7 +12,7 @@ import pytest
 from tests.lepton.bare import Bare, bare
 from tests.lepton.server.server import LeptonServer
 from trainer.events import EventWriter
-from worker.backends.lepton.mirror import PAGE_LINES
+from worker.backends.lepton.mirror import HOLD_NS, PAGE_LINES
 
 FIRST, SECOND = "job-1-1-0", "job-1-1-1"
 
@@ -64,12 +64,13 @@ def test_a_history_of_more_than_two_pages(on: Bare, step_ns: int) -> None:
 
 
 def test_a_worker_that_is_killed_as_it_adds_leaves_no_gap_and_no_double(on: Bare) -> None:
-    say(on, "a", "b", event(0, 0))
-    assert on.collect()
+    earlier = time.time_ns() - 10 * HOLD_NS
+    say(on, "a", "b", event(0, 0), at_ns=earlier)
+    on.collect(is_over=False)
     log, events = on.directory() / "logs" / "job.log", on.directory() / "events.jsonl"
     whole = log.read_text()
-    say(on, "c", event(0, 1))
-    assert on.collect()
+    say(on, "c", event(0, 1), at_ns=earlier + 1)
+    on.collect(is_over=False)
     # What it was about to add is noted; of the files one has nothing yet, one has half a line.
     log.write_text(whole)
     events.write_text(events.read_text()[:-20])
@@ -137,3 +138,48 @@ def test_parts_of_an_event_may_come_in_several_looks(
         say(on, line)
         on.collect()
     assert known(on) == [(0, 0)]
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+def end(on: Bare, state: str) -> None:
+    """The run is over, and was seen so; its last word is in no log yet."""
+    say(on, event(0, 0))
+    on.on_lepton().shown = state
+    on.seen(1)
+
+
+def test_the_last_word_of_a_completed_run_is_waited_for(on: Bare) -> None:
+    end(on, "Completed")
+    assert not on.collect()
+    say(on, event(0, 1, event="finished", step=1))
+    assert on.collect()
+    assert known(on) == [(0, 0), (0, 1)]
+    assert (on.directory() / "end.json").exists()
+
+
+def test_a_run_that_failed_may_have_no_last_word(on: Bare) -> None:
+    end(on, "Failed")
+    assert on.collect()
+    assert not (on.directory() / "end.json").exists()
+
+
+@pytest.mark.parametrize("state", ["Completed", "Failed"])
+def test_what_the_log_does_not_have_is_on_the_storage(
+    lepton: LeptonServer, tmp_path: Path, state: str
+) -> None:
+    on = bare(lepton, tmp_path, settle_seconds=0, local_mount=str(lepton.storage / "team"))
+    on.submitted(shown="Running")
+    storage = lepton.storage / "team" / "sft" / "jobs" / "job-1" / "attempts" / "1"
+    storage.mkdir(parents=True)
+    events = EventWriter(storage, 0)
+    first = events.write("step", step=1)
+    say(on, f"SFT_EVENT {json.dumps(first)}")
+    on.on_lepton().shown = state
+    on.seen(1)
+    events.write("checkpoint", iteration=1)
+    events.end("finished", step=1, iteration=1)
+    assert on.collect()
+    assert known(on) == [(0, 0), (0, 1), (0, 2)]
+    assert json.loads((on.directory() / "end.json").read_text())["event"] == "finished"

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,12 @@ from random import sample
 from trainer.look import ConfigRequest, DataRequest, Seen, look
 from worker.backends import claims
 from worker.backends.base import Files, Handle, Observation, Run, Submission
+from worker.backends.files import LocalFiles
 from worker.backends.lepton import bundle, wire
 from worker.backends.lepton.client import EVER, Taken, Workspace, workspace
 from worker.backends.lepton.files import LeptonFiles
 from worker.backends.lepton.mirror import Mirror
-from worker.backends.lepton.notes import ABANDONED, TRIED, UNSEEN, Notes
+from worker.backends.lepton.notes import ABANDONED, COMPLETED, TRIED, UNSEEN, Notes
 from worker.backends.lepton.observing import Watch, is_over
 from worker.backends.lepton.rendering import (
     BODY,
@@ -27,8 +29,13 @@ from worker.backends.lepton.rendering import (
     lepton_name,
     render,
 )
-from worker.errors import BackendUnavailable, SubmissionRejected
+from worker.errors import BackendUnavailable, NotReachable, SubmissionRejected
 from worker.profiles import LeptonCluster
+from worker.run_files import EVENTS
+
+# So late the log of a run that has completed may show its end.
+LATE_SECONDS = 300.0
+LARGEST_EVENTS_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -154,14 +161,29 @@ class LeptonBackend:
         if not handle.external_id:
             return is_over
         try:
-            mirror = Mirror(
-                self._mirrored(directory),
-                partial(self.workspace.lines, handle.external_id),
-                began=self._notes(handle.name).at(TRIED) or time.time(),
-            )
-            return mirror.advance(is_over=is_over, settle_seconds=self.profile.settle_seconds)
+            return self._mirror(handle, directory, is_over=is_over)
         except OSError as error:
             raise BackendUnavailable(f"The mirror of the run cannot be written: {error}") from error
+
+    def _mirror(self, handle: Handle, directory: Path, *, is_over: bool) -> bool:
+        notes = self._notes(handle.name)
+        lines = partial(self.workspace.lines, handle.external_id)
+        mirror = Mirror(self._mirrored(directory), lines, began=notes.at(TRIED) or time.time())
+        if not mirror.advance(is_over=is_over, settle_seconds=self.profile.settle_seconds):
+            return False
+        if not mirror.has_ended:
+            mirror.add_events(self._own_events(directory))
+        if mirror.has_ended or not notes.age(COMPLETED):
+            return True
+        # All replicas exited with 0: a last word is on its way.
+        return mirror.advance(is_over=is_over, settle_seconds=LATE_SECONDS)
+
+    def _own_events(self, directory: Path) -> bytes:
+        """What the run itself has written, where the service has its storage."""
+        with suppress(NotReachable, FileNotFoundError):
+            path = LeptonFiles(self.profile, self.mirror).mounted(directory / EVENTS)
+            return LocalFiles().read(path, 0, LARGEST_EVENTS_BYTES)
+        return b""
 
     def _notes(self, name: str) -> Notes:
         job_id, _, number = name.rpartition(".")

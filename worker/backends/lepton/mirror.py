@@ -96,6 +96,22 @@ class Mirror:
         self._sweep(state)
         return True
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run has told its end."""
+        return (self.directory / END).exists()
+
+    def add_events(self, text: bytes) -> None:
+        """Add those that the log does not have."""
+        with self._alone() as is_ours:
+            if is_ours:
+                events = [
+                    event
+                    for line in text.splitlines()
+                    for event in _event(line.decode(errors="replace"), 0)[0]
+                ]
+                self._append(self._state(), "", events, known=self._size(EVENTS))
+
     # -- rounds ---------------------------------------------------------------------------------
 
     def _new_lines(self, state: State, *, hold: bool) -> list[Line]:
