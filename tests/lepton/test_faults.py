@@ -181,6 +181,22 @@ def test_a_run_that_lepton_begins_again_trains_once(service: LeptonService, tall
     assert service.starts(job_id) == ["1", "2"]
 
 
+def test_a_run_that_lepton_begins_again_between_two_looks_goes_on(
+    service: LeptonService, tally: Tally
+) -> None:
+    job_id = service.run_until(4)["id"]
+    service.lepton.faults.add("status", method="GET", path="/jobs", status=500)
+    service.on_lepton(job_id).begin_again()
+    wait_until(lambda: service.on_lepton(job_id).state == "Failed", what="the end of its second run")
+    service.lepton.faults.lift()
+    service.wait_for_step(job_id, 4, attempt=2)
+    attempts = service.client.get(f"/v1/jobs/{job_id}/attempts").json()["items"]
+    assert attempts[0]["failure"]["class"] == "preempted"
+    tally.jobs += 1
+    tally.kills += 1
+    assert service.starts(job_id) == ["1", "2"]
+
+
 def test_a_replica_that_is_killed_fails_the_job(service: LeptonService) -> None:
     job_id = service.run_until(4, resources={"nodes": 2})["id"]
     service.on_lepton(job_id).kill_replica(1)
