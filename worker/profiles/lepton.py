@@ -52,8 +52,8 @@ class LeptonCluster(Cluster):
     workspace: Name | None = Field(default=None, description="Its id. Default: LEPTON_WORKSPACE_ID.")
     url: str | None = Field(
         default=None,
-        description="Of the workspace's API. Default: LEPTON_WORKSPACE_URL where no workspace is named either, "
-        "else NVIDIA's gateway.",
+        description="Of the workspace's API. Default: where no workspace is named either "
+        "LEPTON_WORKSPACE_URL, else NVIDIA's gateway.",
     )
     token: Secret = Field(
         default=Secret(env="LEPTON_WORKSPACE_TOKEN"),
