@@ -95,4 +95,4 @@ bench-slurm: setup setup-slurm  ## What submitting to Slurm and watching thousan
 	$(BIN)/python -m bench.slurm
 
 clean:  ## Remove the environments and the demo's data
-	rm -rf .venv .venv-trainer .demo build *.egg-info
+	rm -rf .venv .venv-trainer .venv-lepton-sdk{,.lock} .venv-client{,.lock} .demo build *.egg-info
