@@ -106,4 +106,4 @@ bench-gpu: setup  ## What training through the trainer costs beside Bridge alone
 	$(BIN)/python -m bench.gpu $(GPU_INPUTS)
 
 clean:  ## Remove the environments and the demo's data
-	rm -rf .venv .venv-trainer .demo build *.egg-info
+	rm -rf .venv .venv-trainer .venv-lepton-sdk{,.lock} .venv-client{,.lock} .demo build *.egg-info

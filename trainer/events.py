@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ PREFIX = "SFT_EVENT "
 PART_PREFIX = "SFT_EVENT_PART "
 # What is written to a pipe in one piece is at most PIPE_BUF, 4,096 bytes on Linux.
 PART_CHARACTERS = 3800
+STDOUT = 1
 
 
 class EventWriter:
@@ -35,8 +37,10 @@ class EventWriter:
             os.write(descriptor, text.encode() + b"\n")
         finally:
             os.close(descriptor)
+        sys.stdout.flush()
         for printed in _printed(line, text):
-            print(printed, flush=True)
+            # Unbuffered, print() writes text and newline apart, and other ranks write into the same pipe.
+            os.write(STDOUT, f"{printed}\n".encode())
         return line
 
     def end(self, event: str, **fields: Any) -> None:

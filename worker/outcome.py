@@ -174,6 +174,8 @@ def _fault(marker: Ending | None, ended: Json, seen: _Seen) -> Fault:
             )
         case Stopped(reason=reason) if reason in STOPS:
             return Fault(STOPS[reason])
+        case Stopped(reason=reason) if reason == TERMINATED and seen.best and seen.best.name == "preempted":
+            return _shown(seen.best)
         case Stopped() if said not in FAILURES:
             return Fault("unknown", f"The run was stopped at step {marker.step} by its stop file.")
     silent = f"The run ended without a word from the trainer. {ended.get('message', '')}".strip()

@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import make_inputs
 from tests.service import Service
 
-pytestmark = pytest.mark.slow
+# Their programs are installed within the first one's time.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CHECKS = [
     "not_a_server_error", "status_code_conformance", "content_type_conformance",

@@ -10,7 +10,8 @@ import pytest
 
 from tests.service import Service
 
-pytestmark = pytest.mark.slow
+# Their programs are installed within the first one's time.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

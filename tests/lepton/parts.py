@@ -19,7 +19,8 @@ SETTINGS = {
     "SFT_DEFAULT_CLUSTER": "mounted",
     "SFT_POLL_INTERVAL_SECONDS": "0.3",
     "SFT_STALE_AFTER_SECONDS": "3",
-    "SFT_LOST_AFTER_SECONDS": "6",
+    # No test waits for so long: what is no news for a while stays so on a slow machine too.
+    "SFT_LOST_AFTER_SECONDS": "600",
 }
 
 
@@ -47,9 +48,9 @@ class LeptonService(Service):
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def go_on(self) -> None:
+    def go_on(self, **settings: str) -> None:
         """Start the service again on the same directory."""
-        fresh = LeptonService(self.data_dir, **SETTINGS)
+        fresh = LeptonService(self.data_dir, **{**SETTINGS, **settings})
         self.client.close()
         self.process, self.client = fresh.process, fresh.client
 
@@ -132,8 +133,18 @@ def start_service(
 
 def profiles(lepton: LeptonServer, data_dir: Path, python: Path, token: Path, more: dict[str, Any]) -> str:
     """clusters.toml: `mounted` has the storage before it, under another path; `far` has not."""
+    mounted = {"extends": "far", "local_mount": str(lepton.storage / "team")}
+    patient = {"extends": "mounted", "settle_seconds": 5.0}
+    seed = {"extends": "mounted", "roots": [str(lepton.directory / "workspace")], **SEED}
+    far = {**usual(lepton, data_dir, python, token), **more}
+    tables = {"far": far, "mounted": mounted, "patient": patient, "lepton_sft_megatron_bridge": seed}
+    return "\n".join(table(name, values) for name, values in tables.items())
+
+
+def usual(lepton: LeptonServer, data_dir: Path, python: Path, token: Path) -> dict[str, Any]:
+    """The fields of `far`."""
     mount = lepton.directory / "workspace"
-    usual = {
+    return {
         "executor": "lepton",
         "url": lepton.url,
         "token": {"file": str(token)},
@@ -151,10 +162,4 @@ def profiles(lepton: LeptonServer, data_dir: Path, python: Path, token: Path, mo
         "unseen_seconds": 2.0,
         "pre_launch_commands": ['echo "a secret of ${#HF_TOKEN} characters"'],
         "secrets": {"team-hf": {"name": "TEAM_HF", "projects": ["default"]}},
-        **more,
     }
-    mounted = {"extends": "far", "local_mount": str(lepton.storage / "team")}
-    patient = {"extends": "mounted", "settle_seconds": 5.0}
-    seed = {"extends": "mounted", "roots": [str(mount)], **SEED}
-    tables = {"far": usual, "mounted": mounted, "patient": patient, "lepton_sft_megatron_bridge": seed}
-    return "\n".join(table(name, values) for name, values in tables.items())

@@ -11,7 +11,7 @@ from contextlib import redirect_stderr
 from typing import Any
 
 from leptonai.api.v2.client import APIClient
-from leptonai.api.v2.types.job import LeptonJob
+from leptonai.api.v2.types.job import LeptonJob, LeptonJobState
 from leptonai.api.v2.types.secret import SecretItem
 from pydantic import BaseModel
 
@@ -22,7 +22,12 @@ LEFT_OUT = "[lepton-error]"
 
 
 def call(request: dict[str, Any]) -> Any:
-    """Call `function`, such as job.get, with `arguments`; `until`: of a stream, as much as has that."""
+    """Call `function`, such as job.get, with `arguments`; `until`: of a stream, as much as has that.
+
+    `states` are those that it knows.
+    """
+    if request["function"] == "states":
+        return [state.value for state in LeptonJobState]
     client = APIClient(request["workspace"], request["token"], request["url"])
     resource, method = request["function"].split(".")
     arguments = request["arguments"]

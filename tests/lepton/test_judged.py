@@ -1,13 +1,17 @@
 """NVIDIA's own SDK looks at the job that the service has made, field by field."""
 
-import json
+from pathlib import Path
 
 import pytest
 
+from tests.lepton.bare import bare
 from tests.lepton.parts import LeptonService
 from tests.lepton.sdk import Sdk
+from tests.lepton.server.server import LeptonServer
+from worker.backends.lepton.states import ARCHIVED, STATES, WAITING_AGAIN
 
-pytestmark = pytest.mark.slow
+# The SDK is installed within the first one's time.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_the_sdk_sees_the_job_of_the_service(service: LeptonService, sdk: Sdk) -> None:
@@ -44,13 +48,57 @@ def test_the_sdk_sees_the_job_of_the_service(service: LeptonService, sdk: Sdk) -
     assert lepton_id in [one["metadata"]["id"] for one in sdk(service.lepton, "job.list_all")]
     replicas = sdk(service.lepton, "job.get_replicas", name_or_job=lepton_id)
     assert len(replicas) == 2
+    # While it runs; the first one's has bytes that are no text, with which the SDK cannot follow it.
+    [_, second] = [one["metadata"]["id"] for one in replicas]
+    follow = {"id_or_job": lepton_id, "replica": second, "until": "characters"}
+    assert "a secret of 7 characters" in sdk(service.lepton, "job.get_log", **follow)
     sdk(service.lepton, "job.update", name_or_job=lepton_id, spec={"spec": {"stopped": True}})
     assert service.wait_for(job["id"])["state_reason"]["code"] == "cancelled_on_cluster"
 
 
+def test_the_sdk_sees_all_that_a_profile_can_say(lepton: LeptonServer, sdk: Sdk, tmp_path: Path) -> None:
+    on = bare(
+        lepton, tmp_path,
+        node_reservation="res-1",
+        image_pull_secrets=["ngc", "team-registry"],
+        queue={"priority_class": "mid-4000", "can_be_preempted": True, "can_preempt": False},
+        custom_spec={"user_security_context": {"privileged": False}, "time_schedule": {"start_at": 1}},
+        env_vars={"NCCL_DEBUG": "WARN"},
+        secret_vars={"WANDB_API_KEY": "WANDB"},
+    )  # fmt: skip
+    sent = on.submitted(nodes=2).body
+    seen = sdk(lepton, "job.get", id_or_job="job-1-1")
+    assert not _missing(sent, seen)
+    spec = seen["spec"]
+    assert spec["image_pull_secrets"] == ["ngc", "team-registry"]
+    assert spec["queue_config"] == {
+        "priority_class": "mid-4000", "can_be_preempted": True, "can_preempt": False,
+    }  # fmt: skip
+    assert spec["reservation_config"]["reservation_id"] == "res-1"
+    assert spec["user_security_context"]["privileged"] is False
+    assert [one["name"] for one in spec["envs"]][:2] == ["NCCL_DEBUG", "WANDB_API_KEY"]
+
+
+def test_what_the_sdk_does_not_know_is_missed(lepton: LeptonServer, sdk: Sdk, tmp_path: Path) -> None:
+    on = bare(lepton, tmp_path, custom_spec={"container": {}, "fancy": 1})
+    sent = on.submitted().body
+    sent["spec"]["mounts"][0]["colour"] = "red"
+    missed = _missing(sent, sdk(lepton, "job.get", id_or_job="job-1-1"))
+    assert missed == ["/spec/fancy", "/spec/mounts/0/colour"]
+
+
+def test_the_table_of_states_has_those_of_the_sdk(lepton: LeptonServer, sdk: Sdk) -> None:
+    known = set(sdk(lepton, "states"))
+    assert {*STATES, ARCHIVED, "UNK"} == known
+    assert known >= WAITING_AGAIN
+
+
 def _missing(sent: object, seen: object, path: str = "") -> list[str]:
-    """What was sent and is not seen, by its path."""
+    """What was sent and is not seen, by its path; the SDK shows more, as null."""
     if isinstance(sent, dict) and isinstance(seen, dict):
         found = [(key, value, seen.get(key)) for key, value in sent.items()]
-        return [one for key, value, there in found for one in _missing(value, there, f"{path}/{key}")]
-    return [] if json.dumps(sent) == json.dumps(seen) or isinstance(sent, list) else [path]
+    elif isinstance(sent, list) and isinstance(seen, list) and len(sent) == len(seen):
+        found = [(str(at), *both) for at, both in enumerate(zip(sent, seen, strict=True))]
+    else:
+        return [] if sent == seen else [path]
+    return [one for key, value, there in found for one in _missing(value, there, f"{path}/{key}")]

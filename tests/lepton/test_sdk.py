@@ -9,6 +9,8 @@ from tests.lepton.sdk import Sdk, SdkError
 from tests.lepton.server.server import LeptonServer
 from tests.waiting import wait_until
 
+# The SDK is installed within the first one's time.
+pytestmark = pytest.mark.timeout(900)
 GROUP = "h100-pool-ab12"
 
 

@@ -6,6 +6,7 @@ boundary, as a fake sbatch would be. `logger.wandb_project` of a job's config sa
     (nothing)    trains, saves, finishes
     hold         trains until it is stopped or killed
     wait         trains until there is a file `go` in its directory, then finishes
+    talk         the same, and all ranks print lines meanwhile
     fail         writes a failed event
     oom          rank 1 runs out of GPU memory unless TP is 2; rank 0 sees that it is gone, and says so first
     die          ends without a word
@@ -80,7 +81,7 @@ class Rank:
         self.seq += 1
         with (self.run_dir / "events.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        print(f"SFT_EVENT {json.dumps(line)}", flush=True)
+        os.write(1, f"SFT_EVENT {json.dumps(line)}\n".encode())
         return line
 
     def end(self, event: str, **fields: object) -> None:
@@ -144,6 +145,7 @@ class Rank:
     def follow(self) -> int:
         while self.mode == "hold" and not (self.run_dir / "stop").exists():
             time.sleep(0.05)
+        self.talk()
         return 0
 
     def train(self) -> int:
@@ -156,11 +158,19 @@ class Rank:
                 self.end("stopped", step=step, iteration=self.save(step), reason=reason)
                 return 0
             time.sleep(0.05)
+        self.talk()
         while self.mode == "wait" and not (self.run_dir / "go").exists():
             time.sleep(0.05)
         self.write("validation", step=step, loss=4.0)
         self.end("finished", step=step, iteration=self.save(step))
         return 0
+
+    def talk(self) -> None:
+        lines = 0
+        while self.mode == "talk" and not (self.run_dir / "go").exists():
+            os.write(1, f"rank {self.rank} has said {lines} lines\n".encode())
+            lines += 1
+            time.sleep(0.02)
 
     def step(self, step: int) -> None:
         figures = {"learning_rate": 1e-3, "grad_norm": 1.0, "step_time_seconds": 0.01, "tflops_per_gpu": None}

@@ -1,11 +1,16 @@
 """The event lines and the end marker."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.trainer_runs import PROJECT
 from trainer.events import EventWriter
 
 
@@ -14,13 +19,36 @@ def lines(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
 
 
-def test_events_are_lines_in_a_file_and_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_events_are_lines_in_a_file_and_on_stdout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     events = EventWriter(tmp_path, rank=3)
     events.write("started", start_step=0)
     events.write("step", step=1, loss=1.5)
     assert [(e["event"], e["seq"], e["rank"]) for e in lines(tmp_path)] == [("started", 0, 3), ("step", 1, 3)]
-    printed = [line.removeprefix("SFT_EVENT ") for line in capsys.readouterr().out.splitlines()]
+    printed = [line.removeprefix("SFT_EVENT ") for line in capfd.readouterr().out.splitlines()]
     assert [json.loads(line) for line in printed] == lines(tmp_path)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from trainer.events import EventWriter
+sys.stdout.write("before")
+EventWriter(Path(sys.argv[1]), 0).write("step", step=1, text=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_line_and_its_end_are_one_write(tmp_path: Path, unbuffered: str) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # it keeps writes apart
+    with ours, theirs:
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path), "x" * 9000]
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        with subprocess.Popen(command, stdout=theirs, env=environment, cwd=PROJECT):
+            theirs.close()
+            before, *written = iter(lambda: ours.recv(1 << 16), b"")
+    assert before == b"before"
+    assert len(written) == 3
+    assert all(one.startswith(b"SFT_EVENT_PART 0.0@") and one.find(b"\n") == len(one) - 1 for one in written)
 
 
 def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ TOLD = {
     "pyxis-image": ("image_pull", "image_pull", "failed to import docker image"),
     "slurm-node-failure": ("node_fail", "node_fail", "Node failure on node17"),
     "slurm-oom-kill": ("host_oom", "oom", "Detected 1 oom_kill event"),
+    "lepton-begun-again": ("preempted", "preempted", "This attempt has begun before"),
     "slurm-preemption": ("preempted", "preempted", "DUE TO PREEMPTION"),
     "slurm-time-limit": ("time_limit", "time_limit", "DUE TO TIME LIMIT"),
     "two-ranks-on-one-gpu": ("bad_parallel_batch_shape", "bad_parallel_batch_shape", "Duplicate GPU"),

@@ -145,6 +145,16 @@ def test_a_run_that_stopped_well_is_not_searched_for_errors() -> None:
     assert failure(STOPPED, LIMIT, [LogTail(0, 0, OOM)], "time_limit").retryable
 
 
+AGAIN = b"This attempt has begun before: the service begins another one.\n"
+
+
+@pytest.mark.parametrize("marker", [None, Stopped(event="stopped", at=AT, step=2, reason="terminated")])
+def test_a_run_that_its_cluster_began_again_was_interrupted(marker: Any) -> None:
+    found = failure(marker, logs=[LogTail(None, 0, b"Received 15 death signal\n" + AGAIN)], name="preempted")
+    assert (found.retryable, found.evidence.line) == (True, AGAIN.decode().strip())
+    assert failure(marker, name=None).failure_class == "unknown"
+
+
 def test_what_nothing_explains_is_unknown_and_shows_the_last_lines() -> None:
     found = failure(None, logs=[LogTail(0, 0, b"one\ntwo\n"), LogTail(None, 0, b"launcher\n")])
     assert (found.failure_class, found.retryable) == ("unknown", True)

@@ -55,7 +55,11 @@ RULES = (
         r"DUE TO NODE FAILURE",
         r"^srun: error: Node failure on ",
     ),
-    _rule("preempted", r"\*\*\* (?:JOB|STEP) .{0,200} DUE TO PREEMPTION"),
+    _rule(
+        "preempted",
+        r"\*\*\* (?:JOB|STEP) .{0,200} DUE TO PREEMPTION",
+        r"^This attempt has begun before: the service begins another one\.",
+    ),
     _rule(
         "time_limit",
         r"\*\*\* (?:JOB|STEP) .{0,200} DUE TO TIME LIMIT",

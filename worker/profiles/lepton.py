@@ -49,13 +49,11 @@ class LeptonCluster(Cluster):
     look_limit_seconds: ClassVar[float] = 120.0
 
     executor: Literal["lepton"]
-    workspace: Name | None = Field(
-        default_factory=lambda: os.environ.get("LEPTON_WORKSPACE_ID"),
-        description="Its id. Default: LEPTON_WORKSPACE_ID.",
-    )
+    workspace: Name | None = Field(default=None, description="Its id. Default: LEPTON_WORKSPACE_ID.")
     url: str | None = Field(
-        default_factory=lambda: os.environ.get("LEPTON_WORKSPACE_URL"),
-        description="Of the workspace's API. Default: LEPTON_WORKSPACE_URL, else NVIDIA's gateway.",
+        default=None,
+        description="Of the workspace's API. Default: where no workspace is named either "
+        "LEPTON_WORKSPACE_URL, else NVIDIA's gateway.",
     )
     token: Secret = Field(
         default=Secret(env="LEPTON_WORKSPACE_TOKEN"),
@@ -114,6 +112,15 @@ class LeptonCluster(Cluster):
         ranks = values.get("nprocs_per_node", 1)
         usual = {"gpus_per_node": ranks, "max_gpus_per_node": values.get("gpus_per_node", ranks)}
         return {**usual, **values}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_the_environment(cls, values: Any) -> Any:
+        """Of one workspace: a URL from there and an id from here might be of two."""
+        if not isinstance(values, dict) or {"workspace", "url"} & values.keys():
+            return values
+        found = {"workspace": "LEPTON_WORKSPACE_ID", "url": "LEPTON_WORKSPACE_URL"}
+        return {**{field: os.environ.get(name) or None for field, name in found.items()}, **values}
 
     @model_validator(mode="after")
     def _can_be_used(self) -> Self:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-Kind = Literal["slow", "slow_after", "status", "cut", "cut_after", "broken"]
+Kind = Literal["slow", "slow_after", "status", "cut", "cut_after", "cut_within", "broken"]
 
 
 @dataclass
@@ -93,20 +93,32 @@ class Misbehaving:
                 await asyncio.sleep(fault.seconds)
                 await self.app(scope, receive, send)
             case "slow_after":
-                answer: list[Message] = []
-                await self.app(scope, receive, _kept(answer))
+                answer = await self._answer(scope, receive)
                 await asyncio.sleep(fault.seconds)
-                for message in answer:
-                    await send(message)
+                await _send_all(send, answer)
             case "cut":
                 _cut(send)
             case "cut_after":
-                await self.app(scope, receive, _silent)
+                await self._answer(scope, receive)
+                _cut(send)
+            case "cut_within":
+                await _half(send, await self._answer(scope, receive))
                 _cut(send)
             case "status":
+                await asyncio.sleep(fault.seconds)
                 await _answer(send, fault.status, fault.headers, fault.body)
             case "broken":
                 await _answer(send, 200, {"Content-Type": "application/json"}, b'{"jobs": [{"meta')
+
+    async def _answer(self, scope: Scope, receive: Receive) -> list[Message]:
+        """What the app would have sent."""
+        messages: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            messages.append(message)
+
+        await self.app(scope, receive, keep)
+        return messages
 
 
 def _cut(send: Any) -> None:
@@ -114,17 +126,17 @@ def _cut(send: Any) -> None:
     send.__self__.transport.abort()
 
 
-def _kept(messages: list[Message]) -> Send:
-    """A way to send that only keeps what is sent."""
-
-    async def send(message: Message) -> None:
-        messages.append(message)
-
-    return send
+async def _send_all(send: Send, answer: list[Message]) -> None:
+    for message in answer:
+        await send(message)
 
 
-async def _silent(message: Message) -> None:
-    pass
+async def _half(send: Send, answer: list[Message]) -> None:
+    """The head, and half of what it announces."""
+    head, *bodies = answer
+    body = b"".join(one.get("body", b"") for one in bodies)
+    await send(head)
+    await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
 
 
 async def _answer(

@@ -22,11 +22,11 @@ class Logs:
         self._lines: list[Line] = []
         self._grown = threading.Condition()
 
-    def add(self, replica: str, text: bytes, *, tick_ns: int = 1) -> None:
-        """tick_ns: the steps of the clock."""
+    def add(self, replica: str, text: bytes, *, tick_ns: int = 1, at_ns: int | None = None) -> None:
+        """tick_ns: the steps of the clock. at_ns: when it was printed, if that is not now."""
         now = time.time_ns() // tick_ns * tick_ns
         with self._grown:
-            self._lines.append(Line(now, replica, text))
+            self._lines.append(Line(now if at_ns is None else at_ns, replica, text))
             self._grown.notify_all()
 
     def of(self, replica: str, after: int, timeout: float) -> list[Line]:

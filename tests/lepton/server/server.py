@@ -3,6 +3,7 @@
 import secrets
 import tempfile
 import threading
+import time
 from pathlib import Path
 from shutil import rmtree
 from typing import Self
@@ -27,6 +28,8 @@ class LeptonServer:
         self.workspace = Workspace(workspace_id, self.directory, self.faults)
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         """Method, path and query of all that was asked."""
+        self.moments: list[float] = []
+        """When, by time.monotonic()."""
         app = create_app(self.prefix, self.workspace, lambda: self.token)
         config = uvicorn.Config(
             Misbehaving(app, self.faults, self._note), port=0, log_level="error", timeout_graceful_shutdown=1,
@@ -66,5 +69,6 @@ class LeptonServer:
 
     def _note(self, method: str, path: str, query: bytes) -> str:
         plain = path.removeprefix(self.prefix)
+        self.moments.append(time.monotonic())
         self.requests.append((method, plain, dict(parse_qsl(query.decode()))))
         return plain

@@ -39,8 +39,12 @@ class Job:
         self.state = "Queueing"
         self.shown: str | None = None
         """What is reported instead, if a test says so."""
+        self.ready: int | None = None
+        """The same for the number of replicas that run."""
         self.starts = 0
-        self.is_forgotten = self.is_archived = False
+        self.is_forgotten = self.is_archived = self.is_malformed = False
+        self.unlisted = 0
+        """So many lists more do not have it yet."""
         self.events: list[dict[str, Any]] = []
         self.sandbox: Sandbox | None = None
         self.succeeded = self.failed = 0
@@ -59,8 +63,11 @@ class Job:
 
     def view(self) -> dict[str, Any]:
         """As the API shows it."""
+        if self.is_malformed:
+            return {"metadata": self.id}
         state = "Archived" if self.is_archived else self.shown or self.state
-        ready = self.size if self.state == "Running" else 0
+        running = self.size if self.state == "Running" else 0
+        ready = running if self.ready is None else self.ready
         status = {
             "job_name": self.id, "state": state, "ready": ready, "active": ready,
             "succeeded": self.succeeded, "failed": self.failed,
@@ -252,6 +259,10 @@ class Workspace:
         archived = {"alive_only": (False,), "archive_only": (True,)}.get(mode, (False, True))
         with self.lock:
             known = [job for job in self.created if not job.is_forgotten and job.is_archived in archived]
+            late = [job for job in known if job.unlisted]
+            for job in late:
+                job.unlisted -= 1
+            known = [job for job in known if job not in late]
         return [job for job in reversed(known) if chosen(job)]
 
     def close(self) -> None:

@@ -4,22 +4,38 @@ import json
 import re
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from random import sample
 
 from trainer.look import ConfigRequest, DataRequest, Seen, look
 from worker.backends import claims
 from worker.backends.base import Files, Handle, Observation, Run, Submission
+from worker.backends.files import LocalFiles
 from worker.backends.lepton import bundle, wire
 from worker.backends.lepton.client import EVER, Taken, Workspace, workspace
 from worker.backends.lepton.files import LeptonFiles
 from worker.backends.lepton.mirror import Mirror
-from worker.backends.lepton.notes import ABANDONED, TRIED, Notes
+from worker.backends.lepton.notes import ABANDONED, COMPLETED, TRIED, UNSEEN, Notes
 from worker.backends.lepton.observing import Watch, is_over
-from worker.backends.lepton.rendering import BODY, CONFIG, RUN_LABEL, attempt_directory, lepton_name, render
-from worker.errors import BackendUnavailable, SubmissionRejected
+from worker.backends.lepton.rendering import (
+    BODY,
+    CONFIG,
+    LIMIT_LABEL,
+    RUN_LABEL,
+    attempt_directory,
+    lepton_name,
+    render,
+)
+from worker.errors import BackendUnavailable, NotReachable, SubmissionRejected
 from worker.profiles import LeptonCluster
+from worker.run_files import EVENTS
+
+# So late the log of a run that has completed may show its end.
+LATE_SECONDS = 300.0
+LARGEST_EVENTS_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -69,27 +85,32 @@ class LeptonBackend:
 
     def _tried_before(self, name: str, notes: Notes) -> str | None:
         """The job that an earlier try has made, if its answer was lost."""
-        age = notes.age(TRIED)
-        if age is None:
+        if not notes.age(TRIED):
             return None
-        found = self.find(name)
-        if found is None and age < self.profile.unseen_seconds:
+        if found := self.find(name):
+            return found
+        # The list may lag, and nobody knows when a call ended whose caller was killed: not after this.
+        notes.note(UNSEEN)
+        if (notes.age(UNSEEN) or 0) < self.profile.unseen_seconds:
             raise BackendUnavailable("It is not known whether Lepton has the job; it is asked again.")
-        return found
+        return None
 
     def _create(self, submission: Submission, notes: Notes) -> str:
         body = self._body(submission)
+        notes.note_limit(json.loads(submission.files[BODY])["metadata"]["labels"][LIMIT_LABEL])
+        notes.forget(UNSEEN)
         notes.renew(TRIED)
         try:
-            job = self.workspace.create(body)
-        except SubmissionRejected:
-            notes.forget(TRIED)
-            raise
-        except Taken:
+            return self.workspace.create(body).metadata.id or ""
+        except (SubmissionRejected, Taken) as refusal:
+            # What is refused may be the double of a job that an earlier try has made.
             if found := self.find(submission.name):
                 return found
-            raise BackendUnavailable("Lepton has the job already, and does not show it yet.") from None
-        return job.metadata.id or ""
+            if isinstance(refusal, Taken):
+                message = "Lepton has the job already, and does not show it yet."
+                raise BackendUnavailable(message) from None
+            notes.forget(TRIED)
+            raise
 
     def _body(self, submission: Submission) -> dict[str, object]:
         known = self.profile.secrets
@@ -128,7 +149,8 @@ class LeptonBackend:
         alive = {job.metadata.id: job for job in self.workspace.jobs()}
         watch = Watch(self.workspace)
         seen = {
-            one.name: watch.observe(one, alive.get(one.external_id), self._notes(one.name)) for one in handles
+            one.name: watch.observe(one, alive.get(one.external_id), self._notes(one.name))
+            for one in sample(list(handles), len(handles))  # a look has not questions for all
         }
         return {name: observation for name, observation in seen.items() if observation}
 
@@ -139,14 +161,29 @@ class LeptonBackend:
         if not handle.external_id:
             return is_over
         try:
-            mirror = Mirror(
-                self._mirrored(directory),
-                partial(self.workspace.lines, handle.external_id),
-                began=self._notes(handle.name).at(TRIED) or time.time(),
-            )
-            return mirror.advance(is_over=is_over, settle_seconds=self.profile.settle_seconds)
+            return self._mirror(handle, directory, is_over=is_over)
         except OSError as error:
             raise BackendUnavailable(f"The mirror of the run cannot be written: {error}") from error
+
+    def _mirror(self, handle: Handle, directory: Path, *, is_over: bool) -> bool:
+        notes = self._notes(handle.name)
+        lines = partial(self.workspace.lines, handle.external_id)
+        mirror = Mirror(self._mirrored(directory), lines, began=notes.at(TRIED) or time.time())
+        if not mirror.advance(is_over=is_over, settle_seconds=self.profile.settle_seconds):
+            return False
+        if not mirror.has_ended:
+            mirror.add_events(self._own_events(directory))
+        if mirror.has_ended or not notes.age(COMPLETED):
+            return True
+        # All replicas exited with 0: a last word is on its way.
+        return mirror.advance(is_over=is_over, settle_seconds=LATE_SECONDS)
+
+    def _own_events(self, directory: Path) -> bytes:
+        """What the run itself has written, where the service has its storage."""
+        with suppress(NotReachable, FileNotFoundError):
+            path = LeptonFiles(self.profile, self.mirror).mounted(directory / EVENTS)
+            return LocalFiles().read(path, 0, LARGEST_EVENTS_BYTES)
+        return b""
 
     def _notes(self, name: str) -> Notes:
         job_id, _, number = name.rpartition(".")

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -25,8 +26,11 @@ PAGE_JOBS = 500
 # With it a page is always followed by another one: an empty page ends a list.
 MOST_PAGES = 100
 PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+# What a header takes (RFC 6750: visible ASCII); its errors would quote anything else.
+TOKEN = re.compile(r"[!-~]+")
 USUAL_PAUSE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 600.0
+RENEWAL = "The operator renews it where the cluster's profile says that the token is."
 ALIVE, EVER = "alive_only", "alive_and_archive"
 
 log = logger(__name__)
@@ -97,20 +101,22 @@ class Workspace:
             yield from fresh
 
     def _page(self, asked: dict[str, Any]) -> list[wire.Job]:
-        """A page of the list. What is no job there is passed over: the others are."""
         try:
             content = self._read("/jobs", **asked)
         except Absent:
             raise BackendUnavailable(f"There is no workspace at {self.url}.") from None
         items = content.get("jobs") if isinstance(content, dict) else content
-        return [job for item in _list(items) if (job := self._job_or_none(item))]
+        return self._those(wire.Job, items)
 
-    def _job_or_none(self, item: Any) -> wire.Job | None:
-        try:
-            return wire.Job.model_validate(item)
-        except ValidationError as error:
-            log.warning("lepton.bad_job", error=str(error)[:500])
-            return None
+    def _those(self, kind: type[Answer], items: Any) -> list[Answer]:
+        """What is none of the kind is passed over: the others are."""
+        found = []
+        for item in _list(items):
+            try:
+                found.append(kind.model_validate(item))
+            except ValidationError as error:
+                log.warning("lepton.bad_item", kind=kind.__name__, error=str(error)[:500])
+        return found
 
     def stop(self, job_id: str) -> None:
         """End a job; its record stays. What has ended, or is not there, is no error."""
@@ -120,8 +126,7 @@ class Workspace:
 
     def events(self, job_id: str) -> list[wire.JobEvent]:
         """What has happened to a job. Raises Absent."""
-        content = self._read(f"/jobs/{job_id}/events")
-        return [self._parsed(wire.JobEvent, one) for one in _list(content)]
+        return self._those(wire.JobEvent, self._read(f"/jobs/{job_id}/events"))
 
     # -- logs -----------------------------------------------------------------------------------
 
@@ -151,17 +156,26 @@ class Workspace:
     def _call(self, method: str, path: str, **request: Any) -> tuple[int, Any]:
         """The status and the content of an answer that says something about what was asked."""
         self._refuse_while_limited()
-        headers = {"Authorization": f"Bearer {self.token.value()}"}
+        headers = {"Authorization": f"Bearer {self._plain_token()}"}
         try:
             with self._http.stream(method, self.url + path, headers=headers, **request) as response:
                 body = _whole(response)
         except httpx2.HTTPError as error:
-            raise BackendUnavailable(f"Lepton cannot be reached: {type(error).__name__}: {error}") from error
-        self._refuse(response)
+            raise BackendUnavailable(f"Lepton cannot be reached: {_said(error)}") from error
+        self._refuse(response, method)
         try:
             return response.status_code, _json(response, body)
         except ValueError as error:
             raise BackendUnavailable(f"Lepton's answer to {method} {path} is no JSON.") from error
+
+    def _plain_token(self) -> str:
+        token = self.token.value().strip()
+        if not TOKEN.fullmatch(token):
+            raise CredentialsRefused(
+                "The workspace's token is empty, or has characters that no token has.",
+                hint=RENEWAL,
+            )
+        return token
 
     def _refuse_while_limited(self) -> None:
         with self._lock:
@@ -171,20 +185,21 @@ class Workspace:
                 "Lepton asked for fewer calls: it is left alone for a while.", retry_after=left
             )
 
-    def _refuse(self, response: httpx2.Response) -> None:
+    def _refuse(self, response: httpx2.Response, method: str) -> None:
         """Raise what says nothing about the request, but about the caller or the server."""
         status = response.status_code
-        if status in (401, 403):
+        # What may look may still not create: that is about the request.
+        if status == httpx2.codes.UNAUTHORIZED or (status == httpx2.codes.FORBIDDEN and method != "POST"):
             raise CredentialsRefused(
                 f"Lepton does not take the workspace's token (HTTP {status}): it may have expired.",
-                hint="The operator renews it where the cluster's profile says that the token is.",
+                hint=RENEWAL,
             )
         if status in (429, 503):
             pause = _retry_after(response)
             with self._lock:
-                self._left_alone_until = time.monotonic() + pause
+                self._left_alone_until = max(self._left_alone_until, time.monotonic() + pause)
             raise BackendUnavailable(f"Lepton asks for fewer calls (HTTP {status}).", retry_after=pause)
-        if not (response.is_success or response.is_client_error):
+        if status in (408, 425) or not (response.is_success or response.is_client_error):
             raise BackendUnavailable(f"Lepton answered with HTTP {status}.")
 
     def _parsed(self, kind: type[Answer], content: Any) -> Answer:
@@ -198,6 +213,12 @@ class Workspace:
 def workspace(url: str, token: Secret) -> Workspace:
     """One for each workspace and process: it keeps its connections."""
     return Workspace(url, token)
+
+
+def _said(error: httpx2.HTTPError) -> str:
+    """Its kind; in words where those are the operating system's: others may quote what was sent."""
+    kind = type(error).__name__
+    return f"{kind}: {error}" if isinstance(error, httpx2.ConnectError) else kind
 
 
 def _whole(response: httpx2.Response) -> bytes:
@@ -224,9 +245,19 @@ def _words(status: int, content: Any) -> str:
 
 
 def _retry_after(response: httpx2.Response) -> float:
-    """Seconds; RFC 9110 allows a date too, which is taken as no figure."""
+    """Seconds; RFC 9110 allows a date too."""
     asked = response.headers.get("Retry-After", "")
-    return min(float(asked), LONGEST_PAUSE_SECONDS) if asked.isdigit() else USUAL_PAUSE_SECONDS
+    if not asked.isdigit():
+        return _until(asked)
+    return min(float(asked), LONGEST_PAUSE_SECONDS)
+
+
+def _until(date: str) -> float:
+    try:
+        left = parsedate_to_datetime(date).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return USUAL_PAUSE_SECONDS
+    return min(max(left, 0.0), LONGEST_PAUSE_SECONDS)
 
 
 def _list(content: Any) -> list[Any]:

@@ -67,6 +67,10 @@ class LeptonFiles:
         root = self.profile.remote_job_dir
         if path.is_relative_to(root) and Path(*path.relative_to(root).parts[4:]) in MIRRORED:
             return self.mirrored(path)
+        return self.mounted(path)
+
+    def mounted(self, path: Path) -> Path:
+        """The containers' own file. Raises NotReachable."""
         mount, local = self.profile.job_mount, self.profile.local_mount
         if mount is None or local is None or not path.is_relative_to(mount.mount_path):
             raise NotReachable(

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from trainer.events import PART_CHARACTERS
 from worker.backends.files import LocalFiles
 from worker.backends.lepton.client import Line
 from worker.run_files import END, EVENTS
@@ -39,8 +40,7 @@ RECENT_BYTES = 1 << 18
 # Clocks differ.
 MARGIN_NS = 3600 * SECOND
 
-EVENT = re.compile(r"SFT_EVENT (\{.*)")
-PART = re.compile(r"SFT_EVENT_PART (\S+) (\d+)/(\d+) (.*)")
+MARK = re.compile(r"SFT_EVENT (?=\{)|SFT_EVENT_PART (?P<name>\S+) (?P<number>\d+)/(?P<of>\d+) ")
 ENDINGS = ("finished", "stopped", "failed")
 
 Fetch = Callable[[int, int, int, str], list[Line]]
@@ -78,19 +78,39 @@ class Mirror:
     def advance(self, *, is_over: bool, settle_seconds: float) -> bool:
         """Add what has come. True where the run is over and nothing has come for so long."""
         (self.directory / "logs").mkdir(parents=True, exist_ok=True)
-        with self._alone():
-            state = self._state()
-            is_quiet = state.is_over == is_over
-            while lines := self._new_lines(state, hold=not is_over):
-                self._add(state, lines)
-                is_quiet = False
-            if not is_quiet:
-                state.is_over, state.quiet_since = is_over, time.time()
-                self._write(state)
-            if not is_over or 0 <= time.time() - state.quiet_since < settle_seconds:
-                return False
-            self._sweep(state)
-            return True
+        with self._alone() as is_ours:
+            # Another worker is at it: threads that waited for it would be missed elsewhere.
+            return is_ours and self._advance(is_over, settle_seconds)
+
+    def _advance(self, is_over: bool, settle_seconds: float) -> bool:
+        state = self._state()
+        is_quiet = state.is_over == is_over
+        while lines := self._new_lines(state, hold=not is_over):
+            self._add(state, lines)
+            is_quiet = False
+        if not is_quiet:
+            state.is_over, state.quiet_since = is_over, time.time()
+            self._write(state)
+        if not is_over or 0 <= time.time() - state.quiet_since < settle_seconds:
+            return False
+        self._sweep(state)
+        return True
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run has told its end."""
+        return (self.directory / END).exists()
+
+    def add_events(self, text: bytes) -> None:
+        """Add those that the log does not have."""
+        with self._alone() as is_ours:
+            if is_ours:
+                events = [
+                    event
+                    for line in text.splitlines()
+                    for event in _event(line.decode(errors="replace"), 0)[0]
+                ]
+                self._append(self._state(), "", events, known=self._size(EVENTS))
 
     # -- rounds ---------------------------------------------------------------------------------
 
@@ -178,11 +198,15 @@ class Mirror:
         return [line for line in (lines[1:] if begin else lines) if line]
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One worker at a time; the kernel frees the lock with its holder."""
+    def _alone(self) -> Iterator[bool]:
+        """One worker at a time, False for others; the kernel frees the lock with its holder."""
         with _opened(self.directory / ".lock") as descriptor:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
 
 @contextmanager
@@ -208,21 +232,39 @@ def _once(lines: list[Line]) -> list[Line]:
 def _events(lines: list[Line], parts: dict[str, dict[int, str]]) -> Iterator[str]:
     """The trainer's events in some lines; `parts` holds those that are not whole yet."""
     for line in lines:
-        if part := PART.search(line.text):
-            name, number, of, text = part.groups()
-            parts.setdefault(name, {})[int(number)] = text
-            if len(parts[name]) == int(of):
-                whole = parts.pop(name)
-                yield from _event("".join(whole[index] for index in sorted(whole)))
-        elif event := EVENT.search(line.text):
-            yield from _event(event[1])
+        yield from _in_text(line.text, parts)
 
 
-def _event(text: str) -> Iterator[str]:
-    """What follows an event on its line is another rank's output, and passed over, as is a broken one."""
+def _in_text(text: str, parts: dict[str, dict[int, str]]) -> Iterator[str]:
+    """Ranks share a log: behind an event, or between two of them, other output may stand."""
+    at = 0
+    while mark := MARK.search(text, at):
+        at = mark.end()
+        if mark["name"]:
+            whole = _joined(mark, text[at : at + PART_CHARACTERS], parts)
+            yield from _event(whole, 0)[0] if whole else ()
+        else:
+            found, at = _event(text, at)
+            yield from found
+
+
+def _joined(mark: re.Match[str], piece: str, parts: dict[str, dict[int, str]]) -> str | None:
+    """An event whose last missing part this is."""
+    name = mark["name"]
+    parts.setdefault(name, {})[int(mark["number"])] = piece
+    if len(parts[name]) < int(mark["of"]):
+        return None
+    whole = parts.pop(name)
+    return "".join(whole[number] for number in sorted(whole))
+
+
+def _event(text: str, at: int) -> tuple[list[str], int]:
+    """The event that begins there, and where it ends. What is none is passed over."""
     with suppress(ValueError, RecursionError):
-        found, _ = json.JSONDecoder().raw_decode(text)
-        yield json.dumps(found)
+        found, end = json.JSONDecoder().raw_decode(text, at)
+        if isinstance(found, dict) and "event" in found:
+            return [json.dumps(found)], end
+    return [], at
 
 
 def _identity(event: str) -> tuple[str, str, str]:

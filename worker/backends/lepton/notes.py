@@ -10,7 +10,10 @@ from pathlib import Path
 from worker.backends.files import LocalFiles
 from worker.run_files import EXTERNAL_ID
 
-TRIED, BEGAN, ABANDONED, OVERTIME, ASKED = "tried", "began", "abandoned", "overtime", "asked"
+TRIED, UNSEEN, ABANDONED = "tried", "unseen", "abandoned"
+BEGAN, COMPLETED, PUT_BACK, OVERTIME = "began", "completed", "put_back", "overtime"
+ASKED, UNEXPLAINED = "asked", "unexplained"
+LIMIT = "limit_seconds"
 _CONTENT = b"\n"
 
 
@@ -36,6 +39,16 @@ class Notes:
 
     def note_external_id(self, external_id: str) -> None:
         self._files.write(self.directory / EXTERNAL_ID, f"{external_id}\n".encode())
+
+    @property
+    def limit_seconds(self) -> int:
+        """For so long a run may run; 0 where nobody has said so."""
+        path = self.directory / LIMIT
+        return int(path.read_text()) if path.exists() else 0
+
+    def note_limit(self, seconds: str) -> None:
+        """Lepton may not keep the label that says it."""
+        self._files.write(self.directory / LIMIT, f"{seconds}\n".encode())
 
     def note(self, what: str) -> None:
         """Note that something is so; the first time counts."""

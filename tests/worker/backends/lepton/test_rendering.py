@@ -104,6 +104,9 @@ def test_a_profile_of_the_sdk_s_own_variables(monkeypatch: pytest.MonkeyPatch) -
     assert LeptonCluster.model_validate(values).api_url.endswith("/api/v2/workspaces/env-ws")
     monkeypatch.setenv("LEPTON_WORKSPACE_URL", "https://lepton.example.com/ws/")
     assert LeptonCluster.model_validate(values).api_url == "https://lepton.example.com/ws"
+    assert PLAIN.api_url == LeptonCluster.model_validate(GIVEN).api_url
+    elsewhere = {**values, "url": "https://elsewhere.example.com/ws"}
+    assert LeptonCluster.model_validate(elsewhere).api_url == "https://elsewhere.example.com/ws"
 
 
 REFUSED = {

@@ -1,0 +1,185 @@
+"""The log of a run, line by line, and the events in it."""
+
+import fcntl
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lepton.bare import Bare, bare
+from tests.lepton.server.server import LeptonServer
+from trainer.events import EventWriter
+from worker.backends.lepton.mirror import HOLD_NS, PAGE_LINES
+
+FIRST, SECOND = "job-1-1-0", "job-1-1-1"
+
+
+@pytest.fixture
+def on(lepton: LeptonServer, tmp_path: Path) -> Bare:
+    found = bare(lepton, tmp_path, settle_seconds=0)
+    found.submitted(shown="Running", nodes=2)
+    return found
+
+
+def say(on: Bare, *texts: str, replica: str = FIRST, at_ns: int | None = None) -> None:
+    for text in texts:
+        on.on_lepton().logs.add(replica, text.encode(), at_ns=at_ns)
+
+
+def event(rank: int, seq: int, **more: Any) -> str:
+    fields = {"event": "step", "rank": rank, "seq": seq, "at": "2026-01-01T00:00:00+00:00", **more}
+    return "SFT_EVENT " + json.dumps(fields)
+
+
+def known(on: Bare) -> list[tuple[int, int]]:
+    """Rank and number of all events that were taken."""
+    return [(one["rank"], one["seq"]) for one in on.events()]
+
+
+# -- lines -----------------------------------------------------------------------------------------
+
+
+def test_lines_of_all_replicas_are_in_the_order_of_their_time(on: Bare) -> None:
+    now = time.time_ns()
+    for number in range(0, 100, 2):
+        say(on, f"line {number}", replica=FIRST, at_ns=now + number)
+    for number in range(1, 100, 2):
+        say(on, f"line {number}", replica=SECOND, at_ns=now + number)
+    assert on.collect()
+    assert on.log() == [f"line {number}" for number in range(100)]
+
+
+@pytest.mark.parametrize("step_ns", [1000, 0], ids=["one by one", "in one moment"])
+def test_a_history_of_more_than_two_pages(on: Bare, step_ns: int) -> None:
+    now, lines = time.time_ns(), [f"line {number}" for number in range(2 * PAGE_LINES + 500)]
+    for number, text in enumerate(lines):
+        say(on, text, at_ns=now + number * step_ns)
+    assert on.collect()
+    assert on.log() == lines
+    assert on.collect()
+    assert on.log() == lines
+
+
+def test_a_worker_that_is_killed_as_it_adds_leaves_no_gap_and_no_double(on: Bare) -> None:
+    earlier = time.time_ns() - 10 * HOLD_NS
+    say(on, "a", "b", event(0, 0), at_ns=earlier)
+    on.collect(is_over=False)
+    log, events = on.directory() / "logs" / "job.log", on.directory() / "events.jsonl"
+    whole = log.read_text()
+    say(on, "c", event(0, 1), at_ns=earlier + 1)
+    on.collect(is_over=False)
+    # What it was about to add is noted; of the files one has nothing yet, one has half a line.
+    log.write_text(whole)
+    events.write_text(events.read_text()[:-20])
+    say(on, "d")
+    assert on.collect()
+    assert [line for line in on.log() if len(line) == 1] == ["a", "b", "c", "d"]
+    assert known(on) == [(0, 0), (0, 1)]
+
+
+def test_a_mirror_at_which_another_worker_is_keeps_no_thread(on: Bare) -> None:
+    say(on, "a")
+    assert on.collect()
+    say(on, "b")
+    with (on.directory() / ".lock").open("w") as lock, ThreadPoolExecutor() as threads:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            assert not threads.submit(on.collect).result(timeout=60)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        assert on.log() == ["a"]
+    assert on.collect()
+    assert on.log() == ["a", "b"]
+
+
+# -- events ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{event(0, 0)}{event(1, 0)}",
+        f"Loading:  50%|###  {event(0, 0)} ok {event(1, 0)} done",
+        f"SFT_EVENT {{cut off{event(0, 0)}{event(1, 0)}",
+        f"SFT_EVENT 5 SFT_EVENT [] SFT_EVENT {{}}{event(0, 0)}{event(1, 0, text='SFT_EVENT {}')}",
+    ],
+)
+def test_all_events_of_a_line_are_taken(on: Bare, line: str) -> None:
+    say(on, line)
+    assert on.collect()
+    assert known(on) == [(0, 0), (1, 0)]
+
+
+def test_an_event_in_parts_is_whole_whatever_stands_behind_a_part(
+    on: Bare, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for rank in (0, 1):
+        EventWriter(tmp_path, rank).write("checkpoint", text="SFT_EVENT {} é" * 700)
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 8
+    half = len(lines) // 2
+    parts = [one for pair in zip(lines[:half], lines[half:], strict=True) for one in pair]
+    say(on, *(f"50% {part} and more{event(2, number)}" for number, part in enumerate(parts)))
+    assert on.collect()
+    assert {(0, 0), (1, 0)} <= set(known(on))
+    assert [one["text"] for one in on.events() if one["rank"] < 2] == ["SFT_EVENT {} é" * 700] * 2
+    assert {(2, number) for number in range(8)} <= set(known(on))
+
+
+def test_parts_of_an_event_may_come_in_several_looks(
+    on: Bare, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    EventWriter(tmp_path, 0).write("checkpoint", text="x" * 9000)
+    for line in capfd.readouterr().out.splitlines():
+        assert known(on) == []
+        say(on, line)
+        on.collect()
+    assert known(on) == [(0, 0)]
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+def end(on: Bare, state: str) -> None:
+    """The run is over, and was seen so; its last word is in no log yet."""
+    say(on, event(0, 0))
+    on.on_lepton().shown = state
+    on.seen(1)
+
+
+def test_the_last_word_of_a_completed_run_is_waited_for(on: Bare) -> None:
+    end(on, "Completed")
+    assert not on.collect()
+    say(on, event(0, 1, event="finished", step=1))
+    assert on.collect()
+    assert known(on) == [(0, 0), (0, 1)]
+    assert (on.directory() / "end.json").exists()
+
+
+def test_a_run_that_failed_may_have_no_last_word(on: Bare) -> None:
+    end(on, "Failed")
+    assert on.collect()
+    assert not (on.directory() / "end.json").exists()
+
+
+@pytest.mark.parametrize("state", ["Completed", "Failed"])
+def test_what_the_log_does_not_have_is_on_the_storage(
+    lepton: LeptonServer, tmp_path: Path, state: str
+) -> None:
+    on = bare(lepton, tmp_path, settle_seconds=0, local_mount=str(lepton.storage / "team"))
+    on.submitted(shown="Running")
+    storage = lepton.storage / "team" / "sft" / "jobs" / "job-1" / "attempts" / "1"
+    storage.mkdir(parents=True)
+    events = EventWriter(storage, 0)
+    first = events.write("step", step=1)
+    say(on, f"SFT_EVENT {json.dumps(first)}")
+    on.on_lepton().shown = state
+    on.seen(1)
+    events.write("checkpoint", iteration=1)
+    events.end("finished", step=1, iteration=1)
+    assert on.collect()
+    assert known(on) == [(0, 0), (0, 1), (0, 2)]
+    assert json.loads((on.directory() / "end.json").read_text())["event"] == "finished"
