@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from trainer import compat, cpu
+from trainer import compat, cpu, machine
 from trainer.checkpoints import (
     HF_INDEX,
     export_directory,
@@ -86,12 +86,13 @@ def _convert(config: TrainingConfig, checkpoint: Path, directory: Path) -> None:
     # One process with gloo: Bridge then keeps everything on the CPU.
     with temporary_distributed_context(backend="gloo"):
         adapter = _adapter(checkpoint)
-        model = (
-            _adapted(config, bridge, checkpoint, adapter)
-            if adapter
-            else bridge.load_megatron_model(checkpoint)
-        )
+        model = _adapted(config, bridge, checkpoint, adapter) if adapter else _loaded(bridge, checkpoint)
         _save(bridge, model, directory)
+
+
+def _loaded(bridge: Any, checkpoint: Path | None) -> Any:
+    """The model of a checkpoint. There are no gradients to fuse, with what this machine may lack."""
+    return bridge.load_megatron_model(checkpoint, mp_overrides={"gradient_accumulation_fusion": False})
 
 
 def _save(bridge: Any, model: list[Any], directory: Path) -> None:
@@ -134,8 +135,9 @@ def _base(config: TrainingConfig, bridge: Any) -> Any:
     import torch
 
     if config.checkpoint_megatron:
-        return bridge.load_megatron_model(latest_complete(Path(config.checkpoint_megatron)))
+        return _loaded(bridge, latest_complete(Path(config.checkpoint_megatron)))
     provider = bridge.to_megatron_provider()
+    machine.suit(provider, ())
     if not torch.cuda.is_available():
         plain_model(provider)
     provider.finalize()

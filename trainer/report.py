@@ -30,6 +30,19 @@ class Report(Callback):  # type: ignore[misc]
         self._unfinished_saves: list[Path] = []
         self._validated: set[int] = set()
 
+    def install(self) -> None:
+        """Hear of each step when Bridge has logged it: its callbacks come before that, or after a save."""
+        import megatron.bridge.training.train as loop
+
+        original = loop.training_log
+
+        def training_log(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            self.flush()
+            return result
+
+        loop.training_log = training_log
+
     def on_data_init_start(self, context: CallbackContext) -> None:
         config, state = context.state.cfg, context.state.train_state
         parameters = _count_parameters(context.model)

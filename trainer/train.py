@@ -35,6 +35,7 @@ def train(config: TrainingConfig, events: EventWriter) -> None:
     container.train.exit_signal_handler = True  # how a wish to stop reaches Bridge: see Report
     validation.install(container.validation.eval_iters)
     report = Report(events, is_reporter=is_reporter(), world_size=world_size())
+    report.install()
     try:
         finetune(container, forward_step, callbacks=[report])
     except SystemExit:
