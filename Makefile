@@ -8,7 +8,10 @@ DEMO_DIR ?= .demo
 PORT ?= 8000
 JOBS ?= 2
 # What takes longer has a target of its own.
-SHORT := not chaos and not slurm and not lepton
+SHORT := not chaos and not slurm and not lepton and not gpu
+# GPUs that test-gpu uses at once, one a test.
+GPUS ?= 1
+GPU_INPUTS ?= .demo-gpu
 
 # Without compiled modules every process of the service would take seconds to start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -16,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 .PHONY: help setup setup-trainer setup-slurm demo demo-slurm serve check format test test-fast test-chaos test-slurm \
-        test-lepton schema coverage bench bench-slurm clean
+        test-lepton test-gpu schema coverage bench bench-slurm bench-gpu clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -79,6 +82,10 @@ test-slurm: setup setup-trainer setup-slurm  ## All of tests/slurm, on a real Sl
 test-lepton: setup setup-trainer  ## All of tests/lepton, on a server that speaks Lepton's API; as root, ten minutes
 	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/lepton tests/worker/backends/lepton
 
+test-gpu: setup  ## All of tests/gpu; SFT_TRAINER_PYTHON names an environment with Transformer Engine; GPUS=2 with two
+	$(BIN)/pytest -n $(GPUS) --dist loadfile -m "gpu and not two_gpus" tests/gpu
+	$(BIN)/pytest -m two_gpus tests/gpu
+
 schema: setup-trainer  ## What the installed Megatron-Bridge lets a config set, into trainer/bridge.json
 	HF_HUB_OFFLINE=1 HF_HUB_CACHE=tests/hub .venv-trainer/bin/python -m trainer.describe
 
@@ -93,6 +100,10 @@ bench: setup  ## What looking at 1,000 shards of packed data takes
 
 bench-slurm: setup setup-slurm  ## What submitting to Slurm and watching thousands of jobs takes
 	$(BIN)/python -m bench.slurm
+
+bench-gpu: setup  ## What training through the trainer costs beside Bridge alone, on one GPU, on inputs in GPU_INPUTS
+	HF_HUB_OFFLINE=1 PYTHONPATH=. $${SFT_TRAINER_PYTHON:-.venv-trainer/bin/python} -m demo.gpu $(GPU_INPUTS)
+	$(BIN)/python -m bench.gpu $(GPU_INPUTS)
 
 clean:  ## Remove the environments and the demo's data
 	rm -rf .venv .venv-trainer .demo build *.egg-info

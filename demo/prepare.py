@@ -18,12 +18,12 @@ def prepare(directory: Path) -> None:
     """Make what is missing of DIR/records.jsonl, DIR/model and DIR/packed."""
     directory.mkdir(parents=True, exist_ok=True)
     source = directory / "records.jsonl"
-    _once(source, _write_records)
-    _once(directory / "model", lambda path: model.make(source, path))
-    _once(directory / "packed", lambda path: pack.pack(source, directory / "model", path, PACK_SIZE))
+    once(source, _write_records)
+    once(directory / "model", lambda path: model.make(source, path))
+    once(directory / "packed", lambda path: pack.pack(source, directory / "model", path, PACK_SIZE))
 
 
-def _once(path: Path, make: Callable[[Path], None]) -> None:
+def once(path: Path, make: Callable[[Path], None]) -> None:
     """Make a file or directory under another name first: what is there is whole."""
     if path.exists():
         return

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +77,33 @@ class Run:
 
     def log(self) -> str:
         return (self.directory / "output.log").read_text()
+
+
+LOG_LINE = re.compile(
+    r"iteration +(?P<step>\d+)/ .*consumed samples: +(?P<samples>\d+) .*"
+    r"elapsed time per iteration \(ms\): (?P<milliseconds>[\d.]+) .*"
+    r"throughput per GPU \(TFLOP/s/GPU\): (?P<tflops>[\d.]+) .*learning rate: (?P<lr>\S+) .*"
+    r"lm loss: (?P<loss>\S+) .*grad norm: (?P<norm>\S+) "
+)
+
+
+def check_log_lines(run: Run) -> None:
+    """The step events are what Bridge's own log lines say, to the digits that these have."""
+    lines = {int(found["step"]): found for found in LOG_LINE.finditer(run.log())}
+    steps = run.of_kind("step")
+    assert list(lines) == [event["step"] for event in steps]
+    for event in steps:
+        line = lines[event["step"]]
+        exact = {
+            "loss": f"{event['loss']:.6E}", "lr": f"{event['learning_rate']:.6E}",
+            "norm": f"{event['grad_norm']:.3f}", "samples": str(event["consumed_samples"]),
+        }  # fmt: skip
+        assert exact == {name: line[name] for name in exact}
+        # Measured twice: by Bridge's timer, and by ours around it.
+        assert 1000 * event["step_time_seconds"] == pytest.approx(
+            float(line["milliseconds"]), rel=0.02, abs=5
+        )
+        assert event["tflops_per_gpu"] == pytest.approx(float(line["tflops"]), rel=0.02, abs=0.1)
 
 
 def place(directory: Path, config: dict[str, Any]) -> Run:

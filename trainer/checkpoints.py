@@ -4,9 +4,14 @@ Layout, as Megatron-Bridge 0.6.2 writes it:
     DIR/latest_checkpointed_iteration.txt     the newest iteration in decimal
     DIR/iter_0000020/{.metadata, metadata.json, __0_0.distcp, ..., run_config.yaml, train_state.pt}
     DIR/hf/iter_0000020/                      a Hugging Face directory, of an export
+
+`.metadata` is a pickled torch.distributed.checkpoint.metadata.Metadata; its `storage_data` says for each
+piece of a tensor in which file it lies, from which byte on, and how long it is.
 """
 
+import collections
 import json
+import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +19,13 @@ from typing import Any
 
 # `.metadata` is written last: a directory without it is a save that did not end.
 REQUIRED = (".metadata", "metadata.json", "run_config.yaml", "train_state.pt")
+
+# An index that is larger is not read: sizes of the files are then not held against it.
+LARGEST_INDEX_BYTES = 64 << 20
+
+
+class Incomplete(RuntimeError):
+    """All was done, and what was saved is not whole."""
 
 
 def iteration_directory(directory: Path, iteration: int) -> Path:
@@ -26,30 +38,84 @@ def iteration_of(directory: Path) -> int:
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether one iter_* directory holds everything that a load needs."""
-    return all((directory / name).is_file() for name in REQUIRED) and any(directory.glob("*.distcp"))
+    """Whether one iter_* directory holds everything that a load needs, and no file of it is cut off."""
+    if not all((directory / name).is_file() for name in REQUIRED):
+        return False
+    try:
+        fewest = fewest_bytes(directory)
+        return all((directory / name).stat().st_size >= size for name, size in fewest.items())
+    except (Damaged, FileNotFoundError):
+        return False
 
 
 def iterations(directory: Path) -> list[int]:
-    """Iterations of a save directory that are complete, ascending."""
+    """Iterations of a save directory, whole or not, descending."""
     if not directory.is_dir():
         return []
     found = [path for path in directory.iterdir() if re.fullmatch(r"iter_\d+", path.name)]
-    return sorted(iteration_of(path) for path in found if is_complete(path))
+    return sorted(map(iteration_of, found), reverse=True)
 
 
 def latest_complete(directory: Path) -> Path | None:
     """The newest complete iter_* directory; `directory` itself where it is one; None where there is none."""
     if is_complete(directory):
         return directory
-    found = iterations(directory)
-    return iteration_directory(directory, found[-1]) if found else None
+    every = (iteration_directory(directory, iteration) for iteration in iterations(directory))
+    return next(filter(is_complete, every), None)
 
 
 def files_of(directory: Path) -> list[dict[str, Any]]:
     """Every file of a checkpoint, as its event lists them: path relative to the directory, bytes."""
     found = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     return [{"path": str(path.relative_to(directory)), "bytes": path.stat().st_size} for path in found]
+
+
+# -- the index of a checkpoint -----------------------------------------------------------------------
+
+
+class Damaged(ValueError):
+    """The index of a checkpoint cannot be read."""
+
+
+def fewest_bytes(directory: Path) -> dict[str, int]:
+    """Files of an iter_* directory, and the bytes that each has to have at least: where its last piece ends.
+
+    Raises Damaged, and FileNotFoundError.
+    """
+    path = directory / ".metadata"
+    if path.stat().st_size > LARGEST_INDEX_BYTES:
+        return {}
+    ends: dict[str, int] = {}
+    try:
+        with path.open("rb") as file:
+            pieces = _Plain(file).load().storage_data.values()
+        for piece in pieces:
+            ends[piece.relative_path] = max(piece.offset + piece.length, ends.get(piece.relative_path, 0))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever garbage makes of pickle's machine
+        raise Damaged(f"{path}: {error}") from error
+    if not ends:
+        raise Damaged(f"{path} names no files")
+    return ends
+
+
+class _Plain(pickle.Unpickler):
+    """Reads a pickle without the classes that it names: none is imported, and nothing of theirs runs."""
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ARG002
+        return collections.OrderedDict if name == "OrderedDict" else _Anything
+
+
+class _Anything:
+    """Whatever was pickled: its attributes, if it had any."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, dict):
+            vars(self).update(state)
 
 
 # -- exports ---------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 import types
 from collections.abc import Sequence
@@ -19,17 +18,31 @@ UNGUARDED = {
 def install() -> None:
     """Let Bridge import without the packages of UNGUARDED that are not installed."""
     absent = {
-        module: tuple(name for name in packages if not _is_installed(name))
+        module: tuple(name for name in packages if not is_installed(name))
         for module, packages in UNGUARDED.items()
     }
     sys.meta_path.insert(0, _StandIns({module: names for module, names in absent.items() if names}))
 
 
-def _is_installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+def is_installed(name: str) -> bool:
+    """Whether a package is there. It is looked for without importing it, or what it lies in.
+
+    Transformer Engine's wheel takes NCCL from torch, and does not import before it.
+    """
+    path: Sequence[str] | None = None
+    parts = name.split(".")
+    for depth in range(len(parts)):
+        spec = _spec(".".join(parts[: depth + 1]), path)
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations or ()
+    return True
+
+
+def _spec(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
+    """What the import system finds under a name, in these directories of its parent."""
+    found = (finder.find_spec(name, path) for finder in sys.meta_path)
+    return next((spec for spec in found if spec is not None), None)
 
 
 class _Empty(type):

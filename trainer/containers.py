@@ -69,8 +69,6 @@ def generic(provider: Any, *, on_cpu: bool) -> Any:
     from megatron.bridge.training import config as bridge
     from megatron.bridge.training.tokenizers.config import TokenizerConfig
 
-    # Bridge would fuse through APEX, which is not there; megatron-core does without.
-    provider.gradient_accumulation_fusion = False
     if on_cpu:
         plain_model(provider)
     container = bridge.ConfigContainer(

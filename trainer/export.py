@@ -2,11 +2,13 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from trainer import compat, cpu
+from trainer import compat, cpu, machine
 from trainer.checkpoints import (
     HF_INDEX,
+    Incomplete,
     export_directory,
     files_of,
     iteration_of,
@@ -16,10 +18,7 @@ from trainer.checkpoints import (
 from trainer.config import TrainingConfig
 from trainer.containers import plain_model
 from trainer.events import EventWriter
-
-
-class Incomplete(RuntimeError):
-    """Something is missing of what was written."""
+from trainer.hub import directory_of
 
 
 def export(config: TrainingConfig, events: EventWriter) -> None:
@@ -79,19 +78,28 @@ def _convert(config: TrainingConfig, checkpoint: Path, directory: Path) -> None:
     import torch
     from megatron.bridge import AutoBridge
     from megatron.bridge.training.model_load_save import temporary_distributed_context
+    from megatron.bridge.training.utils.checkpoint_utils import read_run_config
 
     if not torch.cuda.is_available():
         cpu.install()
-    bridge = AutoBridge.from_hf_pretrained(config.hf_model_path)
+    run = read_run_config(str(checkpoint / "run_config.yaml"))
+    bridge = AutoBridge.from_hf_pretrained(_base_directory(config, run))
     # One process with gloo: Bridge then keeps everything on the CPU.
     with temporary_distributed_context(backend="gloo"):
-        adapter = _adapter(checkpoint)
+        adapter = _adapter(run)
         model = (
             _adapted(config, bridge, checkpoint, adapter)
             if adapter
             else bridge.load_megatron_model(checkpoint)
         )
         _save(bridge, model, directory)
+
+
+def _base_directory(config: TrainingConfig, run: dict[str, Any]) -> str:
+    """Where the base's files lie, of the revision that the run had."""
+    tokenizer = run.get("tokenizer") or {}
+    pinned = {name: tokenizer.get(name) for name in ("tokenizer_model", "hf_tokenizer_kwargs")}
+    return directory_of(str(config.hf_model_path), SimpleNamespace(**pinned))
 
 
 def _save(bridge: Any, model: list[Any], directory: Path) -> None:
@@ -110,12 +118,11 @@ ADAPTER = (
 )  # fmt: skip
 
 
-def _adapter(checkpoint: Path) -> Any:
+def _adapter(run: dict[str, Any]) -> Any:
     """LoRA as the run had it; None where all of the model was trained."""
     from megatron.bridge.peft.lora import LoRA
-    from megatron.bridge.training.utils.checkpoint_utils import read_run_config
 
-    settings = read_run_config(str(checkpoint / "run_config.yaml")).get("peft")
+    settings = run.get("peft")
     return LoRA(**{key: settings[key] for key in ADAPTER if key in settings}) if settings else None
 
 
@@ -138,6 +145,7 @@ def _base(config: TrainingConfig, bridge: Any) -> Any:
     provider = bridge.to_megatron_provider()
     if not torch.cuda.is_available():
         plain_model(provider)
+    machine.suit(provider, ())
     provider.finalize()
     return provider.provide_distributed_model(wrap_with_ddp=False, use_cpu_initialization=True)
 

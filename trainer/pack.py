@@ -56,16 +56,25 @@ class Pack:
 
 
 def pack(
-    source: Path, tokenizer_dir: Path, output: Path, pack_size: int, valid_share: float = VALID_SHARE
+    source: Path,
+    tokenizer_dir: Path,
+    output: Path,
+    pack_size: int,
+    valid_share: float = VALID_SHARE,
+    multiple: int = 1,
 ) -> None:
     """Pack the records of `source` into `output`, which appears whole or not at all.
+
+    multiple: of tokens that each sequence has after Bridge has shifted its last one away: 2 x
+        context_parallel_size, to train with context parallelism.
 
     Raises BadRecord, and FileExistsError where `output` exists.
     """
     if output.exists():
         raise FileExistsError(f"{output} exists; name a new directory or remove it.")
     tokenizer = _load_tokenizer(tokenizer_dir)
-    train, valid, counts = _split(_sequences(source, tokenizer), pack_size, valid_share)
+    fit = Fit(pack_size, multiple, tokenizer.eos_token_id or 0)
+    train, valid, counts = _split(_sequences(source, tokenizer), fit, valid_share)
     output.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix=".packing-"))
     try:
@@ -73,7 +82,7 @@ def pack(
             packs = list(first_fit(sequences, pack_size))
             _write_shards(packs, scratch / "splits" / name)
             counts[f"{name}_packs"] = len(packs)
-        _write_metadata(scratch, tokenizer_dir, tokenizer, pack_size, counts)
+        _write_metadata(scratch, tokenizer_dir, tokenizer, fit, counts)
         scratch.chmod(0o755)
         scratch.rename(output)
     except BaseException:
@@ -143,20 +152,36 @@ def _render(
 # -- packing ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Fit:
+    """What a sequence is brought to."""
+
+    pack_size: int
+    multiple: int
+    pad_id: int
+
+    def __call__(self, sequence: Sequence) -> Sequence:
+        """Cut to the pack size, then padded with what is not trained."""
+        longest = (self.pack_size - 1) // self.multiple * self.multiple + 1
+        ids, mask = sequence.ids[:longest], sequence.mask[:longest]
+        mask[-1] = 0  # nothing follows it
+        missing = (1 - len(ids)) % self.multiple
+        return Sequence(ids + [self.pad_id] * missing, mask + [0] * missing)
+
+
 def _split(
-    sequences: Iterable[Sequence], pack_size: int, valid_share: float
+    sequences: Iterable[Sequence], fit: Fit, valid_share: float
 ) -> tuple[list[Sequence], list[Sequence], dict[str, int]]:
     """Every n-th sequence to validation; those longer than a pack are cut, and counted."""
     every = round(1 / valid_share) if valid_share > 0 else 0
     parts: tuple[list[Sequence], list[Sequence]] = ([], [])
     counts = {"records": 0, "truncated": 0, "tokens": 0, "trained_tokens": 0}
     for sequence in sequences:
-        counts["truncated"] += len(sequence.ids) > pack_size
-        cut = Sequence(sequence.ids[:pack_size], sequence.mask[:pack_size])
-        cut.mask[-1] = 0  # nothing follows it
-        counts["tokens"] += len(cut.ids)
-        counts["trained_tokens"] += sum(cut.mask)
-        parts[every > 0 and counts["records"] % every == every - 1].append(cut)
+        fitted = fit(sequence)
+        counts["truncated"] += len(sequence.ids) > len(fitted.ids)
+        counts["tokens"] += len(fitted.ids)
+        counts["trained_tokens"] += sum(fitted.mask)
+        parts[every > 0 and counts["records"] % every == every - 1].append(fitted)
         counts["records"] += 1
     return *parts, counts
 
@@ -195,12 +220,13 @@ def _write_shards(packs: list[Pack], directory: Path) -> None:
 
 
 def _write_metadata(
-    directory: Path, tokenizer_dir: Path, tokenizer: Any, pack_size: int, counts: dict[str, int]
+    directory: Path, tokenizer_dir: Path, tokenizer: Any, fit: Fit, counts: dict[str, int]
 ) -> None:
     # As the service reads it, which has no transformers; where it cannot, as the tokenizer says itself.
     vocabulary = vocabulary_of(tokenizer_dir) or tokenizer.get_vocab()
     metadata = {
-        "pack_size": pack_size,
+        "pack_size": fit.pack_size,
+        "pad_to_multiple": fit.multiple,
         "tokenizer": str(tokenizer_dir),
         "tokenizer_sha256": digest(vocabulary),
         "vocab_size": len(tokenizer),
@@ -217,10 +243,16 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="directory to make")
     parser.add_argument("--pack-size", type=int, default=4096, help="tokens of a pack; the job's seq_length")
+    parser.add_argument(
+        "--pad-to-multiple", type=int, default=1, help="2 x context_parallel_size, to train with it"
+    )
     parser.add_argument("--valid-share", type=float, default=VALID_SHARE, help="share kept for validation")
     wanted = parser.parse_args()
     try:
-        pack(wanted.input, wanted.tokenizer, wanted.output, wanted.pack_size, wanted.valid_share)
+        pack(
+            wanted.input, wanted.tokenizer, wanted.output, wanted.pack_size, wanted.valid_share,
+            wanted.pad_to_multiple,
+        )  # fmt: skip
     except (BadRecord, OSError) as error:
         raise SystemExit(f"trainer.pack: {error}") from error
 

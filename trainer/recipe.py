@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer import containers
+from trainer import containers, machine
 from trainer.bridge import Recipe
 from trainer.checkpoints import iteration_of, latest_complete
 from trainer.config import TrainingConfig
 from trainer.dataset import find_shards
 from trainer.effective import given, recipe_of
+from trainer.hub import directory_of
 
 
 def build(config: TrainingConfig) -> Any:
@@ -22,10 +23,12 @@ def build(config: TrainingConfig) -> Any:
     _lengths(container, config)
     _data(container, config)
     _peft(container, config)
-    container.checkpoint.pretrained_checkpoint = config.checkpoint_megatron or config.hf_model_path
-    _set_all(container, given(config, recipe))
-    _pad_for_context_parallelism(container)
-    _constant_weight_decay(container)
+    _base(container, config)
+    values = given(config, recipe)
+    _set_all(container, values)
+    machine.suit(container.model, values)
+    _suit_context_parallelism(container)
+    _schedule(container.scheduler, container.optimizer, values)
     _resume(container.checkpoint)
     return container
 
@@ -105,6 +108,13 @@ def _data(container: Any, config: TrainingConfig) -> None:
     dataset.do_validation = bool(shards.valid)
 
 
+def _base(container: Any, config: TrainingConfig) -> None:
+    base = config.checkpoint_megatron
+    if base is None and config.hf_model_path is not None:
+        base = directory_of(config.hf_model_path, container.tokenizer)
+    container.checkpoint.pretrained_checkpoint = base
+
+
 def _peft(container: Any, config: TrainingConfig) -> None:
     if config.peft is None:
         container.peft = None
@@ -114,20 +124,31 @@ def _peft(container: Any, config: TrainingConfig) -> None:
         container.peft = LoRA()
 
 
-def _pad_for_context_parallelism(container: Any) -> None:
-    """Each sequence is cut into two pieces a context-parallel rank."""
+def _suit_context_parallelism(container: Any) -> None:
+    """What Bridge asks for: each sequence is cut into two pieces a rank, and each token counts the same."""
     ranks, specs = container.model.context_parallel_size, container.dataset.offline_packing_specs
-    if ranks > 1 and specs.pad_seq_to_mult in (None, 1):
+    if ranks == 1:
+        return
+    if specs.pad_seq_to_mult in (None, 1):
         specs.pad_seq_to_mult = 2 * ranks
+    container.model.calculate_per_token_loss = True
+    container.ddp.average_in_collective = False
 
 
-def _constant_weight_decay(container: Any) -> None:
-    """The scheduler wants the decay's begin and end spelt out; unless given, it is the optimizer's."""
-    scheduler, decay = container.scheduler, container.optimizer.weight_decay
-    if scheduler.start_weight_decay is None:
-        scheduler.start_weight_decay = decay
-    if scheduler.end_weight_decay is None:
-        scheduler.end_weight_decay = decay
+def _schedule(scheduler: Any, optimizer: Any, values: Mapping[str, Any]) -> None:
+    """What a recipe's schedule has of its own run gives way to what the config says of this one.
+
+    The decay of weights is the scheduler's to set at each step, whatever the optimizer holds; the learning
+    rate decays over all iterations, unless somebody says for how long.
+    """
+    for name in ("start_weight_decay", "end_weight_decay"):
+        if getattr(scheduler, name) is None or (
+            "optimizer.weight_decay" in values and f"scheduler.{name}" not in values
+        ):
+            setattr(scheduler, name, optimizer.weight_decay)
+    is_other_length = not values.keys().isdisjoint(("train.train_iters", "train.num_epochs"))
+    if is_other_length and "scheduler.lr_decay_iters" not in values:
+        scheduler.lr_decay_iters = None
 
 
 def _resume(checkpoint: Any) -> None:
@@ -187,8 +208,11 @@ def _set(container: Any, key: str, value: Any) -> None:
 
 
 def _typed(target: Any, name: str, value: Any) -> Any:
-    """The member of an enum that a config names."""
-    current = getattr(target, name)
-    if isinstance(current, enum.Enum) and isinstance(value, str):
-        return type(current)[value]
+    """The member of an enum that a config names, also where a recipe has put a mere name."""
+    if not isinstance(value, str):
+        return value
+    hint = typing.get_type_hints(type(target)).get(name)
+    for kind in (type(getattr(target, name)), hint, *typing.get_args(hint)):
+        if isinstance(kind, type) and issubclass(kind, enum.Enum) and value in kind.__members__:
+            return kind[value]
     return value

@@ -7,7 +7,7 @@ from typing import Any
 
 from megatron.bridge.training.callbacks import Callback, CallbackContext
 
-from trainer.checkpoints import files_of, is_complete, iteration_directory
+from trainer.checkpoints import files_of, is_complete, iteration_directory, iteration_of
 from trainer.events import EventWriter
 
 LOSS = "lm loss"
@@ -23,7 +23,11 @@ class Report(Callback):  # type: ignore[misc]
         self.stopping: str | None = None
         self.saved_iteration: int | None = None
         self.last_step = 0
-        self._step_began = 0.0
+        self._began = 0.0
+        self._flops_before = 0.0
+        self._done: CallbackContext | None = None
+        """A step that is done, and that Bridge has not counted and logged yet."""
+        self._unfinished_saves: list[Path] = []
         self._validated: set[int] = set()
 
     def on_data_init_start(self, context: CallbackContext) -> None:
@@ -41,40 +45,55 @@ class Report(Callback):  # type: ignore[misc]
                 parameters=parameters,
             )
 
-    def on_train_step_start(self, context: CallbackContext) -> None:  # noqa: ARG002
-        self._step_began = time.perf_counter()
+    def on_train_step_start(self, context: CallbackContext) -> None:
+        self.flush()
+        self._began = time.perf_counter()
+        self._flops_before = context.state.train_state.floating_point_operations_so_far
 
     def on_train_step_end(self, context: CallbackContext) -> None:
         # Bridge counts the step after this callback.
-        step = self.last_step = context.state.train_state.step + 1
-        if self.is_reporter:
-            self._write_step(context, step, time.perf_counter() - self._step_began)
-        self._pass_on_wish(step)
+        self.last_step = context.state.train_state.step + 1
+        self._done = context
+        self._hear_wish()
 
-    def _write_step(self, context: CallbackContext, step: int, seconds: float) -> None:
-        config = context.state.cfg
-        batch = config.train.global_batch_size
-        tokens = batch * config.model.seq_length
+    def flush(self) -> None:
+        """Write what has come true since the last event: a step that was logged, saves that are whole."""
+        if self._done is not None and self.is_reporter:
+            self._write_step(self._done, time.perf_counter() - self._began)
+        self._done = None
+        for path in [path for path in self._unfinished_saves if is_complete(path)]:
+            self._unfinished_saves.remove(path)
+            self._write_checkpoint(path)
+
+    def _write_step(self, context: CallbackContext, seconds: float) -> None:
+        """What Bridge's log line of the step says; its time is that from the step's begin to that line."""
+        state, config = context.state.train_state, context.state.cfg
+        tokens = config.train.global_batch_size * config.model.seq_length
+        flops = state.floating_point_operations_so_far - self._flops_before
         grad_norm = context.grad_norm
         self.events.write(
             "step",
-            step=step,
+            step=self.last_step,
             loss=_loss(context.loss_dict),
             learning_rate=context.optimizer.param_groups[0]["lr"] if context.optimizer else None,
             grad_norm=float(grad_norm) if grad_norm is not None else None,
             step_time_seconds=round(seconds, 6),
             tokens_per_second_per_gpu=round(tokens / seconds / self.world_size, 1),
-            tflops_per_gpu=None,
-            consumed_samples=context.state.train_state.consumed_train_samples + batch,
+            tflops_per_gpu=round(flops / seconds / self.world_size / 1e12, 3),
+            peak_memory_gib=_peak_memory_gib(),
+            consumed_samples=state.consumed_train_samples,
         )
 
-    def _pass_on_wish(self, step: int) -> None:
+    def _hear_wish(self) -> None:
         """Tell Bridge of a wish to stop as it wants to hear it: it asks all ranks for a SIGTERM received."""
         if self.stopping is None and (reason := self.events.stop_wished()):
             self.stopping = reason
             if self.is_reporter:
-                self.events.write("stopping", step=step, reason=reason)
+                self.events.write("stopping", step=self.last_step, reason=reason)
             signal.raise_signal(signal.SIGTERM)
+
+    def on_eval_start(self, context: CallbackContext) -> None:  # noqa: ARG002
+        self.flush()
 
     def on_eval_end(self, context: CallbackContext) -> None:
         step = context.state.train_state.step
@@ -84,13 +103,26 @@ class Report(Callback):  # type: ignore[misc]
             self.events.write("validation", step=step, loss=_loss(context.total_loss_dict))
 
     def on_checkpoint_save(self, context: CallbackContext) -> None:
-        iteration = context.state.train_state.step
-        self.saved_iteration = iteration
-        path = iteration_directory(Path(context.state.cfg.checkpoint.save), iteration)
-        if self.is_reporter and is_complete(path):
-            files = files_of(path)
-            size = sum(file["bytes"] for file in files)
-            self.events.write("checkpoint", iteration=iteration, path=str(path), bytes=size, files=files)
+        """A save was made, or was only begun where others write it meanwhile (checkpoint.async_save)."""
+        self.saved_iteration = context.state.train_state.step
+        if self.is_reporter:
+            directory = Path(context.state.cfg.checkpoint.save)
+            self._unfinished_saves.append(iteration_directory(directory, self.saved_iteration))
+        self.flush()
+
+    def _write_checkpoint(self, path: Path) -> None:
+        files = files_of(path)
+        size = sum(file["bytes"] for file in files)
+        self.events.write("checkpoint", iteration=iteration_of(path), path=str(path), bytes=size, files=files)
+
+
+def _peak_memory_gib() -> float | None:
+    """What torch has reserved of this rank's GPU at most so far, GiB; None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return round(int(torch.cuda.max_memory_reserved()) / 2**30, 2)
 
 
 def _loss(losses: dict[str, Any] | None) -> float | None:

@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer import compat, cpu
-from trainer.checkpoints import is_complete, iteration_directory
+from trainer.checkpoints import Incomplete, is_complete, iteration_directory
 from trainer.config import TrainingConfig
 from trainer.events import EventWriter
-
-
-class Incomplete(RuntimeError):
-    """All steps were done, and the final checkpoint is not whole."""
 
 
 def train(config: TrainingConfig, events: EventWriter) -> None:
@@ -56,6 +52,7 @@ def _conclude(config: TrainingConfig, events: EventWriter, report: Any) -> None:
     iteration = report.saved_iteration
     if not report.is_reporter:
         return
+    report.flush()
     if report.stopping is not None:
         events.end("stopped", step=report.last_step, iteration=iteration, reason=report.stopping)
         return

@@ -1,29 +1,101 @@
 """Which checkpoints on disk are whole."""
 
+import os
+import pickle
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from trainer.checkpoints import iterations, latest_complete, missing_of_export
+from trainer.checkpoints import (
+    Damaged,
+    fewest_bytes,
+    is_complete,
+    iterations,
+    latest_complete,
+    missing_of_export,
+)
+
+LENGTH = 100
+
+
+@dataclass
+class Piece:
+    """As torch.distributed.checkpoint's _StorageInfo."""
+
+    relative_path: str
+    offset: int
+    length: int
+
+
+@dataclass
+class Index:
+    """As torch.distributed.checkpoint's Metadata."""
+
+    storage_data: dict[object, Piece] = field(default_factory=dict)
+
+
+class Hostile:
+    """Would make a file where it is unpickled as pickles usually are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> object:
+        return os.mkdir, (str(self.path),)
 
 
 def save(directory: Path, iteration: int, *, without: str | None = None) -> Path:
     path = directory / f"iter_{iteration:07d}"
     path.mkdir(parents=True)
-    for name in (".metadata", "metadata.json", "run_config.yaml", "train_state.pt", "__0_0.distcp"):
+    index = Index({name: Piece(name, 40, LENGTH - 40) for name in ("__0_0.distcp", "__0_1.distcp")})
+    contents = {
+        ".metadata": pickle.dumps(index),
+        "metadata.json": b"{}",
+        "run_config.yaml": b"",
+        "train_state.pt": b"",
+    }
+    contents |= {"__0_0.distcp": b"x" * LENGTH, "__0_1.distcp": b"x" * LENGTH}
+    for name, text in contents.items():
         if name != without:
-            (path / name).touch()
+            (path / name).write_bytes(text)
     return path
 
 
 def test_an_unfinished_save_is_not_the_latest(tmp_path: Path) -> None:
     whole = save(tmp_path, 9)
     save(tmp_path, 10, without=".metadata")
-    save(tmp_path, 11, without="__0_0.distcp")
+    save(tmp_path, 11, without="__0_1.distcp")
     (tmp_path / "iter_0000012").touch()
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("11")
-    assert iterations(tmp_path) == [9]
+    assert iterations(tmp_path) == [12, 11, 10, 9]
     assert latest_complete(tmp_path) == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("__0_1.distcp", LENGTH - 1), (".metadata", 50), (".metadata", 0)]
+)
+def test_a_save_that_was_cut_off_is_passed_over(tmp_path: Path, name: str, size: int) -> None:
+    whole = save(tmp_path, 9)
+    os.truncate(save(tmp_path, 10) / name, size)
+    assert latest_complete(tmp_path) == whole
+
+
+def test_an_index_runs_nothing(tmp_path: Path) -> None:
+    path = save(tmp_path, 9)
+    index = Index({Hostile(tmp_path / "made"): Piece("__0_0.distcp", 0, LENGTH)})
+    (path / ".metadata").write_bytes(pickle.dumps(index))
+    assert fewest_bytes(path) == {"__0_0.distcp": LENGTH}
+    assert not (tmp_path / "made").exists()
+
+
+def test_what_is_no_index_is_damage(tmp_path: Path) -> None:
+    path = save(tmp_path, 9)
+    for text in (b"garbage", pickle.dumps(["a", "list"]), pickle.dumps(Index())):
+        (path / ".metadata").write_bytes(text)
+        with pytest.raises(Damaged):
+            fewest_bytes(path)
+        assert not is_complete(path)
 
 
 def test_a_checkpoint_may_be_named_by_its_own_directory(tmp_path: Path) -> None:

@@ -58,6 +58,26 @@ def test_good_data_leave_nothing_to_say(data: Path) -> None:
     assert findings(data) == []
 
 
+def test_context_parallelism_needs_sequences_that_can_be_cut(data: Path) -> None:
+    def said() -> list[str]:
+        found = check(config, context_parallel_size=2).findings
+        assert {(one.code, one.severity) for one in found} <= {("seq_length_mismatch", "error")}
+        return [one.message for one in found]
+
+    values = {"seq_length": 512, "dataset": {"nano3_packed_sft_dir": str(data)}}
+    config = TrainingConfig.model_validate(values)
+    [unpadded] = said()
+    assert "row 0: the sequence at 0 is not padded to a multiple of 4 plus one" in unpadded
+    assert "15 more" in unpadded  # rows of both splits
+    columns = packed.packs(tokens=2 * 257)
+    for name in ("train", "valid"):
+        packed.write_shard(data / "splits" / name / "part-00000.parquet", columns)
+    assert said() == []
+    columns["seq_start_id"][3] = [0, 100]
+    packed.write_shard(data / SHARD, columns)
+    assert ["row 3: the sequence at 0" in message for message in said()] == [True]
+
+
 # -- the table of what Bridge says of bad data -----------------------------------------------------
 
 

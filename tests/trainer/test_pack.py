@@ -94,6 +94,21 @@ def test_the_same_records_make_the_same_bytes(inputs: Path, tmp_path: Path) -> N
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
+def test_sequences_are_padded_for_context_parallelism(inputs: Path, tmp_path: Path) -> None:
+    records = [chat(f"Question {n}?", "word " * (5 * n)) for n in range(40)]
+    more = ("--pack-size", "129", "--pad-to-multiple", "4")
+    assert pack(records, inputs / "model", tmp_path / "out", *more).returncode == 0
+    packs = packs_in(tmp_path / "out", inputs / "model")
+    ends = [(one["starts"], [*one["starts"][1:], one["tokens"]]) for one in packs]
+    lengths = [end - begin for starts, stops in ends for begin, end in zip(starts, stops, strict=True)]
+    assert len(lengths) == 40
+    assert {(length - 1) % 4 for length in lengths} == {0}
+    assert max(one["tokens"] for one in packs) <= 129
+    taught = [text for one in packs for text in one["taught"]]
+    assert sum(text.startswith("word") for text in taught) == 39  # the padding is not taught
+    assert not any("<|pad|>" in text or text.endswith("<|end|><|end|>") for text in taught)
+
+
 @pytest.mark.parametrize(
     "record", [{"text": "no messages"}, chat("no answer"), {"messages": [{"role": "assistant"}]}, 7]
 )

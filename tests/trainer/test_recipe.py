@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.trainer_runs import PROJECT, need_trainer, trainer_python
+from tests.trainer.hub import directory_in, make_hub
+from tests.trainer_runs import need_trainer, trainer_python
 from trainer.bridge import DATA
 from trainer.models import MODELS, NANO, SUPER
 
@@ -28,14 +29,15 @@ for path, keys in json.loads(sys.argv[1]):
         found[key] = value if plain else getattr(value, "name", str(value))
     print("FOUND" + json.dumps(found))
 """
-HUB = str(PROJECT / "tests" / "hub")
 
 
 @pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes of the models as on the hub: tests/hub."""
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The models' files as on the hub."""
     need_trainer()
-    monkeypatch.setenv("HF_HUB_CACHE", HUB)
+    hub = make_hub(tmp_path / "hub")
+    monkeypatch.setenv("HF_HUB_CACHE", str(hub))
+    return hub
 
 
 def built(tmp_path: Path, *cases: tuple[dict[str, Any], list[str]]) -> list[dict[str, Any]]:
@@ -54,7 +56,7 @@ def built(tmp_path: Path, *cases: tuple[dict[str, Any], list[str]]) -> list[dict
     return [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("FOUND")]
 
 
-def test_values_reach_the_container(tmp_path: Path) -> None:
+def test_values_reach_the_container(tmp_path: Path, hub: Path) -> None:
     asked = {
         "hf_model_path": SUPER, "seq_length": 8192,
         "recipe": {"tensor_model_parallel_size": 8, "pipeline_model_parallel_size": 4, "train_iters": 77},
@@ -69,7 +71,8 @@ def test_values_reach_the_container(tmp_path: Path) -> None:
         "model.seq_length": 8192, "dataset.seq_length": 8192,
         "dataset.offline_packing_specs.packed_sequence_size": 8192,
         "comm_overlap.tp_comm_overlap": False, "mixed_precision.grad_reduce_in_fp32": True,
-        "checkpoint.pretrained_checkpoint": SUPER, "checkpoint.load": None, "peft": None,
+        "checkpoint.pretrained_checkpoint": str(directory_in(hub, SUPER)), "checkpoint.load": None,
+        "peft": None,
         "checkpoint.save": str(tmp_path / "save"), "dataset.dataset_root": str(tmp_path / "packed"),
     }  # fmt: skip
     lora = {"hf_model_path": NANO, "peft": "lora", "lora": {"dim": 8}, "recipe": {"context_parallel_size": 2}}

@@ -1,5 +1,6 @@
 """Real fine-tuning with Megatron-Bridge, on the CPU, seen through what a run leaves in its directory."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer_runs import place, start, train
+from tests.trainer_runs import check_log_lines, place, start, train
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.training
@@ -24,10 +25,11 @@ def test_a_run_trains_saves_and_can_be_resumed_and_evaluated(config: Config, tmp
     ]  # fmt: skip
     assert whole.losses()[6] < whole.losses()[1]
     assert list(whole.validation_losses()) == [0, 3, 6]
+    check_log_lines(whole)
     _check_checkpoint(whole.of_kind("checkpoint")[-1], iteration=6)
 
     # A resumed run begins after the last complete checkpoint and repeats the losses that followed it.
-    (tmp_path / "checkpoints/iter_0000006/.metadata").unlink()
+    os.truncate(tmp_path / "checkpoints/iter_0000006/__0_0.distcp", 1_000_000)
     resumed = train(tmp_path / "resumed", config())
     assert resumed.end["event"] == "finished", resumed.log()
     assert resumed.of_kind("started")[0]["start_step"] == 3

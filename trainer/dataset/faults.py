@@ -18,6 +18,8 @@ class Kind(StrEnum):
     """A row that Bridge cannot train on, or would train on wrongly."""
     TOO_LONG = "too_long"
     """More tokens than seq_length."""
+    UNPADDED = "unpadded"
+    """A sequence that cannot be cut evenly over the context-parallel ranks."""
     VOCABULARY = "vocabulary"
     """A token that the model does not have."""
     UNSEEN = "unseen"

@@ -36,6 +36,8 @@ class Limits:
 
     seq_length: int | None = None
     vocab_size: int | None = None
+    piece_multiple: int | None = None
+    """Context parallelism cuts each sequence, less its last token, into pieces of equal length: 2 a rank."""
 
 
 @dataclass(frozen=True, slots=True)

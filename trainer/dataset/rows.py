@@ -47,6 +47,8 @@ def look(batch: Any, limits: Limits) -> Batch:
     bad = list(packs.without_values())
     if not bad:  # the others count on there being no NULL
         bad = [*packs.lengths(limits), *packs.masks(), *packs.starts(), *packs.tokens(limits)]
+    if not bad:  # lengths of sequences count on sound starts
+        bad = list(packs.paddings(limits))
     longest = pc.max(packs.length["input_ids"]).as_py() or 0
     trained = pc.sum(pc.not_equal(packs.flat["loss_mask"], 0)).as_py() or 0
     sequences, tokens = len(packs.flat["seq_start_id"]), len(packs.flat["input_ids"])
@@ -121,6 +123,27 @@ class _Packs:
         ):
             if pc.any(hits).as_py():
                 yield self._of_value(name, hits, detail)
+
+    def paddings(self, limits: Limits) -> Iterator[BadRow]:
+        """Sequences whose tokens, less the last one that Bridge shifts away, are no multiple."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if limits.piece_multiple is None:
+            return
+        rows = pc.list_parent_indices(self.lists["seq_start_id"])
+        begins = pc.cast(self.flat["seq_start_id"], pa.int64())
+        ends = pc.take(self.length["input_ids"], rows)
+        same = pc.equal(rows[1:], rows[:-1])
+        ends = pa.concat_arrays([pc.if_else(same, begins[1:], ends[:-1]), ends[-1:]])
+        tokens = pc.subtract(pc.subtract(ends, begins), 1)
+        whole = pc.multiply(pc.divide(tokens, limits.piece_multiple), limits.piece_multiple)
+        hits = pc.not_equal(tokens, whole)
+        if pc.any(hits).as_py():
+            detail = (
+                f"the sequence at {{value}} is not padded to a multiple of {limits.piece_multiple} plus one"
+            )
+            yield self._of_value("seq_start_id", hits, detail, Kind.UNPADDED)
 
     def tokens(self, limits: Limits) -> Iterator[BadRow]:
         import pyarrow.compute as pc

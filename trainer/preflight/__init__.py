@@ -26,7 +26,8 @@ def check(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> 
     effective = Effective(config, files=files)
     estimate = memory.estimate(effective, hardware)
     size = effective.count("train.global_batch_size", 0) or None
-    report = data.check(config, global_batch_size=size, files=files)
+    ranks = effective.count("model.context_parallel_size")
+    report = data.check(config, global_batch_size=size, context_parallel_size=ranks, files=files)
     records = report.inspection.records if report.inspection else None
     return [
         *report.findings,

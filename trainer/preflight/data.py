@@ -52,6 +52,11 @@ FAULTS: dict[Kind, tuple[Severity, str, str]] = {
         "seq_length_mismatch",
         "Set seq_length to the pack_size that the data were packed with, or pack them again with this one.",
     ),
+    Kind.UNPADDED: (
+        "error",
+        "seq_length_mismatch",
+        "Pack the data with `--pad-to-multiple` of 2 x context_parallel_size, or lower the latter to 1.",
+    ),
     Kind.VOCABULARY: ("error", "tokenizer_mismatch", MISMATCH),
     Kind.UNSEEN: ("unverified", "unseen_data", "The trainer looks at it again before it trains."),
 }
@@ -65,6 +70,7 @@ class Job:
     global_batch_size: int | None = None
     hf_model_path: str | None = None
     validates: bool = True
+    piece_multiple: int | None = None
 
     @property
     def model(self) -> Path | None:
@@ -81,7 +87,13 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
 
 
-def check(config: TrainingConfig, *, global_batch_size: int | None = None, files: bool = True) -> Report:
+def check(
+    config: TrainingConfig,
+    *,
+    global_batch_size: int | None = None,
+    context_parallel_size: int = 1,
+    files: bool = True,
+) -> Report:
     """What a config's data are, and what there is to say about them.
 
     global_batch_size: what the run gets where `train` does not say it.
@@ -101,6 +113,7 @@ def check(config: TrainingConfig, *, global_batch_size: int | None = None, files
         global_batch_size=size if type(size) is int and _drops_last(config) else None,
         hf_model_path=config.hf_model_path,
         validates=config.validation.get("eval_iters") != 0,
+        piece_multiple=2 * context_parallel_size if context_parallel_size > 1 else None,
     )
     return examine(Path(directory), job)
 
@@ -135,7 +148,8 @@ def _examine(shards: Shards, job: Job, report: Report, *, full: bool, seconds: f
     except BadPacking as error:
         unread = str(error)
     noted = report.packing.vocab_size if report.packing else None
-    inspect(shards, Limits(job.seq_length, model_size or noted), found, full=full, seconds=seconds)
+    limits = Limits(job.seq_length, model_size or noted, job.piece_multiple)
+    inspect(shards, limits, found, full=full, seconds=seconds)
     report.inspection = found
     report.findings = [
         *_of_faults(found),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from trainer.config import TrainingConfig
-from trainer.effective import Effective
+from trainer.effective import GENERIC, Effective
 from trainer.models import known_model
 from trainer.preflight.finding import Finding, Suggestion, finding, suggest
 from trainer.preflight.hardware import Hardware
@@ -110,6 +110,7 @@ def check(effective: Effective, hardware: Hardware) -> Iterator[Finding]:
     yield from _grids(effective, shape, hardware)
     yield from _batch(effective, shape, hardware)
     yield from _model(effective, shape)
+    yield from _no_experts(effective, shape)
     yield from _groups(effective, shape)
     yield from _context(effective, shape)
     yield from _minimum(effective, hardware)
@@ -173,6 +174,18 @@ def _batch(effective: Effective, shape: Shape, hardware: Hardware) -> Iterator[F
         )  # fmt: skip
 
 
+def _no_experts(effective: Effective, shape: Shape) -> Iterator[Finding]:
+    """Of models without a recipe, config.json names the number of experts in too many ways to tell."""
+    is_known = effective.recipe.name not in GENERIC
+    if is_known and shape.expert > 1 and not effective.get("model.num_moe_experts"):
+        yield finding(
+            "error", CODE, effective.pointer("model.expert_model_parallel_size"),
+            f"The model has no experts to spread over EP {shape.expert}.",
+            "Set recipe.expert_model_parallel_size=1.",
+            change=suggest("recipe.expert_model_parallel_size", shape.expert, 1),
+        )  # fmt: skip
+
+
 def _groups(effective: Effective, shape: Shape) -> Iterator[Finding]:
     """Query groups are split over the ranks, or ranks share one (megatron-core, transformer_config.py)."""
     groups, size = effective.count("model.num_query_groups", 0), shape.tensor
@@ -195,6 +208,7 @@ def _model(effective: Effective, shape: Shape) -> Iterator[Finding]:
             "model.tensor_model_parallel_size",
         ),
         ("model.mamba_num_heads", "Mamba heads", shape.tensor, "TP", "model.tensor_model_parallel_size"),
+        ("model.mamba_num_groups", "Mamba groups", shape.tensor, "TP", "model.tensor_model_parallel_size"),
         ("model.num_moe_experts", "experts", shape.expert, "EP", "model.expert_model_parallel_size"),
         ("model.num_layers", "layers", shape.pipeline, "PP", "model.pipeline_model_parallel_size"),
     )

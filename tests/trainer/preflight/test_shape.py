@@ -90,6 +90,18 @@ def test_batch_heads_and_layers_are_divisible(
     assert change(one) == suggested
 
 
+def test_mamba_groups_are_split_over_tensor_parallel_ranks() -> None:
+    [found_of_groups] = found(config(recipe={"tensor_model_parallel_size": 16}), TWO_NODES)[:1]
+    assert "8 Mamba groups cannot be split over TP 16" in found_of_groups.message
+    assert change(found_of_groups)[1:] == (16, 8)
+
+
+def test_a_model_without_experts_has_none_to_spread() -> None:
+    dense = "nvidia/NVIDIA-Nemotron-3-Nano-4B-BF16"
+    [spread] = found(config(dense, recipe={"expert_model_parallel_size": 8}), ONE_NODE)
+    assert (spread.severity, change(spread)) == ("error", ("recipe.expert_model_parallel_size", 8, 1))
+
+
 def test_query_groups_are_a_multiple_or_a_divisor() -> None:
     six = {
         "recipe": {"tensor_model_parallel_size": 3},

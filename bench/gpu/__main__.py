@@ -1,0 +1,111 @@
+"""What training through the trainer costs on a GPU: `python -m bench.gpu DIR`, in the service's environment.
+
+DIR holds what `python -m demo.gpu DIR` makes, in the trainer's environment: models and packed data. Compares
+
+- `python -m trainer` with Bridge's own finetune() on the same ConfigContainer, in turns;
+- saves that are waited for with those that are written meanwhile (checkpoint.async_save);
+- the memory that was needed with what the plan estimates.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from bench.gpu.runs import Config, Seen, run
+from trainer.config import TrainingConfig
+from trainer.preflight import Hardware, memory_of
+
+SEQ_LENGTH, GLOBAL_BATCH, SAVED_AT = 4096, 8, 8
+TURNS = ("trainer", "bench.gpu.bare", "trainer", "bench.gpu.bare")
+
+console = Console()
+
+
+def config(inputs: Path, model: str, steps: int, checkpoint: Config) -> Config:
+    return {
+        "hf_model_path": str(inputs / "models" / model),
+        "seq_length": SEQ_LENGTH,
+        "dataset": {"nano3_packed_sft_dir": str(inputs / "packed" / str(SEQ_LENGTH))},
+        "train": {"train_iters": steps, "global_batch_size": GLOBAL_BATCH, "micro_batch_size": 1},
+        "validation": {"eval_interval": steps, "eval_iters": 1},
+        "optimizer": {"lr": 1e-4, "min_lr": 1e-5},
+        "scheduler": {"lr_warmup_iters": 2},
+        "checkpoint": checkpoint,
+        "mixed_precision": "bf16_mixed",
+    }
+
+
+def compare(inputs: Path, model: str, steps: int, scratch: Path) -> dict[str, Any]:
+    """The trainer and Bridge alone, in turns: their medians, and the ratio of the best of each."""
+    values = config(inputs, model, steps, {})
+    seen: dict[str, list[Seen]] = {module: [] for module in TURNS}
+    for number, module in enumerate(TURNS):
+        console.print(f"{module}: {steps} steps", style="dim")
+        seen[module].append(run(module, values, scratch / f"speed-{number}"))
+    table = Table("", "step, ms", "tokens/s/GPU", "TFLOP/s/GPU", "to the first step, s")
+    figures = {module: [_speed(one) for one in found] for module, found in seen.items()}
+    for module, found in figures.items():
+        for one in found:
+            table.add_row(module, *(f"{value:g}" for value in one.values()))
+    console.print(table)
+    best = {module: min(one["step_ms"] for one in found) for module, found in figures.items()}
+    ratio = best["bench.gpu.bare"] / best["trainer"]
+    console.print(f"speed of the trainer / speed of Bridge alone: {ratio:.4f}")
+    return {"turns": figures, "ratio": round(ratio, 4), "memory": _memory(values, seen["trainer"][0])}
+
+
+def _speed(seen: Seen) -> dict[str, float]:
+    tokens = SEQ_LENGTH * GLOBAL_BATCH / seen.step_milliseconds * 1000
+    return {
+        "step_ms": seen.step_milliseconds, "tokens_per_second": round(tokens),
+        "tflops": seen.tflops, "start_seconds": seen.start_seconds,
+    }  # fmt: skip
+
+
+def _memory(values: Config, seen: Seen) -> dict[str, Any]:
+    """GiB: what torch reserved, and what a plan says."""
+    of = memory_of(TrainingConfig.model_validate(values), Hardware(nodes=1, gpus_per_node=1))
+    estimate = of.total_gib if of else None
+    console.print(f"peak memory {seen.peak_memory_gib:g} GiB, estimated {estimate} GiB")
+    return {"peak_gib": seen.peak_memory_gib, "estimate_gib": estimate}
+
+
+def saves(inputs: Path, model: str, scratch: Path) -> dict[str, Any]:
+    """How long training stands still for a save, and how long until it is whole."""
+    table = Table("save", "training stands still, s", "whole after, s")
+    figures = {}
+    for name, in_background in (("waited for", False), ("meanwhile", True)):
+        where = scratch / f"save-{in_background}"
+        checkpoint = {"save": str(where / "saved"), "save_interval": SAVED_AT, "async_save": in_background}
+        console.print(f"a save that is {name}", style="dim")
+        seen = run("trainer", config(inputs, model, 2 * SAVED_AT, checkpoint), where / "run")
+        stall, whole = seen.stall_seconds(SAVED_AT), seen.save_seconds(SAVED_AT)
+        table.add_row(name, f"{stall:.2f}", f"{whole:.2f}")
+        figures[name] = {"stall_seconds": round(stall, 2), "whole_after_seconds": round(whole, 2)}
+    console.print(table)
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("inputs", type=Path, help="what `python -m demo.gpu DIR` made")
+    parser.add_argument("--model", default="dense", help="directory below DIR/models")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--output", type=Path, help="YAML file for the figures")
+    wanted = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = {
+            **compare(wanted.inputs, wanted.model, wanted.steps, Path(scratch)),
+            "saves": saves(wanted.inputs, wanted.model, Path(scratch)),
+        }
+    if wanted.output:
+        wanted.output.write_text(yaml.safe_dump(figures, sort_keys=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""`torchrun -m bench.gpu.bare CONFIG`: Bridge's finetune() alone, on the trainer's ConfigContainer."""
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from trainer import compat
+from trainer.config import TrainingConfig
+
+
+def main() -> None:
+    config = TrainingConfig.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text()))
+    compat.install()
+    from megatron.bridge.training.finetune import finetune
+    from megatron.bridge.training.gpt_step import forward_step
+
+    from trainer import recipe
+
+    finetune(recipe.build(config), forward_step)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""One run on one GPU, and what its log lines and events say."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from worker.settings import PROJECT_ROOT, get_settings
+
+# A run's first steps compile and allocate.
+WARM_UP_STEPS = 5
+LIMIT_SECONDS = 600
+LINE = re.compile(
+    r"iteration +(\d+)/.*elapsed time per iteration \(ms\): ([\d.]+) .*\(TFLOP/s/GPU\): ([\d.]+) "
+)
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a run took."""
+
+    start_seconds: float
+    """From the launcher's start to the end of the first step."""
+    step_milliseconds: float
+    """Median of Bridge's own log lines, as is the next."""
+    tflops: float
+    events: list[dict[str, Any]]
+
+    @property
+    def peak_memory_gib(self) -> float:
+        return max(float(event["peak_memory_gib"] or 0) for event in self._of("step"))
+
+    def stall_seconds(self, iteration: int) -> float:
+        """Between the end of the step that was saved and the begin of the next one."""
+        steps = {event["step"]: event for event in self._of("step")}
+        ended, following = steps[iteration], steps[iteration + 1]
+        gap = datetime.fromisoformat(following["at"]) - datetime.fromisoformat(ended["at"])
+        return gap.total_seconds() - float(following["step_time_seconds"])
+
+    def save_seconds(self, iteration: int) -> float:
+        """Between the end of the step that was saved and the checkpoint being whole, as far as was seen."""
+        ended = next(event for event in self._of("step") if event["step"] == iteration)
+        saved = next(event for event in self._of("checkpoint") if event["iteration"] == iteration)
+        gap = datetime.fromisoformat(saved["at"]) - datetime.fromisoformat(ended["at"])
+        return gap.total_seconds()
+
+    def _of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == kind]
+
+
+def run(module: str, config: Config, directory: Path) -> Seen:
+    """Start `module` as the local backend does, and wait for its end. Raises SystemExit where it fails."""
+    directory.mkdir(parents=True)
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    log = directory / "output.log"
+    command = [
+        str(get_settings().trainer_python), "-m", "torch.distributed.run", "--standalone",
+        "--nproc-per-node", "1", "-m", module, str(directory / "config.yaml"),
+    ]  # fmt: skip
+    began = time.monotonic()
+    with log.open("wb") as out:
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+    first = _first_step(process, log, began)
+    if process.wait(LIMIT_SECONDS):
+        raise SystemExit(f"{module} failed:\n{log.read_text()[-3000:]}")
+    return _seen(first, log, directory / "events.jsonl")
+
+
+def _first_step(process: "subprocess.Popen[bytes]", log: Path, began: float) -> float:
+    while process.poll() is None and not LINE.search(log.read_text(errors="replace")):
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def _seen(first: float, log: Path, events: Path) -> Seen:
+    lines = [(int(step), float(ms), float(flops)) for step, ms, flops in LINE.findall(log.read_text())]
+    warm = [line for line in lines if line[0] > WARM_UP_STEPS]
+    return Seen(
+        start_seconds=round(first, 1),
+        step_milliseconds=statistics.median(ms for _, ms, _ in warm),
+        tflops=statistics.median(flops for _, _, flops in warm),
+        events=[json.loads(line) for line in events.read_text().splitlines()] if events.exists() else [],
+    )

@@ -1,0 +1,99 @@
+"""`python -m demo.gpu DIR`: models with random weights, and packed data. Trainer's environment.
+
+DIR/models/{dense,narrow,small,hybrid}   Hugging Face directories with one tokenizer
+DIR/packed/{4096,4096-padded,131072}     packs; those of the second can be cut over two ranks
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from demo import model, records
+from demo.prepare import once
+from trainer import pack
+
+VOCABULARY = 32_768
+LONG = 131_072
+
+
+def make(directory: Path) -> None:
+    """Make what is missing."""
+    for folder in ("models", "packed"):
+        (directory / folder).mkdir(parents=True, exist_ok=True)
+    source = directory / "records.jsonl"
+    once(source, _write_records)
+    for name in MODELS:
+        once(directory / "models" / name, partial(_model, source, name))
+    for name in PACKED:
+        once(directory / "packed" / name, partial(_packed, source, directory / "models" / "small", name))
+
+
+def _write_records(path: Path) -> None:
+    records.write(path)
+
+
+def _packed(source: Path, tokenizer: Path, name: str, directory: Path) -> None:
+    size, multiple = PACKED[name]
+    pack.pack(source, tokenizer, directory, size, multiple=multiple)
+
+
+def _model(source: Path, name: str, directory: Path) -> None:
+    import torch
+
+    model.make_tokenizer(source, directory)
+    torch.manual_seed(model.SEED)
+    MODELS[name]().to(torch.bfloat16).save_pretrained(directory)
+
+
+def _llama(**sizes: int) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    fixed = {"tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    return LlamaForCausalLM(LlamaConfig(max_position_embeddings=LONG, **fixed, **sizes))
+
+
+def _billion(vocabulary: int) -> Any:
+    """1.1 billion parameters with a vocabulary of 32,768."""
+    return _llama(
+        vocab_size=vocabulary, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
+        num_attention_heads=32, num_key_value_heads=8,
+    )  # fmt: skip
+
+
+def _small() -> Any:
+    """A hundred million."""
+    return _llama(
+        vocab_size=model.VOCABULARY, hidden_size=1024, intermediate_size=2816, num_hidden_layers=8,
+        num_attention_heads=16, num_key_value_heads=4,
+    )  # fmt: skip
+
+
+def _hybrid() -> Any:
+    """Mamba, attention and experts, as the Nemotron 3 family has them, of 46 million parameters."""
+    from transformers import AutoModelForCausalLM, NemotronHConfig
+
+    return AutoModelForCausalLM.from_config(NemotronHConfig(
+        vocab_size=VOCABULARY, hidden_size=512, intermediate_size=1024, num_attention_heads=8,
+        num_key_value_heads=2, head_dim=64, mamba_num_heads=16, mamba_head_dim=64, n_groups=8,
+        ssm_state_size=64, hybrid_override_pattern="MEM*EM", num_hidden_layers=6, n_routed_experts=8,
+        num_experts_per_tok=2, moe_intermediate_size=256, moe_shared_expert_intermediate_size=512,
+        n_shared_experts=1, bos_token_id=1, eos_token_id=1, pad_token_id=0,
+    ))  # fmt: skip
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "small": _small,
+    "dense": lambda: _billion(VOCABULARY),
+    # What fills the memory of the narrow one are activations, not logits.
+    "narrow": lambda: _billion(model.VOCABULARY),
+    "hybrid": _hybrid,
+}
+PACKED = {"4096": (4096, 1), "4096-padded": (4096, 4), str(LONG): (LONG, 1)}
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is made here
+    make(Path(sys.argv[1]).absolute())
