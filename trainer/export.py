@@ -76,14 +76,14 @@ def _convert(config: TrainingConfig, checkpoint: Path, directory: Path) -> None:
     compat.install()
     cpu.prepare()
     import torch
-    from megatron.bridge import AutoBridge
     from megatron.bridge.training.model_load_save import temporary_distributed_context
     from megatron.bridge.training.utils.checkpoint_utils import read_run_config
 
     if not torch.cuda.is_available():
         cpu.install()
     run = read_run_config(str(checkpoint / "run_config.yaml"))
-    bridge = AutoBridge.from_hf_pretrained(_base_directory(config, run))
+    base = _base_directory(config, run)
+    bridge = _bridge(base)
     # One process with gloo: Bridge then keeps everything on the CPU.
     with temporary_distributed_context(backend="gloo"):
         adapter = _adapter(run)
@@ -92,7 +92,7 @@ def _convert(config: TrainingConfig, checkpoint: Path, directory: Path) -> None:
             if adapter
             else bridge.load_megatron_model(checkpoint)
         )
-        _save(bridge, model, directory)
+        _save(bridge, model, base, directory)
 
 
 def _base_directory(config: TrainingConfig, run: dict[str, Any]) -> str:
@@ -102,11 +102,22 @@ def _base_directory(config: TrainingConfig, run: dict[str, Any]) -> str:
     return directory_of(str(config.hf_model_path), SimpleNamespace(**pinned))
 
 
-def _save(bridge: Any, model: list[Any], directory: Path) -> None:
+def _bridge(base: str) -> Any:
+    """A base without weights, which a Megatron checkpoint has replaced, is known by its config alone."""
+    from megatron.bridge import AutoBridge
+    from transformers import AutoConfig
+
+    if any(Path(base).glob("*.safetensors")):
+        return AutoBridge.from_hf_pretrained(base)
+    return AutoBridge.from_hf_config(AutoConfig.from_pretrained(base))
+
+
+def _save(bridge: Any, model: list[Any], base: str, directory: Path) -> None:
     """Tokenizer, chat template and generation config are the base's; adapters are merged."""
+    known = getattr(bridge.hf_pretrained, "config", bridge.hf_pretrained)
     # As the weights are written; the base's may have been of another precision.
-    bridge.hf_pretrained.config.dtype = next(model[0].parameters()).dtype
-    bridge.save_hf_pretrained(model, directory, show_progress=False)
+    known.dtype = next(model[0].parameters()).dtype
+    bridge.save_hf_pretrained(model, directory, show_progress=False, source_path=base)
 
 
 # -- adapters --------------------------------------------------------------------------------------
@@ -131,6 +142,8 @@ def _adapted(config: TrainingConfig, bridge: Any, checkpoint: Path, adapter: Any
     from megatron.core.utils import unwrap_model
 
     model = unwrap_model(_base(config, bridge))
+    # A loaded checkpoint has its run's setting again: adapters would be made on the GPU, if there is one.
+    model[0].config.use_cpu_initialization = True
     adapter(model, training=False)
     _load_adapter(model[0], checkpoint, adapter)
     return list(model)
