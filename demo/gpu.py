@@ -45,7 +45,9 @@ def _model(source: Path, name: str, directory: Path) -> None:
 
     model.make_tokenizer(source, directory)
     torch.manual_seed(model.SEED)
-    MODELS[name]().to(torch.bfloat16).save_pretrained(directory)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        weights = MODELS[name]()
+    weights.to(torch.bfloat16).save_pretrained(directory)
 
 
 def _llama(**sizes: int) -> Any:

@@ -1,4 +1,4 @@
-"""What Megatron-Bridge 0.6.2 needs where an optional package is absent. Call before importing it."""
+"""What Megatron-Bridge 0.6.2 needs where it was installed as a wheel, or an optional package is absent."""
 
 import importlib.abc
 import importlib.machinery
@@ -16,12 +16,23 @@ UNGUARDED = {
 
 
 def install() -> None:
-    """Let Bridge import without the packages of UNGUARDED that are not installed."""
+    """Call before Bridge is imported: what is not installed of UNGUARDED is not asked for."""
     absent = {
         module: tuple(name for name in packages if not is_installed(name))
         for module, packages in UNGUARDED.items()
     }
     sys.meta_path.insert(0, _StandIns({module: names for module, names in absent.items() if names}))
+
+
+def keep_compiled_helpers() -> None:
+    """Call after Bridge is imported. Its `make` has no Makefile in a wheel, and ends the process.
+
+    The wheel brings megatron-core's helper compiled; a checkout without it goes on making it.
+    """
+    import megatron.bridge.training.initialize as initialize
+
+    if is_installed("megatron.core.datasets.helpers_cpp"):
+        initialize.compile_helpers = lambda: None
 
 
 def is_installed(name: str) -> bool:

@@ -122,11 +122,8 @@ def _random_state() -> None:
 
 def _bridge() -> None:
     import megatron.bridge.peft.utils as peft
-    import megatron.bridge.training.initialize as initialize
     import megatron.bridge.training.setup as setup
 
-    # `make` in the installed package has no Makefile; the compiled helper is shipped.
-    initialize.compile_helpers = lambda: None
     # It says "Megatron requires CUDA." unless told otherwise.
     original = setup.initialize_megatron
     setup.initialize_megatron = lambda **kwargs: original(allow_no_cuda=True, **kwargs)

@@ -21,6 +21,7 @@ def train(config: TrainingConfig, events: EventWriter) -> None:
     from megatron.bridge.training.finetune import finetune
     from megatron.bridge.training.gpt_step import forward_step
 
+    compat.keep_compiled_helpers()
     from trainer import recipe, validation
     from trainer.report import Report
 

@@ -15,6 +15,7 @@ def main() -> None:
     from megatron.bridge.training.finetune import finetune
     from megatron.bridge.training.gpt_step import forward_step
 
+    compat.keep_compiled_helpers()
     from trainer import recipe
 
     finetune(recipe.build(config), forward_step)
