@@ -24,6 +24,10 @@ REQUIRED = (".metadata", "metadata.json", "run_config.yaml", "train_state.pt")
 LARGEST_INDEX_BYTES = 64 << 20
 
 
+class Incomplete(RuntimeError):
+    """All was done, and what was saved is not whole."""
+
+
 def iteration_directory(directory: Path, iteration: int) -> Path:
     return directory / f"iter_{iteration:07d}"
 

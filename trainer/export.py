@@ -2,11 +2,13 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from trainer import compat, cpu, machine
 from trainer.checkpoints import (
     HF_INDEX,
+    Incomplete,
     export_directory,
     files_of,
     iteration_of,
@@ -16,10 +18,7 @@ from trainer.checkpoints import (
 from trainer.config import TrainingConfig
 from trainer.containers import plain_model
 from trainer.events import EventWriter
-
-
-class Incomplete(RuntimeError):
-    """Something is missing of what was written."""
+from trainer.hub import directory_of
 
 
 def export(config: TrainingConfig, events: EventWriter) -> None:
@@ -77,17 +76,36 @@ def _convert(config: TrainingConfig, checkpoint: Path, directory: Path) -> None:
     compat.install()
     cpu.prepare()
     import torch
-    from megatron.bridge import AutoBridge
     from megatron.bridge.training.model_load_save import temporary_distributed_context
+    from megatron.bridge.training.utils.checkpoint_utils import read_run_config
 
     if not torch.cuda.is_available():
         cpu.install()
-    bridge = AutoBridge.from_hf_pretrained(config.hf_model_path)
+    run = read_run_config(str(checkpoint / "run_config.yaml"))
+    base = _base_directory(config, run)
+    bridge = _bridge(base)
     # One process with gloo: Bridge then keeps everything on the CPU.
     with temporary_distributed_context(backend="gloo"):
-        adapter = _adapter(checkpoint)
+        adapter = _adapter(run)
         model = _adapted(config, bridge, checkpoint, adapter) if adapter else _loaded(bridge, checkpoint)
-        _save(bridge, model, directory)
+        _save(bridge, model, base, directory)
+
+
+def _base_directory(config: TrainingConfig, run: dict[str, Any]) -> str:
+    """Where the base's files lie, of the revision that the run had."""
+    tokenizer = run.get("tokenizer") or {}
+    pinned = {name: tokenizer.get(name) for name in ("tokenizer_model", "hf_tokenizer_kwargs")}
+    return directory_of(str(config.hf_model_path), SimpleNamespace(**pinned))
+
+
+def _bridge(base: str) -> Any:
+    """A base without weights, which a Megatron checkpoint has replaced, is known by its config alone."""
+    from megatron.bridge import AutoBridge
+    from transformers import AutoConfig
+
+    if any(Path(base).glob("*.safetensors")):
+        return AutoBridge.from_hf_pretrained(base)
+    return AutoBridge.from_hf_config(AutoConfig.from_pretrained(base))
 
 
 def _loaded(bridge: Any, checkpoint: Path | None) -> Any:
@@ -95,11 +113,12 @@ def _loaded(bridge: Any, checkpoint: Path | None) -> Any:
     return bridge.load_megatron_model(checkpoint, mp_overrides={"gradient_accumulation_fusion": False})
 
 
-def _save(bridge: Any, model: list[Any], directory: Path) -> None:
+def _save(bridge: Any, model: list[Any], base: str, directory: Path) -> None:
     """Tokenizer, chat template and generation config are the base's; adapters are merged."""
+    known = getattr(bridge.hf_pretrained, "config", bridge.hf_pretrained)
     # As the weights are written; the base's may have been of another precision.
-    bridge.hf_pretrained.config.dtype = next(model[0].parameters()).dtype
-    bridge.save_hf_pretrained(model, directory, show_progress=False)
+    known.dtype = next(model[0].parameters()).dtype
+    bridge.save_hf_pretrained(model, directory, show_progress=False, source_path=base)
 
 
 # -- adapters --------------------------------------------------------------------------------------
@@ -111,12 +130,11 @@ ADAPTER = (
 )  # fmt: skip
 
 
-def _adapter(checkpoint: Path) -> Any:
+def _adapter(run: dict[str, Any]) -> Any:
     """LoRA as the run had it; None where all of the model was trained."""
     from megatron.bridge.peft.lora import LoRA
-    from megatron.bridge.training.utils.checkpoint_utils import read_run_config
 
-    settings = read_run_config(str(checkpoint / "run_config.yaml")).get("peft")
+    settings = run.get("peft")
     return LoRA(**{key: settings[key] for key in ADAPTER if key in settings}) if settings else None
 
 
@@ -125,6 +143,8 @@ def _adapted(config: TrainingConfig, bridge: Any, checkpoint: Path, adapter: Any
     from megatron.core.utils import unwrap_model
 
     model = unwrap_model(_base(config, bridge))
+    # A loaded checkpoint has its run's setting again: adapters would be made on the GPU, if there is one.
+    model[0].config.use_cpu_initialization = True
     adapter(model, training=False)
     _load_adapter(model[0], checkpoint, adapter)
     return list(model)
@@ -137,9 +157,9 @@ def _base(config: TrainingConfig, bridge: Any) -> Any:
     if config.checkpoint_megatron:
         return _loaded(bridge, latest_complete(Path(config.checkpoint_megatron)))
     provider = bridge.to_megatron_provider()
-    machine.suit(provider, ())
     if not torch.cuda.is_available():
         plain_model(provider)
+    machine.suit(provider, ())
     provider.finalize()
     return provider.provide_distributed_model(wrap_with_ddp=False, use_cpu_initialization=True)
 

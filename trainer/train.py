@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer import compat, cpu
-from trainer.checkpoints import is_complete, iteration_directory
+from trainer.checkpoints import Incomplete, is_complete, iteration_directory
 from trainer.config import TrainingConfig
 from trainer.events import EventWriter
-
-
-class Incomplete(RuntimeError):
-    """All steps were done, and the final checkpoint is not whole."""
 
 
 def train(config: TrainingConfig, events: EventWriter) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.stand_in.launcher import index_of
 from worker import jobs
 from worker.db import writing
 from worker.models import Checkpoint, Job, utcnow
@@ -17,8 +18,8 @@ Json = dict[str, Any]
 Export = Callable[..., tuple[int, Json]]
 
 CONTENTS = {
-    ".metadata": b"m", "metadata.json": b"{}", "__0_0.distcp": b"weights", "run_config.yaml": b"{}",
-    "train_state.pt": b"state",
+    ".metadata": index_of("__0_0.distcp", 7), "metadata.json": b"{}", "__0_0.distcp": b"weights",
+    "run_config.yaml": b"{}", "train_state.pt": b"state",
 }  # fmt: skip
 
 

@@ -21,18 +21,26 @@ Each start of a run is a line, the attempt's number, in jobs/ID/starts: a run th
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import yaml
 
 TOTAL_STEPS = 4
 OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 32.00 GiB. GPU 1 is full.\n"
 PEER_IS_GONE = "RuntimeError: [gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer\n"
+
+
+def index_of(name: str, length: int) -> bytes:
+    """The index of a checkpoint of one file, as far as anybody looks at it."""
+    piece = SimpleNamespace(relative_path=name, offset=0, length=length)
+    return pickle.dumps(SimpleNamespace(storage_data={0: piece}))
 
 
 def now() -> str:
@@ -178,9 +186,10 @@ class Rank:
 
     def save(self, iteration: int) -> int:
         path = Path(self.config["checkpoint"]["save"]) / f"iter_{iteration:07d}"
+        weights = bytes(range(256)) * 40
         contents = {
-            ".metadata": b"m" * 100, "metadata.json": b"{}", "__0_0.distcp": bytes(range(256)) * 40,
-            "run_config.yaml": b"{}", "train_state.pt": b"state",
+            ".metadata": index_of("__0_0.distcp", len(weights)), "metadata.json": b"{}",
+            "__0_0.distcp": weights, "run_config.yaml": b"{}", "train_state.pt": b"state",
         }  # fmt: skip
         self.put(path, iteration, contents)
         if self.mode == "incomplete":

@@ -1,6 +1,7 @@
 """What was taught is what the exported model answers: trained, exported and asked in earnest, on the CPU."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +116,26 @@ def test_a_model_answers_what_it_was_taught(run: Run, inputs: Path) -> None:
     assert answers(directory) == {"dtype": "torch.float32", "answers": TAUGHT}
 
 
+LORA = {"peft": "lora", "lora": {"dim": 16, "alpha": 32}, "optimizer": {"lr": 1e-2, "min_lr": 2e-3}}
+
+
 def test_an_adapter_is_merged_with_what_it_was_trained_on(run: Run, tmp_path: Path) -> None:
     """On the exported model, which answers otherwise: so that neither base nor adapter alone would do."""
     base = exported(run)
-    lora = {"peft": "lora", "lora": {"dim": 16, "alpha": 32}, "optimizer": {"lr": 1e-2, "min_lr": 2e-3}}
-    checkpoint = teach(tmp_path / "taught", base, MOVED, **lora)
+    checkpoint = teach(tmp_path / "taught", base, MOVED, **LORA)
     merged = exported(export(tmp_path / "export", checkpoint, base, peft="lora"))
     assert answers(merged)["answers"] == MOVED
     names = {path.name for path in merged.iterdir()}
     assert names == {path.name for path in base.iterdir()}  # a whole model, and no adapter
+
+
+def test_an_adapter_is_merged_with_a_megatron_checkpoint(
+    inputs: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Then the Hugging Face directory need not have weights."""
+    bare = tmp_path / "bare"
+    shutil.copytree(inputs / "model", bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    base = {"peft": "lora", "checkpoint_megatron": str(checkpoint.parent)}
+    adapter = teach(tmp_path / "taught", bare, MOVED, **{**LORA, **base})
+    merged = exported(export(tmp_path / "export", adapter, bare, **base))
+    assert answers(merged)["answers"] == MOVED
