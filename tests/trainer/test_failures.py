@@ -224,9 +224,8 @@ def test_the_last_lines_are_those_that_say_something() -> None:
 def test_an_exception_has_a_name_in_the_trainer() -> None:
     assert name_of(KEY_ERROR.decode()) == "user_code"
     assert name_of("no traceback at all") == "user_code"
-    assert (
-        name_of("Traceback (most recent call last):\n  x\ntrainer.checkpoints.Incomplete: a.b") == "bad_checkpoint"
-    )
+    incomplete = "Traceback (most recent call last):\n  x\ntrainer.checkpoints.Incomplete: a.b"
+    assert name_of(incomplete) == "bad_checkpoint"
     assert name_of(sample("gloo-peer-killed").decode().partition("W1123")[0]) == "peer_lost"
 
 
