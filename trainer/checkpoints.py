@@ -37,6 +37,11 @@ def iteration_of(directory: Path) -> int:
     return int(directory.name.removeprefix("iter_"))
 
 
+def tracked_iteration(directory: Path) -> int:
+    """The iteration that Bridge saved last, whole. Raises FileNotFoundError, and ValueError."""
+    return int((directory / "latest_checkpointed_iteration.txt").read_text())
+
+
 def is_complete(directory: Path) -> bool:
     """Whether one iter_* directory holds everything that a load needs, and no file of it is cut off."""
     if not all((directory / name).is_file() for name in REQUIRED):

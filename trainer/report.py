@@ -7,7 +7,13 @@ from typing import Any
 
 from megatron.bridge.training.callbacks import Callback, CallbackContext
 
-from trainer.checkpoints import files_of, is_complete, iteration_directory, iteration_of
+from trainer.checkpoints import (
+    files_of,
+    is_complete,
+    iteration_directory,
+    iteration_of,
+    tracked_iteration,
+)
 from trainer.events import EventWriter
 
 LOSS = "lm loss"
@@ -27,7 +33,6 @@ class Report(Callback):  # type: ignore[misc]
         self._flops_before = 0.0
         self._done: CallbackContext | None = None
         """A step that is done, and that Bridge has not counted and logged yet."""
-        self._unfinished_saves: list[Path] = []
         self._validated: set[int] = set()
 
     def install(self) -> None:
@@ -70,13 +75,10 @@ class Report(Callback):  # type: ignore[misc]
         self._hear_wish()
 
     def flush(self) -> None:
-        """Write what has come true since the last event: a step that was logged, saves that are whole."""
+        """Write the event of a step that Bridge has logged since."""
         if self._done is not None and self.is_reporter:
             self._write_step(self._done, time.perf_counter() - self._began)
         self._done = None
-        for path in [path for path in self._unfinished_saves if is_complete(path)]:
-            self._unfinished_saves.remove(path)
-            self._write_checkpoint(path)
 
     def _write_step(self, context: CallbackContext, seconds: float) -> None:
         """What Bridge's log line of the step says; its time is that from the step's begin to that line."""
@@ -116,12 +118,13 @@ class Report(Callback):  # type: ignore[misc]
             self.events.write("validation", step=step, loss=_loss(context.total_loss_dict))
 
     def on_checkpoint_save(self, context: CallbackContext) -> None:
-        """A save was made, or was only begun where others write it meanwhile (checkpoint.async_save)."""
-        self.saved_iteration = context.state.train_state.step
-        if self.is_reporter:
-            directory = Path(context.state.cfg.checkpoint.save)
-            self._unfinished_saves.append(iteration_directory(directory, self.saved_iteration))
+        """A save is whole; it may be one of some steps ago (checkpoint.async_save): the tracker knows."""
         self.flush()
+        directory = Path(context.state.cfg.checkpoint.save)
+        self.saved_iteration = tracked_iteration(directory)
+        path = iteration_directory(directory, self.saved_iteration)
+        if self.is_reporter and is_complete(path):
+            self._write_checkpoint(path)
 
     def _write_checkpoint(self, path: Path) -> None:
         files = files_of(path)

@@ -54,7 +54,6 @@ def _conclude(config: TrainingConfig, events: EventWriter, report: Any) -> None:
     iteration = report.saved_iteration
     if not report.is_reporter:
         return
-    report.flush()
     if report.stopping is not None:
         events.end("stopped", step=report.last_step, iteration=iteration, reason=report.stopping)
         return

@@ -6,7 +6,7 @@ trainer.sections, which comes first.
 
 from trainer.config import TrainingConfig
 from trainer.effective import Effective
-from trainer.preflight import base, data, export, lengths, memory, shape, strategies
+from trainer.preflight import base, data, export, lengths, memory, saves, shape, strategies
 from trainer.preflight.finding import Finding, Suggestion
 from trainer.preflight.hardware import Hardware
 from trainer.preflight.memory import Estimate
@@ -34,6 +34,7 @@ def check(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> 
         *base.check(config, files=files),
         *shape.check(effective, hardware),
         *lengths.check(effective),
+        *saves.check(effective),
         *memory.check(effective, hardware, estimate),
         *strategies.check(effective, hardware, records=records, estimate=estimate),
     ]

@@ -1,0 +1,37 @@
+"""What is reported of saves, in the trainer's environment."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.test_checkpoints import save
+from tests.trainer_runs import need_trainer, trainer_python
+
+pytestmark = pytest.mark.training
+
+# As Bridge calls: of a save in the background when it is whole, and the run has gone on meanwhile.
+CALL = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace as Of
+from trainer import compat; compat.install()
+from trainer.events import EventWriter
+from trainer.report import Report
+run, saves, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+report = Report(EventWriter(run, 0), is_reporter=True, world_size=1)
+state = Of(train_state=Of(step=step), cfg=Of(checkpoint=Of(save=saves)))
+report.on_checkpoint_save(Of(state=state))
+print("SAVED", report.saved_iteration)
+"""
+
+
+def test_a_save_in_the_background_is_reported_as_the_one_that_it_is(tmp_path: Path) -> None:
+    need_trainer()
+    path = save(tmp_path / "checkpoints", 8)
+    (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("8")
+    done = trainer_python("-c", CALL, str(tmp_path), str(tmp_path / "checkpoints"), "10")
+    assert done.returncode == 0, done.stderr
+    assert "SAVED 8" in done.stdout
+    [event] = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert (event["event"], event["iteration"], event["path"]) == ("checkpoint", 8, str(path))
