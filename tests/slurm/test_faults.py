@@ -69,6 +69,16 @@ def test_a_requeued_job_is_a_new_attempt_with_its_own_logs(on_slurm: SlurmServic
     judge(on_slurm, tally, job["id"], ["1", "2"])
 
 
+def test_a_run_that_has_finished_is_not_begun_again(on_slurm: SlurmService, tally: Tally) -> None:
+    job = on_slurm.wait_for(on_slurm.submit(on_slurm.body())["id"], "SUCCEEDED", timeout=100)
+    on_slurm.slurm.run("scontrol", "requeue", job["backend"]["external_id"])
+    again = on_slurm.directory(job["id"], 2) / "end.json"
+    wait_until(again.exists, 100, "Slurm to begin it again")
+    log = again.parent / "logs" / "job.log"
+    assert "The run had finished" in log.read_text()
+    judge(on_slurm, tally, job["id"], ["1"])
+
+
 def test_a_requeued_job_that_is_cancelled_does_not_begin_again(on_slurm: SlurmService, tally: Tally) -> None:
     job = on_slurm.run_until(4)
     on_slurm.slurm.run("scontrol", "requeue", job["backend"]["external_id"])

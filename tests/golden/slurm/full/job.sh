@@ -43,6 +43,13 @@ if [ "$run" != "$submitted" ]; then
     claim "$run"
     cp "$submitted/config.yaml" "$run/config.yaml"
     exec >> "$run/logs/job.log" 2>&1
+    # Slurm begins again what it is asked to, and what a controller has forgotten the end of.
+    last=/lustre/sft/jobs/job-1/attempts/$((2 + SLURM_RESTART_COUNT - 1))
+    if grep -qs '"event": "finished"' "$last/end.json"; then
+        echo "The run had finished: there is nothing to do."
+        cp "$last/end.json" "$run/end.json"
+        exit 0
+    fi
 fi
 
 set +x
