@@ -58,7 +58,7 @@ class _Shared:
 
     def execute(self, command: Sequence[str], stdin: bytes, timeout: float) -> tuple[int, bytes, bytes]:
         """Exit code (-1: ended by a signal), output and errors. Raises BackendUnavailable."""
-        deadline, line = Deadline(timeout), _line(command, timeout)
+        deadline, line = Deadline(timeout), _line(command, timeout, reads=bool(stdin))
         try:
             return self._execute(line, stdin, deadline)
         except Stale:
@@ -79,18 +79,24 @@ class _Shared:
             return code, out, err
 
 
-def _line(command: Sequence[str], timeout: float) -> bytes:
-    """The command as the login shell of the other side takes it (POSIX), with an end of its own."""
+def _line(command: Sequence[str], timeout: float, *, reads: bool) -> bytes:
+    """The command as the login shell of the other side takes it (POSIX), with an end of its own.
+
+    reads: whether it is sent something. Else its input is closed there and not by a message of ours: paramiko
+        may send that after the channel's end, for which sshd ends the whole connection.
+    """
     if any("\0" in word for word in command):
         raise ValueError("a command cannot have a NUL in it")
     limit = f"{timeout + REMOTE_GRACE_SECONDS:.3f}"
-    return os.fsencode(shlex.join(["timeout", "--signal=KILL", limit, *command]))
+    line = shlex.join(["timeout", "--signal=KILL", limit, *command])
+    return os.fsencode(line if reads else f"exec {line} < /dev/null")
 
 
 def _exchange(channel: Channel, stdin: bytes) -> tuple[bytes, bytes]:
     """Write and read all three streams at once: they share what the other side waits for."""
     with ThreadPoolExecutor(2, "ssh-stream") as threads:
-        threads.submit(_feed, channel, stdin)
+        if stdin:
+            threads.submit(_feed, channel, stdin)
         err = threads.submit(_drain, channel.recv_stderr)
         return _drain(channel.recv), err.result()
 

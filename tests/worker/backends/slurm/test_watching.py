@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.worker.backends.slurm.commands import FakeSlurm, history_line, queue_line
 from worker.backends.base import Handle, Phase
@@ -81,16 +82,15 @@ def test_accounting_that_hangs_hides_nothing_of_what_the_queue_says(
 
 
 @pytest.mark.parametrize("column", ["exit_code", "RestartCnt", "StartTime"])
-def test_a_row_that_nobody_can_read_is_no_news(
-    slurm: FakeSlurm, backend: SlurmBackend, column: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_row_that_nobody_can_read_is_no_news(slurm: FakeSlurm, backend: SlurmBackend, column: str) -> None:
     strange = {"exit_code": "0:15", "RestartCnt": "many", "StartTime": "9" * 20}[column]
     slurm.queue = [queue_line(Name=NAME, **{column: strange}), *rows("PENDING"), *rows("RUNNING")]
     slurm.queue.append(queue_line(JobID="9", State="RUNNING", Name="job-2.1"))
-    assert [*backend.poll([Handle("7", NAME), Handle("9", "job-2.1")])] == ["job-2.1"]
+    with capture_logs() as logged:
+        assert [*backend.poll([Handle("7", NAME), Handle("9", "job-2.1")])] == ["job-2.1"]
     assert slurm.cancelled == []
     assert slurm.asked == ["squeue"]
-    assert "slurm.unreadable_row" in capsys.readouterr().out
+    assert [line["event"] for line in logged] == ["slurm.unreadable_row"]
 
 
 def test_a_record_that_nobody_can_read_is_no_news(slurm: FakeSlurm, backend: SlurmBackend) -> None:
