@@ -91,7 +91,7 @@ class Daemon:
     def stop(self) -> None:
         """End it and its children, in order if it does so within 20 s."""
         if (pid := self.pid()) is not None:
-            children = _children(pid)
+            children = _children(psutil.Process(pid))
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
                 os.kill(pid, signal.SIGTERM)
@@ -128,16 +128,17 @@ def start_ticks(pid: int) -> int | None:
     return None if state in "ZX" else int(fields[18])
 
 
-def _children(pid: int) -> list[psutil.Process]:
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    """None of a process that is gone, whoever has its pid now."""
     try:
-        return psutil.Process(pid).children(recursive=True)
+        return process.children(recursive=True)
     except psutil.NoSuchProcess:
         return []
 
 
 def end(processes: Iterable[psutil.Process]) -> None:
     """Kill processes and what they have started."""
-    families = [member for process in processes for member in (process, *_children(process.pid))]
+    families = [member for process in processes for member in (process, *_children(process))]
     for member in families:
         with suppress(psutil.NoSuchProcess):
             member.kill()
