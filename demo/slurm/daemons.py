@@ -90,8 +90,10 @@ class Daemon:
 
     def stop(self) -> None:
         """End it and its children, in order if it does so within 20 s."""
+        children: list[psutil.Process] = []
         if (pid := self.pid()) is not None:
-            children = _children(psutil.Process(pid))
+            with suppress(psutil.NoSuchProcess):
+                children = _children(psutil.Process(pid))
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
                 os.kill(pid, signal.SIGTERM)
