@@ -37,9 +37,12 @@ def iteration_of(directory: Path) -> int:
     return int(directory.name.removeprefix("iter_"))
 
 
-def tracked_iteration(directory: Path) -> int:
-    """The iteration that Bridge saved last, whole. Raises FileNotFoundError, and ValueError."""
-    return int((directory / "latest_checkpointed_iteration.txt").read_text())
+def tracked_iteration(directory: Path) -> int | None:
+    """The iteration that Bridge saved last, whole; None where it has saved none there. Raises ValueError."""
+    try:
+        return int((directory / "latest_checkpointed_iteration.txt").read_text())
+    except FileNotFoundError:
+        return None
 
 
 def is_complete(directory: Path) -> bool:

@@ -121,8 +121,11 @@ class Report(Callback):  # type: ignore[misc]
         """A save is whole; it may be one of some steps ago (checkpoint.async_save): the tracker knows."""
         self.flush()
         directory = Path(context.state.cfg.checkpoint.save)
-        self.saved_iteration = tracked_iteration(directory)
-        path = iteration_directory(directory, self.saved_iteration)
+        iteration = tracked_iteration(directory)
+        if iteration is None or iteration == self.saved_iteration:
+            return  # a save of another kind (checkpoint.non_persistent_*), which no resume looks at
+        self.saved_iteration = iteration
+        path = iteration_directory(directory, iteration)
         if self.is_reporter and is_complete(path):
             self._write_checkpoint(path)
 

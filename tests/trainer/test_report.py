@@ -20,8 +20,12 @@ from trainer.events import EventWriter
 from trainer.report import Report
 run, saves, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 report = Report(EventWriter(run, 0), is_reporter=True, world_size=1)
-state = Of(train_state=Of(step=step), cfg=Of(checkpoint=Of(save=saves)))
-report.on_checkpoint_save(Of(state=state))
+def saved(where):
+    state = Of(train_state=Of(step=step), cfg=Of(checkpoint=Of(save=where)))
+    report.on_checkpoint_save(Of(state=state))
+saved(str(run / "none"))  # a save of another kind
+saved(saves)
+saved(saves)  # and again one
 print("SAVED", report.saved_iteration)
 """
 
