@@ -9,6 +9,7 @@ beat     celery beat
 import contextlib
 import fcntl
 import os
+import random
 import shutil
 import signal
 import socket
@@ -173,17 +174,29 @@ def _socket_path(directory: Path) -> tuple[Path, str | None]:
 # -- the network -----------------------------------------------------------------------------------
 
 
+# Below what Linux gives to outgoing connections, which would else take a free port before the API does.
+FREE_PORTS = range(12_000, 20_000)
+
+
 def _bindable(host: str, port: int) -> int:
     """The port, or a free one for 0. Raises Misconfigured where it is taken."""
+    candidates = [port] if port else random.sample(FREE_PORTS, 100)
+    for candidate in candidates:
+        refusal = _refusal(host, candidate)
+        if refusal is None:
+            return candidate
+    raise Misconfigured(f"Cannot listen on {host}:{port}: {refusal}.", hint="Choose another with --port.")
+
+
+def _refusal(host: str, port: int) -> str | None:
+    """Why nobody can listen there; None: it is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise Misconfigured(
-                f"Cannot listen on {host}:{port}: {error.strerror}.", hint="Choose another with --port."
-            ) from error
-        return int(probe.getsockname()[1])
+            return error.strerror or str(error)
+    return None
 
 
 def _reachable(host: str) -> str:
