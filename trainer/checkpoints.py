@@ -103,8 +103,8 @@ def fewest_bytes(directory: Path) -> dict[str, int]:
         raise
     except Exception as error:  # whatever garbage makes of pickle's machine
         raise Damaged(f"{path}: {error}") from error
-    if not ends:
-        raise Damaged(f"{path} names no files")
+    if not ends or any(Path(name).name != name for name in ends):
+        raise Damaged(f"{path} names no files, or some elsewhere")
     return ends
 
 

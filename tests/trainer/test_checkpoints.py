@@ -91,7 +91,8 @@ def test_an_index_runs_nothing(tmp_path: Path) -> None:
 
 def test_what_is_no_index_is_damage(tmp_path: Path) -> None:
     path = save(tmp_path, 9)
-    for text in (b"garbage", pickle.dumps(["a", "list"]), pickle.dumps(Index())):
+    elsewhere = Index({"a": Piece("/etc/passwd", 0, 1), "b": Piece("../x", 0, 1)})
+    for text in (b"garbage", pickle.dumps(["a", "list"]), pickle.dumps(Index()), pickle.dumps(elsewhere)):
         (path / ".metadata").write_bytes(text)
         with pytest.raises(Damaged):
             fewest_bytes(path)
