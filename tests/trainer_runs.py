@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -99,11 +100,14 @@ def check_log_lines(run: Run) -> None:
             "norm": f"{event['grad_norm']:.3f}", "samples": str(event["consumed_samples"]),
         }  # fmt: skip
         assert exact == {name: line[name] for name in exact}
-        # Measured twice: by Bridge's timer, and by ours around it.
-        assert 1000 * event["step_time_seconds"] == pytest.approx(
-            float(line["milliseconds"]), rel=0.02, abs=5
-        )
-        assert event["tflops_per_gpu"] == pytest.approx(float(line["tflops"]), rel=0.02, abs=0.1)
+    # Measured twice, by Bridge's timer and by ours around it: between the two a busy machine may pause.
+    for name, logged, scale, digit in (
+        ("step_time_seconds", "milliseconds", 1000, 5),
+        ("tflops_per_gpu", "tflops", 1, 0.1),
+    ):
+        measured = [(scale * event[name], float(lines[event["step"]][logged])) for event in steps]
+        apart = median(abs(ours - theirs) for ours, theirs in measured)
+        assert apart <= digit + 0.02 * median(theirs for _, theirs in measured), measured
 
 
 def place(directory: Path, config: dict[str, Any]) -> Run:

@@ -7,6 +7,7 @@ from typing import Any
 
 from megatron.bridge.training.callbacks import Callback, CallbackContext
 
+from trainer import writer
 from trainer.checkpoints import (
     files_of,
     is_complete,
@@ -52,6 +53,8 @@ class Report(Callback):  # type: ignore[misc]
         config, state = context.state.cfg, context.state.train_state
         parameters = _count_parameters(context.model)
         self.last_step = state.step
+        if config.checkpoint.async_save:
+            writer.watch(self.events)
         if self.is_reporter:
             self.events.write(
                 "started",

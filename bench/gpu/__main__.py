@@ -16,33 +16,19 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from bench.gpu.runs import Config, Seen, run
+from bench.gpu.runs import GLOBAL_BATCH, SEQ_LENGTH, Config, Seen, config, run
 from trainer.config import TrainingConfig
 from trainer.preflight import Hardware, memory_of
 
-SEQ_LENGTH, GLOBAL_BATCH, SAVED_AT = 4096, 8, 8
+SAVED_AT = 8
 TURNS = ("trainer", "bench.gpu.bare", "trainer", "bench.gpu.bare")
 
 console = Console()
 
 
-def config(inputs: Path, model: str, steps: int, checkpoint: Config) -> Config:
-    return {
-        "hf_model_path": str(inputs / "models" / model),
-        "seq_length": SEQ_LENGTH,
-        "dataset": {"nano3_packed_sft_dir": str(inputs / "packed" / str(SEQ_LENGTH))},
-        "train": {"train_iters": steps, "global_batch_size": GLOBAL_BATCH, "micro_batch_size": 1},
-        "validation": {"eval_interval": steps, "eval_iters": 1},
-        "optimizer": {"lr": 1e-4, "min_lr": 1e-5},
-        "scheduler": {"lr_warmup_iters": 2},
-        "checkpoint": checkpoint,
-        "mixed_precision": "bf16_mixed",
-    }
-
-
-def compare(inputs: Path, model: str, steps: int, scratch: Path) -> dict[str, Any]:
+def compare(inputs: Path, model: str, steps: int, scratch: Path, settings: list[str]) -> dict[str, Any]:
     """The trainer and Bridge alone, in turns: their medians, and the ratio of the best of each."""
-    values = config(inputs, model, steps, {})
+    values = config(inputs, model, steps, {}, settings)
     seen: dict[str, list[Seen]] = {module: [] for module in TURNS}
     for number, module in enumerate(TURNS):
         console.print(f"{module}: {steps} steps", style="dim")
@@ -96,13 +82,16 @@ def main() -> None:
     parser.add_argument("inputs", type=Path, help="what `python -m demo.gpu DIR` made")
     parser.add_argument("--model", default="dense", help="directory below DIR/models")
     parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the config")
+    parser.add_argument("--only", choices=("speed", "saves"), help="this part alone")
     parser.add_argument("--output", type=Path, help="YAML file for the figures")
     wanted = parser.parse_args()
+    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        figures = {
-            **compare(wanted.inputs, wanted.model, wanted.steps, Path(scratch)),
-            "saves": saves(wanted.inputs, wanted.model, Path(scratch)),
-        }
+        if wanted.only != "saves":
+            figures |= compare(wanted.inputs, wanted.model, wanted.steps, Path(scratch), wanted.set)
+        if wanted.only != "speed":
+            figures["saves"] = saves(wanted.inputs, wanted.model, Path(scratch))
     if wanted.output:
         wanted.output.write_text(yaml.safe_dump(figures, sort_keys=False))
 

@@ -6,12 +6,14 @@ import re
 import statistics
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from omegaconf import OmegaConf
 
 from worker.settings import PROJECT_ROOT, get_settings
 
@@ -22,6 +24,25 @@ LINE = re.compile(
     r"iteration +(\d+)/.*elapsed time per iteration \(ms\): ([\d.]+) .*\(TFLOP/s/GPU\): ([\d.]+) "
 )
 Config = dict[str, Any]
+
+SEQ_LENGTH, GLOBAL_BATCH = 4096, 8
+
+
+def config(inputs: Path, model: str, steps: int, checkpoint: Config, settings: Sequence[str] = ()) -> Config:
+    """A run on what demo/gpu.py made. settings: `key=value` with dotted keys, on top."""
+    values = {
+        "hf_model_path": str(inputs / "models" / model),
+        "seq_length": SEQ_LENGTH,
+        "dataset": {"nano3_packed_sft_dir": str(inputs / "packed" / str(SEQ_LENGTH))},
+        "train": {"train_iters": steps, "global_batch_size": GLOBAL_BATCH, "micro_batch_size": 1},
+        "validation": {"eval_interval": steps, "eval_iters": 1},
+        "optimizer": {"lr": 1e-4, "min_lr": 1e-5},
+        "scheduler": {"lr_warmup_iters": 2},
+        "checkpoint": checkpoint,
+        "mixed_precision": "bf16_mixed",
+    }
+    merged = OmegaConf.merge(values, OmegaConf.from_dotlist(list(settings)))
+    return cast("Config", OmegaConf.to_container(merged))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from tests.trainer_runs import PROJECT, Run
@@ -55,6 +56,30 @@ def furthest_apart(one: dict[int, float], other: dict[int, float]) -> float:
     assert one.keys() == other.keys()
     assert one
     return max(abs(one[step] - other[step]) / abs(one[step]) for step in one)
+
+
+def after(run: Run, step: int) -> dict[int, float]:
+    """Its losses from the step after this one on."""
+    return {at: loss for at, loss in run.losses().items() if at > step}
+
+
+def saving_elsewhere(values: Config, directory: Path) -> Config:
+    return {**values, "checkpoint": {**values["checkpoint"], "save": str(directory)}}
+
+
+def pause(run: Run) -> None:
+    (run.directory / "wish").write_text("pause")
+    (run.directory / "wish").rename(run.directory / "stop")
+
+
+def rank_of(run: Run, launcher: int, rank: int = 0) -> psutil.Process:
+    """The process of a rank, not what it has forked."""
+    config = str(run.directory / "config.yaml")
+    return next(
+        child
+        for child in psutil.Process(launcher).children(recursive=True)
+        if config in child.cmdline() and child.environ().get("RANK") == str(rank)
+    )
 
 
 def processes_of(run: Run) -> list[str]:

@@ -2,14 +2,23 @@
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.gpu.parts import Config, Hardware, config, finished, furthest_apart, note, processes_of
+from tests.gpu.parts import (
+    Hardware,
+    after,
+    config,
+    finished,
+    furthest_apart,
+    note,
+    pause,
+    processes_of,
+    rank_of,
+    saving_elsewhere,
+)
 from tests.trainer_runs import Run, place, start, train
 from tests.waiting import wait_until
 
@@ -22,7 +31,7 @@ SLOW_SAVE_SECONDS = 35
 
 def test_a_pause_saves_and_the_run_goes_on(inputs: Path, hardware: Hardware, tmp_path: Path) -> None:
     every = config(inputs, tmp_path, checkpoint={"save_interval": 15}, validation={"eval_interval": 20})
-    whole = finished(train(tmp_path / "whole", _saving(every, tmp_path / "other")))
+    whole = finished(train(tmp_path / "whole", saving_elsewhere(every, tmp_path / "other")))
     paused = _pause_at(7, place(tmp_path / "paused", every))
     step = paused.end["step"]
     assert (paused.end["event"], paused.end["reason"], paused.end["iteration"]) == ("stopped", "pause", step)
@@ -33,28 +42,20 @@ def test_a_pause_saves_and_the_run_goes_on(inputs: Path, hardware: Hardware, tmp
 
     resumed = finished(train(tmp_path / "resumed", every))
     assert resumed.of_kind("started")[0]["start_step"] == step
-    apart = furthest_apart(_from(whole, step), resumed.losses())
+    apart = furthest_apart(after(whole, step), resumed.losses())
     assert apart < RESUMED
 
     # The newest checkpoint, of step 20, is cut off: the one of step 15 is gone on from.
     os.truncate(tmp_path / "checkpoints/iter_0000020/__0_0.distcp", 1 << 20)
     again = finished(train(tmp_path / "again", every))
     assert again.of_kind("started")[0]["start_step"] == 15
-    apart_again = furthest_apart(_from(whole, 15), again.losses())
+    apart_again = furthest_apart(after(whole, 15), again.losses())
     assert apart_again < RESUMED
     note(
         "resume", hardware, paused, paused_at=step, pause_took_seconds=took, losses_whole=whole.losses(),
         losses_resumed=resumed.losses(), furthest_apart=apart, losses_after_a_cut_checkpoint=again.losses(),
         furthest_apart_after_a_cut_checkpoint=apart_again, processes_left=0,
     )  # fmt: skip
-
-
-def _saving(values: Config, directory: Path) -> Config:
-    return {**values, "checkpoint": {**values["checkpoint"], "save": str(directory)}}
-
-
-def _from(run: Run, step: int) -> dict[int, float]:
-    return {at: loss for at, loss in run.losses().items() if at > step}
 
 
 def _seconds_between(run: Run, first: str, last: str) -> float:
@@ -68,20 +69,11 @@ def _pause_at(step: int, run: Run) -> Run:
     """Ask a run to stop once it has done a step, and hold its rank while it saves."""
     process = start(run)
     wait_until(lambda: len(run.losses()) >= step or process.poll() is not None, 200, "a step")
-    (run.directory / "wish").write_text("pause")
-    (run.directory / "wish").rename(run.directory / "stop")
+    pause(run)
     wait_until(lambda: "saving checkpoint" in run.log() or process.poll() is not None, 100, "the save")
-    rank = _rank_of(run, process)
+    rank = rank_of(run, process.pid)
     rank.send_signal(signal.SIGSTOP)
     time.sleep(SLOW_SAVE_SECONDS)  # the time itself is what is tested
     rank.send_signal(signal.SIGCONT)
     process.wait(200)
     return run
-
-
-def _rank_of(run: Run, process: "subprocess.Popen[bytes]") -> psutil.Process:
-    return next(
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if str(run.directory / "config.yaml") in child.cmdline() and child.environ().get("RANK") == "0"
-    )

@@ -264,4 +264,7 @@ def test_other_remedies() -> None:
     assert suggested("time_limit", {}, minutes=30) == [("resources.time_limit_minutes", 60)]
     assert suggested("time_limit", {}, minutes=60) == [("resources.time_limit_minutes", 100)]
     assert suggested("time_limit", {}, minutes=100) == []
-    assert all(suggested(name, {}) == [] for name in set(FAILURES) - {"oom", "host_oom", "time_limit"})
+    in_background = {"checkpoint": {"async_save": True}}
+    assert suggested("writer_lost", in_background) == [("checkpoint.async_save", False)]
+    helped = {"oom", "host_oom", "time_limit", "writer_lost"}
+    assert all(suggested(name, {}) == [] for name in set(FAILURES) - helped)

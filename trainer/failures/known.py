@@ -132,6 +132,14 @@ FAILURES: dict[str, Known] = {
         "Read the end of the log for the first error; look at the place that it names.",
         weight=Weight.ERROR,
     ),
+    "writer_lost": Known(
+        "bad_checkpoint",
+        "The process that writes checkpoints in the background (checkpoint.async_save) ended by itself.",
+        "Retry without checkpoint.async_save. Ended by signal 9, the host may have run out of memory, of "
+        "which such a save takes as much as the checkpoint is large.",
+        retryable=True,
+        weight=Weight.ERROR,
+    ),
     "hub_unreachable": Known(
         "bad_checkpoint",
         "The base model could not be fetched from its hub.",

@@ -34,6 +34,8 @@ def remedies(
             yield from _recompute(effective)
         case "host_oom":
             yield from _fewer_workers(effective)
+        case "writer_lost":
+            yield suggest("checkpoint.async_save", True, False)
         case "time_limit":
             longer = min(2 * time_limit_minutes, most_minutes)
             if longer > time_limit_minutes:
