@@ -48,6 +48,17 @@ def _model(source: Path, name: str, directory: Path) -> None:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         weights = MODELS[name]()
     weights.to(torch.bfloat16).save_pretrained(directory)
+    if name == "hybrid":
+        _name_as_published(directory / "model.safetensors")
+
+
+def _name_as_published(weights: Path) -> None:
+    """transformers 5 reads NVIDIA's name of this tensor, and writes another, which Bridge does not know."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(weights)
+    tensors["backbone.embeddings.weight"] = tensors.pop("backbone.embedding.weight")
+    save_file(tensors, weights, metadata={"format": "pt"})
 
 
 def _llama(**sizes: int) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import compat, cpu
+from trainer.base import refuse_gaps
 from trainer.checkpoints import Incomplete, is_complete, iteration_directory
 from trainer.config import TrainingConfig
 from trainer.events import EventWriter
@@ -22,6 +23,7 @@ def train(config: TrainingConfig, events: EventWriter) -> None:
     from megatron.bridge.training.gpt_step import forward_step
 
     compat.keep_compiled_helpers()
+    refuse_gaps()
     from trainer import recipe, validation
     from trainer.report import Report
 

@@ -1,5 +1,6 @@
 """Real fine-tuning with Megatron-Bridge, on the CPU, seen through what a run leaves in its directory."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -95,3 +96,22 @@ def test_a_key_that_bridge_does_not_know_is_named_with_the_nearest(config: Confi
     assert (run.end["event"], run.end["code"]) == ("failed", "invalid_config"), run.log()
     assert "Did you mean 'train.global_batch_size'?" in run.end["message"]
     assert "megatron" not in run.log()  # said before torch is imported
+
+
+def test_a_base_that_names_its_weights_otherwise_is_refused(config: Config, tmp_path: Path) -> None:
+    """Bridge would train the embedding from random values, and say so where nobody reads it."""
+    model = Path(shutil.copytree(config()["hf_model_path"], tmp_path / "model"))
+    rename_tensor(model / "model.safetensors", "model.embed_tokens.weight", "model.embedding.weight")
+    run = train(tmp_path / "run", config(hf_model_path=str(model)))
+    assert (run.end["event"], run.end["code"]) == ("failed", "bad_checkpoint"), run.log()
+    assert "model.embed_tokens.weight" in run.end["message"]
+
+
+def rename_tensor(file: Path, name: str, other: str) -> None:
+    """In a file of safetensors: eight bytes of length, a JSON header, the tensors."""
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header[other] = header.pop(name)
+    written = json.dumps(header).encode()
+    file.write_bytes(len(written).to_bytes(8, "little") + written + content[end:])
