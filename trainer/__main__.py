@@ -3,7 +3,6 @@
 The run directory is the config's own. What is wrong with a config is said before torch is imported.
 """
 
-import logging
 import os
 import socket
 import subprocess
@@ -28,9 +27,6 @@ def main() -> int:
     path = Path(sys.argv[1]).absolute()
     rank = int(os.environ.get("RANK", "0"))
     _keep_log(path.parent / LOGS, rank)
-    # As Megatron-LM's training would do it: compat.UNUSED.
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO)
-    logging.getLogger("torch.distributed").setLevel(logging.WARNING)
     events = EventWriter(path.parent, rank)
     config = _read(path, events)
     if config is None:

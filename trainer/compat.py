@@ -14,19 +14,14 @@ UNGUARDED = {
     "megatron.bridge.data.energon.base_energon_datamodule": ("megatron.energon",),
 }
 
-# Megatron-LM's own training, which its package imports for everybody. Bridge has another, and wants
-# a few configs of that package: seconds of each start.
-UNUSED = {"megatron.training": ("megatron.training.initialize", "megatron.training.training")}
-
 
 def install() -> None:
-    """Call before Bridge is imported: it does without what is UNUSED, and UNGUARDED where not installed."""
+    """Call before Bridge is imported: what is not installed of UNGUARDED is not asked for."""
     absent = {
         module: tuple(name for name in packages if not is_installed(name))
         for module, packages in UNGUARDED.items()
     }
-    shown = {module: names for module, names in (absent | UNUSED).items() if names}
-    sys.meta_path.insert(0, _StandIns(shown))
+    sys.meta_path.insert(0, _StandIns({module: names for module, names in absent.items() if names}))
 
 
 def keep_compiled_helpers() -> None:
@@ -78,7 +73,7 @@ class _Absent(types.ModuleType):
 
 
 class _StandIns(importlib.abc.MetaPathFinder):
-    """Shows empty modules to one module while it is imported, and to nobody else.
+    """Shows empty packages to one module while it is imported, and to nobody else.
 
     Elsewhere in Bridge and megatron-core the same packages are probed with try/except, and there
     the answer has to stay no.

@@ -2,13 +2,12 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from multiprocessing.process import BaseProcess
 
 from trainer.events import EventWriter
-
-LOST = "writer_lost"
 
 
 def watch(events: EventWriter) -> None:
@@ -32,16 +31,23 @@ def _watch(process: BaseProcess, events: EventWriter) -> None:
     assert ended is not None  # only with WNOHANG
     is_told = ended.si_code == os.CLD_EXITED and ended.si_status == 0
     # Python ends its daemons when it ends itself.
-    if is_told or not threading.main_thread().is_alive():
-        return
-    how = "with status" if ended.si_code == os.CLD_EXITED else "by signal"
-    whose = "The process that writes checkpoints (checkpoint.async_save)"
-    _end(events, f"{whose} ended {how} {ended.si_status}.")
+    if not is_told and threading.main_thread().is_alive():
+        _end(events, *_explain(ended.si_code, ended.si_status))
 
 
-def _end(events: EventWriter, message: str) -> None:
+def _explain(code: int, status: int) -> tuple[str, str]:
+    """A name of trainer.failures, and a message. SIGTERM comes to all processes of a rank that is to end."""
+    how = f"with status {status}" if code == os.CLD_EXITED else f"by signal {status}"
+    is_terminated = status in (signal.SIGTERM, 128 + signal.SIGTERM)
+    return (
+        "terminated" if is_terminated else "writer_lost",
+        f"The process that writes checkpoints (checkpoint.async_save) ended {how}.",
+    )
+
+
+def _end(events: EventWriter, name: str, message: str) -> None:
     print(f"trainer: {message}", file=sys.stderr, flush=True)
-    events.end("failed", code=LOST, message=message)
+    events.end("failed", code=name, message=message)
     for child in multiprocessing.active_children():
         child.kill()  # they would wait for this process for ever
     os._exit(1)

@@ -5,17 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer_runs import need_trainer, trainer_python
 from trainer.compat import is_installed
-
-IMPORTS = """
-import sys
-from trainer import compat; compat.install()
-import megatron.bridge.training.finetune
-print("megatron.training.training" in sys.modules, end=" ")
-import megatron.training.training  # by whoever does want it
-print("Pretrain", hasattr(megatron.training.training, "pretrain"))
-"""
 
 
 def test_a_package_is_looked_for_without_importing_it(
@@ -33,10 +23,3 @@ def test_a_package_is_looked_for_without_importing_it(
     assert not is_installed("is_not_there")
     assert not is_installed("is_not_there.inner")
     assert "needs_torch" not in sys.modules
-
-
-@pytest.mark.training
-def test_what_is_not_used_is_not_imported() -> None:
-    need_trainer()
-    done = trainer_python("-c", IMPORTS)
-    assert done.stdout.splitlines()[-1] == "False Pretrain True", done.stderr

@@ -26,15 +26,15 @@ def work(seconds, status):
 if __name__ == "__main__":
     run, case = Path(sys.argv[1]), sys.argv[2]
     manager = get_context("fork").Manager()
-    seconds = 600 if case in ("killed", "leaving") else 0
+    seconds = 0 if case in ("told", "failed") else 600
     process = get_context("spawn").Process(target=work, args=(seconds, case == "failed"), daemon=True)
     process.start()
     writer.watch(EventWriter(run, 3))
-    if case == "killed":
-        os.kill(process.pid, signal.SIGKILL)
+    if case in ("SIGKILL", "SIGTERM"):
+        os.kill(process.pid, signal.Signals[case])
     if case == "told":
         process.join()
-    if case in ("killed", "failed"):
+    if case in ("SIGKILL", "SIGTERM", "failed"):
         time.sleep(600)  # as Bridge waits for its word
     print("GOES ON")
 """
@@ -49,13 +49,21 @@ def rank(directory: Path, case: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize(("case", "how"), [("killed", "by signal 9"), ("failed", "with status 1")])
-def test_a_lost_writer_ends_its_rank(tmp_path: Path, case: str, how: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "how", "name"),
+    [
+        ("SIGKILL", "by signal 9", "writer_lost"),
+        ("failed", "with status 1", "writer_lost"),
+        # All processes of the rank get it: then something else is the cause.
+        ("SIGTERM", "by signal 15", "terminated"),
+    ],
+)
+def test_a_lost_writer_ends_its_rank(tmp_path: Path, case: str, how: str, name: str) -> None:
     done = rank(tmp_path, case)
     assert done.returncode == 1
     assert how in done.stderr
     end = json.loads((tmp_path / "end.json").read_text())
-    assert (end["event"], end["rank"], known_as(end["code"])) == ("failed", 3, "writer_lost")
+    assert (end["event"], end["rank"], known_as(end["code"])) == ("failed", 3, name)
     assert how in end["message"]
 
 

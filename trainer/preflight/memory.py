@@ -2,8 +2,9 @@
 
 Parameters are counted from the model's sizes. Bytes per parameter are those of mixed precision with Adam:
 2 weights, 2 or 4 gradients, 12 optimizer (float32 copy and two moments), the last split over the
-data-parallel ranks by the distributed optimizer. Activations: 34 bytes a token, hidden unit and layer
-(Korthikanti et al. 2022, arXiv 2205.05198, section 4, with flash attention), 2 where all is recomputed.
+data-parallel ranks by the distributed optimizer. Activations: what layers keep for the backward pass
+(Korthikanti et al. 2022, arXiv 2205.05198, section 4, with flash attention); where all is recomputed,
+their inputs and one layer's. On H100 it was within 4% for a dense model (docs/gpu.md).
 """
 
 from collections import Counter
@@ -106,15 +107,20 @@ def count(effective: Effective) -> Parameters:
     """Parameters of a model whose sizes are known."""
     layers = _layers(effective)
     vocabulary = effective.count("model.vocab_size", 0) * effective.count("model.hidden_size")
-    tied = bool(effective.get("model.share_embeddings_and_output_weights")) or effective.hf.get(
-        "tie_word_embeddings", False
-    )
     return Parameters(
         dense=sum(number * _dense(kind, effective) for kind, number in layers.items()),
         experts=layers["E"] * _experts(effective),
-        embeddings=vocabulary * (1 if tied else 2),
+        embeddings=vocabulary * (1 if _tied(effective) else 2),
         adapters=sum(number * _adapter(kind, effective) for kind, number in layers.items()),
     )
+
+
+def _tied(effective: Effective) -> bool:
+    """Whether one matrix serves as embedding and output layer: the model's own config.json knows it."""
+    key = "model.share_embeddings_and_output_weights"
+    if effective.hf and key not in effective.given:
+        return bool(effective.hf.get("tie_word_embeddings", False))
+    return bool(effective.get(key))
 
 
 def _layers(effective: Effective) -> Counter[str]:
@@ -135,14 +141,20 @@ def _dense(kind: str, effective: Effective) -> int:
         groups = size("model.num_query_groups", heads)
         return hidden * width * (2 * heads + 2 * groups)
     if kind == "M":
-        inner = size("model.mamba_num_heads") * size("model.mamba_head_dim")
-        states = 2 * size("model.mamba_num_groups") * size("model.mamba_state_dim")
-        return hidden * (3 * inner + states + size("model.mamba_num_heads"))
+        return hidden * _mamba_width(effective)
     if kind == "E":
         latent = size("model.moe_latent_size", 0)
         shared = _matrices(effective) * hidden * size("model.moe_shared_expert_intermediate_size", 0)
         return shared + 2 * hidden * latent + hidden * size("model.num_moe_experts")
     return _matrices(effective) * hidden * size("model.ffn_hidden_size", 4 * hidden)
+
+
+def _mamba_width(effective: Effective) -> int:
+    """Of what goes into the scan (z, x, B, C, dt) and what comes out."""
+    size = effective.count
+    inner = size("model.mamba_num_heads") * size("model.mamba_head_dim")
+    states = 2 * size("model.mamba_num_groups") * size("model.mamba_state_dim")
+    return 3 * inner + states + size("model.mamba_num_heads")
 
 
 def _experts(effective: Effective) -> int:
@@ -192,25 +204,54 @@ def _copies(effective: Effective, ranks: int) -> int:
     return max(1, ranks) if effective.get("ddp.use_distributed_optimizer") else 1
 
 
-ACTIVATION_BYTES = 34
-RECOMPUTED_BYTES = 2
-LOGIT_BYTES = 6
+# Of a token, by hidden unit: what attention keeps, norm included; what other layers keep beside their
+# inner widths; a layer's input.
+ATTENTION_BYTES, OTHER_BYTES, INPUT_BYTES = 13, 5, 2
+# By vocabulary entry: bf16 logits, their float32 copy, its softmax and gradient; Transformer Engine's loss
+# writes the gradient over the logits.
+LOGIT_BYTES, LOGIT_BYTES_OF_TE = 12, 4
 
 
 def _activations(effective: Effective, shape: Shape) -> float:
     """Of all layers: a pipeline stage has 1/PP of them, and PP micro batches in flight."""
     tokens = effective.config.seq_length / shape.context
+    kinds = _layers(effective)
+    kept = {kind: _kept(kind, effective) for kind in kinds}
+    layers = sum(number * kept[kind] for kind, number in kinds.items())
+    if effective.get("model.recompute_granularity") == "full":
+        inputs = effective.count("model.num_layers") * effective.count("model.hidden_size") * INPUT_BYTES
+        layers = inputs + _of_one_layer(effective, kept)
+    by_te = effective.get("model.cross_entropy_fusion_impl") == "te"
+    logits = effective.count("model.vocab_size", 0) * (LOGIT_BYTES_OF_TE if by_te else LOGIT_BYTES)
+    return tokens * (layers + logits) / shape.tensor
+
+
+def _of_one_layer(effective: Effective, kept: dict[str, int]) -> int:
+    """The largest of a hybrid's layers, which are of one kind each; else attention and MLP."""
+    is_hybrid = isinstance(effective.get("model.hybrid_layer_pattern"), str)
+    return max(kept.values()) if is_hybrid else sum(kept.values())
+
+
+def _kept(kind: str, effective: Effective) -> int:
+    """Bytes of a token in a layer."""
     hidden = effective.count("model.hidden_size")
-    recomputed = effective.get("model.recompute_granularity") == "full"
-    layers = (
-        effective.count("model.num_layers") * hidden * (RECOMPUTED_BYTES if recomputed else ACTIVATION_BYTES)
-    )
-    routed = 0 if recomputed else _layers(effective)["E"] * _routed(effective)
-    logits = effective.count("model.vocab_size", 0) * LOGIT_BYTES
-    return tokens * (layers + routed + logits) / shape.tensor
+    if kind == "*":
+        return ATTENTION_BYTES * hidden
+    if kind == "M":
+        return OTHER_BYTES * hidden + 2 * _mamba_width(effective)
+    if kind == "E":
+        shared = _mlp_bytes(effective) * effective.count("model.moe_shared_expert_intermediate_size", 0)
+        return OTHER_BYTES * hidden + shared + _routed(effective)
+    return OTHER_BYTES * hidden + _mlp_bytes(effective) * effective.count("model.ffn_hidden_size", 4 * hidden)
+
+
+def _mlp_bytes(effective: Effective) -> int:
+    """By inner unit: what all matrices but the last put out, and what the activation makes of it."""
+    return 2 * _matrices(effective)
 
 
 def _routed(effective: Effective) -> int:
-    """Bytes of a token in one layer's routed experts: what goes in, and what is between the matrices."""
+    """Bytes of a token in one layer's routed experts: what goes in and out, and what is between."""
     width = effective.count("model.moe_latent_size", effective.count("model.hidden_size"))
-    return effective.count("model.moe_router_topk") * 2 * (2 * width + 2 * _expert_ffn(effective))
+    of_one = 4 * width + _mlp_bytes(effective) * _expert_ffn(effective)
+    return effective.count("model.moe_router_topk") * of_one
