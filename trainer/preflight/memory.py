@@ -100,7 +100,7 @@ def check(effective: Effective, hardware: Hardware, of: Estimate | None) -> Iter
 def _is_known(effective: Effective) -> bool:
     if is_unseen(effective.config.hf_model_path, files=effective.files):
         return False
-    return bool(effective.count("model.num_layers", 0) and effective.count("model.hidden_size", 0))
+    return bool(_layers(effective).total() and effective.count("model.hidden_size", 0))
 
 
 def count(effective: Effective) -> Parameters:
@@ -123,13 +123,25 @@ def _tied(effective: Effective) -> bool:
     return bool(effective.get(key))
 
 
-def _layers(effective: Effective) -> Counter[str]:
-    """Layers of each kind, by the letters of hybrid patterns: M Mamba, * attention, - MLP, E experts."""
-    pattern = effective.get("model.hybrid_layer_pattern")
+# As transformers 5 names a hybrid's layers in config.json, and as Bridge's patterns do.
+BLOCKS = {"mamba": "M", "attention": "*", "mlp": "-", "moe": "E"}
+
+
+def _pattern(effective: Effective) -> str | None:
+    """A hybrid's layers by their letters: M Mamba, * attention, - MLP, E experts."""
+    pattern, blocks = effective.get("model.hybrid_layer_pattern"), effective.hf.get("layers_block_type")
     if isinstance(pattern, str):
-        return Counter(pattern.replace("|", ""))
+        return pattern.replace("|", "")
+    return "".join(BLOCKS.get(str(block), "") for block in blocks) if isinstance(blocks, list) else None
+
+
+def _layers(effective: Effective) -> Counter[str]:
+    """Layers of each kind."""
+    pattern = _pattern(effective)
+    if pattern:
+        return Counter(pattern)
     mlp = "E" if effective.count("model.num_moe_experts", 0) else "-"
-    return Counter(dict.fromkeys(("*", mlp), effective.count("model.num_layers")))
+    return Counter(dict.fromkeys(("*", mlp), effective.count("model.num_layers", 0)))
 
 
 def _dense(kind: str, effective: Effective) -> int:
@@ -219,17 +231,14 @@ def _activations(effective: Effective, shape: Shape) -> float:
     kept = {kind: _kept(kind, effective) for kind in kinds}
     layers = sum(number * kept[kind] for kind, number in kinds.items())
     if effective.get("model.recompute_granularity") == "full":
-        inputs = effective.count("model.num_layers") * effective.count("model.hidden_size") * INPUT_BYTES
-        layers = inputs + _of_one_layer(effective, kept)
+        is_hybrid = _pattern(effective) is not None
+        number = kinds.total() if is_hybrid else effective.count("model.num_layers")
+        # A hybrid's layer is of one kind; another has attention and MLP.
+        largest = max(kept.values()) if is_hybrid else sum(kept.values())
+        layers = number * effective.count("model.hidden_size") * INPUT_BYTES + largest
     by_te = effective.get("model.cross_entropy_fusion_impl") == "te"
     logits = effective.count("model.vocab_size", 0) * (LOGIT_BYTES_OF_TE if by_te else LOGIT_BYTES)
     return tokens * (layers + logits) / shape.tensor
-
-
-def _of_one_layer(effective: Effective, kept: dict[str, int]) -> int:
-    """The largest of a hybrid's layers, which are of one kind each; else attention and MLP."""
-    is_hybrid = isinstance(effective.get("model.hybrid_layer_pattern"), str)
-    return max(kept.values()) if is_hybrid else sum(kept.values())
 
 
 def _kept(kind: str, effective: Effective) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer.hub import HUB
 from trainer.config import TrainingConfig
 from trainer.effective import Effective
 from trainer.models import MODELS, NANO, SUPER
@@ -91,3 +92,17 @@ def test_it_is_near_what_an_h100_held(
     tied = json.dumps({**LLAMA, "tie_word_embeddings": True})
     (tmp_path / "config.json").write_text(tied)
     assert count(Effective(wanted)).total == found.parameters - 32_768 * 2048
+
+
+def test_a_local_copy_is_counted_as_the_model_of_the_hub(tmp_path: Path) -> None:
+    """By its config.json, also as transformers 5 writes it: with layers by their names."""
+    name = f"models--{NANO.replace('/', '--')}"
+    values = json.loads(next((HUB / name).glob("snapshots/*/config.json")).read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    by_id = count(Effective(config()))
+    assert count(Effective(config(str(tmp_path)))) == by_id
+    letters = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+    values["layers_block_type"] = [letters[one] for one in values.pop("hybrid_override_pattern")]
+    del values["num_hidden_layers"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert count(Effective(config(str(tmp_path)))) == by_id
