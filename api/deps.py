@@ -1,7 +1,7 @@
 """The usual parameters of routes."""
 
 import re
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from fastapi import Depends, Header, Query, Request
 
@@ -13,13 +13,25 @@ MAX_LABELS = 20
 
 
 def get_labels(request: Request) -> dict[str, str]:
-    """labels[team]=support as {"team": "support"}. Raises InvalidSpec where there are too many."""
-    matches = ((re.fullmatch(r"labels\[(.+)\]", name), value) for name, value in request.query_params.items())
-    labels = {match[1]: value for match, value in matches if match}
-    if len(labels) > MAX_LABELS:
-        fault = FieldError(pointer="query/labels", code="too_many", detail=f"At most {MAX_LABELS} labels.")
-        raise InvalidSpec(fault.detail, errors=[fault])
+    """labels[team]=support as {"team": "support"}. Raises InvalidSpec for other forms, and for too many."""
+    given = {name: value for name, value in request.query_params.items() if _is_label(name)}
+    if len(given) > MAX_LABELS:
+        _refuse("too_many", f"At most {MAX_LABELS} labels.")
+    labels = {}
+    for name, value in given.items():
+        match = re.fullmatch(r"labels\[([^][]+)\]", name)
+        if match is None:
+            _refuse("invalid", "A label is asked for as labels[team]=support.")
+        labels[match[1]] = value
     return labels
+
+
+def _is_label(name: str) -> bool:
+    return name == "labels" or name.startswith("labels[")
+
+
+def _refuse(code: str, detail: str) -> NoReturn:
+    raise InvalidSpec(detail, errors=[FieldError(pointer="query/labels", code=code, detail=detail)])
 
 
 def get_wait(

@@ -1,10 +1,12 @@
 """The weights that a run begins with, as Bridge takes them from a Hugging Face directory."""
 
 import logging
+import re
+from typing import Any
 
-LOGGER = "megatron.bridge.models.conversion.model_bridge"
-# New layers to predict more tokens are trained from random values on purpose.
+# Nemotron's layers that predict more tokens may be new ones, trained from random values on purpose.
 MAY_BE_NEW = "mtp."
+GAP = re.compile(r"Can't find (?:the following HF parameters in hf_keys: )?(?P<names>.+?)(?: in hf_keys)?$")
 
 
 class Lacking(RuntimeError):
@@ -12,18 +14,24 @@ class Lacking(RuntimeError):
 
 
 def refuse_gaps() -> None:
-    """Raise Lacking where Bridge 0.6.2 would leave random values, with a warning that its default hides."""
-    logger = logging.getLogger(LOGGER)
-    logger.setLevel(logging.WARNING)
-    logger.addFilter(_refuse)
+    """Raise Lacking where Bridge 0.6.2 would train random values, with a warning that its default hides."""
+    from megatron.bridge.models.conversion import model_bridge
+
+    model_bridge.logger = _Refusing(model_bridge.logger)
 
 
-def _refuse(record: logging.LogRecord) -> bool:
-    said = record.getMessage()
-    if "Can't find" in said and "hf_keys" in said and MAY_BE_NEW not in said:
-        names = said.partition("Can't find ")[2].removesuffix(" in hf_keys")
+class _Refusing(logging.LoggerAdapter[logging.Logger]):
+    """Bridge's logger, whatever levels and filters a config gives it."""
+
+    def warning(self, msg: object, *args: object, **more: Any) -> None:
+        _refuse(str(msg))
+        super().warning(msg, *args, **more)
+
+
+def _refuse(said: str) -> None:
+    gap = GAP.search(said)
+    if gap and MAY_BE_NEW not in gap["names"]:
         raise Lacking(
-            f"The base model has no weights {names}: they would be trained from random values. "
-            "transformers 5 saves some under other names than their publisher: take the publisher's files."
+            f"The base model's files have no weights {gap['names']}. They may have them under another name: "
+            "transformers 5 renames some when it saves a model. Take the publisher's files."
         )
-    return True

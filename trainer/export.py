@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from trainer import compat, cpu, machine
-from trainer.base import refuse_gaps
 from trainer.checkpoints import (
     HF_INDEX,
     Incomplete,
@@ -82,7 +81,6 @@ def _convert(config: TrainingConfig, checkpoint: Path, directory: Path) -> None:
 
     if not torch.cuda.is_available():
         cpu.install()
-    refuse_gaps()
     run = read_run_config(str(checkpoint / "run_config.yaml"))
     base = _base_directory(config, run)
     bridge = _bridge(base)

@@ -2,23 +2,28 @@
 
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 from multiprocessing.process import BaseProcess
 
 from trainer.events import EventWriter
 
+# A rank that fails, or is told to end, takes its writer with it: within this time it has done so.
+# Launchers kill ranks 30 s after a SIGTERM.
+GRACE_SECONDS = 60.0
+
 
 def watch(events: EventWriter) -> None:
-    """End this rank when its writer is lost: Bridge 0.6.2 would wait at its next word for ever.
+    """End this rank when its writer is lost: megatron-core 0.19.2 would wait for its next word for ever.
 
     Call it once the writer has been started, and no process that loads data: those are torch's to watch.
     """
-    for process in multiprocessing.active_children():
-        # The other one holds the queue of the writer's results: without it the writer fails.
-        if process.daemon:
-            threading.Thread(target=_watch, args=(process, events), daemon=True).start()
+    # Another process holds the queue of the writer's results, and is no daemon: without it the writer fails.
+    writers = [process for process in multiprocessing.active_children() if process.daemon]
+    if not writers:
+        _end(events, "had ended before training began")
+    for process in writers:
+        threading.Thread(target=_watch, args=(process, events), daemon=True).start()
 
 
 def _watch(process: BaseProcess, events: EventWriter) -> None:
@@ -29,25 +34,21 @@ def _watch(process: BaseProcess, events: EventWriter) -> None:
     except ChildProcessError:
         return  # another thread has waited for it, as Bridge does when it has told it to end
     assert ended is not None  # only with WNOHANG
-    is_told = ended.si_code == os.CLD_EXITED and ended.si_status == 0
-    # Python ends its daemons when it ends itself.
-    if not is_told and threading.main_thread().is_alive():
-        _end(events, *_explain(ended.si_code, ended.si_status))
+    if ended.si_code == os.CLD_EXITED and ended.si_status == 0:
+        return
+    rank = threading.main_thread()
+    rank.join(GRACE_SECONDS)
+    if rank.is_alive():
+        how = "with status" if ended.si_code == os.CLD_EXITED else "by signal"
+        _end(events, f"ended {how} {ended.si_status}")
 
 
-def _explain(code: int, status: int) -> tuple[str, str]:
-    """A name of trainer.failures, and a message. SIGTERM comes to all processes of a rank that is to end."""
-    how = f"with status {status}" if code == os.CLD_EXITED else f"by signal {status}"
-    is_terminated = status in (signal.SIGTERM, 128 + signal.SIGTERM)
-    return (
-        "terminated" if is_terminated else "writer_lost",
-        f"The process that writes checkpoints (checkpoint.async_save) ended {how}.",
-    )
-
-
-def _end(events: EventWriter, name: str, message: str) -> None:
-    print(f"trainer: {message}", file=sys.stderr, flush=True)
-    events.end("failed", code=name, message=message)
-    for child in multiprocessing.active_children():
-        child.kill()  # they would wait for this process for ever
-    os._exit(1)
+def _end(events: EventWriter, how: str) -> None:
+    message = f"The process that writes checkpoints (checkpoint.async_save) {how}."
+    try:
+        print(f"trainer: {message}", file=sys.stderr, flush=True)
+        events.end("failed", code="writer_lost", message=message)
+    finally:
+        for child in multiprocessing.active_children():
+            child.kill()  # they would wait for this process for ever
+        os._exit(1)

@@ -369,6 +369,8 @@ def test_a_nul_in_a_url_is_400(client: TestClient, url: str) -> None:
     ["/v1/jobs?limit=0", "/v1/jobs?limit=201", "/v1/jobs?state=HAPPY",
      "/v1/jobs?created_after=yesterday", "/v1/jobs?created_before=0.5", "/v1/jobs?created_after=-3.3e-196",
      "/v1/jobs?created_before=inf",
+     "/v1/jobs?labels=team", "/v1/jobs?labels[]=docs", "/v1/jobs?labels[][team]=docs",
+     "/v1/jobs?labels[team=docs",
      "/v1/jobs/JOB?wait=forever", "/v1/jobs/JOB/logs?offset=-1",
      "/v1/jobs/JOB/logs?tail=0", "/v1/jobs/JOB/events?after=99999999999999999999",
      "/v1/jobs/JOB/checkpoints/-1"],

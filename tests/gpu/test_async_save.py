@@ -21,6 +21,7 @@ from tests.gpu.parts import (
 )
 from tests.trainer_runs import Run, place, start, train
 from tests.waiting import wait_until
+from trainer.writer import GRACE_SECONDS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
@@ -48,6 +49,7 @@ def test_a_pause_while_a_save_is_on_its_way(
     step = _last_step(paused)
     pause(paused)
     wait_until(lambda: bool(paused.of_kind("stopping")) or process.poll() is not None, 100, "a stop")
+    assert paused.of_kind("checkpoint") == []
     writer.resume()
     assert process.wait(200) == 0, paused.log()[-8000:]
 
@@ -75,7 +77,7 @@ def test_a_lost_writer(inputs: Path, hardware: Hardware, tmp_path: Path) -> None
     wait_until(lambda: bool(run.of_kind("checkpoint")) or process.poll() is not None, 200, "a checkpoint")
     family = psutil.Process(process.pid).children(recursive=True)
     _writer_of(run, process).send_signal(signal.SIGKILL)
-    assert process.wait(60) != 0
+    assert process.wait(60 + GRACE_SECONDS) != 0
     assert psutil.wait_procs(family, timeout=10)[1] == []
     assert (run.end["event"], run.end["code"]) == ("failed", "writer_lost")
     again = finished(train(tmp_path / "again", values))

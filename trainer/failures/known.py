@@ -138,7 +138,7 @@ FAILURES: dict[str, Known] = {
         "Retry without checkpoint.async_save. Ended by signal 9, the host may have run out of memory, of "
         "which such a save takes as much as the checkpoint is large.",
         retryable=True,
-        weight=Weight.ERROR,
+        weight=Weight.DEATH,
     ),
     "hub_unreachable": Known(
         "bad_checkpoint",
