@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from bench.gpu.runs import GLOBAL_BATCH, SEQ_LENGTH, Config, Seen, config, run
+from bench.gpu.runs import Config, Seen, config, run
 from trainer.config import TrainingConfig
 from trainer.preflight import Hardware, memory_of
 
@@ -34,7 +34,8 @@ def compare(inputs: Path, model: str, steps: int, scratch: Path, settings: list[
         console.print(f"{module}: {steps} steps", style="dim")
         seen[module].append(run(module, values, scratch / f"speed-{number}"))
     table = Table("", "step, ms", "tokens/s/GPU", "TFLOP/s/GPU", "to the first step, s")
-    figures = {module: [_speed(one) for one in found] for module, found in seen.items()}
+    tokens = values["seq_length"] * values["train"]["global_batch_size"]
+    figures = {module: [_speed(one, tokens) for one in found] for module, found in seen.items()}
     for module, found in figures.items():
         for one in found:
             table.add_row(module, *(f"{value:g}" for value in one.values()))
@@ -45,10 +46,11 @@ def compare(inputs: Path, model: str, steps: int, scratch: Path, settings: list[
     return {"turns": figures, "ratio": round(ratio, 4), "memory": _memory(values, seen["trainer"][0])}
 
 
-def _speed(seen: Seen) -> dict[str, float]:
-    tokens = SEQ_LENGTH * GLOBAL_BATCH / seen.step_milliseconds * 1000
+def _speed(seen: Seen, tokens: int) -> dict[str, float]:
+    """tokens: of a step."""
     return {
-        "step_ms": seen.step_milliseconds, "tokens_per_second": round(tokens),
+        "step_ms": seen.step_milliseconds,
+        "tokens_per_second": round(tokens / seen.step_milliseconds * 1000),
         "tflops": seen.tflops, "start_seconds": seen.start_seconds,
     }  # fmt: skip
 
@@ -61,7 +63,7 @@ def _memory(values: Config, seen: Seen) -> dict[str, Any]:
     return {"peak_gib": seen.peak_memory_gib, "estimate_gib": estimate}
 
 
-def saves(inputs: Path, model: str, scratch: Path) -> dict[str, Any]:
+def saves(inputs: Path, model: str, scratch: Path, settings: list[str]) -> dict[str, Any]:
     """How long training stands still for a save, and how long until it is whole."""
     table = Table("save", "training stands still, s", "whole after, s")
     figures = {}
@@ -69,7 +71,7 @@ def saves(inputs: Path, model: str, scratch: Path) -> dict[str, Any]:
         where = scratch / f"save-{in_background}"
         checkpoint = {"save": str(where / "saved"), "save_interval": SAVED_AT, "async_save": in_background}
         console.print(f"a save that is {name}", style="dim")
-        seen = run("trainer", config(inputs, model, 2 * SAVED_AT, checkpoint), where / "run")
+        seen = run("trainer", config(inputs, model, 2 * SAVED_AT, checkpoint, settings), where / "run")
         stall, whole = seen.stall_seconds(SAVED_AT), seen.save_seconds(SAVED_AT)
         table.add_row(name, f"{stall:.2f}", f"{whole:.2f}")
         figures[name] = {"stall_seconds": round(stall, 2), "whole_after_seconds": round(whole, 2)}
@@ -91,7 +93,7 @@ def main() -> None:
         if wanted.only != "saves":
             figures |= compare(wanted.inputs, wanted.model, wanted.steps, Path(scratch), wanted.set)
         if wanted.only != "speed":
-            figures["saves"] = saves(wanted.inputs, wanted.model, Path(scratch))
+            figures["saves"] = saves(wanted.inputs, wanted.model, Path(scratch), wanted.set)
     if wanted.output:
         wanted.output.write_text(yaml.safe_dump(figures, sort_keys=False))
 
