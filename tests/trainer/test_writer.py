@@ -44,6 +44,7 @@ if __name__ == "__main__":
         time.sleep(1)
     if case == "told":
         process.join()
+        assert process.exitcode == 0, "its status was taken away"
     if case in ("killed", "failed", "full disk"):
         time.sleep(600)  # as Bridge waits for its word
     print("GOES ON")
