@@ -113,7 +113,8 @@ def goes_on_without_it(
         assert parts.job(unwanted)["state"] == "CANCELLING"
         parts.let_go(running)
         while time.monotonic() < again:
-            assert parts.job(running)["state"] == "RUNNING"  # nobody looks, and nothing is said to be lost
+            # Nobody looks, but for a task that the worker had taken before; nothing is said to be lost.
+            assert parts.job(running)["state"] in ("RUNNING", "SUCCEEDED")
             assert parts.client.get("/v1/jobs").status_code == 200
             time.sleep(1)
     tally.judge(parts, [running, parts.submit()])
