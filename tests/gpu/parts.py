@@ -12,6 +12,9 @@ import yaml
 
 from tests.trainer_runs import PROJECT, Run
 
+# One step of a resumed run is the same arithmetic again; attention's backward pass adds up in any order.
+RESUMED = 2e-3
+
 EVIDENCE = PROJECT / "docs" / "evidence"
 
 Config = dict[str, Any]

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from tests.gpu.parts import (
+    RESUMED,
     Config,
     Hardware,
     after,
@@ -25,7 +26,6 @@ from trainer.writer import GRACE_SECONDS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
-RESUMED = 2e-3
 SAVED_AT = 5
 
 

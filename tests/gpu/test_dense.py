@@ -5,13 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu.parts import Hardware, config, finished, furthest_apart, note, rate
+from tests.gpu.parts import RESUMED, Hardware, config, finished, furthest_apart, note, rate
 from tests.trainer_runs import check_log_lines, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
-
-# One step of a resumed run is the same arithmetic again; attention's backward pass adds up in any order.
-RESUMED = 2e-3
 
 
 def test_full_fine_tuning(inputs: Path, hardware: Hardware, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.gpu.parts import (
+    RESUMED,
     Hardware,
     after,
     config,
@@ -24,7 +25,6 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
-RESUMED = 2e-3
 # torchrun kills ranks 30 s after a SIGTERM: a save must not depend on it.
 SLOW_SAVE_SECONDS = 35
 

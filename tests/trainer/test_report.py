@@ -39,3 +39,30 @@ def test_a_save_in_the_background_is_reported_as_the_one_that_it_is(tmp_path: Pa
     assert "SAVED 8" in done.stdout
     [event] = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert (event["event"], event["iteration"], event["path"]) == ("checkpoint", 8, str(path))
+
+
+# The parameters are counted on a GPU; what is asked here is whether the writer is looked after.
+BEGIN = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace as Of
+from trainer import compat; compat.install()
+from trainer import report
+from trainer.events import EventWriter
+report._count_parameters = lambda model: 0
+state = Of(train_state=Of(step=0), cfg=Of(
+    checkpoint=Of(async_save=sys.argv[2] == "True"), model=Of(seq_length=8),
+    train=Of(train_iters=1, global_batch_size=1),
+))
+made = report.Report(EventWriter(Path(sys.argv[1]), 0), is_reporter=True, world_size=1)
+made.on_data_init_start(Of(state=state, model=[]))
+"""
+
+
+@pytest.mark.parametrize("in_background", [True, False])
+def test_a_run_that_saves_in_the_background_begins_with_a_writer(tmp_path: Path, in_background: bool) -> None:
+    need_trainer()
+    done = trainer_python("-c", BEGIN, str(tmp_path), str(in_background))
+    assert done.returncode == in_background, done.stderr
+    [event] = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert event.get("code") == ("writer_lost" if in_background else None)

@@ -130,9 +130,9 @@ BLOCKS = {"mamba": "M", "attention": "*", "mlp": "-", "moe": "E"}
 def _pattern(effective: Effective) -> str | None:
     """A hybrid's layers by their letters: M Mamba, * attention, - MLP, E experts."""
     pattern, blocks = effective.get("model.hybrid_layer_pattern"), effective.hf.get("layers_block_type")
-    if isinstance(pattern, str):
-        return pattern.replace("|", "")
-    return "".join(BLOCKS.get(str(block), "") for block in blocks) if isinstance(blocks, list) else None
+    if isinstance(blocks, list) and not pattern:
+        pattern = "".join(BLOCKS.get(str(block), "") for block in blocks)
+    return pattern.replace("|", "") or None if isinstance(pattern, str) else None
 
 
 def _layers(effective: Effective) -> Counter[str]:
