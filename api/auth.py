@@ -8,8 +8,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from worker import jobs, keys
 from worker.access import Caller, Role
+from worker.db.models import Job
 from worker.errors import Forbidden, Unauthenticated
-from worker.models import Job
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer sft_...`")
 

@@ -4,8 +4,8 @@ from fastapi.responses import JSONResponse
 
 from api import schemas
 from worker import tasks
+from worker.db.models import Job, Json
 from worker.jobs import Created
-from worker.models import Job, Json
 
 
 def body(job: Job) -> Json:

@@ -11,10 +11,11 @@ from trainer.models import Model
 from worker import actions
 from worker.access import Role
 from worker.backends.base import Resources
+from worker.clock import as_utc, utcnow
 from worker.clusters import Cluster
+from worker.db.models import ApiKey, Attempt, Event, Job, Metric, Origin
 from worker.exports import ExportOf
 from worker.forms import PresetDetails
-from worker.models import ApiKey, Attempt, Event, Job, Metric, Origin, as_utc, utcnow
 from worker.queries import Details, Saved, is_stale
 from worker.states import TERMINAL, Action, JobState
 

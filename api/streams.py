@@ -14,9 +14,9 @@ from starlette.concurrency import run_in_threadpool
 from api import schemas
 from api.waiting import Subscription
 from worker import jobs, logs, queries
+from worker.db.models import Event, Job
 from worker.errors import BackendUnavailable, Gone, NotFound, RangeInvalid, ServiceUnavailable
 from worker.logs import Log, LogPage
-from worker.models import Event, Job
 from worker.queries import Details
 from worker.states import TERMINAL
 

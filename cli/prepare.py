@@ -6,8 +6,9 @@ from pathlib import Path
 from kombu.connection import Connection
 from sqlalchemy.engine import make_url
 
-from worker import keys, schema, tracing
+from worker import keys, tracing
 from worker.clusters import clusters
+from worker.db import migrate
 from worker.errors import Misconfigured, ServiceUnavailable
 from worker.settings import get_settings
 
@@ -25,7 +26,7 @@ def initialize(data_dir: Path) -> None:
     tracing.check()
     clusters()  # a wrong profile is said now, not to each request
     try:
-        schema.upgrade(settings.sql_url)
+        migrate.upgrade(settings.sql_url)
         keys.ensure_admin_key(settings.admin_key_path)
     except ServiceUnavailable as error:
         where = shown_url(settings.sql_url)

@@ -3,8 +3,8 @@
 from alembic import context
 from sqlmodel import SQLModel
 
-import worker.models  # noqa: F401  (registers the tables)
-from worker.db import build_engine
+import worker.db.models  # noqa: F401  (registers the tables)
+from worker.db.session import build_engine
 from worker.settings import get_settings
 
 

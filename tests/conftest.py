@@ -112,9 +112,10 @@ def environment(
 
 def forget_settings() -> None:
     """Let settings, engine and profiles be read anew."""
-    from worker import clusters, db, settings
+    from worker import clusters, settings
+    from worker.db.session import dispose
 
-    db.dispose()
+    dispose()
     for cached in (settings.get_settings, clusters.clusters):
         cached.cache_clear()
 
@@ -122,20 +123,20 @@ def forget_settings() -> None:
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database file to copy: the migrations run once a session."""
-    from worker import schema
+    from worker.db import migrate
 
     path = tmp_path_factory.mktemp("migrated") / "sft.db"
-    schema.upgrade(f"sqlite:///{path}")
+    migrate.upgrade(f"sqlite:///{path}")
     return path
 
 
 @pytest.fixture(scope="session")
 def migrated_postgres(postgres: Any) -> str:
     """The name of a database to copy."""
-    from worker import schema
+    from worker.db import migrate
 
     postgres.psql("CREATE DATABASE migrated;")
-    schema.upgrade(postgres_url(postgres, "migrated"))
+    migrate.upgrade(postgres_url(postgres, "migrated"))
     return "migrated"
 
 

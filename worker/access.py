@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from worker.models import Job
+from worker.db.models import Job
 
 
 class Role(StrEnum):

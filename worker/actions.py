@@ -5,10 +5,10 @@ from sqlmodel import Session
 from worker import jobs, retries
 from worker.access import Caller
 from worker.clusters import cluster
-from worker.db import writing
+from worker.db.models import Job, Json, Origin
+from worker.db.session import writing
 from worker.errors import IllegalAction, NotFound, NotReachable
 from worker.jobs import Reason
-from worker.models import Job, Json, Origin
 from worker.retries import RetryRequest
 from worker.states import Action, DesiredState, JobState, allowed_actions
 

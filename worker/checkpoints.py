@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from worker import queries
 from worker.backends.base import Files, FileStat
 from worker.clusters import cluster, connect
+from worker.db.models import Checkpoint, Job
 from worker.errors import CheckpointChanged, NotFound
-from worker.models import Checkpoint, Job
 
 CHUNK_BYTES = 1 << 20
 

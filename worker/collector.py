@@ -7,9 +7,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from worker import queries
+from worker.clock import utcnow
 from worker.clusters import clusters
 from worker.errors import ServiceUnavailable
-from worker.models import utcnow
 from worker.queries import Oldest
 from worker.states import JobState
 

@@ -11,12 +11,13 @@ from trainer.look import ConfigRequest
 from trainer.preflight import Finding
 from worker import ingest, jobs, metrics
 from worker.backends.base import Backend, Handle, Submission
+from worker.clock import utcnow
 from worker.clusters import cluster, connect
-from worker.db import affected, writing
+from worker.db.models import Attempt, Job
+from worker.db.session import affected, writing
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.jobs import Reason
 from worker.log import logger
-from worker.models import Attempt, Job, utcnow
 from worker.plan import parse_config
 from worker.run_files import STOP
 from worker.states import DesiredState, JobState

@@ -11,9 +11,9 @@ from trainer.checkpoints import iteration_directory
 from trainer.preflight.export import POINTER as EXPORTED
 from worker import checkpoints, jobs, queries
 from worker.access import Caller
+from worker.db.models import Checkpoint, Job, Json
 from worker.errors import CheckpointChanged, FieldError, InvalidSpec, NotExportable, NotReachable
 from worker.jobs import Created
-from worker.models import Checkpoint, Job, Json
 from worker.spec import JobSpec, LabelKey, LabelValue, Name, RequestedResources, Strict
 
 # What an export keeps of the config of the job that has trained.

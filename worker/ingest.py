@@ -9,11 +9,12 @@ from sqlmodel import Session, col
 from trainer.checkpoints import HF_INDEX, missing_of_export
 from worker import jobs, logs, metrics, outcome, recovery, retries
 from worker.backends.base import Backend, Files, Handle
+from worker.clock import utcnow
 from worker.clusters import cluster, connect
-from worker.db import affected, reading, writing
+from worker.db.models import Attempt, Checkpoint, Job, Json, Metric
+from worker.db.session import affected, reading, writing
 from worker.errors import BackendUnavailable, NotReachable
 from worker.log import logger
-from worker.models import Attempt, Checkpoint, Job, Json, Metric, utcnow
 from worker.run_events import (
     AnyEvent,
     CheckpointSaved,

@@ -16,11 +16,12 @@ from sqlmodel import Session, col, select
 
 from worker.access import Caller
 from worker.backends.base import Resources, Run
+from worker.clock import utcnow
 from worker.clusters import cluster, connect
-from worker.db import affected, reading, writing
+from worker.db.models import Attempt, Event, IdempotencyKey, Job, Json, Origin, new_id
+from worker.db.session import affected, reading, writing
 from worker.errors import IdempotencyMismatch, IllegalAction, NotFound
 from worker.log import logger
-from worker.models import Attempt, Event, IdempotencyKey, Job, Json, Origin, new_id, utcnow
 from worker.plan import Plan, checked_plan, run
 from worker.spec import JobSpec
 from worker.states import LIVE, TERMINAL, TRANSITIONS, JobState, allowed_actions

@@ -11,10 +11,11 @@ from sqlalchemy import or_, update
 from sqlmodel import Session, col, select
 
 from worker.access import Caller, Role
-from worker.db import reading, writing
+from worker.clock import utcnow
+from worker.db.models import ApiKey
+from worker.db.session import reading, writing
 from worker.errors import NotFound, ServiceUnavailable, Unauthenticated
 from worker.log import logger
-from worker.models import ApiKey, utcnow
 
 ADMIN = "admin"
 USE_NOTED_EVERY_SECONDS = 60.0

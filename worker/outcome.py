@@ -18,8 +18,8 @@ from trainer.failures import (
     known_as,
     signs,
 )
+from worker.db.models import Json
 from worker.jobs import Reason
-from worker.models import Json
 from worker.run_events import Ending, Failed, Finished, Stopped
 from worker.states import DesiredState, JobState
 

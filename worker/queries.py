@@ -9,10 +9,11 @@ from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from worker.db import reading
+from worker.clock import utcnow
+from worker.db.models import Attempt, Checkpoint, Event, Job, Metric
+from worker.db.session import reading
 from worker.errors import NotFound
 from worker.jobs import find
-from worker.models import Attempt, Checkpoint, Event, Job, Metric, utcnow
 from worker.settings import get_settings
 from worker.states import LIVE, TERMINAL, JobState
 

@@ -10,10 +10,10 @@ from sqlmodel import Session, col, select
 from trainer.failures import Evidence, explain
 from worker import jobs
 from worker.clusters import cluster
-from worker.db import reading, writing
+from worker.db.models import Attempt, Checkpoint, Job, Json, Origin
+from worker.db.session import reading, writing
 from worker.jobs import Reason
 from worker.log import logger
-from worker.models import Attempt, Checkpoint, Job, Json, Origin
 from worker.outcome import Outcome
 from worker.states import DesiredState, JobState
 

@@ -19,11 +19,12 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session, SQLModel, col, select
 
 from worker import jobs
+from worker.clock import utcnow
 from worker.clusters import Cluster, cluster, clusters, connect
-from worker.db import affected, reading, writing
+from worker.db.models import Attempt, Event, IdempotencyKey, Job
+from worker.db.session import affected, reading, writing
 from worker.errors import BackendUnavailable, NotFound, ServiceUnavailable
 from worker.log import logger
-from worker.models import Attempt, Event, IdempotencyKey, Job, utcnow
 from worker.settings import get_settings
 from worker.states import LIVE, TERMINAL, JobState
 

@@ -12,8 +12,8 @@ from trainer.failures.remedies import remedies
 from trainer.suggestion import Suggestion
 from worker.clusters import cluster
 from worker.compose import INPUTS
+from worker.db.models import Job, Json
 from worker.errors import FieldError, InvalidSpec, SftError
-from worker.models import Job, Json
 from worker.plan import Plan, checked_plan, parse_config
 from worker.refusals import fault
 from worker.spec import Inputs, JobSpec, Overrides, RequestedResources, Strict

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field, TypeAdapter
 
-from worker.models import as_utc
+from worker.clock import as_utc
 
 # Longer texts are cut; the log has them whole.
 MAX_CHARACTERS = 10_000

@@ -12,12 +12,13 @@ from sqlmodel import Session, col, select
 
 from worker import ingest, jobs, metrics, recovery
 from worker.backends.base import Backend, Handle, Observation, Phase
+from worker.clock import utcnow
 from worker.clusters import Cluster, cluster, connect
-from worker.db import reading, writing
+from worker.db.models import Attempt, Job, Origin
+from worker.db.session import reading, writing
 from worker.errors import BackendUnavailable, CredentialsRefused
 from worker.jobs import Reason
 from worker.log import logger
-from worker.models import Attempt, Job, Origin, utcnow
 from worker.outcome import VANISHED
 from worker.pace import Turn
 from worker.run_files import CLAIM, END, EVENTS

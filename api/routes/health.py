@@ -4,12 +4,13 @@ from fastapi import APIRouter, Request, Response
 
 from api import schemas
 from api.problems import declared, problem
-from worker import db, tasks
+from worker import tasks
+from worker.db import session
 from worker.errors import FieldError, ServiceUnavailable
 
 router = APIRouter(tags=["health"])
 
-PARTS = {"database": db.ping, "broker": tasks.ping_broker}
+PARTS = {"database": session.ping, "broker": tasks.ping_broker}
 
 
 @router.get("/healthz")

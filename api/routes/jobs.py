@@ -13,8 +13,8 @@ from api.deps import Cursor, IdempotencyKeyHeader, KnownTags, LabelsDep, Limit, 
 from api.problems import declared
 from api.schemas import Moment
 from worker import actions, jobs, plan, queries, tasks
+from worker.db.models import Job
 from worker.errors import Unauthenticated
-from worker.models import Job
 from worker.retries import RetryRequest
 from worker.spec import JobSpec
 from worker.states import JobState

@@ -15,8 +15,9 @@ from bench.slurm.figures import Figure, Progress, milliseconds
 from bench.slurm.place import FAR, NEAR, Place, backend
 from bench.slurm.waiting import Waiting
 from demo.slurm.cluster import Cluster
-from worker import db, watch
+from worker import watch
 from worker.backends.slurm.answers import QUEUE
+from worker.db.session import engine
 
 LOOKS = 5
 QUEUE_SECONDS = 60.0
@@ -119,8 +120,8 @@ def _noted_writes() -> Iterator[list[str]]:
         if statement.lstrip().startswith(("INSERT", "UPDATE", "DELETE")):
             statements.append(statement)
 
-    event.listen(db.engine(), "before_cursor_execute", note)
+    event.listen(engine(), "before_cursor_execute", note)
     try:
         yield statements
     finally:
-        event.remove(db.engine(), "before_cursor_execute", note)
+        event.remove(engine(), "before_cursor_execute", note)

@@ -9,7 +9,7 @@ import httpx2
 from bench.slurm.figures import Figure, Progress, milliseconds
 from bench.slurm.place import FAR, NEAR, Place, backend, serving, wait_until
 from worker.backends.base import run_name
-from worker.models import utcnow
+from worker.clock import utcnow
 
 ACCEPT_SECONDS = 120.0
 SBATCH_SECONDS = 60.0

@@ -10,8 +10,9 @@ from bench.slurm.place import NEAR, Place, backend
 from worker import jobs
 from worker.access import Caller, Role
 from worker.backends.base import Handle, Observation, run_name
-from worker.db import writing
-from worker.models import Attempt, Job, new_id, utcnow
+from worker.clock import utcnow
+from worker.db.models import Attempt, Job, new_id
+from worker.db.session import writing
 from worker.spec import JobSpec
 from worker.states import JobState
 

@@ -12,8 +12,9 @@ import pytest
 from tests.conftest import forget_settings
 from tests.service import Service
 from worker import jobs
-from worker.db import writing
-from worker.models import Checkpoint, utcnow
+from worker.clock import utcnow
+from worker.db.models import Checkpoint
+from worker.db.session import writing
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,10 @@ from tests.sshd import Sshd
 from worker import checkpoints, jobs
 from worker.backends import ssh
 from worker.checkpoints import CHUNK_BYTES
-from worker.db import writing
+from worker.clock import utcnow
+from worker.db.models import Checkpoint, Job
+from worker.db.session import writing
 from worker.errors import BackendUnavailable, CheckpointChanged
-from worker.models import Checkpoint, Job, utcnow
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 

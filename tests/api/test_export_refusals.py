@@ -9,8 +9,9 @@ from fastapi.testclient import TestClient
 
 from tests.stand_in.launcher import index_of
 from worker import jobs
-from worker.db import writing
-from worker.models import Checkpoint, Job, utcnow
+from worker.clock import utcnow
+from worker.db.models import Checkpoint, Job
+from worker.db.session import writing
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 

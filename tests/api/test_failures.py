@@ -8,8 +8,9 @@ from fastapi.testclient import TestClient
 
 from tests.service import Service
 from worker import jobs
-from worker.db import writing
-from worker.models import Attempt, utcnow
+from worker.clock import utcnow
+from worker.db.models import Attempt
+from worker.db.session import writing
 from worker.states import JobState
 
 Body = dict[str, Any]

@@ -9,8 +9,9 @@ from fastapi.testclient import TestClient
 
 from worker import jobs, keys
 from worker.access import Role
-from worker.db import writing
-from worker.models import Checkpoint, utcnow
+from worker.clock import utcnow
+from worker.db.models import Checkpoint
+from worker.db.session import writing
 from worker.states import JobState
 
 # Who calls: the role and project of the key. The job is its owner's; nobody has no key.

@@ -17,7 +17,7 @@ from tests.chaos.parts import Parts
 from tests.chaos.refused import assert_refused
 from tests.chaos.tally import Tally
 from tests.conftest import new_database
-from worker.db import LOCK_TIMEOUT_SECONDS
+from worker.db.session import LOCK_TIMEOUT_SECONDS
 
 ALL = ("api", "worker", "beat")
 

@@ -13,8 +13,9 @@ from tests.service import Service
 from tests.waiting import wait_until
 from tests.worker.conftest import job_in, spec  # noqa: F401
 from worker import jobs
+from worker.clock import utcnow
+from worker.db.models import Job
 from worker.errors import NotFound
-from worker.models import Job, utcnow
 from worker.states import JobState
 
 JobIn = Callable[..., Job]

@@ -13,8 +13,8 @@ from tests.lepton.server.server import LeptonServer
 from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
 from worker import clusters, dispatch, ingest, jobs, watch
+from worker.db.models import Job
 from worker.errors import BackendUnavailable
-from worker.models import Job
 from worker.queries import is_stale
 from worker.spec import JobSpec
 

@@ -4,8 +4,8 @@ from alembic import command
 from sqlalchemy import MetaData, create_engine, inspect
 from sqlmodel import Session, SQLModel
 
-from worker import models, schema
-from worker.models import utcnow
+from worker.clock import utcnow
+from worker.db import migrate, models
 
 
 def tables(url: str) -> set[str]:
@@ -16,17 +16,17 @@ def tables(url: str) -> set[str]:
 
 
 def test_up_and_down_and_up_again(database_url: str) -> None:
-    schema.upgrade(database_url)
+    migrate.upgrade(database_url)
     assert tables(database_url) == set(SQLModel.metadata.tables)
-    schema.upgrade(database_url)  # nothing is left to do
-    schema.downgrade(database_url)
+    migrate.upgrade(database_url)  # nothing is left to do
+    migrate.downgrade(database_url)
     assert tables(database_url) == set()
-    schema.upgrade(database_url)
+    migrate.upgrade(database_url)
     assert tables(database_url) == set(SQLModel.metadata.tables)
 
 
 def test_attempts_from_before_know_what_they_occupied_and_why_the_last_failed(database_url: str) -> None:
-    schema.upgrade(database_url, "0002")
+    migrate.upgrade(database_url, "0002")
     engine = create_engine(database_url)
     old = MetaData()
     old.reflect(engine)
@@ -41,7 +41,7 @@ def test_attempts_from_before_know_what_they_occupied_and_why_the_last_failed(da
         for number in (1, 2):
             attempt = {"job_id": made.id, "number": number, "created_at": utcnow(), "events_offset": 0}
             connection.execute(old.tables["attempt"].insert().values(attempt))
-    schema.upgrade(database_url)
+    migrate.upgrade(database_url)
     with Session(engine) as session:
         attempts = [session.get_one(models.Attempt, (made.id, number)) for number in (1, 2)]
     engine.dispose()
@@ -52,5 +52,5 @@ def test_attempts_from_before_know_what_they_occupied_and_why_the_last_failed(da
 
 def test_models_and_migrations_agree(database_url: str) -> None:
     assert models.Job.__tablename__ in SQLModel.metadata.tables
-    schema.upgrade(database_url)
-    command.check(schema.alembic_config(database_url))  # raises where a migration is missing
+    migrate.upgrade(database_url)
+    command.check(migrate.alembic_config(database_url))  # raises where a migration is missing

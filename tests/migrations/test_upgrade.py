@@ -8,10 +8,12 @@ from sqlalchemy import MetaData, create_engine
 
 from tests.conftest import forget_settings, make_inputs
 from tests.service import Service
-from worker import jobs, keys, schema
+from worker import jobs, keys
 from worker.access import Caller, Role
+from worker.clock import utcnow
 from worker.clusters import cluster, connect
-from worker.models import ApiKey, Attempt, utcnow
+from worker.db import migrate
+from worker.db.models import ApiKey, Attempt
 from worker.spec import JobSpec
 from worker.states import JobState, S
 
@@ -39,7 +41,7 @@ class OldDatabase:
     """A database of the first migration, written without today's models' idea of it."""
 
     def __init__(self, url: str) -> None:
-        schema.upgrade(url, "0001")
+        migrate.upgrade(url, "0001")
         self.engine = create_engine(url)
         self.metadata = MetaData()
         self.metadata.reflect(self.engine)

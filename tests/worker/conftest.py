@@ -10,8 +10,8 @@ from tests.conftest import make_inputs
 from worker import jobs
 from worker.access import Caller, Role
 from worker.app import app
-from worker.db import writing
-from worker.models import Attempt, Job
+from worker.db.models import Attempt, Job
+from worker.db.session import writing
 from worker.spec import JobSpec
 from worker.states import JobState
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from worker.clock import utcnow
 from worker.collector import JobCollector
-from worker.db import writing
-from worker.models import Attempt, Job, utcnow
+from worker.db.models import Attempt, Job
+from worker.db.session import writing
 from worker.states import JobState
 
 JobIn = Callable[..., Job]

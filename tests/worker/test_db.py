@@ -9,19 +9,20 @@ from sqlalchemy import text
 
 from tests.conftest import forget_settings
 from tests.worker.test_jobs import at_once
-from worker import db
+from worker.db import session
+from worker.db.models import ApiKey
+from worker.db.session import ping, reading, writing
 from worker.errors import ServiceUnavailable
-from worker.models import ApiKey
 
 
 def keys() -> int:
-    with db.reading() as session:
+    with reading() as session:
         return int(session.connection().execute(text("SELECT count(*) FROM api_key")).scalar_one())
 
 
 def test_a_block_that_raises_writes_nothing(database: str) -> None:
     def write() -> None:
-        with db.writing() as session:
+        with writing() as session:
             session.add(ApiKey(name="x", key_hash="x", role="admin", project="p"))
             session.flush()
             raise InterruptedError
@@ -38,7 +39,7 @@ def test_many_writers_at_once_all_get_through(database: str) -> None:
     def write() -> None:
         with lock:
             name = str(next(names))
-        with db.writing() as session:
+        with writing() as session:
             session.connection().execute(text("SELECT count(*) FROM api_key")).scalar_one()  # reads first
             session.add(ApiKey(name=name, key_hash=name, role="admin", project="p"))
 
@@ -49,12 +50,12 @@ def test_many_writers_at_once_all_get_through(database: str) -> None:
 def test_a_locked_sqlite_is_unavailable_and_not_a_bug(
     environment: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    environment.setattr(db, "LOCK_TIMEOUT_SECONDS", 0.1)
+    environment.setattr(session, "LOCK_TIMEOUT_SECONDS", 0.1)
     environment.setenv("SFT_DATABASE_URL", f"sqlite:///{tmp_path / 'x.db'}")
     forget_settings()
 
     def write() -> None:
-        with db.writing() as session:
+        with writing() as session:
             session.connection().execute(text("SELECT 1"))
 
     write()
@@ -62,7 +63,7 @@ def test_a_locked_sqlite_is_unavailable_and_not_a_bug(
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(ServiceUnavailable):
         write()
-    db.ping()  # reading goes on
+    ping()  # reading goes on
     other.execute("ROLLBACK")
     other.close()
     write()
@@ -70,7 +71,7 @@ def test_a_locked_sqlite_is_unavailable_and_not_a_bug(
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_sqlite_keeps_a_write_ahead_log(database: str) -> None:
-    with db.reading() as session:
+    with reading() as session:
         assert session.connection().execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
 
 
@@ -78,4 +79,4 @@ def test_a_database_that_is_not_there_is_unavailable(environment: pytest.MonkeyP
     environment.setenv("SFT_DATABASE_URL", "postgresql+psycopg://nobody@127.0.0.1:1/none")
     forget_settings()
     with pytest.raises(ServiceUnavailable):
-        db.ping()
+        ping()

@@ -15,9 +15,9 @@ from worker import actions, dispatch, jobs, queries, watch
 from worker.backends.base import Handle, Submission
 from worker.backends.local import LocalBackend
 from worker.clusters import cluster, connect
-from worker.db import writing
+from worker.db.models import Job
+from worker.db.session import writing
 from worker.errors import BackendUnavailable
-from worker.models import Job
 from worker.retries import RetryRequest
 from worker.spec import JobSpec
 from worker.states import JobState

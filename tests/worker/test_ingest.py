@@ -10,8 +10,8 @@ import pytest
 from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
 from worker import actions, ingest, jobs, queries
-from worker.db import writing
-from worker.models import Attempt, Job
+from worker.db.models import Attempt, Job
+from worker.db.session import writing
 from worker.states import JobState
 
 JobIn = Callable[..., Job]

@@ -9,10 +9,10 @@ import pytest
 from tests.worker.conftest import ANNA
 from worker import actions, jobs, queries
 from worker.access import Caller, Role
-from worker.db import writing
+from worker.db.models import Job
+from worker.db.session import writing
 from worker.errors import IdempotencyMismatch, IllegalAction, InvalidSpec, NotFound
 from worker.jobs import Reason
-from worker.models import Job
 from worker.spec import JobSpec
 from worker.states import JobState
 

@@ -10,9 +10,10 @@ from sqlmodel import select
 
 from worker import keys
 from worker.access import Role
-from worker.db import reading
+from worker.clock import utcnow
+from worker.db.models import ApiKey
+from worker.db.session import reading
 from worker.errors import Unauthenticated
-from worker.models import ApiKey, utcnow
 
 
 def stored() -> list[ApiKey]:

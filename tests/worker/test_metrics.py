@@ -11,8 +11,8 @@ from prometheus_client import REGISTRY
 from tests.conftest import forget_settings
 from tests.metrics import value
 from worker import dispatch, ingest, jobs, metrics, watch
+from worker.db.models import Job
 from worker.errors import BackendUnavailable, Misconfigured
-from worker.models import Job
 from worker.states import JobState
 
 JobIn = Callable[..., Job]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from worker import queries
-from worker.db import writing
-from worker.models import Checkpoint, Job, Metric
+from worker.db.models import Checkpoint, Job, Metric
+from worker.db.session import writing
 from worker.queries import JobFilter
 from worker.states import JobState
 

@@ -4,8 +4,9 @@ import pytest
 
 from tests.conftest import forget_settings
 from worker import recovery
-from worker.db import writing
-from worker.models import Attempt, Checkpoint, Job, Origin, utcnow
+from worker.clock import utcnow
+from worker.db.models import Attempt, Checkpoint, Job, Origin
+from worker.db.session import writing
 from worker.states import JobState
 
 R, C = Origin.RECOVERED, Origin.CREATED

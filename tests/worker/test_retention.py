@@ -17,9 +17,10 @@ from tests.worker.conftest import ANNA
 from worker import actions, jobs, logs, retention
 from worker.backends.base import FileStat
 from worker.backends.files import LocalFiles
-from worker.db import reading, writing
+from worker.clock import utcnow
+from worker.db.models import Attempt, Checkpoint, Event, IdempotencyKey, Job, Metric
+from worker.db.session import reading, writing
 from worker.errors import BackendUnavailable, Gone, NotFound, ServiceUnavailable
-from worker.models import Attempt, Checkpoint, Event, IdempotencyKey, Job, Metric, utcnow
 from worker.settings import get_settings
 from worker.spec import JobSpec
 from worker.states import LIVE, TERMINAL, JobState

@@ -11,9 +11,9 @@ from tests.conftest import forget_settings
 from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
 from worker import actions, jobs, queries, retries
-from worker.db import writing
+from worker.db.models import Job
+from worker.db.session import writing
 from worker.errors import IllegalAction, InvalidSpec
-from worker.models import Job
 from worker.plan import plan
 from worker.retries import RetryRequest
 from worker.spec import JobSpec

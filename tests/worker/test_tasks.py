@@ -11,9 +11,10 @@ from tests.worker.conftest import Redis
 from tests.worker.test_ingest import step, steps, write
 from worker import jobs, pace, tasks
 from worker.app import LOOKS, NEXT, SUBMISSIONS
+from worker.clock import utcnow
 from worker.clusters import cluster
+from worker.db.models import Job
 from worker.errors import BackendUnavailable
-from worker.models import Job, utcnow
 from worker.states import JobState
 
 JobIn = Callable[..., Job]

@@ -18,8 +18,8 @@ from worker.backends import ssh
 from worker.backends.slurm.backend import SlurmBackend
 from worker.clusters import cluster, connect
 from worker.datasets import DatasetRequest
+from worker.db.models import Job
 from worker.errors import BackendUnavailable, InvalidSpec
-from worker.models import Job
 from worker.plan import plan
 from worker.spec import JobSpec
 from worker.states import JobState

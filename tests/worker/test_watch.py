@@ -9,9 +9,10 @@ import pytest
 from api.schemas import etag, is_stale
 from tests.worker.conftest import ANNA
 from worker import actions, ingest, jobs, watch
-from worker.db import writing
+from worker.clock import utcnow
+from worker.db.models import Attempt, Job
+from worker.db.session import writing
 from worker.errors import BackendUnavailable
-from worker.models import Attempt, Job, utcnow
 from worker.states import JobState
 
 JobIn = Callable[..., Job]

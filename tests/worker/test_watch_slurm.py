@@ -11,8 +11,9 @@ from tests.conftest import forget_settings, make_inputs
 from tests.worker.backends.slurm.commands import FakeSlurm, history_line, queue_line
 from tests.worker.test_ingest import save, step, steps, write
 from worker import clusters, ingest, jobs, watch
-from worker.db import writing
-from worker.models import Attempt, Job, Origin, utcnow
+from worker.clock import utcnow
+from worker.db.models import Attempt, Job, Origin
+from worker.db.session import writing
 from worker.pace import Turn
 from worker.spec import JobSpec
 from worker.states import JobState

@@ -3,7 +3,7 @@
 from alembic import command
 from alembic.config import Config
 
-from worker.db import translated
+from worker.db.session import translated
 from worker.settings import PROJECT_ROOT
 
 

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -10,13 +10,10 @@ from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Index, Integer, Text
 from sqlmodel import Field, SQLModel
 
 from worker.backends.base import run_name
+from worker.clock import as_utc, utcnow
 from worker.states import DesiredState, JobState
 
 Json = dict[str, Any]
-
-
-def utcnow() -> datetime:
-    return datetime.now(UTC)
 
 
 def new_id(prefix: str) -> str:
@@ -35,14 +32,6 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         return as_utc(value) if value else None
-
-
-def as_utc(value: datetime) -> datetime:
-    """The same moment in UTC; what has no zone is UTC. Raises ValueError outside of the years 1 to 9999."""
-    try:
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("lies beyond the years") from error
 
 
 class StateType(TypeDecorator[JobState]):
