@@ -14,8 +14,8 @@ from api import problems
 from api.middleware import RequestContext, RequestLimits, RequestLog
 from api.routes import checkpoints, clusters, datasets, health, jobs, keys, logs, metrics, presets
 from api.waiting import Watch
-from worker import log, tracing
 from worker.settings import get_settings
+from worker.telemetry import logging, tracing
 
 DESCRIPTION = """
 Submit supervised fine-tuning (SFT) jobs of Nemotron and other models to Megatron-Bridge, follow
@@ -47,7 +47,7 @@ def _close_first(watch: Watch, ending: signal.Signals) -> None:
 
 def create_app() -> FastAPI:
     """The service as an ASGI application: `uvicorn --factory api.app:create_app`."""
-    log.configure()
+    logging.configure()
     tracing.start("sft-api")
     app = FastAPI(
         title="SFT service",

@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import problem
-from worker import metrics, tracing
-from worker.log import logger
+from worker.telemetry import metrics, tracing
+from worker.telemetry.logging import logger
 
 HEADER = "X-Request-ID"
 UNMATCHED = "unmatched"

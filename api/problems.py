@@ -15,7 +15,7 @@ from starlette.routing import compile_path
 
 from worker import errors
 from worker.errors import FieldError, SftError
-from worker.validation import field_errors
+from worker.field_errors import field_errors
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2

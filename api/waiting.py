@@ -14,8 +14,8 @@ from starlette.concurrency import run_in_threadpool
 
 from worker import keys, queries
 from worker.errors import ServiceUnavailable
-from worker.log import logger
 from worker.queries import Mark
+from worker.telemetry.logging import logger
 
 INTERVAL_SECONDS = 0.25
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from kombu.connection import Connection
 from sqlalchemy.engine import make_url
 
-from worker import keys, tracing
+from worker import keys
 from worker.clusters import clusters
 from worker.db import migrate
 from worker.errors import Misconfigured, ServiceUnavailable
 from worker.settings import get_settings
+from worker.telemetry import tracing
 
 BROKER_TIMEOUT_SECONDS = 5
 

@@ -28,9 +28,9 @@ from rich.console import Console
 
 from cli.broker import connect
 from cli.prepare import initialize, make_directory, reach_broker
-from worker import metrics
 from worker.errors import Misconfigured
 from worker.settings import PROJECT_ROOT, get_settings
+from worker.telemetry import metrics
 
 STOP_GRACE_SECONDS = 15.0
 START_TIMEOUT_SECONDS = 60.0

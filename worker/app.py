@@ -15,10 +15,9 @@ from celery.schedules import schedule
 from celery.signals import beat_init, heartbeat_sent, setup_logging, worker_init, worker_shutdown
 from kombu.entity import Queue
 
-from worker import context as context  # what it connects to Celery's signals
-from worker import log, metrics, tracing
 from worker.errors import Misconfigured
 from worker.settings import get_settings
+from worker.telemetry import logging, metrics, tracing
 
 # Submissions can be slow and many: a worker takes from its queues by turns, so that looks go on meanwhile.
 # What the beat sends is short and comes first: behind others it would expire, and nobody would look.
@@ -79,7 +78,7 @@ def _steady_now() -> datetime:
 
 @setup_logging.connect
 def _configure_logging(**_: Any) -> None:
-    log.configure()
+    logging.configure()
 
 
 @worker_init.connect

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from trainer.config import TrainingConfig
+from worker.field_errors import pointer, suggestion
 from worker.refusals import fault
-from worker.validation import pointer, suggestion
 
 Argument = tuple[str, str, str]
 

@@ -14,9 +14,9 @@ from worker.backends.local import LocalBackend
 from worker.backends.slurm.backend import SlurmBackend
 from worker.backends.transport import LocalTransport, Transport
 from worker.errors import FieldError, InvalidSpec, Misconfigured, NotFound
+from worker.field_errors import suggestion
 from worker.profiles import Cluster, LeptonCluster, LocalCluster, Profile, SlurmCluster
 from worker.settings import get_settings
-from worker.validation import suggestion
 
 __all__ = [
     "Cluster",

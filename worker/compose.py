@@ -15,9 +15,9 @@ from trainer.presets import Preset
 from trainer.sections import faults as section_faults
 from worker.arguments import arguments
 from worker.errors import FieldError
+from worker.field_errors import field_errors, pointer
 from worker.refusals import fault, invalid, refuse_items
 from worker.spec import JobSpec, refuse_endless
-from worker.validation import field_errors, pointer
 
 # `inputs` are other names for these keys of the config.
 INPUTS = {

@@ -9,7 +9,7 @@ from sqlmodel import Session, col
 from trainer.failures import Evidence, Failure, explain
 from trainer.look import ConfigRequest
 from trainer.preflight import Finding
-from worker import ingest, jobs, metrics
+from worker import ingest, jobs
 from worker.backends.base import Backend, Handle, Submission
 from worker.clock import utcnow
 from worker.clusters import cluster, connect
@@ -17,10 +17,11 @@ from worker.db.models import Attempt, Job
 from worker.db.session import affected, writing
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.jobs import Reason
-from worker.log import logger
 from worker.plan import parse_config
 from worker.run_files import STOP
 from worker.states import DesiredState, JobState
+from worker.telemetry import metrics
+from worker.telemetry.logging import logger
 
 log = logger(__name__)
 

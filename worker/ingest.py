@@ -7,14 +7,13 @@ from sqlalchemy import update
 from sqlmodel import Session, col
 
 from trainer.checkpoints import HF_INDEX, missing_of_export
-from worker import jobs, logs, metrics, outcome, recovery, retries
+from worker import jobs, logs, outcome, recovery, retries
 from worker.backends.base import Backend, Files, Handle
 from worker.clock import utcnow
 from worker.clusters import cluster, connect
 from worker.db.models import Attempt, Checkpoint, Job, Json, Metric
 from worker.db.session import affected, reading, writing
 from worker.errors import BackendUnavailable, NotReachable
-from worker.log import logger
 from worker.run_events import (
     AnyEvent,
     CheckpointSaved,
@@ -28,6 +27,8 @@ from worker.run_events import (
 )
 from worker.run_files import END, EVENTS, SECRETS
 from worker.states import LIVE, JobState
+from worker.telemetry import metrics
+from worker.telemetry.logging import logger
 
 log = logger(__name__)
 

@@ -21,10 +21,10 @@ from worker.clusters import cluster, connect
 from worker.db.models import Attempt, Event, IdempotencyKey, Job, Json, Origin, new_id
 from worker.db.session import affected, reading, writing
 from worker.errors import IdempotencyMismatch, IllegalAction, NotFound
-from worker.log import logger
 from worker.plan import Plan, checked_plan, run
 from worker.spec import JobSpec
 from worker.states import LIVE, TERMINAL, TRANSITIONS, JobState, allowed_actions
+from worker.telemetry.logging import logger
 
 SYSTEM = "system"
 

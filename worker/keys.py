@@ -15,7 +15,7 @@ from worker.clock import utcnow
 from worker.db.models import ApiKey
 from worker.db.session import reading, writing
 from worker.errors import NotFound, ServiceUnavailable, Unauthenticated
-from worker.log import logger
+from worker.telemetry.logging import logger
 
 ADMIN = "admin"
 USE_NOTED_EVERY_SECONDS = 60.0

@@ -14,8 +14,8 @@ from typing import Any
 from worker.app import app
 from worker.clusters import Cluster
 from worker.errors import BackendUnavailable, CredentialsRefused
-from worker.log import logger
 from worker.settings import get_settings
+from worker.telemetry.logging import logger
 
 log = logger(__name__)
 

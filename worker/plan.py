@@ -18,11 +18,11 @@ from worker.backends.base import Resources, Run, Submission
 from worker.clusters import Cluster, connect, named_in_request
 from worker.compose import Composed, compose
 from worker.errors import FieldError, InvalidSpec, PlanDrift
+from worker.field_errors import pointer
 from worker.provenance import Value, values
 from worker.refusals import fault, refuse_control_characters
 from worker.secrets import is_variable
 from worker.spec import JobSpec
-from worker.validation import pointer
 
 # Stands for the id that a job gets when it is created, so that equal plans have equal hashes.
 PLANNED_JOB = "JOB_ID"

@@ -13,9 +13,9 @@ from worker.clusters import cluster
 from worker.db.models import Attempt, Checkpoint, Job, Json, Origin
 from worker.db.session import reading, writing
 from worker.jobs import Reason
-from worker.log import logger
 from worker.outcome import Outcome
 from worker.states import DesiredState, JobState
+from worker.telemetry.logging import logger
 
 log = logger(__name__)
 

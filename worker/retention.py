@@ -24,9 +24,9 @@ from worker.clusters import Cluster, cluster, clusters, connect
 from worker.db.models import Attempt, Event, IdempotencyKey, Job
 from worker.db.session import affected, reading, writing
 from worker.errors import BackendUnavailable, NotFound, ServiceUnavailable
-from worker.log import logger
 from worker.settings import get_settings
 from worker.states import LIVE, TERMINAL, JobState
+from worker.telemetry.logging import logger
 
 log = logger(__name__)
 

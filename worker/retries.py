@@ -14,10 +14,10 @@ from worker.clusters import cluster
 from worker.compose import INPUTS
 from worker.db.models import Job, Json
 from worker.errors import FieldError, InvalidSpec, SftError
+from worker.field_errors import pointer
 from worker.plan import Plan, checked_plan, parse_config
 from worker.refusals import fault
 from worker.spec import Inputs, JobSpec, Overrides, RequestedResources, Strict
-from worker.validation import pointer
 
 APPLY = "/apply_suggestion"
 RESOURCES = "resources."

@@ -8,8 +8,8 @@ from kombu.exceptions import OperationalError
 from worker import clusters, dispatch, ingest, jobs, pace, retention, watch
 from worker.app import FIRST, LOOKS, NEXT, SUBMISSIONS, app
 from worker.errors import NotFound, ServiceUnavailable
-from worker.log import logger
 from worker.states import JobState
+from worker.telemetry.logging import logger
 
 log = logger(__name__)
 

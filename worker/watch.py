@@ -10,7 +10,7 @@ from sqlalchemy import func, or_, update
 from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
-from worker import ingest, jobs, metrics, recovery
+from worker import ingest, jobs, recovery
 from worker.backends.base import Backend, Handle, Observation, Phase
 from worker.clock import utcnow
 from worker.clusters import Cluster, cluster, connect
@@ -18,12 +18,13 @@ from worker.db.models import Attempt, Job, Origin
 from worker.db.session import reading, writing
 from worker.errors import BackendUnavailable, CredentialsRefused
 from worker.jobs import Reason
-from worker.log import logger
 from worker.outcome import VANISHED
 from worker.pace import Turn
 from worker.run_files import CLAIM, END, EVENTS
 from worker.settings import get_settings
 from worker.states import AWAITING_TASK, TRANSITIONS, WATCHED, DesiredState, JobState
+from worker.telemetry import metrics
+from worker.telemetry.logging import logger
 
 log = logger(__name__)
 

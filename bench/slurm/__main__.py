@@ -18,8 +18,8 @@ from bench.slurm.place import Place
 from bench.slurm.waiting import Waiting
 from demo.slurm.daemons import ClusterError
 from demo.slurm.install import NotInstalled
-from worker import log
 from worker.backends import ssh
+from worker.telemetry import logging
 
 console = Console(highlight=False)
 
@@ -68,7 +68,7 @@ def _set_environment() -> None:
         if name.startswith(("SFT_", "OTEL_")) or name in ("DATABASE_URL", "REDIS_URL"):
             del os.environ[name]
     os.environ["SFT_LOG_LEVEL"] = "WARNING"
-    log.configure()
+    logging.configure()
 
 
 def _measure(here: Place, size: Size, progress: Progress) -> dict[str, list[Figure]]:

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.lines import Line, lines
-from worker import log
+from worker.telemetry import logging
 
 FORGED = '\n{"event": "request", "caller": "root"}\r\n\x1b[2J\x1b]0;\x07\x7f\x85\u2028\\"end'
 
@@ -21,9 +21,9 @@ def stderr(client: TestClient, environment: pytest.MonkeyPatch) -> Iterator[Stri
     stream = StringIO()
     with environment.context() as patch:
         patch.setattr(sys, "stderr", stream)
-        log.configure()
+        logging.configure()
         yield stream
-    log.configure()
+    logging.configure()
 
 
 def only_line(stderr: StringIO) -> Line:

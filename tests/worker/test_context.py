@@ -8,8 +8,9 @@ import pytest
 from structlog import contextvars
 
 from tests.lines import lines
-from worker import log, tasks
-from worker.context import HEADER
+from worker import tasks
+from worker.telemetry import logging
+from worker.telemetry.task_context import HEADER
 
 
 @pytest.fixture
@@ -18,9 +19,9 @@ def stderr(database: str, environment: pytest.MonkeyPatch) -> Iterator[StringIO]
     stream = StringIO()
     with environment.context() as patch:
         patch.setattr(sys, "stderr", stream)
-        log.configure()
+        logging.configure()
         yield stream
-    log.configure()
+    logging.configure()
 
 
 def test_a_task_that_fails_says_for_which_job_and_request(stderr: StringIO) -> None:

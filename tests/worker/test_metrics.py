@@ -10,10 +10,11 @@ from prometheus_client import REGISTRY
 
 from tests.conftest import forget_settings
 from tests.metrics import value
-from worker import dispatch, ingest, jobs, metrics, watch
+from worker import dispatch, ingest, jobs, watch
 from worker.db.models import Job
 from worker.errors import BackendUnavailable, Misconfigured
 from worker.states import JobState
+from worker.telemetry import metrics
 
 JobIn = Callable[..., Job]
 CALLS = "sft_backend_call_duration_seconds_count"

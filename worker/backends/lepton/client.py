@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from worker.backends.lepton import wire
 from worker.errors import BackendUnavailable, CredentialsRefused, SubmissionRejected
-from worker.log import logger
 from worker.secrets import Secret
+from worker.telemetry.logging import logger
 
 CONNECT_SECONDS = 5.0
 CALL_SECONDS = 30.0

@@ -9,7 +9,7 @@ from worker.backends.lepton.client import Absent, Workspace
 from worker.backends.lepton.notes import ASKED, BEGAN, COMPLETED, OVERTIME, PUT_BACK, UNEXPLAINED, Notes
 from worker.backends.lepton.states import ARCHIVED, ENDS, STATES, WAITING_AGAIN, Meaning
 from worker.errors import BackendUnavailable
-from worker.log import logger
+from worker.telemetry.logging import logger
 
 log = logger(__name__)
 

@@ -29,9 +29,9 @@ from worker.backends.slurm.paths import Paths
 from worker.backends.slurm.script import CLAIMED, render, render_import
 from worker.backends.transport import Answer, Transport
 from worker.errors import BackendUnavailable, SubmissionRejected
-from worker.log import logger
 from worker.profiles import SlurmCluster
 from worker.run_files import CLAIM, EXTERNAL_ID, IMPORT, SECRETS
+from worker.telemetry.logging import logger
 
 log = logger(__name__)
 

@@ -10,7 +10,7 @@ from celery import Task
 from celery.signals import before_task_publish, task_postrun, task_prerun
 from structlog import contextvars
 
-from worker import tracing
+from worker.telemetry import tracing
 
 HEADER = "sft"
 

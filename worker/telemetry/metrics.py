@@ -13,8 +13,8 @@ from time import perf_counter
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from worker import tracing
 from worker.errors import Misconfigured, SftError
+from worker.telemetry import tracing
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
