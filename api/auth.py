@@ -6,8 +6,9 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from worker import jobs, keys
-from worker.access import Caller, Role
+from worker import jobs
+from worker.auth import keys
+from worker.auth.roles import Caller, Role
 from worker.db.models import Job
 from worker.errors import Forbidden, Unauthenticated
 

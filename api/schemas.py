@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from trainer.failures import Failure
 from trainer.models import Model
 from worker import actions
-from worker.access import Role
+from worker.auth.roles import Role
 from worker.backends.base import Resources
 from worker.clock import as_utc, utcnow
 from worker.clusters import Cluster

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
 
-from worker import keys, queries
+from worker import queries
+from worker.auth import keys
 from worker.errors import ServiceUnavailable
 from worker.queries import Mark
 from worker.telemetry.logging import logger

@@ -6,7 +6,7 @@ from pathlib import Path
 from kombu.connection import Connection
 from sqlalchemy.engine import make_url
 
-from worker import keys
+from worker.auth import keys
 from worker.clusters import clusters
 from worker.db import migrate
 from worker.errors import Misconfigured, ServiceUnavailable

@@ -3,7 +3,7 @@
 from sqlmodel import Session
 
 from worker import jobs, retries
-from worker.access import Caller
+from worker.auth.roles import Caller
 from worker.clusters import cluster
 from worker.db.models import Job, Json, Origin
 from worker.db.session import writing

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from trainer.checkpoints import iteration_directory
 from trainer.preflight.export import POINTER as EXPORTED
 from worker import checkpoints, jobs, queries
-from worker.access import Caller
+from worker.auth.roles import Caller
 from worker.db.models import Checkpoint, Job, Json
 from worker.errors import CheckpointChanged, FieldError, InvalidSpec, NotExportable, NotReachable
 from worker.jobs import Created

@@ -14,7 +14,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
-from worker.access import Caller
+from worker.auth.roles import Caller
 from worker.backends.base import Resources, Run
 from worker.clock import utcnow
 from worker.clusters import cluster, connect

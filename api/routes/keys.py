@@ -8,8 +8,8 @@ from api import schemas
 from api.auth import CallerDep, requires
 from api.deps import Cursor, Limit
 from api.problems import declared
-from worker import keys
-from worker.access import Role
+from worker.auth import keys
+from worker.auth.roles import Role
 
 router = APIRouter(tags=["keys"])
 

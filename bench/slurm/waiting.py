@@ -8,7 +8,7 @@ from sqlalchemy import update
 from bench.slurm.figures import Progress
 from bench.slurm.place import NEAR, Place, backend
 from worker import jobs
-from worker.access import Caller, Role
+from worker.auth.roles import Caller, Role
 from worker.backends.base import Handle, Observation, run_name
 from worker.clock import utcnow
 from worker.db.models import Attempt, Job, new_id

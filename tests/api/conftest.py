@@ -17,8 +17,8 @@ def client(
     """A client with an admin's key; nobody takes the tasks that it causes."""
     from api.app import create_app
     from worker import app as celery
-    from worker import keys
-    from worker.access import Role
+    from worker.auth import keys
+    from worker.auth.roles import Role
 
     environment.setenv("SFT_REDIS_URL", broker)
     forget_settings()

@@ -10,7 +10,7 @@ from tests.conftest import forget_settings
 from tests.service import Service, is_supervisor, processes_of_runs
 from tests.waiting import wait_until
 from worker import jobs
-from worker.access import Caller, Role
+from worker.auth.roles import Caller, Role
 from worker.spec import JobSpec
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from worker import jobs, keys
-from worker.access import Role
+from worker import jobs
+from worker.auth import keys
+from worker.auth.roles import Role
 from worker.clock import utcnow
 from worker.db.models import Checkpoint
 from worker.db.session import writing

@@ -8,8 +8,9 @@ from sqlalchemy import MetaData, create_engine
 
 from tests.conftest import forget_settings, make_inputs
 from tests.service import Service
-from worker import jobs, keys
-from worker.access import Caller, Role
+from worker import jobs
+from worker.auth import keys
+from worker.auth.roles import Caller, Role
 from worker.clock import utcnow
 from worker.clusters import cluster, connect
 from worker.db import migrate

@@ -8,8 +8,8 @@ import pytest
 
 from tests.conftest import make_inputs
 from worker import jobs
-from worker.access import Caller, Role
 from worker.app import app
+from worker.auth.roles import Caller, Role
 from worker.db.models import Attempt, Job
 from worker.db.session import writing
 from worker.spec import JobSpec

@@ -8,7 +8,7 @@ import pytest
 
 from tests.worker.conftest import ANNA
 from worker import actions, jobs, queries
-from worker.access import Caller, Role
+from worker.auth.roles import Caller, Role
 from worker.db.models import Job
 from worker.db.session import writing
 from worker.errors import IdempotencyMismatch, IllegalAction, InvalidSpec, NotFound

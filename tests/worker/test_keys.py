@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sqlmodel import select
 
-from worker import keys
-from worker.access import Role
+from worker.auth import keys
+from worker.auth.roles import Role
 from worker.clock import utcnow
 from worker.db.models import ApiKey
 from worker.db.session import reading

@@ -2,8 +2,17 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
-from worker.db.models import Job
+
+class Owned(Protocol):
+    """What belongs to somebody: a job."""
+
+    @property
+    def owner(self) -> str: ...
+
+    @property
+    def project(self) -> str: ...
 
 
 class Role(StrEnum):
@@ -37,10 +46,10 @@ class Caller:
         """The one project that it sees; None: all of them."""
         return None if self.role is Role.ADMIN else self.project
 
-    def sees(self, job: Job) -> bool:
+    def sees(self, job: Owned) -> bool:
         return self.seen_project in (None, job.project)
 
-    def may_change(self, job: Job) -> bool:
+    def may_change(self, job: Owned) -> bool:
         """Whether it may cancel, retry ...: an owner is known by name and project."""
         least = Role.SUBMITTER if (job.owner, job.project) == (self.name, self.project) else Role.OPERATOR
         return self.sees(job) and self.role.includes(least)

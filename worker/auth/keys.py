@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import or_, update
 from sqlmodel import Session, col, select
 
-from worker.access import Caller, Role
+from worker.auth.roles import Caller, Role
 from worker.clock import utcnow
 from worker.db.models import ApiKey
 from worker.db.session import reading, writing
