@@ -12,7 +12,7 @@ from worker import actions
 from worker.auth.roles import Role
 from worker.backends.base import Resources
 from worker.clock import as_utc, utcnow
-from worker.clusters import Cluster
+from worker.clusters.registry import Cluster
 from worker.db.models import ApiKey, Attempt, Event, Job, Metric, Origin
 from worker.exports import ExportOf
 from worker.forms import PresetDetails

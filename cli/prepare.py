@@ -7,7 +7,7 @@ from kombu.connection import Connection
 from sqlalchemy.engine import make_url
 
 from worker.auth import keys
-from worker.clusters import clusters
+from worker.clusters.registry import clusters
 from worker.db import migrate
 from worker.errors import Misconfigured, ServiceUnavailable
 from worker.settings import get_settings

@@ -112,11 +112,12 @@ def environment(
 
 def forget_settings() -> None:
     """Let settings, engine and profiles be read anew."""
-    from worker import clusters, settings
+    from worker import settings
+    from worker.clusters import registry
     from worker.db.session import dispose
 
     dispose()
-    for cached in (settings.get_settings, clusters.clusters):
+    for cached in (settings.get_settings, registry.clusters):
         cached.cache_clear()
 
 

@@ -4,7 +4,7 @@ from sqlmodel import Session
 
 from worker import jobs, retries
 from worker.auth.roles import Caller
-from worker.clusters import cluster
+from worker.clusters.registry import cluster
 from worker.db.models import Job, Json, Origin
 from worker.db.session import writing
 from worker.errors import IllegalAction, NotFound, NotReachable

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from worker import queries
 from worker.backends.base import Files, FileStat
-from worker.clusters import cluster, connect
+from worker.backends.connect import connect
+from worker.clusters.registry import cluster
 from worker.db.models import Checkpoint, Job
 from worker.errors import CheckpointChanged, NotFound
 

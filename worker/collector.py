@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 from worker import queries
 from worker.clock import utcnow
-from worker.clusters import clusters
+from worker.clusters.registry import clusters
 from worker.errors import ServiceUnavailable
 from worker.queries import Oldest
 from worker.states import JobState

@@ -10,7 +10,8 @@ from trainer.config import is_local
 from trainer.look import Counts, DataRequest, Seen
 from trainer.preflight import Finding
 from trainer.preflight.data import BATCH_SIZE, POINTER, SAMPLE_SECONDS
-from worker.clusters import Cluster, connect, named_in_request
+from worker.backends.connect import connect
+from worker.clusters.registry import Cluster, named_in_request
 from worker.errors import FieldError, InvalidSpec, ServiceUnavailable
 from worker.refusals import fault, invalid, refuse_control_characters
 from worker.settings import get_settings

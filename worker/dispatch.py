@@ -11,8 +11,9 @@ from trainer.look import ConfigRequest
 from trainer.preflight import Finding
 from worker import ingest, jobs
 from worker.backends.base import Backend, Handle, Submission
+from worker.backends.connect import connect
 from worker.clock import utcnow
-from worker.clusters import cluster, connect
+from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Job
 from worker.db.session import affected, writing
 from worker.errors import BackendUnavailable, SubmissionRejected

@@ -9,8 +9,9 @@ from sqlmodel import Session, col
 from trainer.checkpoints import HF_INDEX, missing_of_export
 from worker import jobs, logs, outcome, recovery, retries
 from worker.backends.base import Backend, Files, Handle
+from worker.backends.connect import connect
 from worker.clock import utcnow
-from worker.clusters import cluster, connect
+from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Checkpoint, Job, Json, Metric
 from worker.db.session import affected, reading, writing
 from worker.errors import BackendUnavailable, NotReachable

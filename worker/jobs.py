@@ -16,8 +16,9 @@ from sqlmodel import Session, col, select
 
 from worker.auth.roles import Caller
 from worker.backends.base import Resources, Run
+from worker.backends.connect import connect
 from worker.clock import utcnow
-from worker.clusters import cluster, connect
+from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Event, IdempotencyKey, Job, Json, Origin, new_id
 from worker.db.session import affected, reading, writing
 from worker.errors import IdempotencyMismatch, IllegalAction, NotFound

@@ -8,7 +8,8 @@ from pathlib import Path
 from trainer.failures import LogTail
 from worker import jobs, retention
 from worker.backends.base import Files
-from worker.clusters import cluster, connect
+from worker.backends.connect import connect
+from worker.clusters.registry import cluster
 from worker.errors import Gone, NotFound, NotReachable, RangeInvalid
 
 MAX_BYTES = 1 << 20

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.app import app
-from worker.clusters import Cluster
+from worker.clusters.registry import Cluster
 from worker.errors import BackendUnavailable, CredentialsRefused
 from worker.settings import get_settings
 from worker.telemetry.logging import logger

@@ -15,13 +15,14 @@ from trainer.preflight.export import POINTER as EXPORTED
 from trainer.presets import Preset, PresetNotFound, load_preset
 from worker.agreement import changed, digest
 from worker.backends.base import Resources, Run, Submission
-from worker.clusters import Cluster, connect, named_in_request
+from worker.backends.connect import connect
+from worker.clusters.registry import Cluster, named_in_request
+from worker.clusters.secrets import is_variable
 from worker.compose import Composed, compose
 from worker.errors import FieldError, InvalidSpec, PlanDrift
 from worker.field_errors import pointer
 from worker.provenance import Value, values
 from worker.refusals import fault, refuse_control_characters
-from worker.secrets import is_variable
 from worker.spec import JobSpec
 
 # Stands for the id that a job gets when it is created, so that equal plans have equal hashes.

@@ -9,7 +9,7 @@ from sqlmodel import Session, col, select
 
 from trainer.failures import Evidence, explain
 from worker import jobs
-from worker.clusters import cluster
+from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Checkpoint, Job, Json, Origin
 from worker.db.session import reading, writing
 from worker.jobs import Reason

@@ -19,8 +19,9 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session, SQLModel, col, select
 
 from worker import jobs
+from worker.backends.connect import connect
 from worker.clock import utcnow
-from worker.clusters import Cluster, cluster, clusters, connect
+from worker.clusters.registry import Cluster, cluster, clusters
 from worker.db.models import Attempt, Event, IdempotencyKey, Job
 from worker.db.session import affected, reading, writing
 from worker.errors import BackendUnavailable, NotFound, ServiceUnavailable

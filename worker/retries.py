@@ -10,7 +10,7 @@ from pydantic import Field
 from trainer.config import walk
 from trainer.failures.remedies import remedies
 from trainer.suggestion import Suggestion
-from worker.clusters import cluster
+from worker.clusters.registry import cluster
 from worker.compose import INPUTS
 from worker.db.models import Job, Json
 from worker.errors import FieldError, InvalidSpec, SftError

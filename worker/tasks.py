@@ -5,8 +5,9 @@ from typing import Any
 from celery import Task
 from kombu.exceptions import OperationalError
 
-from worker import clusters, dispatch, ingest, jobs, pace, retention, watch
+from worker import dispatch, ingest, jobs, pace, retention, watch
 from worker.app import FIRST, LOOKS, NEXT, SUBMISSIONS, app
+from worker.clusters import registry
 from worker.errors import NotFound, ServiceUnavailable
 from worker.states import JobState
 from worker.telemetry.logging import logger
@@ -55,7 +56,7 @@ def tick() -> None:
 def poll(cluster_name: str) -> None:
     """Look at a cluster's live jobs once, if it is time."""
     try:
-        profile = clusters.cluster(cluster_name)
+        profile = registry.cluster(cluster_name)
     except NotFound as error:
         log.warning("poll.no_such_cluster", error=error.message)  # its profile was removed
         return

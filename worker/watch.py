@@ -12,8 +12,9 @@ from sqlmodel import Session, col, select
 
 from worker import ingest, jobs, recovery
 from worker.backends.base import Backend, Handle, Observation, Phase
+from worker.backends.connect import connect
 from worker.clock import utcnow
-from worker.clusters import Cluster, cluster, connect
+from worker.clusters.registry import Cluster, cluster
 from worker.db.models import Attempt, Job, Origin
 from worker.db.session import reading, writing
 from worker.errors import BackendUnavailable, CredentialsRefused

@@ -5,7 +5,8 @@ from fastapi import APIRouter, Depends
 from api import schemas
 from api.auth import CallerDep, get_caller
 from api.problems import declared
-from worker import clusters, queries
+from worker import queries
+from worker.clusters import registry
 from worker.settings import get_settings
 
 router = APIRouter(tags=["clusters"], dependencies=[Depends(get_caller)])
@@ -21,6 +22,6 @@ def list_clusters(caller: CallerDep) -> schemas.ClusterList:
             schemas.ClusterView.of(
                 profile, live.get(name, {}), default=name == default, project=caller.seen_project
             )
-            for name, profile in clusters.clusters().items()
+            for name, profile in registry.clusters().items()
         ]
     )

@@ -21,8 +21,9 @@ from bench.slurm.figures import Progress
 from cli.prepare import initialize
 from demo.slurm.cluster import Cluster
 from demo.slurm.config import free_ports
+from worker.backends.connect import connect
 from worker.backends.slurm.backend import SlurmBackend
-from worker.clusters import cluster, connect
+from worker.clusters.registry import cluster
 from worker.settings import PROJECT_ROOT
 
 START_SECONDS = 60.0

@@ -12,7 +12,7 @@ import pytest
 from pydantic import AliasChoices
 
 from tests.deploy.compose import COMPOSE_FILE, EXAMPLE, assignments, load, raw, variables
-from worker.profiles import LocalCluster
+from worker.clusters.profiles import LocalCluster
 from worker.settings import PROJECT_ROOT, Settings
 
 PASSWORDS = {"POSTGRES_PASSWORD": "p", "REDIS_PASSWORD": "r"}

@@ -11,7 +11,7 @@ from tests.lepton.server.server import LeptonServer
 from tests.lepton.server.workspace import Job
 from worker.backends.base import Handle, Observation, Resources, Run, Submission
 from worker.backends.lepton.backend import LeptonBackend
-from worker.profiles import LeptonCluster
+from worker.clusters.profiles import LeptonCluster
 
 
 @dataclass

@@ -12,8 +12,8 @@ from tests.lepton.server.server import LeptonServer
 from tests.waiting import wait_until
 from worker.backends.lepton.client import USUAL_PAUSE_SECONDS, Workspace
 from worker.backends.lepton.client import workspace as connected
+from worker.clusters.secrets import Secret
 from worker.errors import BackendUnavailable, CredentialsRefused
-from worker.secrets import Secret
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from tests.lepton.parts import profiles
 from tests.lepton.server.server import LeptonServer
 from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
-from worker import clusters, dispatch, ingest, jobs, watch
+from worker import dispatch, ingest, jobs, watch
+from worker.clusters import registry
 from worker.db.models import Job
 from worker.errors import BackendUnavailable
 from worker.queries import is_stale
@@ -30,7 +31,7 @@ def running(
     token = data_dir / "token"
     token.write_text(lepton.token)
     (data_dir / "clusters.toml").write_text(profiles(lepton, data_dir, stand_in, token, {}))
-    clusters.clusters.cache_clear()
+    registry.clusters.cache_clear()
     body = make_inputs(data_dir)
     body["overrides"].append("logger.wandb_project=wait")
     spec = JobSpec(**body, cluster="mounted")

@@ -11,8 +11,9 @@ from tests.service import Service
 from worker import jobs
 from worker.auth import keys
 from worker.auth.roles import Caller, Role
+from worker.backends.connect import connect
 from worker.clock import utcnow
-from worker.clusters import cluster, connect
+from worker.clusters.registry import cluster
 from worker.db import migrate
 from worker.db.models import ApiKey, Attempt
 from worker.spec import JobSpec

@@ -15,7 +15,7 @@ from tests.waiting import wait_until
 from worker.backends.base import Handle
 from worker.backends.slurm.backend import SlurmBackend
 from worker.backends.transport import LocalTransport
-from worker.profiles import SlurmCluster
+from worker.clusters.profiles import SlurmCluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 

@@ -9,10 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from tests.conftest import forget_settings
-from worker import clusters
+from worker.clusters import registry
+from worker.clusters.profiles import LocalCluster
+from worker.clusters.profiles.base import minutes
 from worker.errors import Misconfigured, NotFound
-from worker.profiles import LocalCluster
-from worker.profiles.base import minutes
 from worker.settings import PROJECT_ROOT
 
 Write = Callable[[str], None]
@@ -28,13 +28,13 @@ def profiles(environment: pytest.MonkeyPatch, data_dir: Path) -> Write:
 
 
 def test_without_a_file_there_is_this_machine(profiles: Write, data_dir: Path) -> None:
-    [local] = clusters.clusters().values()
+    [local] = registry.clusters().values()
     assert (local.name, local.roots) == ("local", [data_dir / "inputs"])
 
 
 def test_a_profile_has_defaults_and_limits(profiles: Write) -> None:
     profiles('[big]\ngpus_per_node = 2\ntime = "00:30:01"\nmax_gpus_per_node = 4\nmax_time = "10:00:00"\n')
-    big = clusters.cluster("big")
+    big = registry.cluster("big")
     assert big.defaults.model_dump() == {"nodes": 1, "gpus_per_node": 2, "time_limit_minutes": 31}
     assert big.limits.model_dump() == {"nodes": 1, "gpus_per_node": 4, "time_limit_minutes": 600}
 
@@ -55,7 +55,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(
 ) -> None:
     profiles(text)
     with pytest.raises(Misconfigured) as caught:
-        clusters.clusters()
+        registry.clusters()
     assert says in str(caught.value)
     assert str(data_dir / "clusters.toml") in str(caught.value)
 
@@ -63,7 +63,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(
 def test_an_unknown_cluster_names_those_that_exist(profiles: Write) -> None:
     profiles("[alpha]\n[beta]\n")
     with pytest.raises(NotFound) as caught:
-        clusters.cluster("gamma-ray")
+        registry.cluster("gamma-ray")
     assert "alpha, beta" in str(caught.value.hint)
 
 
@@ -98,4 +98,4 @@ def test_the_profile_of_the_docs_is_one(page: str, profiles: Write, monkeypatch:
     example = re.search(r"## A profile\n\n((?:    .*\n|\n)+)", text)
     assert example
     profiles(textwrap.dedent(example[1]))
-    assert [one for one in clusters.clusters().values() if one.executor == page.removesuffix(".md")]
+    assert [one for one in registry.clusters().values() if one.executor == page.removesuffix(".md")]

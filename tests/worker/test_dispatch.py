@@ -13,8 +13,9 @@ from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
 from worker import actions, dispatch, jobs, queries, watch
 from worker.backends.base import Handle, Submission
+from worker.backends.connect import connect
 from worker.backends.local import LocalBackend
-from worker.clusters import cluster, connect
+from worker.clusters.registry import cluster
 from worker.db.models import Job
 from worker.db.session import writing
 from worker.errors import BackendUnavailable

@@ -12,8 +12,8 @@ from tests.waiting import wait_until
 from tests.worker.conftest import Redis
 from tests.worker.test_jobs import at_once
 from worker import pace
+from worker.clusters.profiles import SlurmCluster
 from worker.errors import BackendUnavailable, CredentialsRefused
-from worker.profiles import SlurmCluster
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.worker.test_ingest import step, steps, write
 from worker import jobs, pace, tasks
 from worker.app import LOOKS, NEXT, SUBMISSIONS
 from worker.clock import utcnow
-from worker.clusters import cluster
+from worker.clusters.registry import cluster
 from worker.db.models import Job
 from worker.errors import BackendUnavailable
 from worker.states import JobState

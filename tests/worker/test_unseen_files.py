@@ -15,8 +15,9 @@ from tests.sshd import Sshd
 from tests.worker.conftest import ANNA
 from worker import datasets, dispatch, jobs
 from worker.backends import ssh
+from worker.backends.connect import connect
 from worker.backends.slurm.backend import SlurmBackend
-from worker.clusters import cluster, connect
+from worker.clusters.registry import cluster
 from worker.datasets import DatasetRequest
 from worker.db.models import Job
 from worker.errors import BackendUnavailable, InvalidSpec

@@ -10,7 +10,8 @@ import pytest
 from tests.conftest import forget_settings, make_inputs
 from tests.worker.backends.slurm.commands import FakeSlurm, history_line, queue_line
 from tests.worker.test_ingest import save, step, steps, write
-from worker import clusters, ingest, jobs, watch
+from worker import ingest, jobs, watch
+from worker.backends import connect
 from worker.clock import utcnow
 from worker.db.models import Attempt, Job, Origin
 from worker.db.session import writing
@@ -33,7 +34,7 @@ def spec(database: str, data_dir: Path) -> JobSpec:
 @pytest.fixture
 def slurm(monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     fake = FakeSlurm()
-    monkeypatch.setattr(clusters, "_transport", lambda _: fake)
+    monkeypatch.setattr(connect, "_transport", lambda _: fake)
     return fake
 
 

@@ -29,8 +29,8 @@ from worker.backends.lepton.rendering import (
     lepton_name,
     render,
 )
+from worker.clusters.profiles import LeptonCluster
 from worker.errors import BackendUnavailable, NotReachable, SubmissionRejected
-from worker.profiles import LeptonCluster
 from worker.run_files import EVENTS
 
 # So late the log of a run that has completed may show its end.

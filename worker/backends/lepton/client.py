@@ -14,8 +14,8 @@ import httpx2
 from pydantic import ValidationError
 
 from worker.backends.lepton import wire
+from worker.clusters.secrets import Secret
 from worker.errors import BackendUnavailable, CredentialsRefused, SubmissionRejected
-from worker.secrets import Secret
 from worker.telemetry.logging import logger
 
 CONNECT_SECONDS = 5.0

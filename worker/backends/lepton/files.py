@@ -8,8 +8,8 @@ from pathlib import Path
 from worker.backends.base import FileStat
 from worker.backends.files import LocalFiles
 from worker.backends.lepton.mirror import JOB_LOG
+from worker.clusters.profiles import LeptonCluster
 from worker.errors import NotReachable
-from worker.profiles import LeptonCluster
 from worker.run_files import END, EVENTS
 
 MIRRORED = (Path(EVENTS), Path(END), JOB_LOG)

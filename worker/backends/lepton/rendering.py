@@ -11,7 +11,7 @@ import yaml
 from worker.backends.base import Run, Submission
 from worker.backends.lepton import wire
 from worker.backends.scripts import templates
-from worker.profiles import LeptonCluster
+from worker.clusters.profiles import LeptonCluster
 
 # Lepton's own limit, and what it may add to a name.
 LONGEST_NAME = 36

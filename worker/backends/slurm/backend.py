@@ -28,8 +28,8 @@ from worker.backends.slurm.observing import GONE, UNANSWERED, chosen, observatio
 from worker.backends.slurm.paths import Paths
 from worker.backends.slurm.script import CLAIMED, render, render_import
 from worker.backends.transport import Answer, Transport
+from worker.clusters.profiles import SlurmCluster
 from worker.errors import BackendUnavailable, SubmissionRejected
-from worker.profiles import SlurmCluster
 from worker.run_files import CLAIM, EXTERNAL_ID, IMPORT, SECRETS
 from worker.telemetry.logging import logger
 

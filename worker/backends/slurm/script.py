@@ -6,7 +6,7 @@ from worker.backends.base import Run, Submission
 from worker.backends.scripts import templates
 from worker.backends.slurm.images import Image
 from worker.backends.slurm.paths import Paths
-from worker.profiles import SlurmCluster
+from worker.clusters.profiles import SlurmCluster
 
 # Exit codes of the batch script beside those of the launcher (sysexits.h).
 CLAIMED, UNPREPARED, NO_SECRETS = 75, 78, 66

@@ -9,8 +9,8 @@ from worker.backends.base import Handle, Submission
 from worker.backends.slurm.backend import SlurmBackend
 from worker.backends.slurm.images import log_of_import
 from worker.backends.transport import Answer
+from worker.clusters.profiles import SlurmCluster
 from worker.errors import BackendUnavailable
-from worker.profiles import SlurmCluster
 
 NAME = "job-1.1"
 

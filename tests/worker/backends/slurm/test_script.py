@@ -10,8 +10,8 @@ from worker.backends.base import Resources, Run
 from worker.backends.slurm.images import Image
 from worker.backends.slurm.paths import Paths
 from worker.backends.slurm.script import lead_seconds, render, render_import
-from worker.profiles import SlurmCluster
-from worker.secrets import Secret
+from worker.clusters.profiles import SlurmCluster
+from worker.clusters.secrets import Secret
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "slurm"
 PATHS = Paths(Path("/lustre/sft"), "0123456789abcdef0123")

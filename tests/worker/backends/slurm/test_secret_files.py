@@ -8,8 +8,8 @@ from tests.worker.backends.slurm.commands import FakeSlurm
 from worker.backends.base import Handle, Submission
 from worker.backends.slurm.backend import SlurmBackend
 from worker.backends.transport import Answer
+from worker.clusters.profiles import SlurmCluster
 from worker.errors import BackendUnavailable, SubmissionRejected
-from worker.profiles import SlurmCluster
 
 UNCLEAR = Answer(1, "", "sbatch: error: Socket timed out on send/recv operation")
 REFUSED = Answer(1, "", "sbatch: error: Invalid qos specification")

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from tests.worker.backends.slurm.commands import FakeSlurm, history_line, queue_line
 from worker.backends.base import Handle, Phase
 from worker.backends.slurm.backend import SlurmBackend
-from worker.profiles import SlurmCluster
+from worker.clusters.profiles import SlurmCluster
 
 NAME = "job-1.1"
 

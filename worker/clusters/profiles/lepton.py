@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from worker.profiles.base import Cluster, Lines, PlainPath, Word
-from worker.secrets import Secret, SharedSecret
+from worker.clusters.profiles.base import Cluster, Lines, PlainPath, Word
+from worker.clusters.secrets import Secret, SharedSecret
 
 GATEWAY = "https://gateway.dgxc-lepton.nvidia.com/api/v2/workspaces"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

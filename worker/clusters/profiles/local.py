@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from worker.profiles.base import Cluster
+from worker.clusters.profiles.base import Cluster
 
 
 class LocalCluster(Cluster):

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import Discriminator
 
-from worker.profiles.base import Cluster
-from worker.profiles.lepton import LeptonCluster
-from worker.profiles.local import LocalCluster
-from worker.profiles.slurm import SlurmCluster
+from worker.clusters.profiles.base import Cluster
+from worker.clusters.profiles.lepton import LeptonCluster
+from worker.clusters.profiles.local import LocalCluster
+from worker.clusters.profiles.slurm import SlurmCluster
 
 __all__ = ["Cluster", "LeptonCluster", "LocalCluster", "Profile", "SlurmCluster"]
 

@@ -19,8 +19,8 @@ from pydantic import (
 
 from trainer.preflight import Hardware
 from worker.backends.base import Resources
+from worker.clusters.secrets import SharedSecret
 from worker.errors import FieldError
-from worker.secrets import SharedSecret
 
 
 def minutes(time: str) -> int:

@@ -1,4 +1,4 @@
-"""Cluster profiles: read from clusters.toml, found by name, and connected."""
+"""Cluster profiles: read from clusters.toml and found by name."""
 
 import tomllib
 from difflib import get_close_matches
@@ -8,14 +8,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from worker.backends.base import Backend
-from worker.backends.lepton.backend import LeptonBackend
-from worker.backends.local import LocalBackend
-from worker.backends.slurm.backend import SlurmBackend
-from worker.backends.transport import LocalTransport, Transport
+from worker.clusters.profiles import Cluster, LeptonCluster, LocalCluster, Profile, SlurmCluster
 from worker.errors import FieldError, InvalidSpec, Misconfigured, NotFound
 from worker.field_errors import suggestion
-from worker.profiles import Cluster, LeptonCluster, LocalCluster, Profile, SlurmCluster
 from worker.settings import get_settings
 
 __all__ = [
@@ -25,7 +20,6 @@ __all__ = [
     "SlurmCluster",
     "cluster",
     "clusters",
-    "connect",
     "named_in_request",
 ]
 
@@ -110,35 +104,3 @@ def named_in_request(name: str | None) -> Cluster:
             hint += " A job that names none goes where SFT_DEFAULT_CLUSTER of the service says."
         fault = FieldError(pointer="/cluster", code="unknown_cluster", detail=error.message, hint=hint)
         raise InvalidSpec(error.message, hint=hint, errors=[fault]) from error
-
-
-def connect(profile: Cluster) -> Backend:
-    """The backend of a profile."""
-    settings = get_settings()
-    if isinstance(profile, SlurmCluster):
-        return SlurmBackend(profile, _transport(profile))
-    if isinstance(profile, LeptonCluster):
-        return LeptonBackend(profile, settings.data_dir / "lepton" / profile.name)
-    assert isinstance(profile, LocalCluster)
-    return LocalBackend(
-        root=settings.data_dir,
-        python=profile.python or settings.trainer_python,
-        max_running=profile.max_running,
-        env_vars=profile.env_vars,
-        cluster=profile.name,
-    )
-
-
-def _transport(profile: SlurmCluster) -> Transport:
-    if not profile.over_ssh:
-        return LocalTransport({"SLURM_CONF": str(profile.slurm_conf)} if profile.slurm_conf else {})
-    from worker.backends.ssh import SshTransport
-
-    assert profile.host is not None
-    return SshTransport(
-        host=profile.host,
-        user=profile.user,
-        port=profile.port,
-        identity=profile.identity,
-        known_hosts=profile.known_hosts,
-    )

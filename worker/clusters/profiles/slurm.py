@@ -6,8 +6,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from worker.profiles.base import Cluster, Comment, Lines, PlainPath, Word
-from worker.secrets import Secret
+from worker.clusters.profiles.base import Cluster, Comment, Lines, PlainPath, Word
+from worker.clusters.secrets import Secret
 
 
 class SlurmCluster(Cluster):

@@ -1,0 +1,41 @@
+"""From a cluster profile to the backend that speaks to this cluster."""
+
+from worker.backends.base import Backend
+from worker.backends.lepton.backend import LeptonBackend
+from worker.backends.local import LocalBackend
+from worker.backends.slurm.backend import SlurmBackend
+from worker.backends.transport import LocalTransport, Transport
+from worker.clusters.profiles import Cluster, LeptonCluster, LocalCluster, SlurmCluster
+from worker.settings import get_settings
+
+
+def connect(profile: Cluster) -> Backend:
+    """The backend of a profile."""
+    settings = get_settings()
+    if isinstance(profile, SlurmCluster):
+        return SlurmBackend(profile, _transport(profile))
+    if isinstance(profile, LeptonCluster):
+        return LeptonBackend(profile, settings.data_dir / "lepton" / profile.name)
+    assert isinstance(profile, LocalCluster)
+    return LocalBackend(
+        root=settings.data_dir,
+        python=profile.python or settings.trainer_python,
+        max_running=profile.max_running,
+        env_vars=profile.env_vars,
+        cluster=profile.name,
+    )
+
+
+def _transport(profile: SlurmCluster) -> Transport:
+    if not profile.over_ssh:
+        return LocalTransport({"SLURM_CONF": str(profile.slurm_conf)} if profile.slurm_conf else {})
+    from worker.backends.ssh import SshTransport
+
+    assert profile.host is not None
+    return SshTransport(
+        host=profile.host,
+        user=profile.user,
+        port=profile.port,
+        identity=profile.identity,
+        known_hosts=profile.known_hosts,
+    )

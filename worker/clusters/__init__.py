@@ -1,0 +1,1 @@
+"""The clusters that jobs may run on: profiles, their registry, their secrets."""
