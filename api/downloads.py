@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from fastapi.responses import StreamingResponse
 
-from worker.backends.base import FileStat
+from worker.backends.access.files import FileStat
 from worker.checkpoints import SavedFile
 from worker.errors import RangeInvalid
 

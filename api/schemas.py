@@ -10,13 +10,13 @@ from trainer.failures import Failure
 from trainer.models import Model
 from worker import actions
 from worker.auth.roles import Role
-from worker.backends.base import Resources
 from worker.clock import as_utc, utcnow
 from worker.clusters.registry import Cluster
 from worker.db.models import ApiKey, Attempt, Event, Job, Metric, Origin
 from worker.exports import ExportOf
 from worker.forms import PresetDetails
 from worker.queries import Details, Saved, is_stale
+from worker.runs.run import Resources
 from worker.states import TERMINAL, Action, JobState
 
 

@@ -124,7 +124,7 @@ def kill_runs(directory: Path) -> None:
 
 
 def is_supervisor(process: psutil.Process) -> bool:
-    return "worker.backends.local_run" in process.cmdline()
+    return "worker.backends.local.supervisor" in process.cmdline()
 
 
 def _run_of(process: psutil.Process) -> str | None:

@@ -24,10 +24,10 @@ from tests.test_fine_tuning import fine_tuning
 from tests.trainer_runs import PROJECT, PYTHON, Run, need_trainer, place, prepared_inputs, start
 from tests.waiting import wait_until
 from trainer.failures import Failure
-from worker.backends.files import LocalFiles
+from worker.backends.access.local_files import LocalFiles
 from worker.logs import tails
 from worker.outcome import decide
-from worker.run_events import read_ending
+from worker.runs.events import read_ending
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 

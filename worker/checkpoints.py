@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 from worker import queries
-from worker.backends.base import Files, FileStat
+from worker.backends.access.files import Files, FileStat
 from worker.backends.connect import connect
 from worker.clusters.registry import cluster
 from worker.db.models import Checkpoint, Job

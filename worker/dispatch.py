@@ -10,8 +10,8 @@ from trainer.failures import Evidence, Failure, explain
 from trainer.look import ConfigRequest
 from trainer.preflight import Finding
 from worker import ingest, jobs
-from worker.backends.base import Backend, Handle, Submission
 from worker.backends.connect import connect
+from worker.backends.interface import Backend, Handle, Submission
 from worker.clock import utcnow
 from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Job

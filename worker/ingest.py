@@ -8,14 +8,16 @@ from sqlmodel import Session, col
 
 from trainer.checkpoints import HF_INDEX, missing_of_export
 from worker import jobs, logs, outcome, recovery, retries
-from worker.backends.base import Backend, Files, Handle
+from worker.backends.access.files import Files
 from worker.backends.connect import connect
+from worker.backends.interface import Backend, Handle
 from worker.clock import utcnow
 from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Checkpoint, Job, Json, Metric
 from worker.db.session import affected, reading, writing
 from worker.errors import BackendUnavailable, NotReachable
-from worker.run_events import (
+from worker.run_files import END, EVENTS, SECRETS
+from worker.runs.events import (
     AnyEvent,
     CheckpointSaved,
     Ending,
@@ -26,7 +28,6 @@ from worker.run_events import (
     read_ending,
     read_event,
 )
-from worker.run_files import END, EVENTS, SECRETS
 from worker.states import LIVE, JobState
 from worker.telemetry import metrics
 from worker.telemetry.logging import logger

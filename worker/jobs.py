@@ -15,7 +15,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from worker.auth.roles import Caller
-from worker.backends.base import Resources, Run
 from worker.backends.connect import connect
 from worker.clock import utcnow
 from worker.clusters.registry import cluster
@@ -23,6 +22,7 @@ from worker.db.models import Attempt, Event, IdempotencyKey, Job, Json, Origin, 
 from worker.db.session import affected, reading, writing
 from worker.errors import IdempotencyMismatch, IllegalAction, NotFound
 from worker.plan import Plan, checked_plan, run
+from worker.runs.run import Resources, Run
 from worker.spec import JobSpec
 from worker.states import LIVE, TERMINAL, TRANSITIONS, JobState, allowed_actions
 from worker.telemetry.logging import logger

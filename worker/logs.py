@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.failures import LogTail
 from worker import jobs, retention
-from worker.backends.base import Files
+from worker.backends.access.files import Files
 from worker.backends.connect import connect
 from worker.clusters.registry import cluster
 from worker.errors import Gone, NotFound, NotReachable, RangeInvalid

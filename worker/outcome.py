@@ -20,7 +20,7 @@ from trainer.failures import (
 )
 from worker.db.models import Json
 from worker.jobs import Reason
-from worker.run_events import Ending, Failed, Finished, Stopped
+from worker.runs.events import Ending, Failed, Finished, Stopped
 from worker.states import DesiredState, JobState
 
 # What backends call it where that is no name of FAILURES.

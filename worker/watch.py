@@ -11,8 +11,8 @@ from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
 from worker import ingest, jobs, recovery
-from worker.backends.base import Backend, Handle, Observation, Phase
 from worker.backends.connect import connect
+from worker.backends.interface import Backend, Handle, Observation, Phase
 from worker.clock import utcnow
 from worker.clusters.registry import Cluster, cluster
 from worker.db.models import Attempt, Job, Origin

@@ -18,7 +18,7 @@ from bench.slurm.place import Place
 from bench.slurm.waiting import Waiting
 from demo.slurm.daemons import ClusterError
 from demo.slurm.install import NotInstalled
-from worker.backends import ssh
+from worker.backends.access import ssh
 from worker.telemetry import logging
 
 console = Console(highlight=False)

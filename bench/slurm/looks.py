@@ -16,7 +16,7 @@ from bench.slurm.place import FAR, NEAR, Place, backend
 from bench.slurm.waiting import Waiting
 from demo.slurm.cluster import Cluster
 from worker import watch
-from worker.backends.slurm.answers import QUEUE
+from worker.backends.slurm.command_output import QUEUE
 from worker.db.session import engine
 
 LOOKS = 5

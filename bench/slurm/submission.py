@@ -8,8 +8,8 @@ import httpx2
 
 from bench.slurm.figures import Figure, Progress, milliseconds
 from bench.slurm.place import FAR, NEAR, Place, backend, serving, wait_until
-from worker.backends.base import run_name
 from worker.clock import utcnow
+from worker.runs.run import run_name
 
 ACCEPT_SECONDS = 120.0
 SBATCH_SECONDS = 60.0

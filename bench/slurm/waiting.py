@@ -9,10 +9,11 @@ from bench.slurm.figures import Progress
 from bench.slurm.place import NEAR, Place, backend
 from worker import jobs
 from worker.auth.roles import Caller, Role
-from worker.backends.base import Handle, Observation, run_name
+from worker.backends.interface import Handle, Observation
 from worker.clock import utcnow
 from worker.db.models import Attempt, Job, new_id
 from worker.db.session import writing
+from worker.runs.run import run_name
 from worker.spec import JobSpec
 from worker.states import JobState
 

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from tests.far import write_profiles
 from tests.sshd import Sshd
 from worker import checkpoints, jobs
-from worker.backends import ssh
+from worker.backends.access import ssh
 from worker.checkpoints import CHUNK_BYTES
 from worker.clock import utcnow
 from worker.db.models import Checkpoint, Job

@@ -27,8 +27,8 @@ def ends_cancelled(parts: Parts, tally: Tally, job_id: str) -> None:
     [
         ("worker.dispatch:_validate", "before"),
         ("worker.dispatch:_validate", "after"),
-        ("worker.backends.local:LocalBackend._place", "after"),
-        ("worker.backends.local:LocalBackend.submit", "after"),
+        ("worker.backends.local.backend:LocalBackend._place", "after"),
+        ("worker.backends.local.backend:LocalBackend.submit", "after"),
     ],
 )
 def test_while_the_worker_that_submits_is_dead(parts: Parts, tally: Tally, point: str, when: str) -> None:
@@ -45,7 +45,7 @@ def test_while_the_worker_that_submits_is_dead(parts: Parts, tally: Tally, point
 def test_a_worker_killed_while_it_brings_the_wish(parts: Parts, tally: Tally, when: str) -> None:
     job_id = parts.submit("hold")
     parts.wait_for(job_id, "RUNNING")
-    parts.doom("worker.backends.local:LocalBackend.cancel", when)
+    parts.doom("worker.backends.local.backend:LocalBackend.cancel", when)
     cancel(parts, job_id)
     parts.wait_for_death("worker")
     tally.kills += 1

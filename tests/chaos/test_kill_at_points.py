@@ -15,11 +15,11 @@ WORKER = (
     ("worker.dispatch:_validate", "before", 1),
     ("worker.jobs:move", "after", 1),  # VALIDATING -> SUBMITTING is not committed
     ("worker.dispatch:_validate", "after", 1),
-    ("worker.backends.local:_rename", "before", 1),  # the attempt's directory is half made
-    ("worker.backends.local:LocalBackend._place", "after", 1),  # it is in the spool, not started
-    ("worker.backends.local:_start", "before", 1),  # the slots' lock is held
-    ("worker.backends.local:_start", "after", 1),
-    ("worker.backends.local:LocalBackend.submit", "after", 1),  # the id is not known to the database
+    ("worker.backends.local.backend:_rename", "before", 1),  # the attempt's directory is half made
+    ("worker.backends.local.backend:LocalBackend._place", "after", 1),  # it is in the spool, not started
+    ("worker.backends.local.backend:_start", "before", 1),  # the slots' lock is held
+    ("worker.backends.local.backend:_start", "after", 1),
+    ("worker.backends.local.backend:LocalBackend.submit", "after", 1),  # the id is not known to the database
     ("worker.dispatch:_store_external_id", "after", 1),  # ... it is, in an open transaction
     ("worker.dispatch:_accepted", "after", 1),
     ("worker.watch:_apply", "before", 1),
@@ -33,7 +33,7 @@ WORKER = (
 BEAT = (("celery.beat:Scheduler.apply_async", "before"), ("celery.beat:Scheduler.apply_async", "after"))
 SHORT = (
     ("worker.jobs:move", "after", 1),
-    ("worker.backends.local:LocalBackend.submit", "after", 1),
+    ("worker.backends.local.backend:LocalBackend.submit", "after", 1),
     ("worker.ingest:_store", "after", 3),
 )
 

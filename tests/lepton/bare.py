@@ -9,9 +9,10 @@ from typing import Any
 from tests.lepton.parts import usual
 from tests.lepton.server.server import LeptonServer
 from tests.lepton.server.workspace import Job
-from worker.backends.base import Handle, Observation, Resources, Run, Submission
+from worker.backends.interface import Handle, Observation, Submission
 from worker.backends.lepton.backend import LeptonBackend
 from worker.clusters.profiles import LeptonCluster
+from worker.runs.run import Resources, Run
 
 
 @dataclass

@@ -15,9 +15,10 @@ import yaml
 from tests.lepton.bare import Bare, bare
 from tests.lepton.server.server import LeptonServer
 from tests.waiting import wait_until
-from worker.backends.base import Resources, Run, Submission
-from worker.backends.lepton import bundle
+from worker.backends.interface import Submission
+from worker.backends.lepton import environment_bundle
 from worker.errors import SubmissionRejected
+from worker.runs.run import Resources, Run
 
 UNPACK = (files("worker.backends.lepton") / "templates" / "unpack.py").read_text()
 
@@ -39,14 +40,14 @@ def submission(on: Bare, config: dict[str, Any]) -> Submission:
 
 
 def packed(config: dict[str, Any]) -> dict[str, str]:
-    return bundle.variables(yaml.safe_dump(config))
+    return environment_bundle.variables(yaml.safe_dump(config))
 
 
 def test_the_largest_config_arrives_in_the_container(on: Bare) -> None:
     code = sum(len(part) for part in packed({}).values())
-    config = noise(bundle.LARGEST_BYTES - code - 20_000)
+    config = noise(environment_bundle.LARGEST_BYTES - code - 20_000)
     size = sum(len(value) for name, value in packed(config).items() if name.startswith("SFT_BUNDLE_"))
-    assert 0.95 * bundle.LARGEST_BYTES < size <= bundle.LARGEST_BYTES + 100
+    assert 0.95 * environment_bundle.LARGEST_BYTES < size <= environment_bundle.LARGEST_BYTES + 100
     on.lepton.workspace.hold_queue = False
     given = submission(on, config)
     on.backend.submit(given)
@@ -57,7 +58,7 @@ def test_the_largest_config_arrives_in_the_container(on: Bare) -> None:
 
 def test_a_config_that_is_larger_is_refused_with_a_hint(on: Bare) -> None:
     with pytest.raises(SubmissionRejected, match="where 1024 fit") as refused:
-        on.backend.submit(submission(on, noise(bundle.LARGEST_BYTES)))
+        on.backend.submit(submission(on, noise(environment_bundle.LARGEST_BYTES)))
     assert "let it name a file on a mount" in (refused.value.hint or "")
     assert on.lepton.requests == []
 

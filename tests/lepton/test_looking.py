@@ -9,7 +9,12 @@ from tests.lepton.bare import Bare, bare
 from tests.lepton.client import job_body
 from tests.lepton.server.server import LeptonServer
 from worker.backends.lepton.client import PAGE_JOBS
-from worker.backends.lepton.observing import EXPLAIN_SECONDS, MOST_QUESTIONS, OVERTIME_SECONDS, STOP_SECONDS
+from worker.backends.lepton.observations import (
+    EXPLAIN_SECONDS,
+    MOST_QUESTIONS,
+    OVERTIME_SECONDS,
+    STOP_SECONDS,
+)
 from worker.backends.lepton.states import STATES
 
 RUNS, STOPS, PREEMPTED = ("running", "running"), ("running", "stopping"), ("ended", "preempted")

@@ -12,7 +12,7 @@ import pytest
 from tests.lepton.bare import Bare, bare
 from tests.lepton.server.server import LeptonServer
 from trainer.events import EventWriter
-from worker.backends.lepton.mirror import HOLD_NS, PAGE_LINES
+from worker.backends.lepton.log_mirror import HOLD_NS, PAGE_LINES
 
 FIRST, SECOND = "job-1-1-0", "job-1-1-1"
 

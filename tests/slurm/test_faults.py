@@ -12,9 +12,9 @@ import pytest
 from tests.chaos.tally import Tally
 from tests.slurm.parts import SlurmService
 from tests.waiting import wait_until
-from worker.backends.base import Handle
+from worker.backends.access.transport import LocalTransport
+from worker.backends.interface import Handle
 from worker.backends.slurm.backend import SlurmBackend
-from worker.backends.transport import LocalTransport
 from worker.clusters.profiles import SlurmCluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]

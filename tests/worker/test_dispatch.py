@@ -12,9 +12,9 @@ from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
 from worker import actions, dispatch, jobs, queries, watch
-from worker.backends.base import Handle, Submission
 from worker.backends.connect import connect
-from worker.backends.local import LocalBackend
+from worker.backends.interface import Handle, Submission
+from worker.backends.local.backend import LocalBackend
 from worker.clusters.registry import cluster
 from worker.db.models import Job
 from worker.db.session import writing

@@ -8,7 +8,7 @@ import pytest
 
 from trainer.failures import FAILURES, Evidence, Failure, LogTail
 from worker.outcome import decide
-from worker.run_events import Failed, Finished, Stopped
+from worker.runs.events import Failed, Finished, Stopped
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 FINISHED = Finished(event="finished", at=AT, step=4, iteration=4)

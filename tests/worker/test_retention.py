@@ -15,8 +15,8 @@ from tests.conftest import forget_settings
 from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
 from worker import actions, jobs, logs, retention
-from worker.backends.base import FileStat
-from worker.backends.files import LocalFiles
+from worker.backends.access.files import FileStat
+from worker.backends.access.local_files import LocalFiles
 from worker.clock import utcnow
 from worker.db.models import Attempt, Checkpoint, Event, IdempotencyKey, Job, Metric
 from worker.db.session import reading, writing

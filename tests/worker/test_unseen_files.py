@@ -14,7 +14,7 @@ from tests.far import write_profiles
 from tests.sshd import Sshd
 from tests.worker.conftest import ANNA
 from worker import datasets, dispatch, jobs
-from worker.backends import ssh
+from worker.backends.access import ssh
 from worker.backends.connect import connect
 from worker.backends.slurm.backend import SlurmBackend
 from worker.clusters.registry import cluster

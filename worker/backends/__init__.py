@@ -1,1 +1,1 @@
-"""Where runs are executed. base.py is the interface; one module for each kind of cluster."""
+"""Where runs are executed: the interface that the engine knows, and a folder for each kind of cluster."""

@@ -1,10 +1,10 @@
 """From a cluster profile to the backend that speaks to this cluster."""
 
-from worker.backends.base import Backend
+from worker.backends.access.transport import LocalTransport, Transport
+from worker.backends.interface import Backend
 from worker.backends.lepton.backend import LeptonBackend
-from worker.backends.local import LocalBackend
+from worker.backends.local.backend import LocalBackend
 from worker.backends.slurm.backend import SlurmBackend
-from worker.backends.transport import LocalTransport, Transport
 from worker.clusters.profiles import Cluster, LeptonCluster, LocalCluster, SlurmCluster
 from worker.settings import get_settings
 
@@ -29,7 +29,7 @@ def connect(profile: Cluster) -> Backend:
 def _transport(profile: SlurmCluster) -> Transport:
     if not profile.over_ssh:
         return LocalTransport({"SLURM_CONF": str(profile.slurm_conf)} if profile.slurm_conf else {})
-    from worker.backends.ssh import SshTransport
+    from worker.backends.access.ssh import SshTransport
 
     assert profile.host is not None
     return SshTransport(

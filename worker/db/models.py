@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Index, Integer, Text, TypeDecorator
 from sqlmodel import Field, SQLModel
 
-from worker.backends.base import run_name
 from worker.clock import as_utc, utcnow
+from worker.runs.run import run_name
 from worker.states import DesiredState, JobState
 
 Json = dict[str, Any]

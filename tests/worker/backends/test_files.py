@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.sshd import Sshd
-from worker.backends import local_run, ssh
-from worker.backends.base import Files
-from worker.backends.files import LocalFiles
-from worker.backends.ssh import SshTransport
+from worker.backends.access import ssh
+from worker.backends.access.files import Files
+from worker.backends.access.local_files import LocalFiles
+from worker.backends.access.ssh import SshTransport
+from worker.backends.local import supervisor
 from worker.errors import BackendUnavailable
 
 HOSTILE = [
@@ -387,8 +388,8 @@ def test_without_its_own_directory_the_service_removes_nothing(files: Files, tre
 def test_records_that_are_none_make_a_run_dead_and_its_end_unreadable(tmp_path: Path, text: str) -> None:
     for name in ("pid.json", "exit.json"):
         (tmp_path / name).write_text(text)
-    assert local_run.was_started(tmp_path)
-    assert not local_run.is_alive(tmp_path)
-    record = local_run.exit_record(tmp_path)
+    assert supervisor.was_started(tmp_path)
+    assert not supervisor.is_alive(tmp_path)
+    record = supervisor.exit_record(tmp_path)
     assert record is not None
     assert record["reason"] == "unreadable"

@@ -12,10 +12,12 @@ import pytest
 from tests.service import is_supervisor, kill_runs, processes_of_runs
 from tests.waiting import wait_until
 from tests.worker.test_jobs import at_once
-from worker.backends import local, local_run
-from worker.backends.base import Handle, Observation, Phase, Resources, Run
-from worker.backends.local import LocalBackend
+from worker.backends.interface import Handle, Observation, Phase
+from worker.backends.local import backend as local
+from worker.backends.local import supervisor
+from worker.backends.local.backend import LocalBackend
 from worker.errors import SubmissionRejected
+from worker.runs.run import Resources, Run
 from worker.settings import PROJECT_ROOT
 
 GOLDEN = PROJECT_ROOT / "tests" / "golden" / "local"
@@ -190,7 +192,7 @@ def test_another_process_with_the_same_pid_is_not_the_run(backend: Make, forged:
     pid = json.loads((directory / "pid.json").read_text())["pid"]
     os.kill(pid, 9)
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    ticks = local_run._start_ticks(bystander.pid) if forged else 1
+    ticks = supervisor._start_ticks(bystander.pid) if forged else 1
     (directory / "pid.json").write_text(json.dumps({"pid": bystander.pid, "start_ticks": ticks}))
     try:
         seen = wait_for(machine, name, Phase.ENDED)
@@ -206,12 +208,12 @@ def test_another_process_with_the_same_pid_is_not_the_run(backend: Make, forged:
 def test_a_failed_run_tells_of_the_kernels_kills_for_want_of_memory(tmp_path: Path) -> None:
     counters = tmp_path / "vmstat"
     counters.write_text("nr_free_pages 1\noom_kill_x 9\noom_kill 3\npgfault 7\n")
-    assert local_run.oom_kills(counters) == 3
-    assert local_run.oom_kills(tmp_path / "none") == 0
-    assert local_run.oom_kills() >= 0
-    killed = local_run.exit_of(1, kills=2)
+    assert supervisor.oom_kills(counters) == 3
+    assert supervisor.oom_kills(tmp_path / "none") == 0
+    assert supervisor.oom_kills() >= 0
+    killed = supervisor.exit_of(1, kills=2)
     assert (killed["reason"], "2 processes" in killed["message"]) == ("oom_killed", True)
-    assert local_run.exit_of(1, kills=0)["reason"] == local_run.exit_of(0, kills=2)["reason"] == "exited"
+    assert supervisor.exit_of(1, kills=0)["reason"] == supervisor.exit_of(0, kills=2)["reason"] == "exited"
 
 
 def test_a_run_that_spoils_its_records_harms_no_other(backend: Make) -> None:

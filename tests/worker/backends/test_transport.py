@@ -14,9 +14,9 @@ import pytest
 
 from tests.sshd import Sshd, make_key
 from tests.waiting import wait_until
-from worker.backends import ssh
-from worker.backends.ssh import SshTransport
-from worker.backends.transport import LocalTransport, Transport
+from worker.backends.access import ssh
+from worker.backends.access.ssh import SshTransport
+from worker.backends.access.transport import LocalTransport, Transport
 from worker.errors import BackendUnavailable
 
 LIMIT = 60.0

@@ -11,15 +11,16 @@ from pathlib import Path
 from random import sample
 
 from trainer.look import ConfigRequest, DataRequest, Seen, look
-from worker.backends import claims
-from worker.backends.base import Files, Handle, Observation, Run, Submission
-from worker.backends.files import LocalFiles
-from worker.backends.lepton import bundle, wire
+from worker.backends import attempt_claim
+from worker.backends.access.files import Files
+from worker.backends.access.local_files import LocalFiles
+from worker.backends.interface import Handle, Observation, Submission
+from worker.backends.lepton import environment_bundle, wire
 from worker.backends.lepton.client import EVER, Taken, Workspace, workspace
-from worker.backends.lepton.files import LeptonFiles
-from worker.backends.lepton.mirror import Mirror
+from worker.backends.lepton.lepton_files import LeptonFiles
+from worker.backends.lepton.log_mirror import Mirror
 from worker.backends.lepton.notes import ABANDONED, COMPLETED, TRIED, UNSEEN, Notes
-from worker.backends.lepton.observing import Watch, is_over
+from worker.backends.lepton.observations import Watch, is_over
 from worker.backends.lepton.rendering import (
     BODY,
     CONFIG,
@@ -32,6 +33,7 @@ from worker.backends.lepton.rendering import (
 from worker.clusters.profiles import LeptonCluster
 from worker.errors import BackendUnavailable, NotReachable, SubmissionRejected
 from worker.run_files import EVENTS
+from worker.runs.run import Run
 
 # So late the log of a run that has completed may show its end.
 LATE_SECONDS = 300.0
@@ -120,7 +122,7 @@ class LeptonBackend:
                 hint="Name another one, or have it put back into the profile.",
             )
         body: dict[str, dict[str, object]] = json.loads(submission.files[BODY])
-        packed = bundle.variables(submission.files[CONFIG])
+        packed = environment_bundle.variables(submission.files[CONFIG])
         envs = [wire.EnvVar(name=name, value=value).body() for name, value in packed.items()]
         return {**body, "spec": {**body["spec"], "envs": [*_list(body["spec"].get("envs")), *envs]}}
 
@@ -136,7 +138,7 @@ class LeptonBackend:
         notes = self._notes(handle.name)
         with notes.alone():
             if self.profile.can_pause:
-                given_up = claims.abandon(directory, self.files())
+                given_up = attempt_claim.abandon(directory, self.files())
             else:
                 given_up = not handle.external_id and notes.external_id is None
             if given_up:

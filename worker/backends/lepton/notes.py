@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.backends.files import LocalFiles
+from worker.backends.access.local_files import LocalFiles
 from worker.run_files import EXTERNAL_ID
 
 TRIED, UNSEEN, ABANDONED = "tried", "unseen", "abandoned"

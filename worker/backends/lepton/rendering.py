@@ -8,10 +8,11 @@ from pathlib import Path
 
 import yaml
 
-from worker.backends.base import Run, Submission
+from worker.backends.interface import Submission
 from worker.backends.lepton import wire
-from worker.backends.scripts import templates
+from worker.backends.shell_templates import templates
 from worker.clusters.profiles import LeptonCluster
+from worker.runs.run import Run
 
 # Lepton's own limit, and what it may add to a name.
 LONGEST_NAME = 36

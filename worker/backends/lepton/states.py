@@ -5,7 +5,7 @@ Source: LeptonJobState of the public SDK leptonai 0.47.1.
 
 from typing import NamedTuple
 
-from worker.backends.base import Phase
+from worker.backends.interface import Phase
 
 
 class Meaning(NamedTuple):

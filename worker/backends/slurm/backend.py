@@ -8,11 +8,12 @@ from importlib import resources
 from pathlib import Path
 
 from trainer.look import ConfigRequest, DataRequest, Seen, look
-from worker.backends.base import Files, Handle, Observation, Phase, Run, Submission
-from worker.backends.claims import abandon
-from worker.backends.code import code_hash
-from worker.backends.slurm import images, looking, staging
-from worker.backends.slurm.answers import (
+from worker.backends.access.files import Files
+from worker.backends.access.transport import Answer, Transport
+from worker.backends.attempt_claim import abandon
+from worker.backends.interface import Handle, Observation, Phase, Submission
+from worker.backends.slurm import code_staging, images, remote_inspection
+from worker.backends.slurm.command_output import (
     ACCOUNTING_DISABLED,
     ENVIRONMENT,
     HISTORY,
@@ -24,13 +25,14 @@ from worker.backends.slurm.answers import (
     refusal,
 )
 from worker.backends.slurm.images import Image
-from worker.backends.slurm.observing import GONE, UNANSWERED, chosen, observation
+from worker.backends.slurm.observations import GONE, UNANSWERED, chosen, observation
 from worker.backends.slurm.paths import Paths
-from worker.backends.slurm.script import CLAIMED, render, render_import
-from worker.backends.transport import Answer, Transport
+from worker.backends.slurm.rendering import CLAIMED, render, render_import
+from worker.backends.trainer_bundle import code_hash
 from worker.clusters.profiles import SlurmCluster
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.run_files import CLAIM, EXTERNAL_ID, IMPORT, SECRETS
+from worker.runs.run import Run
 from worker.telemetry.logging import logger
 
 log = logger(__name__)
@@ -72,8 +74,8 @@ class SlurmBackend:
             return look(request)
         if self.profile.login_python is None:
             return None
-        staging.stage(self.paths.code, self.transport)
-        return looking.look(
+        code_staging.stage(self.paths.code, self.transport)
+        return remote_inspection.look(
             request, python=self.profile.login_python, code=self.paths.code, transport=self.transport
         )
 
@@ -103,7 +105,7 @@ class SlurmBackend:
         return answer.out.strip()
 
     def _place(self, submission: Submission, directory: Path) -> None:
-        staging.stage(self.paths.code, self.transport)
+        code_staging.stage(self.paths.code, self.transport)
         files = self.files()
         files.make_directory(directory / "logs")
         for name, content in submission.files.items():

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker.backends.access.transport import Transport
 from worker.backends.slurm.paths import Paths
-from worker.backends.transport import Transport
 from worker.errors import BackendUnavailable, SubmissionRejected
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

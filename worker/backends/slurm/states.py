@@ -5,7 +5,7 @@ Every state of Slurm 22.05 to 25.05 is in the table; one that is not is no news.
 
 from typing import NamedTuple
 
-from worker.backends.base import Phase
+from worker.backends.interface import Phase
 
 
 class Meaning(NamedTuple):

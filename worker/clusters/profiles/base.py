@@ -18,9 +18,9 @@ from pydantic import (
 )
 
 from trainer.preflight import Hardware
-from worker.backends.base import Resources
 from worker.clusters.secrets import SharedSecret
 from worker.errors import FieldError
+from worker.runs.run import Resources
 
 
 def minutes(time: str) -> int:

@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from tests.hostile import CANARY, strings
-from worker.backends.base import Resources, Run
 from worker.backends.lepton.rendering import LONGEST_NAME, SUFFIX, lepton_name, render
 from worker.clusters.profiles import LeptonCluster
+from worker.runs.run import Resources, Run
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "lepton"
 MOUNT = {"path": "/lustre/team", "from": "node-nfs:lustre", "mount_path": "/workspace"}

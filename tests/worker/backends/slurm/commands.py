@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from worker.backends.base import Files
-from worker.backends.files import LocalFiles
-from worker.backends.slurm.answers import SEPARATOR, WIDTHS
-from worker.backends.transport import Answer, LocalTransport
+from worker.backends.access.files import Files
+from worker.backends.access.local_files import LocalFiles
+from worker.backends.access.transport import Answer, LocalTransport
+from worker.backends.slurm.command_output import SEPARATOR, WIDTHS
 from worker.errors import BackendUnavailable
 
 

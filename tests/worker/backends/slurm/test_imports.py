@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.worker.backends.slurm.commands import FakeSlurm, queue_line
-from worker.backends.base import Handle, Submission
+from worker.backends.access.transport import Answer
+from worker.backends.interface import Handle, Submission
 from worker.backends.slurm.backend import SlurmBackend
 from worker.backends.slurm.images import log_of_import
-from worker.backends.transport import Answer
 from worker.clusters.profiles import SlurmCluster
 from worker.errors import BackendUnavailable
 

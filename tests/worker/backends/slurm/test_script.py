@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.hostile import CANARY, MARKED, strings
-from worker.backends.base import Resources, Run
 from worker.backends.slurm.images import Image
 from worker.backends.slurm.paths import Paths
-from worker.backends.slurm.script import lead_seconds, render, render_import
+from worker.backends.slurm.rendering import lead_seconds, render, render_import
 from worker.clusters.profiles import SlurmCluster
 from worker.clusters.secrets import Secret
+from worker.runs.run import Resources, Run
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "slurm"
 PATHS = Paths(Path("/lustre/sft"), "0123456789abcdef0123")

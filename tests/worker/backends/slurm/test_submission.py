@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.backends.slurm.answers import SEPARATOR, WIDTHS, history_rows, queue_rows, refusal
+from worker.backends.slurm.command_output import SEPARATOR, WIDTHS, history_rows, queue_rows, refusal
 from worker.errors import BackendUnavailable
 
 SUBMIT = resources.files("worker.backends.slurm") / "templates" / "submit.sh"

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.worker.backends.slurm.commands import FakeSlurm, history_line, queue_line
-from worker.backends.base import Handle, Phase
+from worker.backends.interface import Handle, Phase
 from worker.backends.slurm.backend import SlurmBackend
 from worker.clusters.profiles import SlurmCluster
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from trainer.look import ConfigRequest, DataRequest, Seen
-from worker.backends.transport import Transport
+from worker.backends.access.transport import Transport
 from worker.errors import BackendUnavailable
 
 # The interpreter and its modules may have to come over a network file system.

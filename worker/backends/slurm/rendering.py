@@ -2,11 +2,12 @@
 
 import yaml
 
-from worker.backends.base import Run, Submission
-from worker.backends.scripts import templates
+from worker.backends.interface import Submission
+from worker.backends.shell_templates import templates
 from worker.backends.slurm.images import Image
 from worker.backends.slurm.paths import Paths
 from worker.clusters.profiles import SlurmCluster
+from worker.runs.run import Run
 
 # Exit codes of the batch script beside those of the launcher (sysexits.h).
 CLAIMED, UNPREPARED, NO_SECRETS = 75, 78, 66

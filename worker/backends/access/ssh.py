@@ -13,10 +13,10 @@ from pathlib import Path
 
 from paramiko import Channel, SSHException
 
-from worker.backends.base import Files
-from worker.backends.sftp import SftpFiles
-from worker.backends.ssh_connection import BROKEN, Connection, Deadline, Stale, Target
-from worker.backends.transport import Answer, answer
+from worker.backends.access.files import Files
+from worker.backends.access.sftp_files import SftpFiles
+from worker.backends.access.ssh_connection import BROKEN, Connection, Deadline, Stale, Target
+from worker.backends.access.transport import Answer, answer
 
 MAX_COMMANDS = 4
 _BLOCK_BYTES = 1 << 17

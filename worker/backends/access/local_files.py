@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from worker.backends.base import FileStat
+from worker.backends.access.files import FileStat
 from worker.errors import BackendUnavailable
 
 # From the third on: a link, a pipe without a writer or a socket, a directory, a name that none can have.

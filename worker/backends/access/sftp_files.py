@@ -16,8 +16,8 @@ from pathlib import Path
 from paramiko import SFTPClient
 from paramiko.sftp_attr import SFTPAttributes
 
-from worker.backends.base import FileStat
-from worker.backends.ssh_connection import Connection, Deadline, Link, Lost, Watch
+from worker.backends.access.files import FileStat
+from worker.backends.access.ssh_connection import Connection, Deadline, Link, Lost, Watch
 from worker.errors import BackendUnavailable
 
 MAX_SESSIONS = 4

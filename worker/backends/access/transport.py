@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
-from worker.backends.base import Files
-from worker.backends.files import LocalFiles
-from worker.backends.local_run import inherited
+from worker.backends.access.environment import inherited_environment
+from worker.backends.access.files import Files
+from worker.backends.access.local_files import LocalFiles
 from worker.errors import BackendUnavailable
 
 # Exit codes of POSIX shells, for commands that could not be started.
@@ -57,7 +57,7 @@ class LocalTransport:
     def run(self, command: Sequence[str], *, stdin: str = "", timeout: float) -> Answer:
         try:
             process = subprocess.Popen(
-                command, env={**inherited(), **self._environment}, start_new_session=True,
+                command, env={**inherited_environment(), **self._environment}, start_new_session=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
         except FileNotFoundError as error:

@@ -8,7 +8,7 @@ import base64
 import hashlib
 from functools import lru_cache
 
-from worker.backends.code import archive, sources
+from worker.backends.trainer_bundle import archive, sources
 from worker.errors import SubmissionRejected
 
 PART_BYTES = 96 << 10

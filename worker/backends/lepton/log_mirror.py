@@ -22,7 +22,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from trainer.events import PART_CHARACTERS
-from worker.backends.files import LocalFiles
+from worker.backends.access.local_files import LocalFiles
 from worker.backends.lepton.client import Line
 from worker.run_files import END, EVENTS
 

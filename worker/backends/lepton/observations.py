@@ -3,7 +3,7 @@
 import time
 from contextlib import suppress
 
-from worker.backends.base import Handle, Observation, Phase
+from worker.backends.interface import Handle, Observation, Phase
 from worker.backends.lepton import wire
 from worker.backends.lepton.client import Absent, Workspace
 from worker.backends.lepton.notes import ASKED, BEGAN, COMPLETED, OVERTIME, PUT_BACK, UNEXPLAINED, Notes

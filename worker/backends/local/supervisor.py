@@ -1,4 +1,4 @@
-"""Supervises one run on this machine: `python -m worker.backends.local_run DIRECTORY`.
+"""Supervises one run on this machine: `python -m worker.backends.local.supervisor DIRECTORY`.
 
 It starts the command of DIRECTORY/run.json, holds its time limit, passes on the wish to stop,
 ends every process of the run, and leaves exit.json. It detaches itself and needs nobody:
@@ -19,7 +19,8 @@ from typing import Any
 
 import psutil
 
-from worker.backends.files import LocalFiles
+from worker.backends.access.environment import inherited_environment
+from worker.backends.access.local_files import LocalFiles
 
 # A run that reaches its time limit may save first; one that is cancelled only has to end.
 SAVE_GRACE_SECONDS = 120.0
@@ -31,10 +32,6 @@ DRAIN_GRACE_SECONDS = 2.0
 # The run's directory, in the environment of every process of it, so that none is missed: torchrun
 # gives each rank a session of its own, and a rank whose torchrun was killed has another parent.
 MARKER = "SFT_RUN"
-
-# What a run inherits of the service's environment; never its keys, passwords or URLs.
-INHERITED = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "HF_HOME", "HF_HUB_OFFLINE")
-INHERITED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "OPENBLAS_")
 
 
 def main(directory: Path) -> None:
@@ -131,16 +128,7 @@ def _wait_at_most(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 
 def _environment(directory: Path, run: dict[str, Any]) -> dict[str, str]:
-    return {**inherited(), **run["env"], MARKER: str(directory)}
-
-
-def inherited() -> dict[str, str]:
-    """What of this process's environment a run, and its supervisor, may have."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name in INHERITED or name.startswith(INHERITED_PREFIXES)
-    }
+    return {**inherited_environment(), **run["env"], MARKER: str(directory)}
 
 
 def _record(reason: str, message: str, exit_code: int | None = None) -> dict[str, Any]:

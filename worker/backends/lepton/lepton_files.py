@@ -5,9 +5,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.backends.base import FileStat
-from worker.backends.files import LocalFiles
-from worker.backends.lepton.mirror import JOB_LOG
+from worker.backends.access.files import FileStat
+from worker.backends.access.local_files import LocalFiles
+from worker.backends.lepton.log_mirror import JOB_LOG
 from worker.clusters.profiles import LeptonCluster
 from worker.errors import NotReachable
 from worker.run_files import END, EVENTS

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from worker.backends.base import Files
+from worker.backends.access.files import Files
 from worker.run_files import CLAIM
 
 ABANDONED = b"abandoned\n"

@@ -1,8 +1,8 @@
 """From rows of Slurm to observations. Pure."""
 
-from worker.backends.base import Observation, Phase
-from worker.backends.slurm.answers import UNREADABLE, Row
-from worker.backends.slurm.script import CLAIMED, NO_SECRETS, UNPREPARED
+from worker.backends.interface import Observation, Phase
+from worker.backends.slurm.command_output import UNREADABLE, Row
+from worker.backends.slurm.rendering import CLAIMED, NO_SECRETS, UNPREPARED
 from worker.backends.slurm.states import STATES, Meaning, waiting
 
 GONE = Observation(Phase.UNKNOWN, "unknown_to_scheduler", "Neither the queue nor the accounting knows it.")

@@ -3,9 +3,9 @@
 import secrets
 from pathlib import Path
 
-from worker.backends.base import Files
-from worker.backends.code import archive, sources
-from worker.backends.transport import Transport
+from worker.backends.access.files import Files
+from worker.backends.access.transport import Transport
+from worker.backends.trainer_bundle import archive, sources
 from worker.errors import BackendUnavailable
 
 UNPACK_SECONDS = 60.0

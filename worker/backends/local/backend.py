@@ -23,11 +23,13 @@ from pathlib import Path
 import yaml
 
 from trainer.look import ConfigRequest, DataRequest, Seen, look
-from worker.backends import local_run
-from worker.backends.base import Handle, Observation, Phase, Run, Submission
-from worker.backends.claims import abandon
-from worker.backends.files import LocalFiles
+from worker.backends.access.environment import inherited_environment
+from worker.backends.access.local_files import LocalFiles
+from worker.backends.attempt_claim import abandon
+from worker.backends.interface import Handle, Observation, Phase, Submission
+from worker.backends.local import supervisor
 from worker.errors import BackendUnavailable, SubmissionRejected
+from worker.runs.run import Run
 from worker.settings import PROJECT_ROOT
 
 START_TIMEOUT_SECONDS = 10.0
@@ -93,12 +95,12 @@ class LocalBackend:
     def cancel(self, handle: Handle) -> None:
         directory = self._directory(handle.name)
         with _disk(), self._locked():
-            if not local_run.was_started(directory):
+            if not supervisor.was_started(directory):
                 directory.mkdir(parents=True, exist_ok=True)
                 (directory / "cancelled").touch()
                 self._spool_entry(handle.name).unlink(missing_ok=True)
                 return
-        local_run.stop(directory)
+        supervisor.stop(directory)
 
     def abandon(self, handle: Handle, directory: Path) -> bool:  # noqa: ARG002
         return abandon(directory, self.files())
@@ -122,7 +124,7 @@ class LocalBackend:
             (fresh / "logs").mkdir()
             _rename(fresh, directory)
         with self._locked():
-            if not local_run.was_started(directory) and not _was_cancelled(directory):
+            if not supervisor.was_started(directory) and not _was_cancelled(directory):
                 self._spool_entry(submission.name).touch()
 
     def _start_waiting(self) -> None:
@@ -142,10 +144,10 @@ class LocalBackend:
         directory = self._directory(name)
         if not directory.exists() or _was_cancelled(directory):
             return True
-        return local_run.was_started(directory) and not local_run.is_alive(directory)
+        return supervisor.was_started(directory) and not supervisor.is_alive(directory)
 
     def _waiting(self) -> list[str]:
-        return [name for name in self._spooled() if not local_run.was_started(self._directory(name))]
+        return [name for name in self._spooled() if not supervisor.was_started(self._directory(name))]
 
     def _spooled(self) -> list[str]:
         """Names of the runs that have not ended, oldest first."""
@@ -176,7 +178,7 @@ class LocalBackend:
 
     def _observe(self, name: str, waiting: list[str]) -> Observation:
         directory = self._directory(name)
-        if local_run.is_alive(directory):
+        if supervisor.is_alive(directory):
             return Observation(Phase.RUNNING, "running", "Running on this machine.")
         if name in waiting:
             ahead = waiting.index(name)
@@ -207,12 +209,12 @@ def _was_cancelled(directory: Path) -> bool:
 def _ended_observation(directory: Path) -> Observation:
     if not directory.exists():
         return Observation(Phase.ENDED, "directory_missing", "The run's directory was removed.")
-    if not local_run.was_started(directory):
+    if not supervisor.was_started(directory):
         # Between the making of its directory and its place in the spool: submit is still at it.
         return Observation(Phase.QUEUED, "waiting_for_slot", "Waits for its place in the queue.")
-    left = local_run.exit_record(directory)
+    left = supervisor.exit_record(directory)
     if left is None:
-        left = local_run.sweep_up(directory)
+        left = supervisor.sweep_up(directory)
     return Observation(Phase.ENDED, left["reason"], left["message"], raw=json.dumps(left))
 
 
@@ -230,7 +232,7 @@ def _start(directory: Path) -> None:
     """Start the supervisor; what is started here ends as soon as the supervisor's pid is on disk."""
     with (directory / "logs" / "job.log").open("ab") as log, suppress(subprocess.TimeoutExpired):
         subprocess.run(
-            [sys.executable, "-m", local_run.__name__, str(directory)],
+            [sys.executable, "-m", supervisor.__name__, str(directory)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT_ROOT, check=False,
-            env={**local_run.inherited(), "PYTHONPATH": str(PROJECT_ROOT)}, timeout=START_TIMEOUT_SECONDS,
+            env={**inherited_environment(), "PYTHONPATH": str(PROJECT_ROOT)}, timeout=START_TIMEOUT_SECONDS,
         )  # fmt: skip

@@ -1,0 +1,1 @@
+"""How a cluster is reached: its files and commands, on this machine or over SSH."""
