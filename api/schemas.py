@@ -14,7 +14,7 @@ from worker.clock import as_utc, utcnow
 from worker.clusters.registry import Cluster
 from worker.db.models import ApiKey, Attempt, Event, Job, Metric, Origin
 from worker.exports import ExportOf
-from worker.forms import PresetDetails
+from worker.planning.config_schema import PresetDetails
 from worker.queries import Details, Saved, is_stale
 from worker.runs.run import Resources
 from worker.states import TERMINAL, Action, JobState

@@ -18,7 +18,7 @@ from worker.db.models import Attempt, Job
 from worker.db.session import affected, writing
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.jobs import Reason
-from worker.plan import parse_config
+from worker.planning.plan import parse_config
 from worker.run_files import STOP
 from worker.states import DesiredState, JobState
 from worker.telemetry import metrics

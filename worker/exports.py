@@ -14,7 +14,7 @@ from worker.auth.roles import Caller
 from worker.db.models import Checkpoint, Job, Json
 from worker.errors import CheckpointChanged, FieldError, InvalidSpec, NotExportable, NotReachable
 from worker.jobs import Created
-from worker.spec import JobSpec, LabelKey, LabelValue, Name, RequestedResources, Strict
+from worker.planning.spec import JobSpec, LabelKey, LabelValue, Name, RequestedResources, Strict
 
 # What an export keeps of the config of the job that has trained.
 KEPT = ("device", "hf_model_path", "checkpoint_megatron", "peft")

@@ -21,9 +21,9 @@ from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Event, IdempotencyKey, Job, Json, Origin, new_id
 from worker.db.session import affected, reading, writing
 from worker.errors import IdempotencyMismatch, IllegalAction, NotFound
-from worker.plan import Plan, checked_plan, run
+from worker.planning.plan import Plan, checked_plan, run
+from worker.planning.spec import JobSpec
 from worker.runs.run import Resources, Run
-from worker.spec import JobSpec
 from worker.states import LIVE, TERMINAL, TRANSITIONS, JobState, allowed_actions
 from worker.telemetry.logging import logger
 

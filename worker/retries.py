@@ -11,13 +11,13 @@ from trainer.config import walk
 from trainer.failures.remedies import remedies
 from trainer.suggestion import Suggestion
 from worker.clusters.registry import cluster
-from worker.compose import INPUTS
 from worker.db.models import Job, Json
 from worker.errors import FieldError, InvalidSpec, SftError
 from worker.field_errors import pointer
-from worker.plan import Plan, checked_plan, parse_config
-from worker.refusals import fault
-from worker.spec import Inputs, JobSpec, Overrides, RequestedResources, Strict
+from worker.planning.config import INPUTS
+from worker.planning.plan import Plan, checked_plan, parse_config
+from worker.planning.request_guards import fault
+from worker.planning.spec import Inputs, JobSpec, Overrides, RequestedResources, Strict
 
 APPLY = "/apply_suggestion"
 RESOURCES = "resources."

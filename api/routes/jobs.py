@@ -12,11 +12,12 @@ from api.auth import CallerDep, ChangeableJob, SubmitterDep, VisibleJob, get_cal
 from api.deps import Cursor, IdempotencyKeyHeader, KnownTags, LabelsDep, Limit, WaitDep, WatchDep
 from api.problems import declared
 from api.schemas import Moment
-from worker import actions, jobs, plan, queries, tasks
+from worker import actions, jobs, queries, tasks
 from worker.db.models import Job
 from worker.errors import Unauthenticated
+from worker.planning import plan
+from worker.planning.spec import JobSpec
 from worker.retries import RetryRequest
-from worker.spec import JobSpec
 from worker.states import JobState
 
 router = APIRouter(tags=["jobs"], dependencies=[Depends(get_caller)])

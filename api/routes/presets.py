@@ -10,8 +10,8 @@ from api.problems import declared
 from trainer.models import MODELS
 from trainer.presets import Preset, PresetNotFound, load_preset, preset_names
 from worker.errors import NotFound
-from worker.forms import PresetDetails, config_schema, details
-from worker.spec import DEFAULT_PRESET
+from worker.planning.config_schema import PresetDetails, config_schema, details
+from worker.planning.spec import DEFAULT_PRESET
 
 router = APIRouter(tags=["presets"], dependencies=[Depends(get_caller)])
 

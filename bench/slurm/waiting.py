@@ -13,8 +13,8 @@ from worker.backends.interface import Handle, Observation
 from worker.clock import utcnow
 from worker.db.models import Attempt, Job, new_id
 from worker.db.session import writing
+from worker.planning.spec import JobSpec
 from worker.runs.run import run_name
-from worker.spec import JobSpec
 from worker.states import JobState
 
 THREADS = 4

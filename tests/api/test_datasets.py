@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from tests import packed
 from tests.conftest import forget_settings
-from worker import datasets
+from worker.planning import dataset_inspection
 
 Body = dict[str, Any]
 
@@ -169,7 +169,7 @@ def test_full_passes_do_not_take_all_of_the_service(
     client: TestClient, inspect: Callable[..., Body], data: Path
 ) -> None:
     for _ in range(2):
-        assert datasets.FULL_PASSES.acquire(blocking=False)
+        assert dataset_inspection.FULL_PASSES.acquire(blocking=False)
     try:
         busy = client.post("/v1/datasets:inspect", json={"path": str(data), "full": True})
         assert (busy.status_code, busy.json()["code"]) == (503, "service_unavailable")
@@ -177,7 +177,7 @@ def test_full_passes_do_not_take_all_of_the_service(
         assert inspect()["ok"]
     finally:
         for _ in range(2):
-            datasets.FULL_PASSES.release()
+            dataset_inspection.FULL_PASSES.release()
     assert inspect(full=True)["ok"]
 
 

@@ -11,7 +11,7 @@ from tests.service import Service, is_supervisor, processes_of_runs
 from tests.waiting import wait_until
 from worker import jobs
 from worker.auth.roles import Caller, Role
-from worker.spec import JobSpec
+from worker.planning.spec import JobSpec
 
 pytestmark = pytest.mark.slow
 

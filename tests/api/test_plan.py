@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from worker.plan import GPU_DRIVER
+from worker.planning.plan import GPU_DRIVER
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 Body = dict[str, Any]

@@ -11,7 +11,7 @@ from tests.packed import make_dataset, packs, write_shard
 from trainer.failures import FAILURES
 from trainer.models import NANO, SUPER
 from trainer.presets import load_preset
-from worker.spec import DEFAULT_PRESET
+from worker.planning.spec import DEFAULT_PRESET
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 Body = dict[str, Any]

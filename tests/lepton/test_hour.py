@@ -16,8 +16,8 @@ from worker import dispatch, ingest, jobs, watch
 from worker.clusters import registry
 from worker.db.models import Job
 from worker.errors import BackendUnavailable
+from worker.planning.spec import JobSpec
 from worker.queries import is_stale
-from worker.spec import JobSpec
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 LOOKS = 60

@@ -16,7 +16,7 @@ from worker.clock import utcnow
 from worker.clusters.registry import cluster
 from worker.db import migrate
 from worker.db.models import ApiKey, Attempt
-from worker.spec import JobSpec
+from worker.planning.spec import JobSpec
 from worker.states import JobState, S
 
 pytestmark = pytest.mark.slow

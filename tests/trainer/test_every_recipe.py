@@ -20,8 +20,8 @@ from trainer.models import MODELS, NANO, SUPER
 from trainer.preflight import Finding, Hardware, fit
 from trainer.preflight.shape import check
 from trainer.presets import load_preset, preset_names
-from worker.compose import compose
-from worker.spec import JobSpec
+from worker.planning.config import compose
+from worker.planning.spec import JobSpec
 
 Shape = tuple[str, int, int, int, int, int]
 pytestmark = [pytest.mark.training, pytest.mark.slow]

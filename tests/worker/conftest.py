@@ -12,7 +12,7 @@ from worker.app import app
 from worker.auth.roles import Caller, Role
 from worker.db.models import Attempt, Job
 from worker.db.session import writing
-from worker.spec import JobSpec
+from worker.planning.spec import JobSpec
 from worker.states import JobState
 
 Redis = Any

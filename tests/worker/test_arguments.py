@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from trainer.presets import load_preset
-from worker.compose import compose
 from worker.errors import InvalidSpec
-from worker.spec import JobSpec
+from worker.planning.config import compose
+from worker.planning.spec import JobSpec
 
 
 def composed(*args: str, **spec: Any) -> Any:

@@ -6,8 +6,8 @@ import pytest
 
 from trainer.config import TrainingConfig
 from trainer.presets import load_preset, preset_names
-from worker.compose import compose
-from worker.spec import JobSpec
+from worker.planning.config import compose
+from worker.planning.spec import JobSpec
 
 
 def composed(overrides: Any, **spec: Any) -> TrainingConfig:

@@ -19,8 +19,8 @@ from worker.clusters.registry import cluster
 from worker.db.models import Job
 from worker.db.session import writing
 from worker.errors import BackendUnavailable
+from worker.planning.spec import JobSpec
 from worker.retries import RetryRequest
-from worker.spec import JobSpec
 from worker.states import JobState
 
 

@@ -13,7 +13,7 @@ from worker.db.models import Job
 from worker.db.session import writing
 from worker.errors import IdempotencyMismatch, IllegalAction, InvalidSpec, NotFound
 from worker.jobs import Reason
-from worker.spec import JobSpec
+from worker.planning.spec import JobSpec
 from worker.states import JobState
 
 JobIn = Callable[..., Job]

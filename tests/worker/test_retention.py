@@ -21,8 +21,8 @@ from worker.clock import utcnow
 from worker.db.models import Attempt, Checkpoint, Event, IdempotencyKey, Job, Metric
 from worker.db.session import reading, writing
 from worker.errors import BackendUnavailable, Gone, NotFound, ServiceUnavailable
+from worker.planning.spec import JobSpec
 from worker.settings import get_settings
-from worker.spec import JobSpec
 from worker.states import LIVE, TERMINAL, JobState
 
 JobIn = Callable[..., Job]

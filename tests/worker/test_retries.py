@@ -14,9 +14,9 @@ from worker import actions, jobs, queries, retries
 from worker.db.models import Job
 from worker.db.session import writing
 from worker.errors import IllegalAction, InvalidSpec
-from worker.plan import plan
+from worker.planning.plan import plan
+from worker.planning.spec import JobSpec
 from worker.retries import RetryRequest
-from worker.spec import JobSpec
 from worker.states import JobState
 
 JobIn = Callable[..., Job]

@@ -13,16 +13,17 @@ from tests.conftest import make_inputs
 from tests.far import write_profiles
 from tests.sshd import Sshd
 from tests.worker.conftest import ANNA
-from worker import datasets, dispatch, jobs
+from worker import dispatch, jobs
 from worker.backends.access import ssh
 from worker.backends.connect import connect
 from worker.backends.slurm.backend import SlurmBackend
 from worker.clusters.registry import cluster
-from worker.datasets import DatasetRequest
 from worker.db.models import Job
 from worker.errors import BackendUnavailable, InvalidSpec
-from worker.plan import plan
-from worker.spec import JobSpec
+from worker.planning import dataset_inspection
+from worker.planning.dataset_inspection import DatasetRequest
+from worker.planning.plan import plan
+from worker.planning.spec import JobSpec
 from worker.states import JobState
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -212,7 +213,9 @@ def test_an_inspection_says_there_what_it_says_here(
 ) -> None:
     harm(data)
     wanted = {"path": str(data), "full": full, "seq_length": 1024, "global_batch_size": 8}
-    far, near = (datasets.inspect(DatasetRequest(cluster=name, **wanted)) for name in ("far", "near"))
+    far, near = (
+        dataset_inspection.inspect(DatasetRequest(cluster=name, **wanted)) for name in ("far", "near")
+    )
     assert far == near.model_copy(update={"cluster": "far"})
     assert not far.ok
 
@@ -221,14 +224,14 @@ def test_an_inspection_refuses_what_it_refuses_here(data: Path, data_dir: Path) 
     (data_dir / "inputs/link").symlink_to("/etc")
     for path in ("/etc", str(data_dir / "inputs/link")):
         with pytest.raises(InvalidSpec) as refused:
-            datasets.inspect(DatasetRequest(cluster="far", path=path))
+            dataset_inspection.inspect(DatasetRequest(cluster="far", path=path))
         assert [(one.pointer, one.code) for one in refused.value.errors] == [("/path", "path_not_allowed")]
 
 
 def test_an_inspection_needs_an_interpreter_there(data: Path, profile: Profile) -> None:
     profile(login_python=None)
     with pytest.raises(InvalidSpec) as refused:
-        datasets.inspect(DatasetRequest(cluster="far", path=str(data)))
+        dataset_inspection.inspect(DatasetRequest(cluster="far", path=str(data)))
     assert [(one.pointer, one.code) for one in refused.value.errors] == [("/cluster", "not_reachable")]
     assert "login_python" in str(refused.value.hint)
 
@@ -239,15 +242,15 @@ def test_an_interpreter_that_fails_says_why(data: Path, profile: Profile, tmp_pa
     bare.chmod(0o755)
     profile(login_python=str(bare))
     with pytest.raises(BackendUnavailable, match="No module named 'pydantic'") as failed:
-        datasets.inspect(DatasetRequest(cluster="far", path=str(data)))
+        dataset_inspection.inspect(DatasetRequest(cluster="far", path=str(data)))
     assert "pyarrow" in str(failed.value.hint)
 
 
 def test_what_looks_is_the_code_of_the_service(data: Path) -> None:
     wanted = DatasetRequest(cluster="far", path=str(data))
-    assert datasets.inspect(wanted).ok
+    assert dataset_inspection.inspect(wanted).ok
     backend = connect(cluster("far"))
     assert isinstance(backend, SlurmBackend)
     (backend.paths.code / "trainer/look.py").write_text("raise SystemExit('It is staged.')")
     with pytest.raises(BackendUnavailable, match=r"It is staged\."):
-        datasets.inspect(wanted)
+        dataset_inspection.inspect(wanted)

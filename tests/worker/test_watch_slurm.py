@@ -16,7 +16,7 @@ from worker.clock import utcnow
 from worker.db.models import Attempt, Job, Origin
 from worker.db.session import writing
 from worker.pace import Turn
-from worker.spec import JobSpec
+from worker.planning.spec import JobSpec
 from worker.states import JobState
 
 # What a test of this module gets: a job in a state, whose submission has the id 7.

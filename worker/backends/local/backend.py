@@ -4,7 +4,7 @@ Everything it knows lies on disk, so any worker can answer, and none has to surv
 
     DIR/local/CLUSTER.spool/NAME   one file for each run that has not ended, oldest first by mtime
     DIR/local/CLUSTER.lock         held while runs are started: the slots are counted under it
-    jobs/ID/attempts/N/pid.json    the supervisor (local_run.py), by pid and start time
+    jobs/ID/attempts/N/pid.json    the supervisor (supervisor.py), by pid and start time
     jobs/ID/attempts/N/exit.json   how the supervisor's run ended
     jobs/ID/attempts/N/cancelled   cancelled before it was started
 """

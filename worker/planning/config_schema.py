@@ -11,9 +11,9 @@ from trainer.config import TrainingConfig
 from trainer.effective import SECTIONS, Effective
 from trainer.models import narrowed
 from trainer.presets import PARAMETERS, Preset, load_preset
-from worker.compose import compose
-from worker.provenance import Value, values
-from worker.spec import JobSpec
+from worker.planning.config import compose
+from worker.planning.provenance import Value, values
+from worker.planning.spec import JobSpec
 
 
 class Parameter(BaseModel):

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from trainer.config import TrainingConfig
 from trainer.effective import Effective
-from worker.compose import Composed
+from worker.planning.config import Composed
 
 Source = Literal["preset", "config", "override", "argument", "input", "fitted", "recipe", "default"]
 SOURCES: dict[str, Source] = {"overrides": "override", "args": "argument", "inputs": "input"}

@@ -13,7 +13,7 @@ from trainer.preflight.data import BATCH_SIZE, POINTER, SAMPLE_SECONDS
 from worker.backends.connect import connect
 from worker.clusters.registry import Cluster, named_in_request
 from worker.errors import FieldError, InvalidSpec, ServiceUnavailable
-from worker.refusals import fault, invalid, refuse_control_characters
+from worker.planning.request_guards import fault, invalid, refuse_control_characters
 from worker.settings import get_settings
 
 # Each takes a core and a thread of the API for as long as it may take.

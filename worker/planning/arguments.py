@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from trainer.config import TrainingConfig
 from worker.field_errors import pointer, suggestion
-from worker.refusals import fault
+from worker.planning.request_guards import fault
 
 Argument = tuple[str, str, str]
 

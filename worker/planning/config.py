@@ -13,11 +13,11 @@ from yaml import AliasToken, YAMLError, scan
 from trainer.config import TrainingConfig
 from trainer.presets import Preset
 from trainer.sections import faults as section_faults
-from worker.arguments import arguments
 from worker.errors import FieldError
 from worker.field_errors import field_errors, pointer
-from worker.refusals import fault, invalid, refuse_items
-from worker.spec import JobSpec, refuse_endless
+from worker.planning.arguments import arguments
+from worker.planning.request_guards import fault, invalid, refuse_items
+from worker.planning.spec import JobSpec, refuse_endless
 
 # `inputs` are other names for these keys of the config.
 INPUTS = {

@@ -13,18 +13,18 @@ from trainer.preflight import Estimate, Finding, check, fit, memory_of
 from trainer.preflight.data import POINTER
 from trainer.preflight.export import POINTER as EXPORTED
 from trainer.presets import Preset, PresetNotFound, load_preset
-from worker.agreement import changed, digest
 from worker.backends.connect import connect
 from worker.backends.interface import Submission
 from worker.clusters.registry import Cluster, named_in_request
 from worker.clusters.secrets import is_variable
-from worker.compose import Composed, compose
 from worker.errors import FieldError, InvalidSpec, PlanDrift
 from worker.field_errors import pointer
-from worker.provenance import Value, values
-from worker.refusals import fault, refuse_control_characters
+from worker.planning.config import Composed, compose
+from worker.planning.plan_hash import changed, digest
+from worker.planning.provenance import Value, values
+from worker.planning.request_guards import fault, refuse_control_characters
+from worker.planning.spec import JobSpec
 from worker.runs.run import Resources, Run
-from worker.spec import JobSpec
 
 # Stands for the id that a job gets when it is created, so that equal plans have equal hashes.
 PLANNED_JOB = "JOB_ID"
