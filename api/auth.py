@@ -6,11 +6,11 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from worker import jobs
 from worker.auth import keys
 from worker.auth.roles import Caller, Role
 from worker.db.models import Job
 from worker.errors import Forbidden, Unauthenticated
+from worker.jobs import queries
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer sft_...`")
 
@@ -46,9 +46,9 @@ def requires(role: Role) -> Callable[[Caller], Caller]:
 
 def get_visible_job(job_id: JobId, caller: CallerDep) -> Job:
     """The job in the path. Raises NotFound for what is not the caller's to see."""
-    job = jobs.get(job_id)
+    job = queries.get(job_id)
     if not caller.sees(job):
-        raise jobs.no_such_job(job_id)
+        raise queries.no_such_job(job_id)
     return job
 
 

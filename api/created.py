@@ -2,15 +2,8 @@
 
 from fastapi.responses import JSONResponse
 
-from api import schemas
 from worker import tasks
-from worker.db.models import Job, Json
-from worker.jobs import Created
-
-
-def body(job: Job) -> Json:
-    """The new job; it is kept for replays of the request."""
-    return schemas.JobView.of(job).model_dump(mode="json", by_alias=True)
+from worker.jobs.create import Created
 
 
 def response(created: Created) -> JSONResponse:

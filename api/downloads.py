@@ -7,8 +7,8 @@ from urllib.parse import quote
 from fastapi.responses import StreamingResponse
 
 from worker.backends.access.files import FileStat
-from worker.checkpoints import SavedFile
 from worker.errors import RangeInvalid
+from worker.jobs.checkpoints import SavedFile
 
 
 def response(file: SavedFile, wanted: str | None, if_range: str | None) -> StreamingResponse:

@@ -13,11 +13,12 @@ from starlette.concurrency import run_in_threadpool
 
 from api import schemas
 from api.waiting import Subscription
-from worker import jobs, logs, queries
 from worker.db.models import Event, Job
 from worker.errors import BackendUnavailable, Gone, NotFound, RangeInvalid, ServiceUnavailable
-from worker.logs import Log, LogPage
-from worker.queries import Details
+from worker.jobs import logs, queries
+from worker.jobs.logs import Log, LogPage
+from worker.jobs.queries import Details
+from worker.jobs.views import JobView, etag
 from worker.states import TERMINAL
 
 # Without news a job is looked at again after so long; a log grows without news.
@@ -31,10 +32,10 @@ Stream = AsyncIterator[ServerSentEvent]
 
 async def changed(job: Job, news: Subscription, seconds: float) -> Job:
     """The job once its ETag is another than now, or after `seconds`. Raises NotFound."""
-    before, deadline = schemas.etag(job), time.monotonic() + seconds
-    while news.is_open and schemas.etag(job) == before and (left := deadline - time.monotonic()) > 0:
+    before, deadline = etag(job), time.monotonic() + seconds
+    while news.is_open and etag(job) == before and (left := deadline - time.monotonic()) > 0:
         await news.wait(left)
-        job = await _attempted(jobs.get, job.id) or job
+        job = await _attempted(queries.get, job.id) or job
     return job
 
 
@@ -44,8 +45,8 @@ async def of_job(job_id: str, news: Subscription, last_etag: str | None) -> Stre
         found = await _attempted(_details, job_id)
         if found:
             job, details = found
-            if (tag := schemas.etag(job)) != last_etag:
-                yield ServerSentEvent(event="job", id=tag, data=schemas.JobView.of(job, details))
+            if (tag := etag(job)) != last_etag:
+                yield ServerSentEvent(event="job", id=tag, data=JobView.of(job, details))
                 last_etag = tag
             if job.state in TERMINAL:
                 yield _end("finished")
@@ -56,7 +57,7 @@ async def of_job(job_id: str, news: Subscription, last_etag: str | None) -> Stre
 
 
 def _details(job_id: str) -> tuple[Job, Details]:
-    job = jobs.get(job_id)
+    job = queries.get(job_id)
     return job, queries.details([job])[job.id]
 
 
@@ -81,7 +82,7 @@ async def of_events(job_id: str, news: Subscription, after: int) -> Stream:
 
 def _events(job_id: str, after: int) -> tuple[bool, list[Event]]:
     # The state first: what a job that has ended then has for events is all that there will be.
-    has_ended = jobs.get(job_id).state in TERMINAL
+    has_ended = queries.get(job_id).state in TERMINAL
     return has_ended, queries.events(job_id, after, PAGE)
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
 
-from worker import queries
 from worker.auth import keys
 from worker.errors import ServiceUnavailable
-from worker.queries import Mark
+from worker.jobs import queries
+from worker.jobs.queries import Mark
 from worker.telemetry.logging import logger
 
 INTERVAL_SECONDS = 0.25

@@ -25,7 +25,7 @@ from tests.trainer_runs import PROJECT, PYTHON, Run, need_trainer, place, prepar
 from tests.waiting import wait_until
 from trainer.failures import Failure
 from worker.backends.access.local_files import LocalFiles
-from worker.logs import tails
+from worker.jobs.logs import tails
 from worker.outcome import decide
 from worker.runs.events import read_ending
 

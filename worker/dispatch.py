@@ -9,7 +9,7 @@ from sqlmodel import Session, col
 from trainer.failures import Evidence, Failure, explain
 from trainer.look import ConfigRequest
 from trainer.preflight import Finding
-from worker import ingest, jobs
+from worker import ingest
 from worker.backends.connect import connect
 from worker.backends.interface import Backend, Handle, Submission
 from worker.clock import utcnow
@@ -17,10 +17,10 @@ from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Job
 from worker.db.session import affected, writing
 from worker.errors import BackendUnavailable, SubmissionRejected
-from worker.jobs import Reason
+from worker.jobs import queries, transitions
 from worker.planning.plan import parse_config
 from worker.run_files import STOP
-from worker.states import DesiredState, JobState
+from worker.states import DesiredState, JobState, Reason
 from worker.telemetry import metrics
 from worker.telemetry.logging import logger
 
@@ -32,7 +32,7 @@ SUBMISSION_GRACE = timedelta(minutes=5)
 
 def submit(job_id: str) -> None:
     """Validate a job and hand it to its backend. Safe to repeat at any point."""
-    job = jobs.get(job_id)
+    job = queries.get(job_id)
     if job.state is JobState.VALIDATING:
         _validate(job)
     if job.state is JobState.SUBMITTING:
@@ -41,7 +41,7 @@ def submit(job_id: str) -> None:
 
 def put_off(job_id: str, why: BackendUnavailable) -> None:
     """Say that a job waits for its cluster to answer; the sweep tries again."""
-    job = jobs.get(job_id)
+    job = queries.get(job_id)
     if job.state in (JobState.VALIDATING, JobState.SUBMITTING) and job.reason_code != why.code:
         _wait(job, why, "submit.put_off")
 
@@ -57,7 +57,7 @@ def _validate(job: Job) -> None:
         _fail(job, Reason(errors[0].code, errors[0].message), _failure_of(errors[0]))
         return
     with writing() as session:
-        jobs.move(session, job, JobState.SUBMITTING)
+        transitions.move(session, job, JobState.SUBMITTING)
 
 
 def _look(job: Job) -> list[Finding]:
@@ -67,7 +67,7 @@ def _look(job: Job) -> list[Finding]:
     own = [job.id, job.export_of["job"]] if job.export_of else [job.id]
     request = ConfigRequest(
         config=parse_config(job.config),
-        hardware=profile.hardware(jobs.run_of(job).resources),
+        hardware=profile.hardware(queries.run_of(job).resources),
         roots=[*profile.roots, *map(backend.job_directory, own)],
     )
     with metrics.observed(job.cluster, "look"):
@@ -80,7 +80,7 @@ def _wait(job: Job, error: BackendUnavailable, what: str) -> None:
     log.warning(what, job_id=job.id, error=error.message)
     message = f"{error.message.rstrip('.')}. {error.hint}" if error.hint else error.message
     with writing() as session:
-        jobs.change(session, job, reason_code=error.code, reason_message=message)
+        transitions.change(session, job, reason_code=error.code, reason_message=message)
 
 
 def _failure_of(finding: Finding) -> Failure:
@@ -89,7 +89,7 @@ def _failure_of(finding: Finding) -> Failure:
 
 def _hand_over(job: Job) -> None:
     backend = connect(cluster(job.cluster))
-    submission = backend.render(jobs.run_of(job))
+    submission = backend.render(queries.run_of(job))
     if not _begin(job, submission.directory):
         return
     try:
@@ -110,7 +110,7 @@ def _begin(job: Job, directory: str) -> bool:
     So a cancel knows which attempts it can close at once, and no run starts behind its back.
     """
     with writing() as session:
-        now = jobs.find(session, job.id, lock=True)
+        now = queries.find(session, job.id, lock=True)
         if (now.state, now.attempt) != (job.state, job.attempt):
             return False
         attempt = session.get_one(Attempt, (job.id, job.attempt))
@@ -121,13 +121,13 @@ def _begin(job: Job, directory: str) -> bool:
 def _accepted(job: Job, backend: Backend, submission: Submission, external_id: str) -> None:
     with writing() as session:
         # Its events are numbered in the order in which they can be seen: all writers hold the job.
-        jobs.find(session, job.id, lock=True)
+        queries.find(session, job.id, lock=True)
         is_new = _store_external_id(session, job, external_id, submission.directory)
         if is_new:
-            jobs.record(session, job, "submitted", data={"external_id": external_id})
-        moved = jobs.move(session, job, JobState.QUEUED)
+            transitions.record(session, job, "submitted", data={"external_id": external_id})
+        moved = transitions.move(session, job, JobState.QUEUED)
     if is_new:
-        delay = utcnow() - jobs.attempt_of(job).created_at
+        delay = utcnow() - queries.attempt_of(job).created_at
         metrics.SUBMISSION_SECONDS.labels(job.cluster).observe(delay.total_seconds())
     if not moved and _is_unwanted(job):
         with metrics.observed(job.cluster, "cancel"):
@@ -138,7 +138,7 @@ def _accepted(job: Job, backend: Backend, submission: Submission, external_id: s
 
 def _is_unwanted(job: Job) -> bool:
     """Whether the attempt that `job` was seen in has been cancelled, and perhaps retried, meanwhile."""
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     return now.attempt != job.attempt or now.desired_state == DesiredState.CANCEL
 
 
@@ -157,7 +157,7 @@ def _fail(job: Job, reason: Reason, failure: Failure) -> None:
     failure.evidence = Evidence(attempt=job.attempt)
     stored = failure.model_dump(mode="json", by_alias=True)
     with writing() as session:
-        jobs.move(session, job, JobState.FAILED, reason=reason, failure=stored)
+        transitions.move(session, job, JobState.FAILED, reason=reason, failure=stored)
     log.info("job.failed", job_id=job.id, code=reason.code)
 
 
@@ -166,10 +166,10 @@ def cancel(job_id: str, *, answers: bool = True) -> None:
 
     answers: whether its cluster answers; else only what it has never heard of is ended.
     """
-    job = jobs.get(job_id)
+    job = queries.get(job_id)
     if job.state is not JobState.CANCELLING:
         return
-    attempt = jobs.attempt_of(job)
+    attempt = queries.attempt_of(job)
     if attempt.directory is None:
         _never_submitted(job)
         return
@@ -201,8 +201,8 @@ def _end_run(job: Job, attempt: Attempt) -> None:
 
 def pause(job_id: str) -> None:
     """Bring a wish to pause to the run, which saves and ends; the watch sees its end. Safe to repeat."""
-    job = jobs.get(job_id)
-    attempt = jobs.attempt_of(job)
+    job = queries.get(job_id)
+    attempt = queries.attempt_of(job)
     if job.state is not JobState.PAUSING or attempt.directory is None or attempt.exit is not None:
         return
     directory = Path(attempt.directory)
@@ -221,4 +221,4 @@ def _find(backend: Backend, job: Job, name: str) -> str | None:
 
 def _never_submitted(job: Job) -> None:
     with writing() as session:
-        jobs.move(session, job, JobState.CANCELLED, reason=Reason("cancelled", "Never submitted."))
+        transitions.move(session, job, JobState.CANCELLED, reason=Reason("cancelled", "Never submitted."))

@@ -7,7 +7,7 @@ from sqlalchemy import update
 from sqlmodel import Session, col
 
 from trainer.checkpoints import HF_INDEX, missing_of_export
-from worker import jobs, logs, outcome, recovery, retries
+from worker import outcome, recovery
 from worker.backends.access.files import Files
 from worker.backends.connect import connect
 from worker.backends.interface import Backend, Handle
@@ -16,6 +16,7 @@ from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Checkpoint, Job, Json, Metric
 from worker.db.session import affected, reading, writing
 from worker.errors import BackendUnavailable, NotReachable
+from worker.jobs import logs, queries, retry, transitions
 from worker.run_files import END, EVENTS, SECRETS
 from worker.runs.events import (
     AnyEvent,
@@ -50,10 +51,10 @@ def ingest(job_id: str) -> None:
 
 def read_up(job_id: str) -> None:
     """The same for who relies on it. Raises BackendUnavailable."""
-    job = jobs.get(job_id)
+    job = queries.get(job_id)
     if job.state not in LIVE:
         return
-    attempt = jobs.attempt_of(job)
+    attempt = queries.attempt_of(job)
     if attempt.directory is None:
         return
     with metrics.observed(job.cluster, "ingest"):
@@ -91,7 +92,7 @@ def _take(job_id: str, attempt: Attempt, lines: bytes) -> bool:
     """Store some lines. Returns False, and stores nothing, where another worker has taken them."""
     events = [event for line in lines.splitlines() if (event := _event(line, job_id)) is not None]
     with writing() as session:
-        job = jobs.find(session, job_id, lock=True)
+        job = queries.find(session, job_id, lock=True)
         if not _advance(session, attempt, len(lines)):
             return False
         for event in events:
@@ -142,7 +143,7 @@ def _store(session: Session, job: Job, attempt: Attempt, event: AnyEvent) -> Non
             _store_checkpoint(session, job, attempt, event)
         case _:
             data = event.model_dump(mode="json", exclude_none=True)
-            jobs.record(
+            transitions.record(
                 session, job, f"trainer.{event.event}", actor="trainer", data=data, attempt=attempt.number
             )
 
@@ -159,7 +160,7 @@ def _store_checkpoint(session: Session, job: Job, attempt: Attempt, event: Check
     facts = event.model_dump(include={"iteration", "path", "format", "bytes", "files"})
     session.merge(Checkpoint(job_id=job.id, attempt=attempt.number, saved_at=event.at, **facts))
     data = {"iteration": event.iteration, "bytes": event.bytes}
-    jobs.record(session, job, "checkpoint", actor="trainer", data=data, attempt=attempt.number)
+    transitions.record(session, job, "checkpoint", actor="trainer", data=data, attempt=attempt.number)
 
 
 # -- the job -----------------------------------------------------------------------------------------
@@ -168,10 +169,10 @@ def _store_checkpoint(session: Session, job: Job, attempt: Attempt, event: Check
 def _update_job(session: Session, job: Job, events: list[AnyEvent]) -> None:
     progress = advanced(job.progress, events)
     if progress != job.progress or any(isinstance(event, CheckpointSaved) for event in events):
-        jobs.change(session, job, progress=progress)
+        transitions.change(session, job, progress=progress)
     trains = any(isinstance(event, Started | StepDone) for event in events)
     if trains and job.state in (JobState.QUEUED, JobState.STARTING):
-        jobs.move(session, job, JobState.RUNNING)
+        transitions.move(session, job, JobState.RUNNING)
 
 
 def advanced(progress: Json, events: list[AnyEvent]) -> Json:
@@ -211,7 +212,7 @@ def _finalize(job: Job, attempt: Attempt, backend: Backend) -> None:
         desired=job.desired_state,
         checkpoint_is_whole=isinstance(marker, Finished) and _is_whole(job, marker.iteration, files),
         attempt=attempt.number,
-        logs=logs.tails(Path(attempt.directory or ""), jobs.run_of(job).resources.gpus, files),
+        logs=logs.tails(Path(attempt.directory or ""), queries.run_of(job).resources.gpus, files),
     )
     failure = _failure(job, decision)
     _remove_secrets(job, attempt, files)
@@ -219,7 +220,7 @@ def _finalize(job: Job, attempt: Attempt, backend: Backend) -> None:
         recovery.go_on(job, decision.reason, failure)
         return
     with writing() as session:
-        jobs.move(session, job, decision.state, reason=decision.reason, failure=failure)
+        transitions.move(session, job, decision.state, reason=decision.reason, failure=failure)
     log.info("job.ended", job_id=job.id, state=decision.state)
 
 
@@ -244,7 +245,7 @@ def _failure(job: Job, decision: outcome.Outcome) -> Json | None:
     """A failure as it is stored, with a change that may help."""
     if decision.failure is None:
         return None
-    suggestion = retries.suggestion(job, decision.fault or "")
+    suggestion = retry.suggestion(job, decision.fault or "")
     failure = decision.failure.model_copy(update={"suggestion": suggestion})
     return failure.model_dump(mode="json", by_alias=True)
 

@@ -19,9 +19,8 @@ from trainer.failures import (
     signs,
 )
 from worker.db.models import Json
-from worker.jobs import Reason
 from worker.runs.events import Ending, Failed, Finished, Stopped
-from worker.states import DesiredState, JobState
+from worker.states import DesiredState, JobState, Reason
 
 # What backends call it where that is no name of FAILURES.
 WORDS = {"oom_killed": "host_oom", "killed": "node_fail", "start_failed": "scheduler_rejected"}

@@ -8,13 +8,12 @@ from itertools import takewhile
 from sqlmodel import Session, col, select
 
 from trainer.failures import Evidence, explain
-from worker import jobs
 from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Checkpoint, Job, Json, Origin
 from worker.db.session import reading, writing
-from worker.jobs import Reason
+from worker.jobs import transitions
 from worker.outcome import Outcome
-from worker.states import DesiredState, JobState
+from worker.states import DesiredState, JobState, Reason
 from worker.telemetry.logging import logger
 
 log = logger(__name__)
@@ -43,7 +42,7 @@ def go_on(job: Job, reason: Reason, failure: Json | None = None) -> bool:
     with writing() as session:
         if not _recovering(session, job, reason):
             return False
-        moved = jobs.next_attempt(
+        moved = transitions.next_attempt(
             session, job, JobState.SUBMITTING, Origin.RECOVERED, reason=reason, failure_of_last=failure
         )
     log.info("job.recovering", job_id=job.id, attempt=job.attempt, code=reason.code)
@@ -51,7 +50,9 @@ def go_on(job: Job, reason: Reason, failure: Json | None = None) -> bool:
 
 
 def _recovering(session: Session, job: Job, reason: Reason) -> bool:
-    return job.state is JobState.RECOVERING or jobs.move(session, job, JobState.RECOVERING, reason=reason)
+    return job.state is JobState.RECOVERING or transitions.move(
+        session, job, JobState.RECOVERING, reason=reason
+    )
 
 
 def interruption(job: Job) -> Json | None:

@@ -18,13 +18,14 @@ from sqlalchemy import ColumnElement, and_, delete, func, tuple_
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, SQLModel, col, select
 
-from worker import jobs
 from worker.backends.connect import connect
 from worker.clock import utcnow
 from worker.clusters.registry import Cluster, cluster, clusters
 from worker.db.models import Attempt, Event, IdempotencyKey, Job
 from worker.db.session import affected, reading, writing
 from worker.errors import BackendUnavailable, NotFound, ServiceUnavailable
+from worker.jobs import transitions
+from worker.jobs.queries import LOGS_REMOVED, logs_are_removed
 from worker.settings import get_settings
 from worker.states import LIVE, TERMINAL, JobState
 from worker.telemetry.logging import logger
@@ -33,7 +34,6 @@ log = logger(__name__)
 
 BATCH_JOBS = 100
 BATCH_KEYS = 1000
-LOGS_REMOVED = "logs_removed"
 
 
 class What(StrEnum):
@@ -106,15 +106,6 @@ def _ago(days: float | None) -> datetime:
     return utcnow() - timedelta(days=days) if days else datetime.min
 
 
-def logs_are_removed(attempt: Attempt) -> bool:
-    """Whether the logs of a job's attempt were removed, or are being removed."""
-    with reading() as session:
-        query = select(Event.id).where(
-            Event.job_id == attempt.job_id, Event.type == LOGS_REMOVED, col(Event.attempt) >= attempt.number
-        )
-        return session.exec(query.limit(1)).first() is not None
-
-
 # -- removing --------------------------------------------------------------------------------------
 
 
@@ -172,7 +163,7 @@ def _remove_rows(removal: Removal) -> bool:
         if removal.what is What.JOB:
             _delete_job(session, job.id)
         else:
-            jobs.record(session, job, LOGS_REMOVED)
+            transitions.record(session, job, LOGS_REMOVED)
     return True
 
 

@@ -1,5 +1,6 @@
 """The life of a job: its states, and which may follow which. Pure, no I/O."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -35,6 +36,15 @@ class Action(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     RETRY = "retry"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a job is in its state: a code for programs, a message for people, the scheduler's own text."""
+
+    code: str
+    message: str
+    raw: str | None = None
 
 
 S = JobState

@@ -5,10 +5,11 @@ from typing import Any
 from celery import Task
 from kombu.exceptions import OperationalError
 
-from worker import dispatch, ingest, jobs, pace, retention, watch
+from worker import dispatch, ingest, pace, retention, watch
 from worker.app import FIRST, LOOKS, NEXT, SUBMISSIONS, app
 from worker.clusters import registry
 from worker.errors import NotFound, ServiceUnavailable
+from worker.jobs import queries
 from worker.states import JobState
 from worker.telemetry.logging import logger
 
@@ -21,7 +22,7 @@ MAX_BACKLOG = 20
 @app.task
 def submit(job_id: str) -> None:
     """Validate a job and hand it to its backend."""
-    if why := pace.trouble(jobs.get(job_id).cluster):
+    if why := pace.trouble(queries.get(job_id).cluster):
         dispatch.put_off(job_id, why)
     else:
         dispatch.submit(job_id)
@@ -48,7 +49,7 @@ def tick() -> None:
     """
     if _waiting_first(LOOKS) >= MAX_BACKLOG:
         return
-    for name in jobs.live_clusters():
+    for name in queries.live_clusters():
         nudge(poll, name, priority=FIRST)
 
 
@@ -77,7 +78,7 @@ def _answers(job_id: str) -> bool:
 
     Calls to what hangs keep a thread for long: one look at a time finds out when it is over.
     """
-    return pace.trouble(jobs.get(job_id).cluster) is None
+    return pace.trouble(queries.get(job_id).cluster) is None
 
 
 @app.task

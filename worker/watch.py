@@ -10,7 +10,7 @@ from sqlalchemy import func, or_, update
 from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
-from worker import ingest, jobs, recovery
+from worker import ingest, recovery
 from worker.backends.connect import connect
 from worker.backends.interface import Backend, Handle, Observation, Phase
 from worker.clock import utcnow
@@ -18,12 +18,12 @@ from worker.clusters.registry import Cluster, cluster
 from worker.db.models import Attempt, Job, Origin
 from worker.db.session import reading, writing
 from worker.errors import BackendUnavailable, CredentialsRefused
-from worker.jobs import Reason
+from worker.jobs import queries, transitions
 from worker.outcome import VANISHED
 from worker.pace import Turn
 from worker.run_files import CLAIM, END, EVENTS
 from worker.settings import get_settings
-from worker.states import AWAITING_TASK, TRANSITIONS, WATCHED, DesiredState, JobState
+from worker.states import AWAITING_TASK, TRANSITIONS, WATCHED, DesiredState, JobState, Reason
 from worker.telemetry import metrics
 from worker.telemetry.logging import logger
 
@@ -77,7 +77,7 @@ def _poll(backend: Backend, watched: list[Watched]) -> dict[str, Observation]:
         for job, _ in watched:
             if job.state in SHOWN_TROUBLE and job.reason_code != error.code:
                 with writing() as session:
-                    jobs.change(session, job, reason_code=error.code, reason_message=error.message)
+                    transitions.change(session, job, reason_code=error.code, reason_message=error.message)
         raise
 
 
@@ -132,7 +132,7 @@ def _apply(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> N
     if write is _requeued and job.desired_state != DesiredState.RUN:
         return
     with writing() as session:
-        now = jobs.find(session, job.id, lock=True)
+        now = queries.find(session, job.id, lock=True)
         # What was observed is of this attempt; meanwhile the job may have gone on.
         if now.attempt == attempt.number and now.state in WATCHED:
             write(session, now, seen)
@@ -194,7 +194,7 @@ def _waits_otherwise(job: Job, seen: Observation) -> bool:
 
 
 def _waits(session: Session, job: Job, seen: Observation) -> None:
-    jobs.change(
+    transitions.change(
         session,
         job,
         reason_code=seen.code,
@@ -207,13 +207,15 @@ def _waits(session: Session, job: Job, seen: Observation) -> None:
 def _started(session: Session, job: Job, seen: Observation) -> None:  # noqa: ARG001
     if job.state is JobState.QUEUED:
         now = utcnow()
-        jobs.move(session, job, JobState.STARTING, started_at=job.started_at or now, estimated_start=None)
+        transitions.move(
+            session, job, JobState.STARTING, started_at=job.started_at or now, estimated_start=None
+        )
         _set_attempt(session, job, started_at=now)
 
 
 def _answers_again(session: Session, job: Job, seen: Observation) -> None:  # noqa: ARG001
     if job.reason_code == CredentialsRefused.code:
-        jobs.change(session, job, reason_code=None, reason_message=None)
+        transitions.change(session, job, reason_code=None, reason_message=None)
 
 
 def _interrupted(session: Session, job: Job, seen: Observation) -> None:
@@ -222,7 +224,7 @@ def _interrupted(session: Session, job: Job, seen: Observation) -> None:
         _ended(session, job, seen)
     elif job.state is not JobState.RECOVERING:
         reason = Reason(seen.code, seen.message, seen.raw)
-        jobs.move(session, job, JobState.RECOVERING, reason=reason)
+        transitions.move(session, job, JobState.RECOVERING, reason=reason)
 
 
 def _requeued(session: Session, job: Job, seen: Observation) -> None:
@@ -240,8 +242,8 @@ def _requeued(session: Session, job: Job, seen: Observation) -> None:
     reason = Reason("requeued", "The scheduler has put the run into its queue again.", seen.raw)
     why = recovery.interruption(job)
     if job.state is not JobState.RECOVERING:
-        jobs.move(session, job, JobState.RECOVERING, reason=reason)
-    jobs.next_attempt(
+        transitions.move(session, job, JobState.RECOVERING, reason=reason)
+    transitions.next_attempt(
         session,
         job,
         JobState.QUEUED,
@@ -264,7 +266,7 @@ def _ended(session: Session, job: Job, seen: Observation) -> None:
     exit_record = {"code": seen.code, "message": seen.message, "raw": seen.raw, "at": utcnow().isoformat()}
     _set_attempt(session, job, exit=exit_record)
     if JobState.FINALIZING in TRANSITIONS[job.state]:
-        jobs.move(session, job, JobState.FINALIZING, reason=Reason(seen.code, seen.message, seen.raw))
+        transitions.move(session, job, JobState.FINALIZING, reason=Reason(seen.code, seen.message, seen.raw))
 
 
 def _set_attempt(session: Session, job: Job, **values: object) -> None:

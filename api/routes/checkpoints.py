@@ -10,8 +10,10 @@ from api import created, downloads, schemas
 from api.auth import SubmitterDep, VisibleJob, get_caller
 from api.deps import IdempotencyKeyHeader
 from api.problems import declared
-from worker import checkpoints, exports, queries, tasks
-from worker.exports import ExportRequest
+from worker import tasks
+from worker.jobs import checkpoints, exports, queries
+from worker.jobs.exports import ExportRequest
+from worker.jobs.views import CheckpointView, JobView
 
 router = APIRouter(tags=["checkpoints"], dependencies=[Depends(get_caller)])
 
@@ -23,9 +25,7 @@ BINARY = {"content": {"application/octet-stream": {"schema": {"type": "string", 
 @router.get("/jobs/{job_id}/checkpoints", responses=declared(404, 422))
 def list_checkpoints(job: VisibleJob) -> schemas.CheckpointList:
     """The complete checkpoints of a job, oldest first."""
-    return schemas.CheckpointList(
-        items=[schemas.CheckpointView.of(saved) for saved in queries.checkpoints(job.id)]
-    )
+    return schemas.CheckpointList(items=[CheckpointView.of(saved) for saved in queries.checkpoints(job.id)])
 
 
 @router.get("/jobs/{job_id}/checkpoints/{iteration}", responses=declared(404, 422))
@@ -33,7 +33,7 @@ def get_checkpoint(job: VisibleJob, iteration: Iteration) -> schemas.CheckpointD
     """One checkpoint, with its files."""
     files = queries.checkpoint(job.id, iteration).files
     saved = next(one for one in queries.checkpoints(job.id) if one.iteration == iteration)
-    return schemas.CheckpointDetail(**schemas.CheckpointView.of(saved).model_dump(), files=files)
+    return schemas.CheckpointDetail(**CheckpointView.of(saved).model_dump(), files=files)
 
 
 @router.get(
@@ -75,7 +75,7 @@ def download_checkpoint(job: VisibleJob, iteration: Iteration) -> StreamingRespo
 @router.post(
     "/jobs/{job_id}/checkpoints/{iteration}/export",
     status_code=201,
-    response_model=schemas.JobView,
+    response_model=JobView,
     responses=declared(403, 404, 409, 413, 415, 422),
 )
 def export_checkpoint(
@@ -91,4 +91,4 @@ def export_checkpoint(
     adapters are merged.
     """
     tasks.ping_broker()
-    return created.response(exports.create(job, iteration, request, caller, created.body, idempotency_key))
+    return created.response(exports.create(job, iteration, request, caller, idempotency_key))

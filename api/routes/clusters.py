@@ -5,8 +5,8 @@ from fastapi import APIRouter, Depends
 from api import schemas
 from api.auth import CallerDep, get_caller
 from api.problems import declared
-from worker import queries
 from worker.clusters import registry
+from worker.jobs import statistics
 from worker.settings import get_settings
 
 router = APIRouter(tags=["clusters"], dependencies=[Depends(get_caller)])
@@ -15,7 +15,7 @@ router = APIRouter(tags=["clusters"], dependencies=[Depends(get_caller)])
 @router.get("/clusters", responses=declared())
 def list_clusters(caller: CallerDep) -> schemas.ClusterList:
     """The clusters, their limits, and how busy they are with our jobs."""
-    live = queries.live_jobs_by_cluster()
+    live = statistics.live_jobs_by_cluster()
     default = get_settings().default_cluster
     return schemas.ClusterList(
         items=[

@@ -12,12 +12,14 @@ from api.auth import CallerDep, ChangeableJob, SubmitterDep, VisibleJob, get_cal
 from api.deps import Cursor, IdempotencyKeyHeader, KnownTags, LabelsDep, Limit, WaitDep, WatchDep
 from api.problems import declared
 from api.schemas import Moment
-from worker import actions, jobs, queries, tasks
+from worker import tasks
 from worker.db.models import Job
 from worker.errors import Unauthenticated
+from worker.jobs import actions, create, queries
+from worker.jobs.retry import RetryRequest
+from worker.jobs.views import JobView, etag
 from worker.planning import plan
 from worker.planning.spec import JobSpec
-from worker.retries import RetryRequest
 from worker.states import JobState
 
 router = APIRouter(tags=["jobs"], dependencies=[Depends(get_caller)])
@@ -43,15 +45,13 @@ def plan_job(spec: JobSpec, caller: SubmitterDep) -> plan.Plan:
     return plan.plan(spec, caller.seen_project)
 
 
-@router.post(
-    "/jobs", status_code=201, response_model=schemas.JobView, responses=declared(403, 409, 413, 415, 422)
-)
+@router.post("/jobs", status_code=201, response_model=JobView, responses=declared(403, 409, 413, 415, 422))
 def create_job(
     spec: JobSpec, caller: SubmitterDep, idempotency_key: IdempotencyKeyHeader = None
 ) -> JSONResponse:
     """Create a job. It is stored before this answers, and submitted by itself."""
     tasks.ping_broker()
-    return created.response(jobs.create(spec, caller, created.body, idempotency_key))
+    return created.response(create.create(spec, caller, idempotency_key))
 
 
 @router.get("/jobs", responses=declared(422), openapi_extra={"parameters": [LABELS_PARAMETER]})
@@ -76,14 +76,12 @@ def list_jobs(
     )
     found, following = queries.page_of_jobs(wanted, cursor, limit)
     details = queries.details(found)
-    return schemas.JobPage(
-        items=[schemas.JobView.of(job, details[job.id]) for job in found], next_cursor=following
-    )
+    return schemas.JobPage(items=[JobView.of(job, details[job.id]) for job in found], next_cursor=following)
 
 
 @router.get(
     "/jobs/{job_id}",
-    response_model=schemas.JobView,
+    response_model=JobView,
     responses={200: {"headers": ETAG_HEADER}, 304: {"description": "Unchanged."}, **declared(404, 422)},
 )
 async def get_job(
@@ -93,23 +91,23 @@ async def get_job(
     response: Response,
     wait: WaitDep,
     known: KnownTags,
-) -> schemas.JobView | Response:
+) -> JobView | Response:
     """Read a job; with `wait`, answer when it changes (from If-None-Match if that is sent)."""
-    if wait and (not known or schemas.etag(job) in known):
+    if wait and (not known or etag(job) in known):
         with watch.subscription(job.id, caller.key_id) as news:
             job = await streams.changed(job, news, wait)
             if not news.is_allowed:
                 raise Unauthenticated("This API key was revoked or has expired.")
-    tag = schemas.etag(job)
+    tag = etag(job)
     if tag in known or "*" in known:
         return Response(status_code=304, headers={"ETag": tag})
     view = await run_in_threadpool(_view, job)
-    response.headers["ETag"] = schemas.etag(job, view)
+    response.headers["ETag"] = etag(job, view)
     return view
 
 
-def _view(job: Job) -> schemas.JobView:
-    return schemas.JobView.of(job, queries.details([job])[job.id])
+def _view(job: Job) -> JobView:
+    return JobView.of(job, queries.details([job])[job.id])
 
 
 @router.get("/jobs/{job_id}/stream", response_class=EventSourceResponse, responses=declared(404, 422))
@@ -123,7 +121,7 @@ async def stream_job(
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202, responses=declared(403, 404, 409, 422))
-def cancel_job(job: ChangeableJob, caller: CallerDep) -> schemas.JobView:
+def cancel_job(job: ChangeableJob, caller: CallerDep) -> JobView:
     """Ask for a job's end. Asking again changes nothing; after the end it is 409."""
     job = actions.cancel(job.id, caller)
     tasks.nudge(tasks.cancel, job.id)
@@ -131,7 +129,7 @@ def cancel_job(job: ChangeableJob, caller: CallerDep) -> schemas.JobView:
 
 
 @router.post("/jobs/{job_id}/pause", status_code=202, responses=declared(403, 404, 409, 422))
-def pause_job(job: ChangeableJob, caller: CallerDep) -> schemas.JobView:
+def pause_job(job: ChangeableJob, caller: CallerDep) -> JobView:
     """Ask a running job to save and stop: PAUSED, it keeps no GPUs. Asking again changes nothing."""
     job = actions.pause(job.id, caller)
     tasks.nudge(tasks.pause, job.id)
@@ -139,7 +137,7 @@ def pause_job(job: ChangeableJob, caller: CallerDep) -> schemas.JobView:
 
 
 @router.post("/jobs/{job_id}/resume", status_code=202, responses=declared(403, 404, 409, 422))
-def resume_job(job: ChangeableJob, caller: CallerDep) -> schemas.JobView:
+def resume_job(job: ChangeableJob, caller: CallerDep) -> JobView:
     """Let a paused job go on, as another attempt, from its last complete checkpoint."""
     job = actions.resume(job.id, caller)
     tasks.nudge(tasks.submit, job.id)
@@ -147,7 +145,7 @@ def resume_job(job: ChangeableJob, caller: CallerDep) -> schemas.JobView:
 
 
 @router.post("/jobs/{job_id}/retry", status_code=202, responses=declared(403, 404, 409, 413, 415, 422))
-def retry_job(job: ChangeableJob, caller: CallerDep, request: RetryRequest | None = None) -> schemas.JobView:
+def retry_job(job: ChangeableJob, caller: CallerDep, request: RetryRequest | None = None) -> JobView:
     """Give a job that did not succeed another attempt, from its last complete checkpoint.
 
     The body is optional. What it changes is checked as for a new job; earlier attempts keep their record.
@@ -160,7 +158,7 @@ def retry_job(job: ChangeableJob, caller: CallerDep, request: RetryRequest | Non
 @router.get("/jobs/{job_id}/attempts", responses=declared(404, 422))
 def list_attempts(job: VisibleJob) -> schemas.AttemptList:
     """The attempts of a job: a retry is a new one, with its own logs and external id."""
-    return schemas.AttemptList(items=[schemas.AttemptView.of(row) for row in jobs.attempts(job.id)])
+    return schemas.AttemptList(items=[schemas.AttemptView.of(row) for row in queries.attempts(job.id)])
 
 
 @router.get("/jobs/{job_id}/events", responses=declared(404, 422))

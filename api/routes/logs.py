@@ -10,8 +10,8 @@ from api import schemas, streams
 from api.auth import CallerDep, VisibleJob, get_caller
 from api.deps import WatchDep
 from api.problems import declared
-from worker import logs
-from worker.logs import Log
+from worker.jobs import logs
+from worker.jobs.logs import Log
 
 router = APIRouter(tags=["logs"], dependencies=[Depends(get_caller)])
 

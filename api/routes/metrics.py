@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from worker.collector import JobCollector
+from worker.jobs.prometheus import JobCollector
 from worker.telemetry import metrics
 
 router = APIRouter(tags=["health"])

@@ -11,8 +11,8 @@ import httpx2
 from bench.slurm.figures import Figure, Progress, milliseconds
 from bench.slurm.place import FAR, NEAR, Place, api, backend
 from bench.slurm.waiting import Waiting
-from worker import logs
 from worker.backends.access.files import Files, FileStat
+from worker.jobs import logs
 
 LINES = 100
 LINE = b"2026-01-01T00:00:00 [rank 0] iteration %8d/10000000 | loss 1.234567 | grad norm 0.987 | lr 5.0e-06\n"

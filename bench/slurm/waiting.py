@@ -7,12 +7,12 @@ from sqlalchemy import update
 
 from bench.slurm.figures import Progress
 from bench.slurm.place import NEAR, Place, backend
-from worker import jobs
 from worker.auth.roles import Caller, Role
 from worker.backends.interface import Handle, Observation
 from worker.clock import utcnow
 from worker.db.models import Attempt, Job, new_id
 from worker.db.session import writing
+from worker.jobs import create, queries
 from worker.planning.spec import JobSpec
 from worker.runs.run import run_name
 from worker.states import JobState
@@ -29,8 +29,8 @@ class Waiting:
     def __init__(self, place: Place) -> None:
         self._place = place
         caller = Caller("bench", "default", Role.ADMIN)
-        made = jobs.create(JobSpec(**place.body(NEAR)), caller, lambda _: {})
-        self._like = jobs.get(made.job_id).model_dump()
+        made = create.create(JobSpec(**place.body(NEAR)), caller)
+        self._like = queries.get(made.job_id).model_dump()
         """The columns of a job that the service made itself."""
         self.ids: list[str] = []
 

@@ -11,10 +11,10 @@ import pytest
 
 from tests.conftest import forget_settings
 from tests.service import Service
-from worker import jobs
 from worker.clock import utcnow
 from worker.db.models import Checkpoint
 from worker.db.session import writing
+from worker.jobs import queries
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def big(service: Service, job: dict[str, Any], environment: pytest.MonkeyPatch) 
     """A file of the job's checkpoint 9, too large for all buffers on its way."""
     environment.setenv("SFT_DATA_DIR", str(service.data_dir))
     forget_settings()
-    directory = Path(jobs.get(job["id"]).config["checkpoint"]["save"]) / "iter_0000009"
+    directory = Path(queries.get(job["id"]).config["checkpoint"]["save"]) / "iter_0000009"
     directory.mkdir()
     with (directory / "weights").open("wb") as file:
         file.truncate(BIG)

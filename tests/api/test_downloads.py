@@ -12,13 +12,13 @@ from fastapi.testclient import TestClient
 
 from tests.far import write_profiles
 from tests.sshd import Sshd
-from worker import checkpoints, jobs
 from worker.backends.access import ssh
-from worker.checkpoints import CHUNK_BYTES
 from worker.clock import utcnow
 from worker.db.models import Checkpoint, Job
 from worker.db.session import writing
 from worker.errors import BackendUnavailable, CheckpointChanged
+from worker.jobs import checkpoints, queries
+from worker.jobs.checkpoints import CHUNK_BYTES
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
@@ -43,7 +43,7 @@ def job(
     write_profiles(data_dir, server)
     answer = client.post("/v1/jobs", json={**good, "cluster": request.param})
     assert answer.status_code == 201, answer.text
-    return jobs.get(answer.json()["id"])
+    return queries.get(answer.json()["id"])
 
 
 @pytest.fixture

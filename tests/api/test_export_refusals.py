@@ -8,10 +8,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.stand_in.launcher import index_of
-from worker import jobs
 from worker.clock import utcnow
 from worker.db.models import Checkpoint, Job
 from worker.db.session import writing
+from worker.jobs import queries
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
@@ -26,7 +26,7 @@ CONTENTS = {
 
 @pytest.fixture
 def job(client: TestClient, good: Json) -> Job:
-    return jobs.get(client.post("/v1/jobs", json=good).json()["id"])
+    return queries.get(client.post("/v1/jobs", json=good).json()["id"])
 
 
 @pytest.fixture

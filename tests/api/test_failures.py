@@ -7,10 +7,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.service import Service
-from worker import jobs
 from worker.clock import utcnow
 from worker.db.models import Attempt
 from worker.db.session import writing
+from worker.jobs import queries
 from worker.states import JobState
 
 Body = dict[str, Any]
@@ -62,7 +62,7 @@ def failed(client: TestClient, good: Body) -> str:
     """The URL of a failed job's retry."""
     job_id = client.post("/v1/jobs", json=good).json()["id"]
     with writing() as session:
-        jobs.find(session, job_id).state = JobState.FAILED
+        queries.find(session, job_id).state = JobState.FAILED
     return f"/v1/jobs/{job_id}/retry"
 
 

@@ -9,8 +9,8 @@ import pytest
 from tests.conftest import forget_settings
 from tests.service import Service, is_supervisor, processes_of_runs
 from tests.waiting import wait_until
-from worker import jobs
 from worker.auth.roles import Caller, Role
+from worker.jobs import create
 from worker.planning.spec import JobSpec
 
 pytestmark = pytest.mark.slow
@@ -167,7 +167,7 @@ def test_a_job_whose_message_was_lost_is_found_by_the_sweep(
     environment.setenv("SFT_DATA_DIR", str(service.data_dir))
     forget_settings()
     caller = Caller(name="admin", project="default", role=Role.ADMIN)
-    made = jobs.create(JobSpec(**body), caller, lambda _: {})
+    made = create.create(JobSpec(**body), caller)
     assert service.wait_for(made.job_id)["state"] == "SUCCEEDED"
 
 

@@ -75,7 +75,7 @@ def test_a_request_that_asks_to_wait_is_counted_and_not_timed(
 
 
 def test_a_bug_is_counted_as_500(client: TestClient, environment: pytest.MonkeyPatch) -> None:
-    from worker import queries
+    from worker.jobs import queries
 
     before = value(scrape(client), REQUESTS, route="/v1/jobs", status="500")
     environment.setattr(queries, "page_of_jobs", lambda *_: 1 / 0)

@@ -76,7 +76,7 @@ def test_a_long_path_is_cut(client: TestClient, stderr: StringIO) -> None:
 def test_a_bug_has_the_id_that_the_client_is_told(
     client: TestClient, stderr: StringIO, environment: pytest.MonkeyPatch
 ) -> None:
-    from worker import queries
+    from worker.jobs import queries
 
     environment.setattr(queries, "page_of_jobs", lambda *_: 1 / 0)
     careless = TestClient(client.app, headers=client.headers, raise_server_exceptions=False)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from worker import jobs
 from worker.auth import keys
 from worker.auth.roles import Role
 from worker.clock import utcnow
 from worker.db.models import Checkpoint
 from worker.db.session import writing
+from worker.jobs import queries, transitions
 from worker.states import JobState
 
 # Who calls: the role and project of the key. The job is its owner's; nobody has no key.
@@ -92,13 +92,13 @@ def call(client: TestClient) -> Call:
 def job_id(call: Call, good: dict[str, Any]) -> str:
     """A job of `owner` that has ended, with a checkpoint."""
     made: str = call("owner", "POST", "/v1/jobs", json=good).json()["id"]
-    job = jobs.get(made)
+    job = queries.get(made)
     path = Path(job.config["checkpoint"]["save"]) / "iter_0000004"
     path.mkdir(parents=True)
     (path / "weights").write_bytes(b"1234")
     with writing() as session:
-        jobs.move(session, job, JobState.CANCELLING)
-        jobs.move(session, job, JobState.CANCELLED)
+        transitions.move(session, job, JobState.CANCELLING)
+        transitions.move(session, job, JobState.CANCELLED)
         files = [{"path": "weights", "bytes": 4}]
         row = Checkpoint(
             job_id=made, iteration=4, attempt=1, path=str(path), bytes=4, files=files, saved_at=utcnow()
@@ -158,9 +158,9 @@ def test_an_owner_is_known_by_name_and_project(call: Call, job_id: str) -> None:
     rotated, _secret = keys.create("owner", Role.SUBMITTER, "team")
     caller = keys.authenticate(_secret)
     assert caller.key_id == rotated.id
-    assert caller.may_change(jobs.get(job_id))
+    assert caller.may_change(queries.get(job_id))
     _key, namesake = keys.create("owner", Role.OPERATOR, "rivals")
-    assert not keys.authenticate(namesake).may_change(jobs.get(job_id))
+    assert not keys.authenticate(namesake).may_change(queries.get(job_id))
 
 
 # -- keys ------------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 POINTS = (
-    "worker.jobs:_UsedKey.remember",
-    "worker.jobs:move",
-    "worker.jobs:_close_attempt",
+    "worker.jobs.idempotency:RequestKey.store",
+    "worker.jobs.transitions:move",
+    "worker.jobs.transitions:_close_attempt",
     "worker.tasks:nudge",
     "worker.dispatch:_validate",
     "worker.dispatch:_accepted",

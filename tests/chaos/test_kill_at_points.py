@@ -7,13 +7,13 @@ from tests.chaos.parts import Parts
 from tests.chaos.tally import Tally
 
 API = (
-    ("worker.jobs:_UsedKey.remember", "after"),  # the row is written, not committed
+    ("worker.jobs.idempotency:RequestKey.store", "after"),  # the row is written, not committed
     ("worker.tasks:nudge", "before"),  # committed, the message not sent
     ("worker.tasks:nudge", "after"),  # sent, the client not answered
 )
 WORKER = (
     ("worker.dispatch:_validate", "before", 1),
-    ("worker.jobs:move", "after", 1),  # VALIDATING -> SUBMITTING is not committed
+    ("worker.jobs.transitions:move", "after", 1),  # VALIDATING -> SUBMITTING is not committed
     ("worker.dispatch:_validate", "after", 1),
     ("worker.backends.local.backend:_rename", "before", 1),  # the attempt's directory is half made
     ("worker.backends.local.backend:LocalBackend._place", "after", 1),  # it is in the spool, not started
@@ -28,11 +28,11 @@ WORKER = (
     ("worker.ingest:_store", "after", 3),  # a part of the lines is stored
     ("worker.ingest:_take", "after", 1),
     ("worker.ingest:_finalize", "before", 1),
-    ("worker.jobs:_close_attempt", "after", 1),  # the end is written, not committed
+    ("worker.jobs.transitions:_close_attempt", "after", 1),  # the end is written, not committed
 )
 BEAT = (("celery.beat:Scheduler.apply_async", "before"), ("celery.beat:Scheduler.apply_async", "after"))
 SHORT = (
-    ("worker.jobs:move", "after", 1),
+    ("worker.jobs.transitions:move", "after", 1),
     ("worker.backends.local.backend:LocalBackend.submit", "after", 1),
     ("worker.ingest:_store", "after", 3),
 )

@@ -12,10 +12,10 @@ from tests.conftest import forget_settings, make_inputs
 from tests.service import Service
 from tests.waiting import wait_until
 from tests.worker.conftest import job_in, spec  # noqa: F401
-from worker import jobs
 from worker.clock import utcnow
 from worker.db.models import Job
 from worker.errors import NotFound
+from worker.jobs import queries
 from worker.states import JobState
 
 JobIn = Callable[..., Job]
@@ -42,7 +42,7 @@ def test_a_dry_run_shows_and_removes_nothing(past: Job, data_dir: Path) -> None:
     for shown in ("Would be removed", past.id, "FAILED", f"{past.finished_at:%Y-%m-%d %H:%M}", "1.5 kB"):
         assert shown in output
     assert "1 jobs" in output
-    assert jobs.get(past.id)
+    assert queries.get(past.id)
     assert (data_dir / "jobs" / past.id / "file").exists()
 
 
@@ -51,7 +51,7 @@ def test_it_removes_what_is_past_and_shows_it(past: Job, data_dir: Path) -> None
     assert (code, past.id in output, "Would" in output) == (0, True, False)
     assert not (data_dir / "jobs" / past.id).exists()
     with pytest.raises(NotFound):
-        jobs.get(past.id)
+        queries.get(past.id)
     code, output = gc("--data-dir", str(data_dir))
     assert (code, past.id in output) == (0, False)
 

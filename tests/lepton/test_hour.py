@@ -12,12 +12,13 @@ from tests.lepton.parts import profiles
 from tests.lepton.server.server import LeptonServer
 from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
-from worker import dispatch, ingest, jobs, watch
+from worker import dispatch, ingest, watch
 from worker.clusters import registry
 from worker.db.models import Job
 from worker.errors import BackendUnavailable
+from worker.jobs import create, queries
+from worker.jobs.queries import is_stale
 from worker.planning.spec import JobSpec
-from worker.queries import is_stale
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 LOOKS = 60
@@ -35,16 +36,16 @@ def running(
     body = make_inputs(data_dir)
     body["overrides"].append("logger.wandb_project=wait")
     spec = JobSpec(**body, cluster="mounted")
-    created = jobs.create(spec, ANNA, lambda job: {"id": job.id})
+    created = create.create(spec, ANNA)
     dispatch.submit(created.job_id)
     wait_until(lambda: look(created.job_id).state == "RUNNING", what="a running job")
-    return jobs.get(created.job_id)
+    return queries.get(created.job_id)
 
 
 def look(job_id: str) -> Job:
     for one in watch.look("mounted"):
         ingest.ingest(one)
-    return jobs.get(job_id)
+    return queries.get(job_id)
 
 
 def test_it_is_stale_and_then_right(lepton: LeptonServer, running: Job) -> None:
@@ -55,7 +56,7 @@ def test_it_is_stale_and_then_right(lepton: LeptonServer, running: Job) -> None:
             clock.shift(timedelta(minutes=1))
             with pytest.raises(BackendUnavailable):
                 watch.look("mounted")
-            job = jobs.get(running.id)
+            job = queries.get(running.id)
             assert (job.state, job.attempt, is_stale(job)) == ("RUNNING", 1, True)
         lepton.faults.lift()
         job = look(running.id)

@@ -8,7 +8,6 @@ from sqlalchemy import MetaData, create_engine
 
 from tests.conftest import forget_settings, make_inputs
 from tests.service import Service
-from worker import jobs
 from worker.auth import keys
 from worker.auth.roles import Caller, Role
 from worker.backends.connect import connect
@@ -16,6 +15,7 @@ from worker.clock import utcnow
 from worker.clusters.registry import cluster
 from worker.db import migrate
 from worker.db.models import ApiKey, Attempt
+from worker.jobs import queries, transitions
 from worker.planning.spec import JobSpec
 from worker.states import JobState, S
 
@@ -69,7 +69,7 @@ def test_jobs_in_every_state_go_on(old: OldDatabase, data_dir: Path, stand_in: P
     key = ApiKey(name="anna", key_hash=keys._hash(secret), role="submitter", project="team")
     old.add("api_key", **_values(key))
     body = make_inputs(data_dir)
-    spec_hash = jobs._hash(JobSpec(**body).model_dump(mode="json"))
+    spec_hash = transitions._hash(JobSpec(**body).model_dump(mode="json"))
     first = {"owner": "anna", "key": "one", "body_hash": spec_hash, "job_id": made[S.SUCCEEDED]}
     old.add("idempotency_key", **first, response={"id": 1}, created_at=utcnow())
     old.engine.dispose()
@@ -88,11 +88,11 @@ def _stored(old: OldDatabase, data_dir: Path, owner: Caller, state: JobState) ->
     body = make_inputs(data_dir)
     if state is S.CANCELLING:  # a run that is over before the wish reaches it would have succeeded
         body["overrides"].append("logger.wandb_project=hold")
-    job = jobs._new_job(JobSpec(**body), owner)
+    job = transitions._new_job(JobSpec(**body), owner)
     attempt = Attempt(job_id=job.id, number=1)
     if state not in NOT_YET_SUBMITTED:
         backend = connect(cluster(job.cluster))
-        submission = backend.render(jobs.run_of(job))
+        submission = backend.render(queries.run_of(job))
         attempt.external_id, attempt.directory = backend.submit(submission), submission.directory
     desired = "cancel" if state is S.CANCELLING else "run"
     old.add("job", **{**_values(job), "state": state.value, "desired_state": desired})

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import make_inputs
-from worker import jobs
 from worker.app import app
 from worker.auth.roles import Caller, Role
 from worker.db.models import Attempt, Job
 from worker.db.session import writing
+from worker.jobs import create, queries
 from worker.planning.spec import JobSpec
 from worker.states import JobState
 
@@ -30,16 +30,16 @@ def job_in(spec: JobSpec, data_dir: Path) -> Callable[..., Job]:
     """Makes a stored job in a state, with the directory of its attempt."""
 
     def make(state: JobState, **columns: Any) -> Job:
-        job = jobs.get(jobs.create(spec, ANNA, lambda _: {}).job_id)
+        job = queries.get(create.create(spec, ANNA).job_id)
         directory = data_dir / "jobs" / job.id / "attempts" / "1"
         directory.mkdir(parents=True)
         with writing() as session:
-            stored = jobs.find(session, job.id)
+            stored = queries.find(session, job.id)
             stored.state = state
             stored.sqlmodel_update(columns)
             attempt = session.get_one(Attempt, (job.id, 1))
             attempt.external_id, attempt.directory = f"{job.id}.1", str(directory)
-        return jobs.get(job.id)
+        return queries.get(job.id)
 
     return make
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from worker.clock import utcnow
-from worker.collector import JobCollector
 from worker.db.models import Attempt, Job
 from worker.db.session import writing
+from worker.jobs.prometheus import JobCollector
 from worker.states import JobState
 
 JobIn = Callable[..., Job]

@@ -11,7 +11,7 @@ from tests.service import is_supervisor, kill_runs, processes_of_runs
 from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
-from worker import actions, dispatch, jobs, queries, watch
+from worker import dispatch, watch
 from worker.backends.connect import connect
 from worker.backends.interface import Handle, Submission
 from worker.backends.local.backend import LocalBackend
@@ -19,8 +19,9 @@ from worker.clusters.registry import cluster
 from worker.db.models import Job
 from worker.db.session import writing
 from worker.errors import BackendUnavailable
+from worker.jobs import actions, create, queries, transitions
+from worker.jobs.retry import RetryRequest
 from worker.planning.spec import JobSpec
-from worker.retries import RetryRequest
 from worker.states import JobState
 
 
@@ -28,7 +29,7 @@ from worker.states import JobState
 def job(spec: JobSpec, data_dir: Path) -> Iterator[Job]:
     """A job that was just created."""
     held = spec.model_copy(update={"overrides": [*spec.overrides, "logger.wandb_project=hold"]})
-    yield jobs.get(jobs.create(held, ANNA, lambda _: {}).job_id)
+    yield queries.get(create.create(held, ANNA).job_id)
     kill_runs(data_dir)
 
 
@@ -47,10 +48,10 @@ def test_of_many_messages_one_submits(job: Job, data_dir: Path) -> None:
 
 def test_what_a_check_suggests_a_retry_can_apply(job: Job) -> None:
     with writing() as session:
-        stored = jobs.find(session, job.id)
+        stored = queries.find(session, job.id)
         stored.config = {**job.config, "train": {**job.config["train"], "micro_batch_size": 2}}
     dispatch.submit(job.id)
-    failure = jobs.get(job.id).failure
+    failure = queries.get(job.id).failure
     assert failure is not None
     assert (failure["class"], failure["retryable"]) == ("bad_parallel_batch_shape", False)
     assert failure["suggestion"] == {"field": "train.micro_batch_size", "from": 2, "to": 1}
@@ -64,18 +65,18 @@ def test_what_has_vanished_since_the_request_is_a_failure_with_its_recovery(job:
     for shard in (data_dir / "inputs").rglob("*.parquet"):
         shard.unlink()
     dispatch.submit(job.id)
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     assert (now.state, now.reason_code) == (JobState.FAILED, "missing_packed_data")
     assert now.failure is not None
     assert "data_prep/sft_packing" in now.failure["recovery"]
-    assert jobs.attempts(job.id)[0].outcome == "FAILED"
+    assert queries.attempts(job.id)[0].outcome == "FAILED"
 
 
 def test_a_missing_trainer_is_a_rejection(job: Job, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("SFT_TRAINER_PYTHON", "/nowhere/python")
     forget_settings()
     dispatch.submit(job.id)
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     assert now.failure is not None
     assert (now.state, now.failure["class"]) == (JobState.FAILED, "scheduler_rejected")
     assert "make setup-trainer" in now.failure["recovery"]
@@ -84,11 +85,11 @@ def test_a_missing_trainer_is_a_rejection(job: Job, environment: pytest.MonkeyPa
 def test_a_cluster_that_cannot_be_reached_is_tried_again(job: Job, data_dir: Path) -> None:
     (data_dir / "jobs").write_text("in the way")
     dispatch.submit(job.id)
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     assert (now.state, now.reason_code) == (JobState.SUBMITTING, "backend_unavailable")
     (data_dir / "jobs").unlink()
     dispatch.submit(job.id)
-    assert jobs.get(job.id).state is JobState.QUEUED
+    assert queries.get(job.id).state is JobState.QUEUED
 
 
 def test_a_job_that_waits_for_its_cluster_says_what_to_do(job: Job, environment: pytest.MonkeyPatch) -> None:
@@ -97,17 +98,17 @@ def test_a_job_that_waits_for_its_cluster_says_what_to_do(job: Job, environment:
 
     environment.setattr(LocalBackend, "submit", unreachable)
     dispatch.submit(job.id)
-    assert jobs.get(job.id).reason_message == "its host key is not known. Compare its fingerprint."
+    assert queries.get(job.id).reason_message == "its host key is not known. Compare its fingerprint."
 
 
 def test_a_worker_killed_after_the_submission_submits_nothing_twice(
     job: Job, environment: pytest.MonkeyPatch, data_dir: Path
 ) -> None:
     lose_the_answer(job, environment)
-    assert jobs.get(job.id).state is JobState.SUBMITTING
+    assert queries.get(job.id).state is JobState.SUBMITTING
     running = {process.pid for process in processes_of_runs(data_dir) if is_supervisor(process)}
     dispatch.submit(job.id)
-    assert jobs.get(job.id).state is JobState.QUEUED
+    assert queries.get(job.id).state is JobState.QUEUED
     assert {process.pid for process in processes_of_runs(data_dir) if is_supervisor(process)} == running
 
 
@@ -126,7 +127,7 @@ def lose_the_answer(job: Job, environment: pytest.MonkeyPatch) -> None:
 def test_what_was_never_handed_over_is_cancelled_at_once(job: Job, data_dir: Path) -> None:
     actions.cancel(job.id, ANNA)
     dispatch.cancel(job.id)
-    assert jobs.get(job.id).state is JobState.CANCELLED
+    assert queries.get(job.id).state is JobState.CANCELLED
     dispatch.submit(job.id)  # a late message
     assert not (data_dir / "jobs").exists()
 
@@ -137,7 +138,7 @@ def test_no_wish_overtakes_a_submission(job: Job, data_dir: Path, environment: p
     def submit(self: LocalBackend, submission: Submission) -> str:
         actions.cancel(job.id, ANNA)
         dispatch.cancel(job.id)  # the scheduler does not know it yet
-        assert jobs.get(job.id).state is JobState.CANCELLING
+        assert queries.get(job.id).state is JobState.CANCELLING
         return original(self, submission)
 
     def unreachable(*_: object) -> None:
@@ -149,7 +150,7 @@ def test_no_wish_overtakes_a_submission(job: Job, data_dir: Path, environment: p
         patch.setattr(LocalBackend, "cancel", unreachable)
         with suppress(BackendUnavailable):
             dispatch.submit(job.id)
-    assert jobs.get(job.id).state is JobState.CANCELLING
+    assert queries.get(job.id).state is JobState.CANCELLING
     assert [owed for owed, _ in watch.owed(100)] == [job.id]
     dispatch.cancel(job.id)
     wait_until(lambda: processes_of_runs(data_dir) == [])
@@ -165,11 +166,11 @@ def test_a_submission_that_never_came_through_is_given_up(job: Job, environment:
         dispatch.submit(job.id)
     actions.cancel(job.id, ANNA)
     dispatch.cancel(job.id)
-    assert jobs.get(job.id).state is JobState.CANCELLING
+    assert queries.get(job.id).state is JobState.CANCELLING
     with writing() as session:
-        jobs.find(session, job.id).updated_at -= dispatch.SUBMISSION_GRACE
+        queries.find(session, job.id).updated_at -= dispatch.SUBMISSION_GRACE
     dispatch.cancel(job.id)
-    assert jobs.get(job.id).state is JobState.CANCELLED
+    assert queries.get(job.id).state is JobState.CANCELLED
 
 
 @pytest.mark.parametrize("after", ["submission", "lost answer"])
@@ -187,7 +188,7 @@ def test_a_wish_to_cancel_reaches_the_run_wherever_it_is(
     name = f"{job.id}.1"
     wait_until(lambda: _backend(job).poll([Handle(name, name)])[name].phase.value == "ended")
     assert processes_of_runs(data_dir) == []
-    assert jobs.get(job.id).state is JobState.CANCELLING  # the watch sees the end
+    assert queries.get(job.id).state is JobState.CANCELLING  # the watch sees the end
 
 
 def _backend(job: Job) -> LocalBackend:
@@ -207,11 +208,11 @@ def test_a_wish_that_comes_during_the_submission_ends_the_run(
         actions.cancel(job.id, ANNA)
         if retried:
             with writing() as session:
-                jobs.move(session, jobs.find(session, job.id), JobState.CANCELLED)
+                transitions.move(session, queries.find(session, job.id), JobState.CANCELLED)
             actions.retry(job.id, ANNA)
         return external_id
 
     environment.setattr(LocalBackend, "submit", submit)
     dispatch.submit(job.id)
-    assert jobs.get(job.id).state is (JobState.VALIDATING if retried else JobState.CANCELLING)
+    assert queries.get(job.id).state is (JobState.VALIDATING if retried else JobState.CANCELLING)
     wait_until(lambda: processes_of_runs(data_dir) == [])

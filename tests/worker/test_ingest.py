@@ -9,9 +9,10 @@ import pytest
 
 from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
-from worker import actions, ingest, jobs, queries
+from worker import ingest
 from worker.db.models import Attempt, Job
 from worker.db.session import writing
+from worker.jobs import actions, queries
 from worker.states import JobState
 
 JobIn = Callable[..., Job]
@@ -28,7 +29,7 @@ def step(number: int, **more: Any) -> bytes:
 
 
 def directory_of(job: Job) -> Path:
-    return Path(jobs.attempt_of(job).directory or "")
+    return Path(queries.attempt_of(job).directory or "")
 
 
 def write(job: Job, data: bytes) -> None:
@@ -60,7 +61,7 @@ def test_lines_become_metrics_progress_and_state(job_in: JobIn) -> None:
     job = job_in(JobState.STARTING)
     write(job, line(**STARTED) + step(1) + step(2) + line(3, event="validation", step=2, loss=7.5))
     ingest.ingest(job.id)
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     assert steps(job) == [(1, 8.0), (2, 7.0)]
     assert now.state is JobState.RUNNING
     expected = {"step": 2, "total_steps": 4, "loss": 7.0, "validation_loss": 7.5, "eta_seconds": 2.0}
@@ -82,7 +83,7 @@ def test_a_checkpoint_alone_is_a_change_that_clients_see(job_in: JobIn) -> None:
     job = job_in(JobState.RUNNING)
     write(job, save(job, 2))
     ingest.ingest(job.id)
-    assert jobs.get(job.id).version > job.version
+    assert queries.get(job.id).version > job.version
 
 
 def test_half_a_line_waits_for_its_other_half(job_in: JobIn) -> None:
@@ -145,7 +146,7 @@ def test_what_no_database_holds_is_stored_all_the_same(job_in: JobIn) -> None:
     marker = {"event": "failed", "at": AT.format(9), "code": "user_code", "message": message}
     end(job, {**marker, "traceback": message})
     ingest.ingest(job.id)
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     assert steps(job) == [(1, None), (2, None)]
     assert (now.state, now.reason_message) == (JobState.FAILED, "bad \ufffd and ? text")
 
@@ -161,13 +162,13 @@ def test_a_failure_is_looked_for_at_the_end_of_each_log(job_in: JobIn) -> None:
     (directory_of(job) / "logs" / "rank-0.log").write_bytes(log)
     end(job, "")
     ingest.ingest(job.id)
-    failure = jobs.get(job.id).failure
+    failure = queries.get(job.id).failure
     assert failure is not None
     assert (failure["class"], failure["suggestion"]) == ("disk_full", None)
     evidence = failure["evidence"]
     assert log[evidence["offset"] :][: evidence["limit"]] == decisive
     assert evidence["line"] == decisive.decode()
-    assert jobs.attempts(job.id)[0].failure == failure
+    assert queries.attempts(job.id)[0].failure == failure
 
 
 def test_the_end_needs_the_marker_and_a_whole_checkpoint(job_in: JobIn) -> None:
@@ -175,8 +176,8 @@ def test_the_end_needs_the_marker_and_a_whole_checkpoint(job_in: JobIn) -> None:
     write(job, line(**STARTED) + save(job, 4))
     end(job, {"event": "finished", "at": AT.format(9), "step": 4, "iteration": 4})
     ingest.ingest(job.id)
-    assert jobs.get(job.id).state is JobState.SUCCEEDED
-    assert jobs.attempts(job.id)[0].outcome == "SUCCEEDED"
+    assert queries.get(job.id).state is JobState.SUCCEEDED
+    assert queries.attempts(job.id)[0].outcome == "SUCCEEDED"
 
 
 @pytest.mark.parametrize("content", [b"short", b"far too long for it"])
@@ -185,7 +186,7 @@ def test_a_checkpoint_of_another_size_is_no_success(job_in: JobIn, content: byte
     write(job, save(job, 4, content))
     end(job, {"event": "finished", "at": AT.format(9), "step": 4, "iteration": 4})
     ingest.ingest(job.id)
-    failure = jobs.get(job.id).failure
+    failure = queries.get(job.id).failure
     assert failure is not None
     assert failure["class"] == "bad_checkpoint"
 
@@ -199,7 +200,7 @@ def test_a_marker_that_is_none_is_none(job_in: JobIn, marker: str) -> None:
     job = job_in(JobState.FINALIZING)
     end(job, marker)
     ingest.ingest(job.id)
-    assert jobs.get(job.id).state is JobState.FAILED
+    assert queries.get(job.id).state is JobState.FAILED
 
 
 def test_the_last_lines_are_in_before_the_end_is_decided(job_in: JobIn) -> None:
@@ -207,7 +208,7 @@ def test_the_last_lines_are_in_before_the_end_is_decided(job_in: JobIn) -> None:
     write(job, line(**STARTED) + b"".join(step(n) for n in range(1, 5)) + save(job, 4))
     end(job, {"event": "finished", "at": AT.format(9), "step": 4, "iteration": 4})
     at_once(6, lambda: ingest.ingest(job.id))
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     assert (now.state, now.progress["step"]) == (JobState.SUCCEEDED, 4)
     assert [e.data["to"] for e in queries.events(job.id, 0, 100) if e.type == "state"] == ["SUCCEEDED"]
 
@@ -217,7 +218,7 @@ def test_a_wish_to_cancel_loses_no_lines(job_in: JobIn) -> None:
     write(job, line(**STARTED) + step(1))
     actions.cancel(job.id, ANNA)
     ingest.ingest(job.id)
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     assert (now.state, now.progress["step"]) == (JobState.CANCELLING, 1)
 
 

@@ -10,9 +10,10 @@ from prometheus_client import REGISTRY
 
 from tests.conftest import forget_settings
 from tests.metrics import value
-from worker import dispatch, ingest, jobs, watch
+from worker import dispatch, ingest, watch
 from worker.db.models import Job
 from worker.errors import BackendUnavailable, Misconfigured
+from worker.jobs import queries
 from worker.states import JobState
 from worker.telemetry import metrics
 
@@ -68,7 +69,7 @@ def test_a_rejection_is_an_outcome_of_its_own(job_in: JobIn, environment: pytest
 
 def test_lines_are_counted_when_they_are_taken_in(job_in: JobIn) -> None:
     job = job_in(JobState.RUNNING)
-    events = Path(jobs.attempt_of(job).directory or "") / "events.jsonl"
+    events = Path(queries.attempt_of(job).directory or "") / "events.jsonl"
     events.write_bytes(b'no event\n{"event": "none"}\nhalf a li')
     before = lines()
     ingest.ingest(job.id)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from worker import queries
 from worker.db.models import Checkpoint, Job, Metric
 from worker.db.session import writing
-from worker.queries import JobFilter
+from worker.jobs import queries, statistics
+from worker.jobs.queries import JobFilter
 from worker.states import JobState
 
 JobIn = Callable[..., Job]
@@ -100,4 +100,4 @@ def test_the_latest_checkpoint_and_the_best(job_in: JobIn) -> None:
 def test_live_jobs_are_counted(job_in: JobIn) -> None:
     for state in (JobState.RUNNING, JobState.RUNNING, JobState.QUEUED, JobState.FAILED):
         job_in(state)
-    assert queries.live_jobs_by_cluster() == {"local": {"RUNNING": 2, "QUEUED": 1}}
+    assert statistics.live_jobs_by_cluster() == {"local": {"RUNNING": 2, "QUEUED": 1}}

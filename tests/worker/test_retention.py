@@ -14,13 +14,14 @@ from sqlmodel import col, func, select
 from tests.conftest import forget_settings
 from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
-from worker import actions, jobs, logs, retention
+from worker import retention
 from worker.backends.access.files import FileStat
 from worker.backends.access.local_files import LocalFiles
 from worker.clock import utcnow
 from worker.db.models import Attempt, Checkpoint, Event, IdempotencyKey, Job, Metric
 from worker.db.session import reading, writing
 from worker.errors import BackendUnavailable, Gone, NotFound, ServiceUnavailable
+from worker.jobs import actions, create, logs, queries, transitions
 from worker.planning.spec import JobSpec
 from worker.settings import get_settings
 from worker.states import LIVE, TERMINAL, JobState
@@ -90,7 +91,7 @@ def test_a_job_past_its_time_goes_with_all_that_is_its_own(
     assert not directory(job).exists()
     assert not notes()
     with pytest.raises(NotFound):
-        jobs.get(job.id)
+        queries.get(job.id)
     assert retention.collect() == []
 
 
@@ -108,7 +109,7 @@ def test_nothing_of_a_live_job_is_removed(
 def test_a_job_that_finished_lately_stays(thirty_days: None, job_in: JobIn) -> None:
     job = job_in(JobState.SUCCEEDED, finished_at=utcnow() - timedelta(days=29), created_at=LONG_AGO)
     assert retention.collect() == []
-    assert jobs.get(job.id)
+    assert queries.get(job.id)
 
 
 def test_unless_it_is_told_to_nothing_is_removed(job_in: JobIn) -> None:
@@ -129,7 +130,7 @@ def test_a_job_that_is_retried_meanwhile_survives(
     seen = retention.due
     environment.setattr(retention, "due", lambda limit: _then_retry(seen(limit), job))
     assert retention.collect() == []
-    assert jobs.get(job.id).state is JobState.VALIDATING
+    assert queries.get(job.id).state is JobState.VALIDATING
     assert rows(job)["Checkpoint"] == 1
     assert files_below(directory(job)) == before
     assert not notes()
@@ -145,11 +146,11 @@ def test_a_retry_that_is_being_written_wins(thirty_days: None, job_in: JobIn) ->
     job = job_in(JobState.FAILED, finished_at=LONG_AGO)
     with ThreadPoolExecutor() as threads:
         with writing() as session:
-            jobs.move(session, jobs.find(session, job.id), JobState.VALIDATING)
+            transitions.move(session, queries.find(session, job.id), JobState.VALIDATING)
             collected = threads.submit(retention.collect)
             wait_until(notes, what="the pass to reach the job's row")
         assert collected.result(30) == []
-    assert jobs.get(job.id).state is JobState.VALIDATING
+    assert queries.get(job.id).state is JobState.VALIDATING
     assert directory(job).exists()
 
 
@@ -168,10 +169,10 @@ def test_what_a_live_job_exports_stays_until_its_end(thirty_days: None, job_in: 
     assert retention.collect() == []
     assert (rows(source)["Checkpoint"], files_below(directory(source))) == (1, before)
     with writing() as session:
-        jobs.move(session, jobs.find(session, export.id), JobState.FINALIZING)
-        jobs.move(session, jobs.find(session, export.id), JobState.SUCCEEDED)
+        transitions.move(session, queries.find(session, export.id), JobState.FINALIZING)
+        transitions.move(session, queries.find(session, export.id), JobState.SUCCEEDED)
     assert [one.job_id for one in retention.collect()] == [source.id]
-    assert jobs.get(export.id).exported is not None
+    assert queries.get(export.id).exported is not None
 
 
 def test_an_export_that_is_being_written_wins(thirty_days: None, job_in: JobIn) -> None:
@@ -179,8 +180,8 @@ def test_an_export_that_is_being_written_wins(thirty_days: None, job_in: JobIn) 
     export = job_in(JobState.RUNNING)
     with ThreadPoolExecutor() as threads:
         with writing() as session:
-            jobs.find(session, source.id, lock=True)
-            jobs.change(session, jobs.find(session, export.id), **exporting(source))
+            queries.find(session, source.id, lock=True)
+            transitions.change(session, queries.find(session, export.id), **exporting(source))
             collected = threads.submit(retention.collect)
             wait_until(notes, what="the pass to reach the job's row")
         assert collected.result(30) == []
@@ -193,7 +194,7 @@ def test_one_that_ended_again_meanwhile_is_another_job_for_it(
     job = job_in(JobState.FAILED, finished_at=LONG_AGO)
     seen = retention.due()
     with writing() as session:
-        again = jobs.find(session, job.id)
+        again = queries.find(session, job.id)
         again.attempt = 2
     environment.setattr(retention, "due", lambda _: seen)
     assert retention.collect() == []
@@ -345,8 +346,8 @@ def test_logs_go_before_their_job_and_it_says_so(logs_thirty_days: None, job_in:
         logs.read(logs.find(job.id, attempt=1, rank=0))
 
     with writing() as session:
-        jobs.move(session, jobs.find(session, job.id), JobState.FAILED)
-        jobs.find(session, job.id).finished_at = LONG_AGO
+        transitions.move(session, queries.find(session, job.id), JobState.FAILED)
+        queries.find(session, job.id).finished_at = LONG_AGO
     assert [one.attempt for one in retention.collect()] == [2]
     with pytest.raises(Gone, match="attempt 2"):
         logs.read(logs.find(job.id))
@@ -398,7 +399,7 @@ def test_jobs_of_a_cluster_without_a_profile_are_in_nobodys_way(thirty_days: Non
     job = job_in(JobState.SUCCEEDED, finished_at=LONG_AGO - timedelta(days=1), cluster="of old")
     other = job_in(JobState.SUCCEEDED, finished_at=LONG_AGO)
     assert [one.job_id for one in retention.collect(limit=1)] == [other.id]
-    assert jobs.get(job.id)
+    assert queries.get(job.id)
 
 
 def test_the_oldest_go_first_some_at_a_time(thirty_days: None, job_in: JobIn) -> None:
@@ -422,8 +423,8 @@ def test_a_look_removes_nothing(thirty_days: None, job_in: JobIn) -> None:
 
 
 def test_a_key_past_its_time_makes_a_new_job(spec: JobSpec, environment: pytest.MonkeyPatch) -> None:
-    def create(key: str) -> jobs.Created:
-        return jobs.create(spec, ANNA, lambda _: {}, key)
+    def create(key: str) -> create.Created:
+        return create.create(spec, ANNA, key)
 
     old, young = create("old").job_id, create("young").job_id
     with writing() as session:
@@ -435,12 +436,12 @@ def test_a_key_past_its_time_makes_a_new_job(spec: JobSpec, environment: pytest.
     assert retention.forget_keys() == 1
     assert create("young").job_id == young
     assert create("old").is_new
-    assert jobs.get(old)
+    assert queries.get(old)
 
 
 def test_keys_go_some_at_a_time_until_none_is_left(spec: JobSpec, environment: pytest.MonkeyPatch) -> None:
     environment.setattr(retention, "BATCH_KEYS", 2)
-    made = [jobs.create(spec, ANNA, lambda _: {}, f"key-{number}") for number in range(5)]
+    made = [create.create(spec, ANNA, f"key-{number}") for number in range(5)]
     with writing() as session:
         for row in session.exec(select(IdempotencyKey).where(col(IdempotencyKey.job_id) != made[0].job_id)):
             row.created_at = LONG_AGO

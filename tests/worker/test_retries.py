@@ -10,13 +10,13 @@ from tests import packed
 from tests.conftest import forget_settings
 from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
-from worker import actions, jobs, queries, retries
 from worker.db.models import Job
 from worker.db.session import writing
 from worker.errors import IllegalAction, InvalidSpec
+from worker.jobs import actions, queries, transitions
+from worker.jobs.retry import RetryRequest, suggestion
 from worker.planning.plan import plan
 from worker.planning.spec import JobSpec
-from worker.retries import RetryRequest
 from worker.states import JobState
 
 JobIn = Callable[..., Job]
@@ -44,7 +44,7 @@ def changed(job: Job) -> list[tuple[str, Any, Any]]:
 def faults(job: Job, **request: Any) -> list[tuple[str, str]]:
     with pytest.raises(InvalidSpec) as refused:
         retry(job, **request)
-    assert jobs.get(job.id).state is JobState.FAILED
+    assert queries.get(job.id).state is JobState.FAILED
     return [(one.pointer, one.code) for one in refused.value.errors]
 
 
@@ -59,7 +59,7 @@ def test_a_retry_that_changes_nothing_leaves_the_job_as_it_is(job_in: JobIn) -> 
 @pytest.mark.parametrize("overrides", [["train.train_iters=7"], {"train.train_iters": 7}])
 def test_overrides_change_spec_config_and_plan(job_in: JobIn, overrides: Any) -> None:
     job = job_in(JobState.FAILED)
-    now = jobs.get(retry(job, overrides=overrides).id)
+    now = queries.get(retry(job, overrides=overrides).id)
     assert (now.state, now.attempt) == (JobState.VALIDATING, 2)
     assert now.config["train"]["train_iters"] == 7
     assert now.config["checkpoint"]["save"] == job.config["checkpoint"]["save"]
@@ -95,7 +95,7 @@ def test_resources_are_changed_by_a_suggestion_or_by_name(job_in: JobIn) -> None
         resources={"time_limit_minutes": 90, "gpus_per_node": 2},
     )
     assert named.resources == {"nodes": 1, "gpus_per_node": 2, "time_limit_minutes": 90}
-    before, now = jobs.attempts(named.id)
+    before, now = queries.attempts(named.id)
     assert before.resources is not None
     assert (before.resources["gpus_per_node"], now.resources) == (1, named.resources)
 
@@ -144,7 +144,7 @@ def test_of_many_changing_retries_at_once_one_wins_whole(job_in: JobIn) -> None:
     answers = at_once(8, lambda: retry(job, overrides=["train.train_iters=7"]))
     assert sum(isinstance(answer, Job) for answer in answers) == 1
     assert sum(isinstance(answer, IllegalAction) for answer in answers) == 7
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     assert now.spec["overrides"][1:] == ["train.train_iters=7"]
     assert changed(now) == [("train.train_iters", 50, 7)]
 
@@ -163,9 +163,9 @@ def test_a_job_that_runs_is_not_changed(job_in: JobIn) -> None:
 def test_an_attempt_keeps_its_failure(job_in: JobIn) -> None:
     job = job_in(JobState.FINALIZING)
     with writing() as session:
-        jobs.move(session, jobs.find(session, job.id), JobState.FAILED, failure=FEWER)
+        transitions.move(session, queries.find(session, job.id), JobState.FAILED, failure=FEWER)
     retry(job)
-    assert [attempt.failure for attempt in jobs.attempts(job.id)] == [FEWER, None]
+    assert [attempt.failure for attempt in queries.attempts(job.id)] == [FEWER, None]
 
 
 # -- what a failure suggests -------------------------------------------------------------------------
@@ -182,10 +182,10 @@ def four_gpus(database: str, data_dir: Path) -> None:
 
 def test_only_what_a_plan_accepts_is_suggested(four_gpus: None, job_in: JobIn) -> None:
     job = job_in(JobState.FAILED)
-    found = retries.suggestion(job, "time_limit")
+    found = suggestion(job, "time_limit")
     assert found is not None
     assert (found.field, found.current, found.to) == ("resources.time_limit_minutes", 30, 45)
-    assert retries.suggestion(job, "user_code") is None
+    assert suggestion(job, "user_code") is None
     with writing() as session:
         session.get_one(Job, job.id).spec = {**job.spec, "cluster": "gone"}
-    assert retries.suggestion(jobs.get(job.id), "time_limit") is None
+    assert suggestion(queries.get(job.id), "time_limit") is None

@@ -9,12 +9,13 @@ from kombu.transport.redis import Channel
 
 from tests.worker.conftest import Redis
 from tests.worker.test_ingest import step, steps, write
-from worker import jobs, pace, tasks
+from worker import pace, tasks
 from worker.app import LOOKS, NEXT, SUBMISSIONS
 from worker.clock import utcnow
 from worker.clusters.registry import cluster
 from worker.db.models import Job
 from worker.errors import BackendUnavailable
+from worker.jobs import queries
 from worker.states import JobState
 
 JobIn = Callable[..., Job]
@@ -87,7 +88,7 @@ def test_what_a_run_wrote_is_left_alone_while_its_cluster_hangs(redis: Redis, jo
 
 def test_a_wish_to_pause_waits_for_a_cluster_that_hangs(redis: Redis, job_in: JobIn) -> None:
     job = job_in(JobState.PAUSING)
-    stop = Path(jobs.attempt_of(job).directory or "") / "stop"
+    stop = Path(queries.attempt_of(job).directory or "") / "stop"
     fail("local")
     tasks.pause(job.id)
     assert not stop.exists()

@@ -13,13 +13,14 @@ from tests.conftest import make_inputs
 from tests.far import write_profiles
 from tests.sshd import Sshd
 from tests.worker.conftest import ANNA
-from worker import dispatch, jobs
+from worker import dispatch
 from worker.backends.access import ssh
 from worker.backends.connect import connect
 from worker.backends.slurm.backend import SlurmBackend
 from worker.clusters.registry import cluster
 from worker.db.models import Job
 from worker.errors import BackendUnavailable, InvalidSpec
+from worker.jobs import create, queries
 from worker.planning import dataset_inspection
 from worker.planning.dataset_inspection import DatasetRequest
 from worker.planning.plan import plan
@@ -67,7 +68,7 @@ def job(body: Body, environment: pytest.MonkeyPatch) -> Iterator[Job]:
     """A job that was just created, on a cluster that submits nothing."""
     handed_over: list[str] = []
     environment.setattr(SlurmBackend, "submit", lambda _, submission: handed_over.append(submission.name))
-    yield jobs.get(jobs.create(JobSpec(**body), ANNA, lambda _: {}).job_id)
+    yield queries.get(create.create(JobSpec(**body), ANNA).job_id)
     assert handed_over == []
 
 
@@ -127,9 +128,9 @@ def test_a_key_of_any_model_that_it_may_be_passes(body: Body) -> None:
 
 def test_good_files_let_a_job_go_on(body: Body, environment: pytest.MonkeyPatch) -> None:
     environment.setattr(SlurmBackend, "submit", lambda *_: "1")
-    made = jobs.get(jobs.create(JobSpec(**body), ANNA, lambda _: {}).job_id)
+    made = queries.get(create.create(JobSpec(**body), ANNA).job_id)
     dispatch.submit(made.id)
-    assert jobs.get(made.id).state is JobState.QUEUED
+    assert queries.get(made.id).state is JobState.QUEUED
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_bad_files_end_a_job_before_it_is_submitted(
 ) -> None:
     harm(data_dir / "inputs")
     dispatch.submit(job.id)
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     assert (now.state, now.reason_code) == (JobState.FAILED, code)
     assert now.failure is not None
     assert now.failure["recovery"]
@@ -153,9 +154,9 @@ def test_bad_files_end_a_job_before_it_is_submitted(
 
 def test_a_key_that_the_model_does_not_have_is_found_where_the_model_is(body: Body) -> None:
     hybrid = {**body, "overrides": [*body["overrides"], "model.hybrid_layer_pattern=M*"]}
-    made = jobs.get(jobs.create(JobSpec(**hybrid), ANNA, lambda _: {}).job_id)
+    made = queries.get(create.create(JobSpec(**hybrid), ANNA).job_id)
     dispatch.submit(made.id)
-    now = jobs.get(made.id)
+    now = queries.get(made.id)
     assert (now.state, now.reason_code) == (JobState.FAILED, "invalid_config")
     assert "hybrid_layer_pattern" in str(now.reason_message)
 
@@ -165,7 +166,7 @@ def test_links_do_not_lead_out_of_the_roots(job: Job, data_dir: Path, name: str)
     (data_dir / "inputs" / name).rename(data_dir / "elsewhere")
     (data_dir / "inputs" / name).symlink_to(data_dir / "elsewhere")
     dispatch.submit(job.id)
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     assert (now.state, now.reason_code) == (JobState.FAILED, "path_not_allowed")
     assert str(data_dir / "inputs" / name) in str(now.reason_message)
 
@@ -181,7 +182,7 @@ def test_links_do_not_lead_out_of_the_roots(job: Job, data_dir: Path, name: str)
 def test_where_nobody_answers_a_job_waits(job: Job, profile: Profile, changed: Body, says: str) -> None:
     profile(**changed)
     dispatch.submit(job.id)
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     assert (now.state, now.reason_code) == (JobState.VALIDATING, "backend_unavailable")
     assert says in str(now.reason_message)
 
@@ -191,10 +192,10 @@ def test_without_an_interpreter_the_trainer_is_the_first_to_look(
 ) -> None:
     profile(login_python=None)
     environment.setattr(SlurmBackend, "submit", lambda *_: "1")
-    made = jobs.get(jobs.create(JobSpec(**body), ANNA, lambda _: {}).job_id)
+    made = queries.get(create.create(JobSpec(**body), ANNA).job_id)
     shutil.rmtree(data)
     dispatch.submit(made.id)
-    assert jobs.get(made.id).state is JobState.QUEUED
+    assert queries.get(made.id).state is JobState.QUEUED
 
 
 # -- inspections -----------------------------------------------------------------------------------

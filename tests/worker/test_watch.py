@@ -8,18 +8,19 @@ import pytest
 
 from api.schemas import etag, is_stale
 from tests.worker.conftest import ANNA
-from worker import actions, ingest, jobs, watch
+from worker import ingest, watch
 from worker.clock import utcnow
 from worker.db.models import Attempt, Job
 from worker.db.session import writing
 from worker.errors import BackendUnavailable
+from worker.jobs import actions, queries, transitions
 from worker.states import JobState
 
 JobIn = Callable[..., Job]
 
 
 def leave(job: Job, name: str, text: str) -> None:
-    (Path(jobs.attempt_of(job).directory or "") / name).write_text(text)
+    (Path(queries.attempt_of(job).directory or "") / name).write_text(text)
 
 
 def end(job: Job) -> None:
@@ -33,13 +34,13 @@ def test_an_end_is_seen_once_and_finalized(job_in: JobIn, state: JobState) -> No
     job = job_in(state)
     end(job)
     assert watch.look("local") == [job.id]
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     assert (now.state, now.reason_code) == (JobState.FINALIZING, "exited")
     version = now.version
     watch.look("local")
-    assert jobs.get(job.id).version == version
+    assert queries.get(job.id).version == version
     ingest.ingest(job.id)
-    assert jobs.get(job.id).state is JobState.FAILED
+    assert queries.get(job.id).state is JobState.FAILED
 
 
 def test_an_end_that_is_seen_while_the_job_moves_is_not_lost(
@@ -51,12 +52,12 @@ def test_an_end_that_is_seen_while_the_job_moves_is_not_lost(
 
     def news_and_a_move(seen_job: Job, *rest: object) -> object:
         with writing() as session:  # ingest sees the first step at this moment
-            jobs.move(session, jobs.find(session, job.id), JobState.RUNNING)
+            transitions.move(session, queries.find(session, job.id), JobState.RUNNING)
         return original(seen_job, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(watch, "_news", news_and_a_move)
     watch.look("local")
-    assert jobs.get(job.id).state is JobState.FINALIZING
+    assert queries.get(job.id).state is JobState.FINALIZING
 
 
 def test_a_wish_to_cancel_that_comes_meanwhile_stays(job_in: JobIn) -> None:
@@ -64,9 +65,9 @@ def test_a_wish_to_cancel_that_comes_meanwhile_stays(job_in: JobIn) -> None:
     end(job)
     actions.cancel(job.id, ANNA)
     watch.look("local")
-    assert jobs.get(job.id).state is JobState.CANCELLING
+    assert queries.get(job.id).state is JobState.CANCELLING
     ingest.ingest(job.id)
-    assert jobs.get(job.id).state is JobState.CANCELLED
+    assert queries.get(job.id).state is JobState.CANCELLED
 
 
 def test_a_cluster_that_does_not_answer_leaves_the_state_and_makes_it_stale(
@@ -79,7 +80,7 @@ def test_a_cluster_that_does_not_answer_leaves_the_state_and_makes_it_stale(
     (data_dir / "local").write_text("where the spool should be")
     with pytest.raises(BackendUnavailable):
         watch.look("local")
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     assert (now.state, now.observed_at) == (JobState.RUNNING, long_ago)
     (data_dir / "local").unlink()
     assert watch.look("local") == [job.id]
@@ -91,7 +92,7 @@ def test_observing_again_is_no_change_for_clients(job_in: JobIn) -> None:
         session.get_one(Attempt, (job.id, 1)).exit = {"code": "x", "message": "y"}
     end(job)
     watch.look("local")
-    now = jobs.get(job.id)
+    now = queries.get(job.id)
     assert now.observed_at is not None
     assert etag(now) == etag(job)
 

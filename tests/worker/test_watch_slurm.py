@@ -10,11 +10,12 @@ import pytest
 from tests.conftest import forget_settings, make_inputs
 from tests.worker.backends.slurm.commands import FakeSlurm, history_line, queue_line
 from tests.worker.test_ingest import save, step, steps, write
-from worker import ingest, jobs, watch
+from worker import ingest, watch
 from worker.backends import connect
 from worker.clock import utcnow
 from worker.db.models import Attempt, Job, Origin
 from worker.db.session import writing
+from worker.jobs import queries
 from worker.pace import Turn
 from worker.planning.spec import JobSpec
 from worker.states import JobState
@@ -59,7 +60,7 @@ def test_the_id_of_the_submission_that_goes_on_is_noted(job_of: JobIn, slurm: Fa
     job = job_of(JobState.QUEUED)
     show(slurm, job, "PENDING", JobID="8")
     watch.look("near")
-    assert jobs.attempt_of(job).external_id == "8"
+    assert queries.attempt_of(job).external_id == "8"
 
 
 # -- begun again by the scheduler ------------------------------------------------------------------
@@ -71,10 +72,10 @@ def test_what_a_run_wrote_before_it_was_begun_again_is_read_first(job_of: JobIn,
     show(slurm, job, "PENDING", RestartCnt="1")
     slurm.hung = {"files"}
     watch.look("near")
-    assert jobs.get(job.id).attempt == 1
+    assert queries.get(job.id).attempt == 1
     slurm.hung = set()
     watch.look("near")
-    assert (jobs.get(job.id).attempt, steps(job)) == (2, [(1, 8.0)])
+    assert (queries.get(job.id).attempt, steps(job)) == (2, [(1, 8.0)])
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def worn(job_of: JobIn) -> Job:
             columns = {"external_id": "7", "directory": str(directory), "submission": 1}
             columns["submitted_at"] = first.submitted_at
             session.add(Attempt(job_id=job.id, number=number, origin=Origin.REQUEUED.value, **columns))
-    return jobs.get(job.id)
+    return queries.get(job.id)
 
 
 @pytest.mark.parametrize("seen", ["preempted", "node_fail"])
@@ -97,12 +98,12 @@ def test_a_run_that_slurm_begins_again_too_often_is_over(worn: Job, slurm: FakeS
     if seen == "node_fail":
         show(slurm, worn, "NODE_FAIL", RestartCnt="2")
         watch.look("near")
-        assert jobs.get(worn.id).state is JobState.RECOVERING
+        assert queries.get(worn.id).state is JobState.RECOVERING
     show(slurm, worn, "PENDING", RestartCnt="3")
     watch.look("near")
     assert slurm.cancelled == [[f"--name={worn.id}.1"]]
     ingest.ingest(worn.id)
-    now = jobs.get(worn.id)
+    now = queries.get(worn.id)
     assert now.failure is not None
     assert (now.state, now.attempt, now.failure["class"]) == (JobState.FAILED, 4, seen)
     assert "as often as it may without a new checkpoint" in now.failure["cause"]
@@ -112,24 +113,24 @@ def test_what_cannot_be_ended_on_the_cluster_is_not_over(worn: Job, slurm: FakeS
     show(slurm, worn, "PENDING", RestartCnt="3")
     slurm.hung = {"scancel"}
     watch.look("near")
-    assert (jobs.get(worn.id).state, jobs.get(worn.id).attempt) == (JobState.RUNNING, 3)
+    assert (queries.get(worn.id).state, queries.get(worn.id).attempt) == (JobState.RUNNING, 3)
 
 
 def test_a_checkpoint_lets_slurm_begin_a_run_again(worn: Job, slurm: FakeSlurm) -> None:
     write(worn, save(worn, 4))
     show(slurm, worn, "PENDING", RestartCnt="3")
     watch.look("near")
-    assert (jobs.get(worn.id).state, slurm.cancelled) == (JobState.QUEUED, [])
+    assert (queries.get(worn.id).state, slurm.cancelled) == (JobState.QUEUED, [])
 
 
 def test_what_saved_before_it_was_ended_goes_on_by_our_hand(worn: Job, slurm: FakeSlurm) -> None:
     show(slurm, worn, "RUNNING", RestartCnt="3")
     watch.look("near")
-    now = jobs.get(worn.id)
-    Path(jobs.attempt_of(now).directory or "").mkdir()
+    now = queries.get(worn.id)
+    Path(queries.attempt_of(now).directory or "").mkdir()
     write(now, save(now, 4))
     ingest.ingest(now.id)
-    assert (jobs.get(now.id).state, jobs.get(now.id).attempt) == (JobState.SUBMITTING, 5)
+    assert (queries.get(now.id).state, queries.get(now.id).attempt) == (JobState.SUBMITTING, 5)
 
 
 def test_a_record_that_looks_like_the_end_while_a_run_is_requeued_is_none(
@@ -139,12 +140,12 @@ def test_a_record_that_looks_like_the_end_while_a_run_is_requeued_is_none(
     slurm.history = [history_line("7", f"{job.id}.1", "PREEMPTED")]
     watch.look("near")
     ingest.ingest(job.id)
-    assert jobs.get(job.id).state is JobState.RECOVERING
+    assert queries.get(job.id).state is JobState.RECOVERING
     show(slurm, job, "PENDING", RestartCnt="1")
     watch.look("near")
-    first, second = jobs.attempts(job.id)
+    first, second = queries.attempts(job.id)
     assert first.failure is not None
-    assert (jobs.get(job.id).state, first.failure["class"], second.origin) == (
+    assert (queries.get(job.id).state, first.failure["class"], second.origin) == (
         JobState.QUEUED,
         "preempted",
         Origin.REQUEUED,
@@ -157,15 +158,15 @@ def test_a_record_that_looks_like_the_end_while_a_run_is_requeued_is_none(
 def test_a_run_is_lost_where_the_cluster_has_answered_for_a_while(job_of: JobIn, slurm: FakeSlurm) -> None:
     job = job_of(JobState.QUEUED, observed_at=utcnow() - timedelta(hours=1))
     watch.look("near", Turn(is_due=True, is_steady=False))
-    assert jobs.get(job.id).state is JobState.QUEUED
+    assert queries.get(job.id).state is JobState.QUEUED
     watch.look("near")
-    assert (jobs.get(job.id).state, jobs.get(job.id).attempt) == (JobState.SUBMITTING, 2)
+    assert (queries.get(job.id).state, queries.get(job.id).attempt) == (JobState.SUBMITTING, 2)
 
 
 def test_a_job_that_the_cluster_loses_again_and_again_is_lost(worn: Job, slurm: FakeSlurm) -> None:
     watch.look("near")
     ingest.ingest(worn.id)
-    assert (jobs.get(worn.id).state, jobs.get(worn.id).attempt) == (JobState.LOST, 3)
+    assert (queries.get(worn.id).state, queries.get(worn.id).attempt) == (JobState.LOST, 3)
 
 
 def test_a_look_without_accounting_is_no_whole_answer(job_of: JobIn, slurm: FakeSlurm) -> None:

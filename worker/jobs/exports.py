@@ -1,32 +1,25 @@
 """Exports: jobs that make a Hugging Face directory of a checkpoint of another job."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from trainer.checkpoints import iteration_directory
 from trainer.preflight.export import POINTER as EXPORTED
-from worker import checkpoints, jobs, queries
 from worker.auth.roles import Caller
 from worker.db.models import Checkpoint, Job, Json
 from worker.errors import CheckpointChanged, FieldError, InvalidSpec, NotExportable, NotReachable
-from worker.jobs import Created
+from worker.jobs import checkpoints, queries
+from worker.jobs.create import Created, new_job, replay, store
+from worker.jobs.idempotency import RequestKey
 from worker.planning.spec import JobSpec, LabelKey, LabelValue, Name, RequestedResources, Strict
 
 # What an export keeps of the config of the job that has trained.
 KEPT = ("device", "hf_model_path", "checkpoint_megatron", "peft")
 SUFFIX = "-export"
 LONGEST_NAME = 63
-
-
-class ExportOf(BaseModel):
-    """Where an export comes from."""
-
-    job: str
-    iteration: int
 
 
 class ExportResources(Strict):
@@ -50,29 +43,30 @@ def create(
     iteration: int,
     request: ExportRequest | None,
     caller: Caller,
-    respond: Callable[[Job], Json],
     idempotency_key: str | None = None,
 ) -> Created:
-    """Store a new job that exports a checkpoint, or find the one that the same key made before.
+    """Store a new job that exports a checkpoint, or find the one that the same key created before.
 
     It runs where the checkpoint lies, and belongs to the project of the job that has it.
-    respond, idempotency_key: as for jobs.create.
 
     Raises NotFound, NotExportable, CheckpointChanged, InvalidSpec, IdempotencyMismatch, BackendUnavailable.
     """
     checkpoint = queries.checkpoint(source.id, iteration)
     directory = _path(source, iteration)
-    export_of = {"job": source.id, "iteration": iteration, "checkpoint": directory}
-
-    def make(spec: JobSpec, caller: Caller) -> Job:
-        _refuse_unfit(source, checkpoint)
-        try:
-            return jobs.new_job(spec, caller, source.project, export_of)
-        except InvalidSpec as error:
-            raise _for_client(error) from error
-
     spec = _spec(source, directory, request or ExportRequest())
-    return jobs.create(spec, caller, respond, idempotency_key, make)
+    key = RequestKey.of(spec, caller, idempotency_key)
+    if known := replay(key):
+        return known
+    _refuse_unfit(source, checkpoint)
+    export_of = {"job": source.id, "iteration": iteration, "checkpoint": directory}
+    return store(_planned(spec, source, caller, export_of), caller, key)
+
+
+def _planned(spec: JobSpec, source: Job, caller: Caller, export_of: Json) -> Job:
+    try:
+        return new_job(spec, caller, source.project, export_of)
+    except InvalidSpec as error:
+        raise _for_client(error) from error
 
 
 def _path(source: Job, iteration: int) -> str:

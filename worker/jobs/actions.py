@@ -2,15 +2,17 @@
 
 from sqlmodel import Session
 
-from worker import jobs, retries
+from worker import states
 from worker.auth.roles import Caller
 from worker.clusters.registry import cluster
 from worker.db.models import Job, Json, Origin
 from worker.db.session import writing
-from worker.errors import IllegalAction, NotFound, NotReachable
-from worker.jobs import Reason
-from worker.retries import RetryRequest
-from worker.states import Action, DesiredState, JobState, allowed_actions
+from worker.errors import IllegalAction, NotReachable
+from worker.jobs import queries, transitions
+from worker.jobs.create import planned
+from worker.jobs.queries import allowed_actions
+from worker.jobs.retry import RetryRequest, changes, revise
+from worker.states import Action, DesiredState, JobState, Reason
 
 
 def cancel(job_id: str, caller: Caller) -> Job:
@@ -24,10 +26,10 @@ def pause(job_id: str, caller: Caller) -> Job:
 
     Raises NotFound, IllegalAction, NotReachable.
     """
-    job = jobs.get(job_id)
+    job = queries.get(job_id)
     if job.config.get("export"):
         raise IllegalAction(
-            "An export saves nothing before its end: it cannot be paused.", allowed=allowed(job)
+            "An export saves nothing before its end: it cannot be paused.", allowed=allowed_actions(job)
         )
     if not cluster(job.cluster).can_pause:
         raise NotReachable(
@@ -43,18 +45,20 @@ def _wish(
 ) -> Job:
     while True:
         with writing() as session:
-            job = jobs.find(session, job_id)
+            job = queries.find(session, job_id)
             _refuse_unless_allowed(job, action)
             if job.state is to:
                 return job
-            if jobs.move(session, job, to, actor=caller.name, reason=reason, desired_state=desired.value):
+            if transitions.move(
+                session, job, to, actor=caller.name, reason=reason, desired_state=desired.value
+            ):
                 return job
 
 
 def resume(job_id: str, caller: Caller) -> Job:
     """Let a paused job go on, from its last complete checkpoint. Raises NotFound, IllegalAction."""
     with writing() as session:
-        job = jobs.find(session, job_id)
+        job = queries.find(session, job_id)
         _refuse_unless_allowed(job, Action.RESUME)
         reason = Reason("resumed", f"Resumed by {caller.name}.")
         if not _begin_again(session, job, caller, JobState.SUBMITTING, Origin.RESUMED, reason=reason):
@@ -67,7 +71,7 @@ def retry(job_id: str, caller: Caller, request: RetryRequest | None = None) -> J
 
     Raises NotFound, IllegalAction, InvalidSpec.
     """
-    seen = jobs.get(job_id)
+    seen = queries.get(job_id)
     _refuse_unless_allowed(seen, Action.RETRY)
     revised = _revised(seen, request)
     with writing() as session:
@@ -76,7 +80,7 @@ def retry(job_id: str, caller: Caller, request: RetryRequest | None = None) -> J
         if not _begin_again(session, job, caller, JobState.VALIDATING, Origin.RETRIED, **revised):
             raise _changed_meanwhile(Action.RETRY)
         if changed := _changes(seen, job):
-            jobs.record(session, job, "changed", actor=caller.name, data={"changes": changed})
+            transitions.record(session, job, "changed", actor=caller.name, data={"changes": changed})
         return job
 
 
@@ -84,7 +88,7 @@ def _revised(job: Job, request: RetryRequest | None) -> Json:
     """The columns that a retry changes. Raises InvalidSpec."""
     if request is None or not request.changes_something():
         return {}
-    return jobs.planned(*retries.revise(job, request), job.id)
+    return planned(*revise(job, request), job.id)
 
 
 def _begin_again(
@@ -96,7 +100,7 @@ def _begin_again(
     reason: Reason | None = None,
     **revised: Json,
 ) -> bool:
-    return jobs.next_attempt(
+    return transitions.next_attempt(
         session,
         job,
         to,
@@ -116,20 +120,13 @@ def _changed_meanwhile(action: Action) -> IllegalAction:
 
 def _changes(before: Job, after: Job) -> list[Json]:
     """What the config and the resources of two attempts do not have in common."""
-    return retries.changes(before.config, after.config) + retries.changes(
+    return changes(before.config, after.config) + changes(
         {"resources": before.resources}, {"resources": after.resources}
     )
 
 
-def allowed(job: Job) -> list[Action]:
-    """What a client may ask of a job now."""
-    try:
-        can_pause = cluster(job.cluster).can_pause and not job.config.get("export")
-    except NotFound:  # its profile was removed
-        can_pause = False
-    return [one for one in allowed_actions(job.state) if can_pause or one is not Action.PAUSE]
-
-
 def _refuse_unless_allowed(job: Job, action: Action) -> None:
-    if action not in allowed_actions(job.state):
-        raise IllegalAction(f"A job that is {job.state} cannot be asked to {action}.", allowed=allowed(job))
+    if action not in states.allowed_actions(job.state):
+        raise IllegalAction(
+            f"A job that is {job.state} cannot be asked to {action}.", allowed=allowed_actions(job)
+        )

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from worker import queries
 from worker.backends.access.files import Files, FileStat
 from worker.backends.connect import connect
 from worker.clusters.registry import cluster
 from worker.db.models import Checkpoint, Job
 from worker.errors import CheckpointChanged, NotFound
+from worker.jobs import queries
 
 CHUNK_BYTES = 1 << 20
 

@@ -1,4 +1,4 @@
-"""Reading for clients: pages of jobs, and everything that belongs to a job. Changes nothing."""
+"""Read jobs: one, pages of them, and everything that belongs to a job. Changes nothing."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,13 +9,83 @@ from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from worker import states
 from worker.clock import utcnow
+from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Checkpoint, Event, Job, Metric
 from worker.db.session import reading
 from worker.errors import NotFound
-from worker.jobs import find
+from worker.planning.plan import run
+from worker.planning.spec import JobSpec
+from worker.runs.run import Resources, Run
 from worker.settings import get_settings
-from worker.states import LIVE, TERMINAL, JobState
+from worker.states import LIVE, TERMINAL, Action, JobState
+
+LOGS_REMOVED = "logs_removed"
+"""Type of the event that notes the removal of a job's logs."""
+
+
+# -- one job -------------------------------------------------------------------------------------
+
+
+def get(job_id: str) -> Job:
+    """A job. Raises NotFound."""
+    with reading() as session:
+        return find(session, job_id)
+
+
+def find(session: Session, job_id: str, *, lock: bool = False) -> Job:
+    """A job in a transaction; locked, nobody else changes it before the transaction ends. Raises NotFound."""
+    # SQLite has no row locks and needs none: its writing transactions come one after the other.
+    job = session.get(Job, job_id, with_for_update=lock or None)
+    if job is None:
+        raise no_such_job(job_id)
+    return job
+
+
+def no_such_job(job_id: str) -> NotFound:
+    return NotFound(f"There is no job {job_id!r}.", hint="List yours with GET /v1/jobs.")
+
+
+def attempts(job_id: str) -> list[Attempt]:
+    """The attempts of a job, oldest first. Raises NotFound."""
+    with reading() as session:
+        find(session, job_id)
+        query = select(Attempt).where(Attempt.job_id == job_id).order_by(col(Attempt.number))
+        return list(session.exec(query))
+
+
+def attempt_of(job: Job, number: int | None = None) -> Attempt:
+    """One attempt, the current one if none is named. Raises NotFound."""
+    with reading() as session:
+        attempt = session.get(Attempt, (job.id, number or job.attempt))
+    if attempt is None:
+        raise NotFound(f"Job {job.id!r} has no attempt {number}.", hint=f"It has 1 to {job.attempt}.")
+    return attempt
+
+
+def run_of(job: Job) -> Run:
+    """What a backend is given to render."""
+    return run(JobSpec.model_validate(job.spec), job.id, job.attempt, job.config, Resources(**job.resources))
+
+
+def live_clusters() -> list[str]:
+    """Names of the clusters that have jobs to look at, or to submit."""
+    with reading() as session:
+        query = select(Job.cluster).where(col(Job.state).in_(LIVE - {JobState.PAUSED})).distinct()
+        return list(session.exec(query))
+
+
+def logs_are_removed(attempt: Attempt) -> bool:
+    """Whether the logs of a job's attempt were removed, or are being removed."""
+    with reading() as session:
+        query = select(Event.id).where(
+            Event.job_id == attempt.job_id, Event.type == LOGS_REMOVED, col(Event.attempt) >= attempt.number
+        )
+        return session.exec(query.limit(1)).first() is not None
+
+
+# -- pages, and what belongs to a job ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -180,6 +250,15 @@ def checkpoint(job_id: str, iteration: int) -> Checkpoint:
     return found
 
 
+def allowed_actions(job: Job) -> list[Action]:
+    """What a client may ask of a job now."""
+    try:
+        can_pause = cluster(job.cluster).can_pause and not job.config.get("export")
+    except NotFound:  # its profile was removed
+        can_pause = False
+    return [one for one in states.allowed_actions(job.state) if can_pause or one is not Action.PAUSE]
+
+
 def is_stale(job: Job) -> bool:
     """Whether the cluster should have answered about the job by now, and has not."""
     return _is_stale(job.state, job.observed_at)
@@ -203,51 +282,3 @@ def marks(job_ids: Iterable[str]) -> dict[str, Mark]:
                 query.where(col(Job.id).in_(job_ids))
             )
         }
-
-
-@dataclass(frozen=True)
-class Oldest:
-    """Since when the live jobs of a cluster are in a state: the earliest moments among them."""
-
-    cluster: str
-    state: JobState
-    waiting_since: datetime
-    """Since the cluster has it or, before that, since the attempt was asked for."""
-    observed_at: datetime
-
-
-def oldest_live_jobs() -> list[Oldest]:
-    """One entry for each cluster and state that has live jobs."""
-    asked_for = col(Attempt.created_at)
-    waiting_since = func.min(func.coalesce(col(Attempt.submitted_at), asked_for))
-    # What was never observed is as old as its submission.
-    observed_at = func.min(func.coalesce(col(Job.observed_at), col(Attempt.submitted_at), asked_for))
-    query = (
-        select_columns(col(Job.cluster), col(Job.state), waiting_since, observed_at)
-        .join(Attempt, and_(col(Attempt.job_id) == col(Job.id), col(Attempt.number) == col(Job.attempt)))
-        .where(col(Job.state).in_(LIVE))
-        .group_by(Job.cluster, col(Job.state))
-    )
-    with reading() as session:
-        return [Oldest(*row) for row in session.execute(query)]
-
-
-def count_jobs() -> dict[tuple[str, JobState], int]:
-    """Number of jobs by cluster and state, ended ones included."""
-    query = select(Job.cluster, Job.state, func.count()).group_by(Job.cluster, col(Job.state))
-    with reading() as session:
-        return {(cluster, JobState(state)): number for cluster, state, number in session.exec(query)}
-
-
-def live_jobs_by_cluster() -> dict[str, dict[str, int]]:
-    """Number of live jobs by cluster and state."""
-    query = (
-        select(Job.cluster, Job.state, func.count())
-        .where(col(Job.state).in_(LIVE))
-        .group_by(Job.cluster, col(Job.state))
-    )
-    counts: dict[str, dict[str, int]] = {}
-    with reading() as session:
-        for cluster, state, number in session.exec(query):
-            counts.setdefault(cluster, {})[JobState(state).value] = number
-    return counts

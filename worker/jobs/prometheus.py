@@ -6,11 +6,11 @@ from datetime import datetime
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from worker import queries
 from worker.clock import utcnow
 from worker.clusters.registry import clusters
 from worker.errors import ServiceUnavailable
-from worker.queries import Oldest
+from worker.jobs import statistics
+from worker.jobs.statistics import Oldest
 from worker.states import JobState
 
 WAITING = (JobState.VALIDATING, JobState.SUBMITTING, JobState.QUEUED)
@@ -23,7 +23,7 @@ class JobCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         up = GaugeMetricFamily("sft_database_up", "Whether the database answers.", value=1)
         try:
-            families = [_jobs(queries.count_jobs()), *_ages(queries.oldest_live_jobs())]
+            families = [_jobs(statistics.count_jobs()), *_ages(statistics.oldest_live_jobs())]
         except ServiceUnavailable:
             up = GaugeMetricFamily(up.name, up.documentation, value=0)
             families = []

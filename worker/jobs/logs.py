@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.failures import LogTail
-from worker import jobs, retention
 from worker.backends.access.files import Files
 from worker.backends.connect import connect
 from worker.clusters.registry import cluster
 from worker.errors import Gone, NotFound, NotReachable, RangeInvalid
+from worker.jobs import queries
 
 MAX_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 16
@@ -66,9 +66,9 @@ def _name(rank: int | None) -> str:
 
 def find(job_id: str, attempt: int | None = None, rank: int | None = None) -> Log:
     """The log of an attempt (default: the current one) or of one of its ranks. Raises NotFound, Gone."""
-    job = jobs.get(job_id)
-    chosen = jobs.attempt_of(job, attempt)
-    if retention.logs_are_removed(chosen):
+    job = queries.get(job_id)
+    chosen = queries.attempt_of(job, attempt)
+    if queries.logs_are_removed(chosen):
         raise _gone(chosen.number)
     backend = connect(cluster(job.cluster))
     path = backend.job_directory(job.id) / "attempts" / str(chosen.number) / "logs" / _name(rank)

@@ -1,0 +1,1 @@
+"""What a caller can ask of jobs, and the only writer of their rows."""

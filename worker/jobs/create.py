@@ -1,0 +1,108 @@
+"""Create jobs: find the replay, plan, store."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session
+
+from worker.auth.roles import Caller
+from worker.backends.connect import connect
+from worker.clusters.registry import cluster
+from worker.db.models import Attempt, Job, Json, new_id
+from worker.db.session import writing
+from worker.jobs.idempotency import RequestKey
+from worker.jobs.queries import find
+from worker.jobs.transitions import record
+from worker.jobs.views import JobView
+from worker.planning.plan import Plan, checked_plan
+from worker.planning.spec import JobSpec
+from worker.telemetry.logging import logger
+
+log = logger(__name__)
+
+
+@dataclass(frozen=True)
+class Created:
+    """A job that was created now, or by an earlier request with the same key."""
+
+    job_id: str
+    response: Json
+    """The body that the client is answered with."""
+    is_new: bool
+
+
+def create(spec: JobSpec, caller: Caller, idempotency_key: str | None = None) -> Created:
+    """Store a new job, or find the one that the same key created before.
+
+    Raises InvalidSpec, PlanDrift, IdempotencyMismatch.
+    """
+    request = RequestKey.of(spec, caller, idempotency_key)
+    return replay(request) or store(new_job(spec, caller, caller.project), caller, request)
+
+
+def replay(request: RequestKey) -> Created | None:
+    """Return what an earlier request with the same key has created. Raises IdempotencyMismatch."""
+    known = request.find()
+    return Created(known.job_id, known.response, is_new=False) if known else None
+
+
+def new_job(spec: JobSpec, caller: Caller, project: str, export_of: Json | None = None) -> Job:
+    """Plan a job that is not stored yet. Raises InvalidSpec, PlanDrift."""
+    plan = checked_plan(spec, caller.seen_project, exported=(export_of or {}).get("checkpoint"))
+    job_id = new_id("job")
+    return Job(
+        id=job_id,
+        name=spec.name,
+        owner=caller.name,
+        project=project,
+        export_of=export_of,
+        labels=dict(spec.labels),
+        cluster=plan.cluster,
+        backend=cluster(plan.cluster).executor,
+        **planned(spec, plan, job_id),
+    )
+
+
+def planned(spec: JobSpec, plan: Plan, job_id: str) -> Json:
+    """Return the columns that a plan decides about."""
+    return {
+        "spec": spec.model_dump(mode="json"),
+        "config": plan.config_in(connect(cluster(plan.cluster)).job_directory(job_id)),
+        "resources": plan.resources.model_dump(mode="json"),
+        "plan_hash": plan.plan_hash,
+    }
+
+
+def store(job: Job, caller: Caller, request: RequestKey) -> Created:
+    """Store a new job with its first attempt. Raises NotFound where the job that it exports is gone.
+
+    The row of the key belongs to the job's transaction: of many equal requests at once one creates the
+    job, the others wait for it and get the same. A request that died left nothing behind.
+    """
+    response = JobView.of(job).model_dump(mode="json", by_alias=True)
+    try:
+        with writing() as session:
+            _insert(session, job, caller)
+            request.store(session, job.id, response)
+    except IntegrityError:
+        if found := replay(request):
+            return found
+        raise
+    log.info("job.created", job_id=job.id, owner=caller.name)
+    return Created(job.id, response, is_new=True)
+
+
+def _insert(session: Session, job: Job, caller: Caller) -> None:
+    _hold_exported(session, job, caller)
+    session.add(job)
+    session.flush()
+    session.add(Attempt(job_id=job.id, number=1, resources=job.resources))
+    record(session, job, "created", actor=caller.name, data={"state": job.state.value})
+
+
+def _hold_exported(session: Session, job: Job, caller: Caller) -> None:
+    """Lock the job that is exported until this transaction ends, and note it there. Raises NotFound."""
+    if job.export_of:
+        source = find(session, job.export_of["job"], lock=True)
+        data = {"job": job.id, "iteration": job.export_of["iteration"]}
+        record(session, source, "export", actor=caller.name, data=data)
