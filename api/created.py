@@ -2,14 +2,11 @@
 
 from fastapi.responses import JSONResponse
 
-from worker import tasks
 from worker.jobs.create import Created
 
 
 def response(created: Created) -> JSONResponse:
-    """201, also for a replay; what is new is on its way then."""
-    if created.is_new:
-        tasks.nudge(tasks.submit, created.job_id)
+    """201, also for a replay."""
     headers = {
         "Location": f"/v1/jobs/{created.job_id}",
         "Idempotency-Replayed": str(not created.is_new).lower(),

@@ -151,8 +151,21 @@ def database(request: pytest.FixtureRequest, environment: pytest.MonkeyPatch, tm
         template = request.getfixturevalue("migrated_postgres")
         url = new_database(request.getfixturevalue("postgres"), template)
     environment.setenv("SFT_DATABASE_URL", url)
+    use_broker(request.getfixturevalue("broker"), environment)
     forget_settings()
     return url
+
+
+def use_broker(url: str, environment: pytest.MonkeyPatch) -> None:
+    """Let this process enqueue into a broker; nobody takes what it enqueues."""
+    from worker.broker.app import app
+
+    environment.setenv("SFT_REDIS_URL", url)
+    environment.setattr(app.conf, "broker_url", url)
+    environment.setattr(app.conf, "broker_write_url", url)
+    # The pools of the test before lead to its broker.
+    app.close()
+    del app.amqp
 
 
 @pytest.fixture(scope="module")

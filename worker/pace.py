@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from worker.app import app
+from worker.broker.app import app
 from worker.clusters.registry import Cluster
 from worker.errors import BackendUnavailable, CredentialsRefused
 from worker.settings import get_settings

@@ -1,12 +1,9 @@
 """The Celery tasks: short, each does one thing, each may run twice at once or not at all."""
 
-from typing import Any
-
-from celery import Task
-from kombu.exceptions import OperationalError
-
 from worker import dispatch, ingest, pace, retention, watch
-from worker.app import FIRST, LOOKS, NEXT, SUBMISSIONS, app
+from worker.broker.app import app
+from worker.broker.messages import count_waiting, count_waiting_first, enqueue
+from worker.broker.task_names import FIRST, POLLS, SUBMISSIONS, TaskName
 from worker.clusters import registry
 from worker.errors import NotFound, ServiceUnavailable
 from worker.jobs import queries
@@ -47,10 +44,10 @@ def tick() -> None:
 
     They come before all else: what waits for a cluster that hangs is let go by a look that says so.
     """
-    if _waiting_first(LOOKS) >= MAX_BACKLOG:
+    if count_waiting_first(POLLS) >= MAX_BACKLOG:
         return
     for name in queries.live_clusters():
-        nudge(poll, name, priority=FIRST)
+        enqueue(TaskName.POLL, name, priority=FIRST)
 
 
 @app.task
@@ -63,11 +60,11 @@ def poll(cluster_name: str) -> None:
         return
     with pace.turn(profile) as turn:
         for job_id in watch.look(cluster_name, turn) if turn.is_due else ():
-            nudge(take_in, job_id)
+            enqueue(TaskName.INGEST, job_id)
 
 
-@app.task
-def take_in(job_id: str) -> None:
+@app.task(name=TaskName.INGEST.value)
+def ingest_events(job_id: str) -> None:
     """Take in what a run has written since the last time."""
     if _answers(job_id):
         ingest.ingest(job_id)
@@ -85,8 +82,8 @@ def _answers(job_id: str) -> bool:
 def sweep() -> None:
     """Send again the tasks that jobs have waited for too long."""
     for queue, owed in OWED.items():
-        for job_id, state in watch.owed(max(0, MAX_BACKLOG - _waiting(queue)), owed):
-            nudge(owed[state], job_id)
+        for job_id, state in watch.owed(max(0, MAX_BACKLOG - count_waiting(queue)), owed):
+            enqueue(owed[state], job_id)
 
 
 @app.task
@@ -99,43 +96,15 @@ def retain() -> None:
         log.warning("retention.unavailable", error=error.message)  # the beat asks again
         return
     if removed:
-        nudge(retain)
+        enqueue(TaskName.RETAIN)
 
 
 # By the queue that they go to.
-OWED: dict[str, dict[JobState, Task[Any, Any]]] = {
-    SUBMISSIONS: {JobState.VALIDATING: submit, JobState.SUBMITTING: submit},
-    LOOKS: {JobState.CANCELLING: cancel, JobState.PAUSING: pause, JobState.FINALIZING: take_in},
+OWED: dict[str, dict[JobState, TaskName]] = {
+    SUBMISSIONS: {JobState.VALIDATING: TaskName.SUBMIT, JobState.SUBMITTING: TaskName.SUBMIT},
+    POLLS: {
+        JobState.CANCELLING: TaskName.CANCEL,
+        JobState.PAUSING: TaskName.PAUSE,
+        JobState.FINALIZING: TaskName.INGEST,
+    },
 }
-
-
-def _waiting(queue: str) -> int:
-    """How many messages wait in the broker: asking again and again must not bury what was asked."""
-    with app.connection_for_write() as connection:
-        waiting: int = connection.default_channel.queue_declare(queue).message_count
-    return waiting
-
-
-def _waiting_first(queue: str) -> int:
-    """How many of them have the first priority: their list has the queue's own name."""
-    with app.connection_for_write() as connection:
-        waiting: int = connection.default_channel.client.llen(queue)
-    return waiting
-
-
-def nudge(task: Any, *arguments: str, priority: int = NEXT) -> None:
-    """Queue a task. A broker that is down costs time, not the job: the sweep asks again."""
-    try:
-        task.apply_async(arguments, expires=300, priority=priority)
-    except OperationalError as error:
-        log.warning("broker.unavailable", task=task.name, arguments=arguments, error=str(error))
-
-
-def ping_broker() -> None:
-    """Raises ServiceUnavailable where the broker does not answer."""
-    try:
-        with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, timeout=2)
-            connection.default_channel.client.ping()
-    except Exception as error:
-        raise ServiceUnavailable("The task broker cannot be reached.", hint="Try again shortly.") from error

@@ -10,7 +10,6 @@ from api import created, downloads, schemas
 from api.auth import SubmitterDep, VisibleJob, get_caller
 from api.deps import IdempotencyKeyHeader
 from api.problems import declared
-from worker import tasks
 from worker.jobs import checkpoints, exports, queries
 from worker.jobs.exports import ExportRequest
 from worker.jobs.views import CheckpointView, JobView
@@ -90,5 +89,4 @@ def export_checkpoint(
     The body is optional. It runs on the same cluster, on one node with one GPU, and computes on the CPU;
     adapters are merged.
     """
-    tasks.ping_broker()
     return created.response(exports.create(job, iteration, request, caller, idempotency_key))

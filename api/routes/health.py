@@ -4,13 +4,13 @@ from fastapi import APIRouter, Request, Response
 
 from api import schemas
 from api.problems import declared, problem
-from worker import tasks
+from worker.broker import messages
 from worker.db import session
 from worker.errors import FieldError, ServiceUnavailable
 
 router = APIRouter(tags=["health"])
 
-PARTS = {"database": session.ping, "broker": tasks.ping_broker}
+PARTS = {"database": session.ping, "broker": messages.ping}
 
 
 @router.get("/healthz")

@@ -12,7 +12,6 @@ from api.auth import CallerDep, ChangeableJob, SubmitterDep, VisibleJob, get_cal
 from api.deps import Cursor, IdempotencyKeyHeader, KnownTags, LabelsDep, Limit, WaitDep, WatchDep
 from api.problems import declared
 from api.schemas import Moment
-from worker import tasks
 from worker.db.models import Job
 from worker.errors import Unauthenticated
 from worker.jobs import actions, create, queries
@@ -50,7 +49,6 @@ def create_job(
     spec: JobSpec, caller: SubmitterDep, idempotency_key: IdempotencyKeyHeader = None
 ) -> JSONResponse:
     """Create a job. It is stored before this answers, and submitted by itself."""
-    tasks.ping_broker()
     return created.response(create.create(spec, caller, idempotency_key))
 
 
@@ -123,25 +121,19 @@ async def stream_job(
 @router.post("/jobs/{job_id}/cancel", status_code=202, responses=declared(403, 404, 409, 422))
 def cancel_job(job: ChangeableJob, caller: CallerDep) -> JobView:
     """Ask for a job's end. Asking again changes nothing; after the end it is 409."""
-    job = actions.cancel(job.id, caller)
-    tasks.nudge(tasks.cancel, job.id)
-    return _view(job)
+    return _view(actions.cancel(job.id, caller))
 
 
 @router.post("/jobs/{job_id}/pause", status_code=202, responses=declared(403, 404, 409, 422))
 def pause_job(job: ChangeableJob, caller: CallerDep) -> JobView:
     """Ask a running job to save and stop: PAUSED, it keeps no GPUs. Asking again changes nothing."""
-    job = actions.pause(job.id, caller)
-    tasks.nudge(tasks.pause, job.id)
-    return _view(job)
+    return _view(actions.pause(job.id, caller))
 
 
 @router.post("/jobs/{job_id}/resume", status_code=202, responses=declared(403, 404, 409, 422))
 def resume_job(job: ChangeableJob, caller: CallerDep) -> JobView:
     """Let a paused job go on, as another attempt, from its last complete checkpoint."""
-    job = actions.resume(job.id, caller)
-    tasks.nudge(tasks.submit, job.id)
-    return _view(job)
+    return _view(actions.resume(job.id, caller))
 
 
 @router.post("/jobs/{job_id}/retry", status_code=202, responses=declared(403, 404, 409, 413, 415, 422))
@@ -150,9 +142,7 @@ def retry_job(job: ChangeableJob, caller: CallerDep, request: RetryRequest | Non
 
     The body is optional. What it changes is checked as for a new job; earlier attempts keep their record.
     """
-    job = actions.retry(job.id, caller, request)
-    tasks.nudge(tasks.submit, job.id)
-    return _view(job)
+    return _view(actions.retry(job.id, caller, request))
 
 
 @router.get("/jobs/{job_id}/attempts", responses=declared(404, 422))

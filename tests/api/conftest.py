@@ -7,26 +7,16 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.conftest import forget_settings, make_inputs
+from tests.conftest import make_inputs
 
 
 @pytest.fixture
-def client(
-    database: str, environment: pytest.MonkeyPatch, broker: str, data_dir: Path
-) -> Iterator[TestClient]:
+def client(database: str, environment: pytest.MonkeyPatch, data_dir: Path) -> Iterator[TestClient]:
     """A client with an admin's key; nobody takes the tasks that it causes."""
     from api.app import create_app
-    from worker import app as celery
     from worker.auth import keys
     from worker.auth.roles import Role
 
-    environment.setenv("SFT_REDIS_URL", broker)
-    forget_settings()
-    environment.setattr(celery.app.conf, "broker_url", broker)
-    environment.setattr(celery.app.conf, "broker_write_url", broker)
-    # The pools of the test before lead to its broker.
-    celery.app.close()
-    del celery.app.amqp
     _key, secret = keys.create("admin", Role.ADMIN, "default")
     (data_dir / "inputs").mkdir()
     with TestClient(create_app(), headers={"Authorization": f"Bearer {secret}"}) as client:

@@ -417,7 +417,7 @@ def test_each_request_has_an_id(client: TestClient) -> None:
 def test_without_a_broker_nothing_is_stored_and_reading_goes_on(
     client: TestClient, good: Body, environment: pytest.MonkeyPatch
 ) -> None:
-    from worker import app as celery
+    from worker.broker import app as celery
 
     nowhere = "redis+socket:///nowhere/broker.sock"
     environment.setattr(celery.app.conf, "broker_url", nowhere)

@@ -25,7 +25,7 @@ POINTS = (
     "worker.jobs.idempotency:RequestKey.store",
     "worker.jobs.transitions:move",
     "worker.jobs.transitions:_close_attempt",
-    "worker.tasks:nudge",
+    "worker.broker.messages:enqueue",
     "worker.dispatch:_validate",
     "worker.dispatch:_accepted",
     "worker.dispatch:_store_external_id",

@@ -83,7 +83,7 @@ def test_an_api_killed_in_the_wish(parts: Parts, tally: Tally) -> None:
     job_id = parts.submit("hold")
     parts.wait_for(job_id, "RUNNING")
     parts.kill("worker")
-    parts.doom("worker.tasks:nudge", "before")
+    parts.doom("worker.broker.messages:enqueue", "before")
     with pytest.raises(Exception, match=r"disconnected|reset|closed"):
         parts.client.post(f"/v1/jobs/{job_id}/cancel")
     parts.wait_for_death("api")

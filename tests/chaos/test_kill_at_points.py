@@ -8,8 +8,8 @@ from tests.chaos.tally import Tally
 
 API = (
     ("worker.jobs.idempotency:RequestKey.store", "after"),  # the row is written, not committed
-    ("worker.tasks:nudge", "before"),  # committed, the message not sent
-    ("worker.tasks:nudge", "after"),  # sent, the client not answered
+    ("worker.broker.messages:enqueue", "before"),  # committed, the message not sent
+    ("worker.broker.messages:enqueue", "after"),  # sent, the client not answered
 )
 WORKER = (
     ("worker.dispatch:_validate", "before", 1),

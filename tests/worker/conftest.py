@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import make_inputs
-from worker.app import app
+from tests.conftest import make_inputs, use_broker
 from worker.auth.roles import Caller, Role
+from worker.broker.app import app
 from worker.db.models import Attempt, Job
 from worker.db.session import writing
 from worker.jobs import create, queries
@@ -47,8 +47,7 @@ def job_in(spec: JobSpec, data_dir: Path) -> Callable[..., Job]:
 @pytest.fixture
 def redis(environment: pytest.MonkeyPatch, broker: str) -> Iterator[Redis]:
     """The broker, with nothing in it."""
-    environment.setattr(app.conf, "broker_url", broker)
-    environment.setattr(app.conf, "broker_write_url", broker)
+    use_broker(broker, environment)
     with app.connection_for_write() as connection:
         client = connection.default_channel.client
         client.flushdb()

@@ -10,7 +10,8 @@ from kombu.transport.redis import Channel
 from tests.worker.conftest import Redis
 from tests.worker.test_ingest import step, steps, write
 from worker import pace, tasks
-from worker.app import LOOKS, NEXT, SUBMISSIONS
+from worker.broker import messages
+from worker.broker.task_names import NEXT, POLLS, SUBMISSIONS, TaskName
 from worker.clock import utcnow
 from worker.clusters.registry import cluster
 from worker.db.models import Job
@@ -23,10 +24,10 @@ JobIn = Callable[..., Job]
 pytestmark = pytest.mark.usefixtures("redis")
 
 
-def bury(task: object, number: int = tasks.MAX_BACKLOG) -> None:
+def bury(task: TaskName, number: int = tasks.MAX_BACKLOG) -> None:
     """Let so many messages wait."""
     for _ in range(number):
-        tasks.nudge(task, "job-0")
+        messages.enqueue(task, "job-0")
 
 
 def waiting(redis: Redis, queue: str) -> tuple[int, int]:
@@ -36,34 +37,35 @@ def waiting(redis: Redis, queue: str) -> tuple[int, int]:
 
 def test_looks_come_before_all_that_waits(redis: Redis, job_in: JobIn) -> None:
     job_in(JobState.RUNNING)
-    bury(tasks.take_in)
+    bury(TaskName.INGEST)
     tasks.tick()
-    assert waiting(redis, LOOKS) == (1, tasks.MAX_BACKLOG)
+    assert waiting(redis, POLLS) == (1, tasks.MAX_BACKLOG)
 
 
 def test_looks_do_not_pile_up(redis: Redis, job_in: JobIn) -> None:
     job_in(JobState.RUNNING)
     for _ in range(tasks.MAX_BACKLOG + 5):
         tasks.tick()
-    assert waiting(redis, LOOKS) == (tasks.MAX_BACKLOG, 0)
+    assert waiting(redis, POLLS) == (tasks.MAX_BACKLOG, 0)
 
 
 @pytest.mark.parametrize(
     ("state", "queue", "other"),
     [
-        (JobState.CANCELLING, LOOKS, tasks.submit),
-        (JobState.FINALIZING, LOOKS, tasks.submit),
-        (JobState.SUBMITTING, SUBMISSIONS, tasks.take_in),
+        (JobState.CANCELLING, POLLS, TaskName.SUBMIT),
+        (JobState.FINALIZING, POLLS, TaskName.SUBMIT),
+        (JobState.SUBMITTING, SUBMISSIONS, TaskName.INGEST),
     ],
 )
 def test_a_sweep_fills_each_queue_as_far_as_it_has_room(
-    redis: Redis, job_in: JobIn, state: JobState, queue: str, other: object
+    redis: Redis, job_in: JobIn, state: JobState, queue: str, other: TaskName
 ) -> None:
-    bury(other)
     long_ago = utcnow() - timedelta(hours=1)
     for _ in range(3):
         job_in(state, updated_at=long_ago)
-    bury(tasks.submit if queue == SUBMISSIONS else tasks.take_in, tasks.MAX_BACKLOG - 2)
+    redis.flushdb()  # what their creation has enqueued
+    bury(other)
+    bury(TaskName.SUBMIT if queue == SUBMISSIONS else TaskName.INGEST, tasks.MAX_BACKLOG - 2)
     tasks.sweep()
     tasks.sweep()
     assert waiting(redis, queue) == (0, tasks.MAX_BACKLOG)
@@ -79,10 +81,10 @@ def test_what_a_run_wrote_is_left_alone_while_its_cluster_hangs(redis: Redis, jo
     job = job_in(JobState.RUNNING)
     write(job, step(1))
     fail("local")
-    tasks.take_in(job.id)
+    tasks.ingest_events(job.id)
     assert steps(job) == []
     redis.flushdb()
-    tasks.take_in(job.id)
+    tasks.ingest_events(job.id)
     assert steps(job) == [(1, 8.0)]
 
 

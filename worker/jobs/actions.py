@@ -1,9 +1,11 @@
-"""What a client asks of a job: cancel, pause, resume, retry. The tasks bring it to the backend."""
+"""Actions of a client: cancel, pause, resume, retry. Each commits, then enqueues the task that does it."""
 
 from sqlmodel import Session
 
 from worker import states
 from worker.auth.roles import Caller
+from worker.broker import messages
+from worker.broker.task_names import TaskName
 from worker.clusters.registry import cluster
 from worker.db.models import Job, Json, Origin
 from worker.db.session import writing
@@ -16,37 +18,44 @@ from worker.states import Action, DesiredState, JobState, Reason
 
 
 def cancel(job_id: str, caller: Caller) -> Job:
-    """Note the wish to cancel; asking twice changes nothing. Raises NotFound, IllegalAction."""
+    """Request a cancellation; a second request changes nothing. Raises NotFound, IllegalAction."""
     reason = Reason("cancel_requested", f"Cancelled by {caller.name}.")
-    return _wish(job_id, caller, Action.CANCEL, JobState.CANCELLING, DesiredState.CANCEL, reason)
+    job = _request(job_id, caller, Action.CANCEL, JobState.CANCELLING, DesiredState.CANCEL, reason)
+    messages.enqueue(TaskName.CANCEL, job.id)
+    return job
 
 
 def pause(job_id: str, caller: Caller) -> Job:
-    """Note the wish to save and stop; asking twice changes nothing.
+    """Request a save and a stop; a second request changes nothing.
 
     Raises NotFound, IllegalAction, NotReachable.
     """
-    job = queries.get(job_id)
+    _require_pausable(queries.get(job_id))
+    reason = Reason("pause_requested", f"Paused by {caller.name}.")
+    job = _request(job_id, caller, Action.PAUSE, JobState.PAUSING, DesiredState.PAUSE, reason)
+    messages.enqueue(TaskName.PAUSE, job.id)
+    return job
+
+
+def _require_pausable(job: Job) -> None:
     if job.config.get("export"):
         raise IllegalAction(
             "An export saves nothing before its end: it cannot be paused.", allowed=allowed_actions(job)
         )
     if not cluster(job.cluster).can_pause:
         raise NotReachable(
-            f"Runs on cluster {job.cluster!r} cannot be told to save: the service has no way to their files.",
+            f"Runs on cluster {job.cluster!r} cannot be told to save: the service cannot reach their files.",
             hint="Cancel it: it keeps its checkpoints. With `local_mount` in the profile it can be paused.",
         )
-    reason = Reason("pause_requested", f"Paused by {caller.name}.")
-    return _wish(job_id, caller, Action.PAUSE, JobState.PAUSING, DesiredState.PAUSE, reason)
 
 
-def _wish(
+def _request(
     job_id: str, caller: Caller, action: Action, to: JobState, desired: DesiredState, reason: Reason
 ) -> Job:
     while True:
         with writing() as session:
             job = queries.find(session, job_id)
-            _refuse_unless_allowed(job, action)
+            _require_allowed(job, action)
             if job.state is to:
                 return job
             if transitions.move(
@@ -56,32 +65,34 @@ def _wish(
 
 
 def resume(job_id: str, caller: Caller) -> Job:
-    """Let a paused job go on, from its last complete checkpoint. Raises NotFound, IllegalAction."""
+    """Resume a paused job from its last complete checkpoint. Raises NotFound, IllegalAction."""
     with writing() as session:
         job = queries.find(session, job_id)
-        _refuse_unless_allowed(job, Action.RESUME)
+        _require_allowed(job, Action.RESUME)
         reason = Reason("resumed", f"Resumed by {caller.name}.")
-        if not _begin_again(session, job, caller, JobState.SUBMITTING, Origin.RESUMED, reason=reason):
+        if not _start_attempt(session, job, caller, JobState.SUBMITTING, Origin.RESUMED, reason=reason):
             raise _changed_meanwhile(Action.RESUME)
-        return job
+    messages.enqueue(TaskName.SUBMIT, job.id)
+    return job
 
 
 def retry(job_id: str, caller: Caller, request: RetryRequest | None = None) -> Job:
-    """Give a job that ended without success another attempt, with changes if some are asked for.
+    """Give a job that ended without success another attempt, with changes if some are requested.
 
     Raises NotFound, IllegalAction, InvalidSpec.
     """
     seen = queries.get(job_id)
-    _refuse_unless_allowed(seen, Action.RETRY)
+    _require_allowed(seen, Action.RETRY)
     revised = _revised(seen, request)
     with writing() as session:
-        # Whoever has moved the job since it was seen has won: nothing of it is changed then.
+        # Whoever has moved the job since it was read has won: nothing of it is changed then.
         job = seen.model_copy()
-        if not _begin_again(session, job, caller, JobState.VALIDATING, Origin.RETRIED, **revised):
+        if not _start_attempt(session, job, caller, JobState.VALIDATING, Origin.RETRIED, **revised):
             raise _changed_meanwhile(Action.RETRY)
         if changed := _changes(seen, job):
             transitions.record(session, job, "changed", actor=caller.name, data={"changes": changed})
-        return job
+    messages.enqueue(TaskName.SUBMIT, job.id)
+    return job
 
 
 def _revised(job: Job, request: RetryRequest | None) -> Json:
@@ -91,7 +102,7 @@ def _revised(job: Job, request: RetryRequest | None) -> Json:
     return planned(*revise(job, request), job.id)
 
 
-def _begin_again(
+def _start_attempt(
     session: Session,
     job: Job,
     caller: Caller,
@@ -125,8 +136,6 @@ def _changes(before: Job, after: Job) -> list[Json]:
     )
 
 
-def _refuse_unless_allowed(job: Job, action: Action) -> None:
+def _require_allowed(job: Job, action: Action) -> None:
     if action not in states.allowed_actions(job.state):
-        raise IllegalAction(
-            f"A job that is {job.state} cannot be asked to {action}.", allowed=allowed_actions(job)
-        )
+        raise IllegalAction(f"Cannot {action} a job in state {job.state}.", allowed=allowed_actions(job))

@@ -1,4 +1,4 @@
-"""Create jobs: find the replay, plan, store."""
+"""Create jobs: find the replay, plan, store, enqueue."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,8 @@ from sqlmodel import Session
 
 from worker.auth.roles import Caller
 from worker.backends.connect import connect
+from worker.broker import messages
+from worker.broker.task_names import TaskName
 from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Job, Json, new_id
 from worker.db.session import writing
@@ -34,8 +36,9 @@ class Created:
 def create(spec: JobSpec, caller: Caller, idempotency_key: str | None = None) -> Created:
     """Store a new job, or find the one that the same key created before.
 
-    Raises InvalidSpec, PlanDrift, IdempotencyMismatch.
+    Raises InvalidSpec, PlanDrift, IdempotencyMismatch, and ServiceUnavailable without a broker.
     """
+    messages.ping()
     request = RequestKey.of(spec, caller, idempotency_key)
     return replay(request) or store(new_job(spec, caller, caller.project), caller, request)
 
@@ -74,7 +77,7 @@ def planned(spec: JobSpec, plan: Plan, job_id: str) -> Json:
 
 
 def store(job: Job, caller: Caller, request: RequestKey) -> Created:
-    """Store a new job with its first attempt. Raises NotFound where the job that it exports is gone.
+    """Store a new job with its first attempt, and enqueue it. Raises NotFound where what it exports is gone.
 
     The row of the key belongs to the job's transaction: of many equal requests at once one creates the
     job, the others wait for it and get the same. A request that died left nothing behind.
@@ -89,6 +92,7 @@ def store(job: Job, caller: Caller, request: RequestKey) -> Created:
             return found
         raise
     log.info("job.created", job_id=job.id, owner=caller.name)
+    messages.enqueue(TaskName.SUBMIT, job.id)
     return Created(job.id, response, is_new=True)
 
 

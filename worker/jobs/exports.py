@@ -9,6 +9,7 @@ from pydantic import Field
 from trainer.checkpoints import iteration_directory
 from trainer.preflight.export import POINTER as EXPORTED
 from worker.auth.roles import Caller
+from worker.broker import messages
 from worker.db.models import Checkpoint, Job, Json
 from worker.errors import CheckpointChanged, FieldError, InvalidSpec, NotExportable, NotReachable
 from worker.jobs import checkpoints, queries
@@ -49,8 +50,10 @@ def create(
 
     It runs where the checkpoint lies, and belongs to the project of the job that has it.
 
-    Raises NotFound, NotExportable, CheckpointChanged, InvalidSpec, IdempotencyMismatch, BackendUnavailable.
+    Raises NotFound, NotExportable, CheckpointChanged, InvalidSpec, IdempotencyMismatch, BackendUnavailable,
+    and ServiceUnavailable without a broker.
     """
+    messages.ping()
     checkpoint = queries.checkpoint(source.id, iteration)
     directory = _path(source, iteration)
     spec = _spec(source, directory, request or ExportRequest())
