@@ -4,9 +4,9 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Column, Table
 
-from worker import retention
 from worker.errors import Misconfigured
-from worker.retention import Removal
+from worker.lifecycle import retention
+from worker.lifecycle.retention import Removal
 from worker.settings import Settings, get_settings
 
 
@@ -19,9 +19,9 @@ def remove(*, dry_run: bool) -> None:
         )
     console = Console()
     if dry_run:
-        removals, keys = retention.due(), retention.expired_keys()
+        removals, keys = retention.expired(), retention.count_expired_keys()
     else:
-        keys, removals = retention.forget_keys(), retention.collect(limit=None)
+        keys, removals = retention.delete_expired_keys(), retention.remove_expired(limit=None)
     console.print(_table(removals, "Would be removed" if dry_run else "Removed"))
     console.print(f"Idempotency keys: {keys}")
     console.print(_rule(settings), highlight=False)

@@ -26,7 +26,7 @@ from tests.waiting import wait_until
 from trainer.failures import Failure
 from worker.backends.access.local_files import LocalFiles
 from worker.jobs.logs import tails
-from worker.outcome import decide
+from worker.lifecycle.outcome import decide
 from worker.runs.events import read_ending
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]

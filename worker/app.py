@@ -7,7 +7,6 @@ from celery.exceptions import SecurityWarning
 from celery.signals import beat_init, heartbeat_sent, setup_logging, worker_init, worker_shutdown
 
 from worker import tasks as tasks  # registers the tasks
-from worker.broker.app import app as app
 from worker.errors import Misconfigured
 from worker.settings import get_settings
 from worker.telemetry import logging, metrics, tracing

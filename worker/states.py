@@ -53,8 +53,8 @@ TERMINAL = frozenset({S.SUCCEEDED, S.FAILED, S.CANCELLED, S.LOST})
 LIVE = frozenset(JobState) - TERMINAL
 
 # The backend has, or may have, the job: it is polled.
-WATCHED = frozenset({S.QUEUED, S.STARTING, S.RUNNING, S.FINALIZING, S.PAUSING, S.RECOVERING, S.CANCELLING})
-# A task is owed to the job: if its message was lost, a sweep sends another.
+POLLED = frozenset({S.QUEUED, S.STARTING, S.RUNNING, S.FINALIZING, S.PAUSING, S.RECOVERING, S.CANCELLING})
+# The job awaits a task: if its message was lost, the sweep enqueues another.
 AWAITING_TASK = frozenset({S.VALIDATING, S.SUBMITTING, S.CANCELLING, S.PAUSING, S.FINALIZING})
 
 # What the end of a run may turn a watched job into.

@@ -14,7 +14,7 @@ from bench.slurm.figures import Figure, Progress, milliseconds
 from bench.slurm.looks import look, rpcs, span
 from bench.slurm.place import NEAR, Place, api
 from bench.slurm.waiting import Waiting
-from worker import watch
+from worker.lifecycle import reconcile
 from worker.settings import PROJECT_ROOT
 
 LOOKS = 10
@@ -34,7 +34,7 @@ def measure(
     process cannot answer so many, each client asks again once it is answered.
     """
     waiting.move_to(NEAR)
-    watch.look(NEAR)
+    reconcile.poll_cluster(NEAR)
     with api(data_dir) as client:
         rows: list[Figure] = []
         for number in crowds:

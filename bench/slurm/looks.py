@@ -15,9 +15,9 @@ from bench.slurm.figures import Figure, Progress, milliseconds
 from bench.slurm.place import FAR, NEAR, Place, backend
 from bench.slurm.waiting import Waiting
 from demo.slurm.cluster import Cluster
-from worker import watch
 from worker.backends.slurm.command_output import QUEUE
 from worker.db.session import engine
+from worker.lifecycle import reconcile
 
 LOOKS = 5
 QUEUE_SECONDS = 60.0
@@ -54,7 +54,7 @@ def measure(place: Place, waiting: Waiting, progress: Progress) -> list[Figure]:
 def _of_profile(place: Place, waiting: Waiting, profile: str, progress: Progress) -> list[Figure]:
     waiting.move_to(profile)
     name = f"{profile}, {len(waiting):,} jobs"
-    watch.look(profile)
+    reconcile.poll_cluster(profile)
     looks, alone = [], []
     for number in range(LOOKS):
         progress(f"{name}: look {number + 1} of {LOOKS}")
@@ -93,7 +93,7 @@ def look(slurm: Cluster, profile: str) -> Look:
     """One, as a worker's tick does it. Raises BackendUnavailable."""
     before, began, (own, children) = rpcs(slurm), perf_counter(), _cpu()
     with _noted_writes() as writes:
-        watch.look(profile)
+        reconcile.poll_cluster(profile)
     seconds, (own_after, children_after) = perf_counter() - began, _cpu()
     return Look(seconds, own_after - own, children_after - children, rpcs(slurm) - before, writes)
 

@@ -60,7 +60,7 @@ def _submitted_at(client: httpx2.Client, job_id: str) -> str:
 
 
 def _alone(profile: str, job_id: str) -> float:
-    script = backend(profile).paths.attempt(job_id, 1) / "job.sh"
+    script = backend(profile).paths.job(job_id).attempt(1).directory / "job.sh"
     command = ["sbatch", "--parsable", f"--job-name=alone-{run_name(job_id, 1)}", str(script)]
     began = perf_counter()
     answer = backend(profile).transport.run(command, timeout=SBATCH_SECONDS)

@@ -65,6 +65,7 @@ def _write(place: Place, job_id: str, size: int) -> None:
 
 def _of_profile(client: httpx2.Client, job_id: str, profile: str, repetitions: int) -> Iterator[Figure]:
     log = logs.find(job_id)
+    assert log.path is not None
     _get(client, job_id), _tail(profile, log.path)  # connected
     pairs = [(_get(client, job_id), _tail(profile, log.path)) for _ in range(repetitions)]
     answered, alone = [one for one, _ in pairs], [one for _, one in pairs]

@@ -8,12 +8,13 @@ from sqlalchemy import update
 from bench.slurm.figures import Progress
 from bench.slurm.place import NEAR, Place, backend
 from worker.auth.roles import Caller, Role
-from worker.backends.interface import Handle, Observation
+from worker.backends.interface import Handle
 from worker.clock import utcnow
 from worker.db.models import Attempt, Job, new_id
 from worker.db.session import writing
 from worker.jobs import create, queries
 from worker.planning.spec import JobSpec
+from worker.runs.observation import Observation
 from worker.runs.run import run_name
 from worker.states import JobState
 
@@ -58,7 +59,7 @@ class Waiting:
     def _submit(self, job_id: str) -> Handle:
         name = run_name(job_id, 1)
         done = self._place.slurm.run(*SUBMIT, f"--job-name={name}", stdin=SCRIPT)
-        return Handle(done.stdout.strip(), name)
+        return Handle(done.stdout.strip(), name, backend(NEAR).paths.job(job_id).attempt(1).directory)
 
     def _job(self, job_id: str, seen: Observation) -> Job:
         known = {
@@ -77,7 +78,7 @@ class Waiting:
             job_id=job_id,
             number=1,
             external_id=handle.external_id,
-            directory=str(backend(NEAR).paths.attempt(job_id, 1)),
+            directory=str(backend(NEAR).paths.job(job_id).attempt(1).directory),
             submitted_at=utcnow(),
         )
 

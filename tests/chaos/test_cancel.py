@@ -25,8 +25,8 @@ def ends_cancelled(parts: Parts, tally: Tally, job_id: str) -> None:
 @pytest.mark.parametrize(
     ("point", "when"),
     [
-        ("worker.dispatch:_validate", "before"),
-        ("worker.dispatch:_validate", "after"),
+        ("worker.lifecycle.submit:_validate", "before"),
+        ("worker.lifecycle.submit:_validate", "after"),
         ("worker.backends.local.backend:LocalBackend._place", "after"),
         ("worker.backends.local.backend:LocalBackend.submit", "after"),
     ],
@@ -68,7 +68,7 @@ def test_while_it_waits_for_a_slot(parts: Parts, tally: Tally) -> None:
 
 
 def test_while_its_end_is_looked_at(parts: Parts, tally: Tally) -> None:
-    parts.doom("worker.ingest:_finalize", "before")
+    parts.doom("worker.lifecycle.finalize:finalize", "before")
     job_id = parts.submit()
     parts.wait_for_death("worker")
     tally.kills += 1

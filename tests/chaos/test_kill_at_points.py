@@ -12,29 +12,29 @@ API = (
     ("worker.broker.messages:enqueue", "after"),  # sent, the client not answered
 )
 WORKER = (
-    ("worker.dispatch:_validate", "before", 1),
+    ("worker.lifecycle.submit:_validate", "before", 1),
     ("worker.jobs.transitions:move", "after", 1),  # VALIDATING -> SUBMITTING is not committed
-    ("worker.dispatch:_validate", "after", 1),
+    ("worker.lifecycle.submit:_validate", "after", 1),
     ("worker.backends.local.backend:_rename", "before", 1),  # the attempt's directory is half made
     ("worker.backends.local.backend:LocalBackend._place", "after", 1),  # it is in the spool, not started
     ("worker.backends.local.backend:_start", "before", 1),  # the slots' lock is held
     ("worker.backends.local.backend:_start", "after", 1),
     ("worker.backends.local.backend:LocalBackend.submit", "after", 1),  # the id is not known to the database
-    ("worker.dispatch:_store_external_id", "after", 1),  # ... it is, in an open transaction
-    ("worker.dispatch:_accepted", "after", 1),
-    ("worker.watch:_apply", "before", 1),
-    ("worker.watch:_ended", "after", 1),
-    ("worker.ingest:_advance", "after", 1),  # the offset is moved, nothing of it committed
-    ("worker.ingest:_store", "after", 3),  # a part of the lines is stored
-    ("worker.ingest:_take", "after", 1),
-    ("worker.ingest:_finalize", "before", 1),
+    ("worker.jobs.transitions:record_submission", "after", 1),  # ... it is, in an open transaction
+    ("worker.lifecycle.submit:_accepted", "after", 1),
+    ("worker.lifecycle.reconcile:_apply", "before", 1),
+    ("worker.lifecycle.apply_changes:end", "after", 1),
+    ("worker.jobs.transitions:advance_events", "after", 1),  # the offset is moved, nothing of it committed
+    ("worker.lifecycle.ingest:_store", "after", 3),  # a part of the lines is stored
+    ("worker.lifecycle.ingest:_ingest_lines", "after", 1),
+    ("worker.lifecycle.finalize:finalize", "before", 1),
     ("worker.jobs.transitions:_close_attempt", "after", 1),  # the end is written, not committed
 )
 BEAT = (("celery.beat:Scheduler.apply_async", "before"), ("celery.beat:Scheduler.apply_async", "after"))
 SHORT = (
     ("worker.jobs.transitions:move", "after", 1),
     ("worker.backends.local.backend:LocalBackend.submit", "after", 1),
-    ("worker.ingest:_store", "after", 3),
+    ("worker.lifecycle.ingest:_store", "after", 3),
 )
 
 

@@ -9,9 +9,11 @@ from typing import Any
 from tests.lepton.parts import usual
 from tests.lepton.server.server import LeptonServer
 from tests.lepton.server.workspace import Job
-from worker.backends.interface import Handle, Observation, Submission
+from trainer.run_layout import JobLayout
+from worker.backends.interface import Handle, Submission
 from worker.backends.lepton.backend import LeptonBackend
 from worker.clusters.profiles import LeptonCluster
+from worker.runs.observation import Observation
 from worker.runs.run import Resources, Run
 
 
@@ -52,12 +54,14 @@ class Bare:
         return self.backend.mirror / "jobs" / f"job-{number}" / "attempts" / "1"
 
     def handle(self, number: int = 1) -> Handle:
-        return Handle(self.on_lepton(number).id, f"job-{number}.1")
+        return Handle(self.on_lepton(number).id, f"job-{number}.1", self._remote(number))
 
     def collect(self, number: int = 1, *, is_over: bool = True) -> bool:
         """Mirror the run."""
-        directory = self.backend.job_directory(f"job-{number}") / "attempts" / "1"
-        return self.backend.collect(self.handle(number), directory, is_over=is_over)
+        return self.backend.collect(self.handle(number), is_over=is_over)
+
+    def _remote(self, number: int) -> Path:
+        return JobLayout(self.backend.job_directory(f"job-{number}")).attempt(1).directory
 
     def log(self, number: int = 1) -> list[str]:
         """As it was mirrored."""

@@ -12,12 +12,12 @@ from tests.lepton.parts import profiles
 from tests.lepton.server.server import LeptonServer
 from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
-from worker import dispatch, ingest, watch
 from worker.clusters import registry
 from worker.db.models import Job
 from worker.errors import BackendUnavailable
 from worker.jobs import create, queries
 from worker.jobs.queries import is_stale
+from worker.lifecycle import ingest, reconcile, submit
 from worker.planning.spec import JobSpec
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -37,13 +37,13 @@ def running(
     body["overrides"].append("logger.wandb_project=wait")
     spec = JobSpec(**body, cluster="mounted")
     created = create.create(spec, ANNA)
-    dispatch.submit(created.job_id)
+    submit.submit(created.job_id)
     wait_until(lambda: look(created.job_id).state == "RUNNING", what="a running job")
     return queries.get(created.job_id)
 
 
 def look(job_id: str) -> Job:
-    for one in watch.look("mounted"):
+    for one in reconcile.poll_cluster("mounted").to_ingest:
         ingest.ingest(one)
     return queries.get(job_id)
 
@@ -55,7 +55,7 @@ def test_it_is_stale_and_then_right(lepton: LeptonServer, running: Job) -> None:
         for _ in range(LOOKS):
             clock.shift(timedelta(minutes=1))
             with pytest.raises(BackendUnavailable):
-                watch.look("mounted")
+                reconcile.poll_cluster("mounted")
             job = queries.get(running.id)
             assert (job.state, job.attempt, is_stale(job)) == ("RUNNING", 1, True)
         lepton.faults.lift()

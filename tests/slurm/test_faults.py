@@ -12,8 +12,8 @@ import pytest
 from tests.chaos.tally import Tally
 from tests.slurm.parts import SlurmService
 from tests.waiting import wait_until
+from worker.backends import interface
 from worker.backends.access.transport import LocalTransport
-from worker.backends.interface import Handle
 from worker.backends.slurm.backend import SlurmBackend
 from worker.clusters.profiles import SlurmCluster
 
@@ -283,7 +283,7 @@ def test_ssh_that_is_cut_again_and_again_doubles_and_loses_nothing(
 def test_ending_what_slurm_no_longer_knows_is_no_error(on_slurm: SlurmService) -> None:
     profile = SlurmCluster(name="near", executor="slurm", remote_job_dir=on_slurm.root)
     transport = LocalTransport({"SLURM_CONF": str(on_slurm.slurm.conf)})
-    SlurmBackend(profile, transport).cancel(Handle("4000000", "job-1.1"))
+    SlurmBackend(profile, transport).cancel(interface.Handle("4000000", "job-1.1", on_slurm.root))
 
 
 def cut_ssh(service: SlurmService) -> int:

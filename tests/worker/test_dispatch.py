@@ -11,7 +11,6 @@ from tests.service import is_supervisor, kill_runs, processes_of_runs
 from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
-from worker import dispatch, watch
 from worker.backends.connect import connect
 from worker.backends.interface import Handle, Submission
 from worker.backends.local.backend import LocalBackend
@@ -21,6 +20,8 @@ from worker.db.session import writing
 from worker.errors import BackendUnavailable
 from worker.jobs import actions, create, queries, transitions
 from worker.jobs.retry import RetryRequest
+from worker.lifecycle import stop_requests
+from worker.lifecycle import submit as submission
 from worker.planning.spec import JobSpec
 from worker.states import JobState
 
@@ -38,11 +39,11 @@ def states(job: Job) -> list[str]:
 
 
 def test_of_many_messages_one_submits(job: Job, data_dir: Path) -> None:
-    at_once(6, lambda: dispatch.submit(job.id))
+    at_once(6, lambda: submission.submit(job.id))
     assert states(job) == ["SUBMITTING", "QUEUED"]
     submitted = [event for event in queries.events(job.id, 0, 100) if event.type == "submitted"]
     assert [event.data["external_id"] for event in submitted] == [f"{job.id}.1"]
-    dispatch.submit(job.id)
+    submission.submit(job.id)
     assert states(job) == ["SUBMITTING", "QUEUED"]
 
 
@@ -50,7 +51,7 @@ def test_what_a_check_suggests_a_retry_can_apply(job: Job) -> None:
     with writing() as session:
         stored = queries.find(session, job.id)
         stored.config = {**job.config, "train": {**job.config["train"], "micro_batch_size": 2}}
-    dispatch.submit(job.id)
+    submission.submit(job.id)
     failure = queries.get(job.id).failure
     assert failure is not None
     assert (failure["class"], failure["retryable"]) == ("bad_parallel_batch_shape", False)
@@ -64,7 +65,7 @@ def test_what_a_check_suggests_a_retry_can_apply(job: Job) -> None:
 def test_what_has_vanished_since_the_request_is_a_failure_with_its_recovery(job: Job, data_dir: Path) -> None:
     for shard in (data_dir / "inputs").rglob("*.parquet"):
         shard.unlink()
-    dispatch.submit(job.id)
+    submission.submit(job.id)
     now = queries.get(job.id)
     assert (now.state, now.reason_code) == (JobState.FAILED, "missing_packed_data")
     assert now.failure is not None
@@ -75,7 +76,7 @@ def test_what_has_vanished_since_the_request_is_a_failure_with_its_recovery(job:
 def test_a_missing_trainer_is_a_rejection(job: Job, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("SFT_TRAINER_PYTHON", "/nowhere/python")
     forget_settings()
-    dispatch.submit(job.id)
+    submission.submit(job.id)
     now = queries.get(job.id)
     assert now.failure is not None
     assert (now.state, now.failure["class"]) == (JobState.FAILED, "scheduler_rejected")
@@ -84,11 +85,11 @@ def test_a_missing_trainer_is_a_rejection(job: Job, environment: pytest.MonkeyPa
 
 def test_a_cluster_that_cannot_be_reached_is_tried_again(job: Job, data_dir: Path) -> None:
     (data_dir / "jobs").write_text("in the way")
-    dispatch.submit(job.id)
+    submission.submit(job.id)
     now = queries.get(job.id)
     assert (now.state, now.reason_code) == (JobState.SUBMITTING, "backend_unavailable")
     (data_dir / "jobs").unlink()
-    dispatch.submit(job.id)
+    submission.submit(job.id)
     assert queries.get(job.id).state is JobState.QUEUED
 
 
@@ -97,7 +98,7 @@ def test_a_job_that_waits_for_its_cluster_says_what_to_do(job: Job, environment:
         raise BackendUnavailable("its host key is not known", hint="Compare its fingerprint.")
 
     environment.setattr(LocalBackend, "submit", unreachable)
-    dispatch.submit(job.id)
+    submission.submit(job.id)
     assert queries.get(job.id).reason_message == "its host key is not known. Compare its fingerprint."
 
 
@@ -107,7 +108,7 @@ def test_a_worker_killed_after_the_submission_submits_nothing_twice(
     lose_the_answer(job, environment)
     assert queries.get(job.id).state is JobState.SUBMITTING
     running = {process.pid for process in processes_of_runs(data_dir) if is_supervisor(process)}
-    dispatch.submit(job.id)
+    submission.submit(job.id)
     assert queries.get(job.id).state is JobState.QUEUED
     assert {process.pid for process in processes_of_runs(data_dir) if is_supervisor(process)} == running
 
@@ -119,16 +120,16 @@ def lose_the_answer(job: Job, environment: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     with environment.context() as patch:
-        patch.setattr(dispatch, "_accepted", killed)
+        patch.setattr(submission, "_accepted", killed)
         with pytest.raises(KeyboardInterrupt):
-            dispatch.submit(job.id)
+            submission.submit(job.id)
 
 
 def test_what_was_never_handed_over_is_cancelled_at_once(job: Job, data_dir: Path) -> None:
     actions.cancel(job.id, ANNA)
-    dispatch.cancel(job.id)
+    stop_requests.cancel(job.id)
     assert queries.get(job.id).state is JobState.CANCELLED
-    dispatch.submit(job.id)  # a late message
+    submission.submit(job.id)  # a late message
     assert not (data_dir / "jobs").exists()
 
 
@@ -137,7 +138,7 @@ def test_no_wish_overtakes_a_submission(job: Job, data_dir: Path, environment: p
 
     def submit(self: LocalBackend, submission: Submission) -> str:
         actions.cancel(job.id, ANNA)
-        dispatch.cancel(job.id)  # the scheduler does not know it yet
+        stop_requests.cancel(job.id)  # the scheduler does not know it yet
         assert queries.get(job.id).state is JobState.CANCELLING
         return original(self, submission)
 
@@ -149,10 +150,10 @@ def test_no_wish_overtakes_a_submission(job: Job, data_dir: Path, environment: p
     with environment.context() as patch:
         patch.setattr(LocalBackend, "cancel", unreachable)
         with suppress(BackendUnavailable):
-            dispatch.submit(job.id)
+            submission.submit(job.id)
     assert queries.get(job.id).state is JobState.CANCELLING
-    assert [owed for owed, _ in watch.owed(100)] == [job.id]
-    dispatch.cancel(job.id)
+    assert [owed for owed, _ in queries.awaiting_task(100)] == [job.id]
+    stop_requests.cancel(job.id)
     wait_until(lambda: processes_of_runs(data_dir) == [])
 
 
@@ -163,13 +164,13 @@ def test_a_submission_that_never_came_through_is_given_up(job: Job, environment:
     environment.setattr(LocalBackend, "find", lambda *_: None)
     environment.setattr(LocalBackend, "submit", died)
     with pytest.raises(KeyboardInterrupt):
-        dispatch.submit(job.id)
+        submission.submit(job.id)
     actions.cancel(job.id, ANNA)
-    dispatch.cancel(job.id)
+    stop_requests.cancel(job.id)
     assert queries.get(job.id).state is JobState.CANCELLING
     with writing() as session:
-        queries.find(session, job.id).updated_at -= dispatch.SUBMISSION_GRACE
-    dispatch.cancel(job.id)
+        queries.find(session, job.id).updated_at -= stop_requests.SUBMISSION_GRACE
+    stop_requests.cancel(job.id)
     assert queries.get(job.id).state is JobState.CANCELLED
 
 
@@ -178,15 +179,15 @@ def test_a_wish_to_cancel_reaches_the_run_wherever_it_is(
     job: Job, data_dir: Path, after: str, environment: pytest.MonkeyPatch
 ) -> None:
     if after == "submission":
-        dispatch.submit(job.id)
+        submission.submit(job.id)
     else:
         lose_the_answer(job, environment)
     actions.cancel(job.id, ANNA)
-    dispatch.submit(job.id)  # a late message
-    dispatch.cancel(job.id)
-    dispatch.cancel(job.id)
+    submission.submit(job.id)  # a late message
+    stop_requests.cancel(job.id)
+    stop_requests.cancel(job.id)
     name = f"{job.id}.1"
-    wait_until(lambda: _backend(job).poll([Handle(name, name)])[name].phase.value == "ended")
+    wait_until(lambda: _backend(job).poll([Handle(name, name, data_dir)])[name].phase.value == "ended")
     assert processes_of_runs(data_dir) == []
     assert queries.get(job.id).state is JobState.CANCELLING  # the watch sees the end
 
@@ -213,6 +214,6 @@ def test_a_wish_that_comes_during_the_submission_ends_the_run(
         return external_id
 
     environment.setattr(LocalBackend, "submit", submit)
-    dispatch.submit(job.id)
+    submission.submit(job.id)
     assert queries.get(job.id).state is (JobState.VALIDATING if retried else JobState.CANCELLING)
     wait_until(lambda: processes_of_runs(data_dir) == [])

@@ -9,11 +9,14 @@ import pytest
 
 from tests.worker.conftest import ANNA
 from tests.worker.test_jobs import at_once
-from worker import ingest
 from worker.db.models import Attempt, Job
 from worker.db.session import writing
 from worker.jobs import actions, queries
+from worker.lifecycle import ingest
+from worker.runs.observation import ExitRecord, ObservationCode
 from worker.states import JobState
+
+EXITED = ExitRecord(code=ObservationCode.EXITED, message="It ended.")
 
 JobIn = Callable[..., Job]
 AT = "2026-01-02T03:04:0{}.000000+00:00"
@@ -50,7 +53,7 @@ def end(job: Job, marker: Any) -> None:
     """The run is over: its marker is on disk, and the backend has said so."""
     (directory_of(job) / "end.json").write_text(marker if isinstance(marker, str) else json.dumps(marker))
     with writing() as session:
-        session.get_one(Attempt, (job.id, 1)).exit = {"code": "exited", "message": "It ended.", "raw": None}
+        session.get_one(Attempt, (job.id, 1)).exit = EXITED
 
 
 def steps(job: Job) -> list[tuple[int, float | None]]:

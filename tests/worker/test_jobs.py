@@ -107,7 +107,7 @@ def test_many_equal_keys_at_once_make_one_job(spec: JobSpec) -> None:
     answers = at_once(8, lambda: create.create(spec, ANNA, "key"))
     assert len({answer.job_id for answer in answers}) == 1
     assert [answer.is_new for answer in answers].count(True) == 1
-    assert all(answer.response == {"id": answer.job_id} for answer in answers)
+    assert all(answer.response["id"] == answer.job_id for answer in answers)
 
 
 def test_a_key_belongs_to_its_owner_and_to_one_body(spec: JobSpec) -> None:

@@ -10,10 +10,10 @@ from prometheus_client import REGISTRY
 
 from tests.conftest import forget_settings
 from tests.metrics import value
-from worker import dispatch, ingest, watch
 from worker.db.models import Job
 from worker.errors import BackendUnavailable, Misconfigured
 from worker.jobs import queries
+from worker.lifecycle import ingest, reconcile, submit
 from worker.states import JobState
 from worker.telemetry import metrics
 
@@ -46,15 +46,15 @@ def test_what_a_backend_says_no_to_is_counted(job_in: JobIn, data_dir: Path) -> 
         ("poll", "backend_unavailable"),
     ]
     before = {key: calls(*key) for key in wanted}
-    watch.look(running.cluster)
+    reconcile.poll_cluster(running.cluster)
     (data_dir / "local").rename(data_dir / "aside")
     (data_dir / "local").write_text("where the spool should be")
-    dispatch.submit(waiting.id)
+    submit.submit(waiting.id)
     with pytest.raises(BackendUnavailable):
-        watch.look(running.cluster)
+        reconcile.poll_cluster(running.cluster)
     (data_dir / "local").unlink()
     (data_dir / "aside").rename(data_dir / "local")
-    dispatch.submit(waiting.id)
+    submit.submit(waiting.id)
     assert {key: calls(*key) - before[key] for key in wanted} == dict.fromkeys(wanted, 1)
 
 
@@ -63,7 +63,7 @@ def test_a_rejection_is_an_outcome_of_its_own(job_in: JobIn, environment: pytest
     environment.setenv("SFT_TRAINER_PYTHON", "/nowhere/python")
     forget_settings()
     before = calls("submit", "scheduler_rejected")
-    dispatch.submit(job.id)
+    submit.submit(job.id)
     assert calls("submit", "scheduler_rejected") - before == 1
 
 

@@ -7,16 +7,19 @@ from typing import Any
 import pytest
 
 from trainer.failures import FAILURES, Evidence, Failure, LogTail
-from worker.outcome import decide
+from worker.lifecycle.outcome import decide
 from worker.runs.events import Failed, Finished, Stopped
+from worker.runs.observation import ExitRecord, ObservationCode
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 FINISHED = Finished(event="finished", at=AT, step=4, iteration=4)
 STOPPED = Stopped(event="stopped", at=AT, step=2, iteration=2)
 FAILED = Failed(event="failed", at=AT, code="oom", message="CUDA out of memory", rank=3, traceback="...")
-LIMIT = {"code": "time_limit", "message": "The time limit of 1 minutes was reached.", "raw": "{}"}
-PREEMPTED = {"code": "preempted", "message": "Ended for a job that goes first.", "raw": "{}"}
-EXITED = {"code": "exited", "message": "The launcher exited with 1.", "raw": "{}"}
+LIMIT = ExitRecord(
+    code=ObservationCode.TIME_LIMIT, message="The time limit of 1 minutes was reached.", raw="{}"
+)
+PREEMPTED = ExitRecord(code=ObservationCode.PREEMPTED, message="Ended for a job that goes first.", raw="{}")
+EXITED = ExitRecord(code=ObservationCode.EXITED, message="The launcher exited with 1.", raw="{}")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +40,7 @@ EXITED = {"code": "exited", "message": "The launcher exited with 1.", "raw": "{}
         (None, LIMIT, "run", False, "FAILED", "time_limit"),
         (None, EXITED, "run", True, "FAILED", "unknown"),
         (None, EXITED, "cancel", False, "CANCELLED", None),
-        (None, {}, "run", False, "FAILED", "unknown"),
+        (None, ExitRecord(code=ObservationCode.EXITED), "run", False, "FAILED", "unknown"),
         (STOPPED, EXITED, "pause", True, "PAUSED", None),
         (None, PREEMPTED, "pause", False, "PAUSED", None),
         (None, LIMIT, "pause", False, "PAUSED", None),
@@ -48,7 +51,7 @@ EXITED = {"code": "exited", "message": "The launcher exited with 1.", "raw": "{}
 def test_how_a_run_ended(
     marker: Any, ended: Any, desired: str, whole: bool, state: str, failure: str | None
 ) -> None:
-    outcome = decide(marker=marker, ended=ended, desired=desired, checkpoint_is_whole=whole, attempt=2)
+    outcome = decide(marker=marker, ended=ended, desired=desired, checkpoint_is_complete=whole, attempt=2)
     assert (outcome.state, outcome.failure and outcome.failure.failure_class) == (state, failure)
     if outcome.failure:
         assert outcome.failure.evidence.attempt == 2
@@ -60,10 +63,10 @@ def failure(
 ) -> Failure:
     """Of a run that nobody cancelled; name: what the table has to call it."""
     outcome = decide(
-        marker=marker, ended=ended, desired="run", checkpoint_is_whole=False, attempt=2, logs=logs
+        marker=marker, ended=ended, desired="run", checkpoint_is_complete=False, attempt=2, logs=logs
     )
     assert outcome.failure is not None
-    assert name in (None, outcome.fault)
+    assert name in (None, outcome.explanation)
     assert outcome.reason.raw == "{}"
     return outcome.failure
 
@@ -134,7 +137,7 @@ def test_of_equal_causes_that_of_the_rank_that_failed_first_wins() -> None:
      ("image_pull", "image_pull")],
 )  # fmt: skip
 def test_the_clusters_word_counts_where_ranks_only_vanished(code: str, name: str) -> None:
-    ended = {"code": code, "message": "So it was.", "raw": "{}"}
+    ended = ExitRecord(code=ObservationCode(code), message="So it was.", raw="{}")
     logs = [LogTail(0, 0, PEER), LogTail(None, 0, SIGKILL)]
     found = failure(LOST, ended, logs, name)
     assert found.cause == ("So it was." if code != "exited" else FAILURES["killed"].cause)
@@ -169,5 +172,10 @@ def test_logs_are_read_only_where_a_run_failed() -> None:
 
     for marker, desired, whole in ((FINISHED, "run", True), (FAILED, "cancel", False)):
         decide(
-            marker=marker, ended=EXITED, desired=desired, checkpoint_is_whole=whole, attempt=1, logs=unread()
+            marker=marker,
+            ended=EXITED,
+            desired=desired,
+            checkpoint_is_complete=whole,
+            attempt=1,
+            logs=unread(),
         )

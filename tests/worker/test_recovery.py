@@ -3,10 +3,10 @@
 import pytest
 
 from tests.conftest import forget_settings
-from worker import recovery
 from worker.clock import utcnow
 from worker.db.models import Attempt, Checkpoint, Job, Origin
 from worker.db.session import writing
+from worker.lifecycle import recovery
 from worker.states import JobState
 
 R, C = Origin.RECOVERED, Origin.CREATED
@@ -43,4 +43,4 @@ def test_the_budget_counts_what_was_in_vain(
         if saved_in:
             facts = {"iteration": 1, "path": "/x", "bytes": 1, "files": [], "saved_at": utcnow()}
             session.add(Checkpoint(job_id=job.id, attempt=saved_in, **facts))
-    assert recovery.is_used_up(job) is expected
+    assert recovery.limit_is_reached(job) is expected

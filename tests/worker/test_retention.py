@@ -14,7 +14,6 @@ from sqlmodel import col, func, select
 from tests.conftest import forget_settings
 from tests.waiting import wait_until
 from tests.worker.conftest import ANNA
-from worker import retention
 from worker.backends.access.files import FileStat
 from worker.backends.access.local_files import LocalFiles
 from worker.clock import utcnow
@@ -22,6 +21,7 @@ from worker.db.models import Attempt, Checkpoint, Event, IdempotencyKey, Job, Me
 from worker.db.session import reading, writing
 from worker.errors import BackendUnavailable, Gone, NotFound, ServiceUnavailable
 from worker.jobs import actions, create, logs, queries, transitions
+from worker.lifecycle import retention
 from worker.planning.spec import JobSpec
 from worker.settings import get_settings
 from worker.states import LIVE, TERMINAL, JobState
@@ -85,14 +85,14 @@ def test_a_job_past_its_time_goes_with_all_that_is_its_own(
 ) -> None:
     job = job_in(state, finished_at=LONG_AGO)
     furnish(job)
-    (removed,) = retention.collect()
+    (removed,) = retention.remove_expired()
     assert (removed.job_id, removed.state, removed.bytes) == (job.id, state, 1006)
     assert set(rows(job).values()) == {0}
     assert not directory(job).exists()
     assert not notes()
     with pytest.raises(NotFound):
         queries.get(job.id)
-    assert retention.collect() == []
+    assert retention.remove_expired() == []
 
 
 @pytest.mark.parametrize("state", sorted(LIVE))
@@ -102,19 +102,19 @@ def test_nothing_of_a_live_job_is_removed(
     job = job_in(state, created_at=LONG_AGO, updated_at=LONG_AGO, finished_at=LONG_AGO)
     furnish(job)
     before = rows(job), files_below(directory(job))
-    assert retention.collect() == []
+    assert retention.remove_expired() == []
     assert (rows(job), files_below(directory(job))) == before
 
 
 def test_a_job_that_finished_lately_stays(thirty_days: None, job_in: JobIn) -> None:
     job = job_in(JobState.SUCCEEDED, finished_at=utcnow() - timedelta(days=29), created_at=LONG_AGO)
-    assert retention.collect() == []
+    assert retention.remove_expired() == []
     assert queries.get(job.id)
 
 
 def test_unless_it_is_told_to_nothing_is_removed(job_in: JobIn) -> None:
     job = job_in(JobState.SUCCEEDED, finished_at=LONG_AGO)
-    assert retention.collect() == []
+    assert retention.remove_expired() == []
     assert directory(job).exists()
 
 
@@ -127,9 +127,9 @@ def test_a_job_that_is_retried_meanwhile_survives(
     job = job_in(JobState.FAILED, finished_at=LONG_AGO)
     furnish(job)
     before = files_below(directory(job))
-    seen = retention.due
-    environment.setattr(retention, "due", lambda limit: _then_retry(seen(limit), job))
-    assert retention.collect() == []
+    seen = retention.expired
+    environment.setattr(retention, "expired", lambda limit: _then_retry(seen(limit), job))
+    assert retention.remove_expired() == []
     assert queries.get(job.id).state is JobState.VALIDATING
     assert rows(job)["Checkpoint"] == 1
     assert files_below(directory(job)) == before
@@ -147,7 +147,7 @@ def test_a_retry_that_is_being_written_wins(thirty_days: None, job_in: JobIn) ->
     with ThreadPoolExecutor() as threads:
         with writing() as session:
             transitions.move(session, queries.find(session, job.id), JobState.VALIDATING)
-            collected = threads.submit(retention.collect)
+            collected = threads.submit(retention.remove_expired)
             wait_until(notes, what="the pass to reach the job's row")
         assert collected.result(30) == []
     assert queries.get(job.id).state is JobState.VALIDATING
@@ -165,13 +165,13 @@ def test_what_a_live_job_exports_stays_until_its_end(thirty_days: None, job_in: 
     furnish(source)
     before = files_below(directory(source))
     export = job_in(JobState.RUNNING, **exporting(source))
-    assert retention.due() == []
-    assert retention.collect() == []
+    assert retention.expired() == []
+    assert retention.remove_expired() == []
     assert (rows(source)["Checkpoint"], files_below(directory(source))) == (1, before)
     with writing() as session:
         transitions.move(session, queries.find(session, export.id), JobState.FINALIZING)
         transitions.move(session, queries.find(session, export.id), JobState.SUCCEEDED)
-    assert [one.job_id for one in retention.collect()] == [source.id]
+    assert [one.job_id for one in retention.remove_expired()] == [source.id]
     assert queries.get(export.id).exported is not None
 
 
@@ -182,7 +182,7 @@ def test_an_export_that_is_being_written_wins(thirty_days: None, job_in: JobIn) 
         with writing() as session:
             queries.find(session, source.id, lock=True)
             transitions.change(session, queries.find(session, export.id), **exporting(source))
-            collected = threads.submit(retention.collect)
+            collected = threads.submit(retention.remove_expired)
             wait_until(notes, what="the pass to reach the job's row")
         assert collected.result(30) == []
     assert directory(source).exists()
@@ -192,12 +192,12 @@ def test_one_that_ended_again_meanwhile_is_another_job_for_it(
     thirty_days: None, job_in: JobIn, environment: pytest.MonkeyPatch
 ) -> None:
     job = job_in(JobState.FAILED, finished_at=LONG_AGO)
-    seen = retention.due()
+    seen = retention.expired()
     with writing() as session:
         again = queries.find(session, job.id)
         again.attempt = 2
-    environment.setattr(retention, "due", lambda _: seen)
-    assert retention.collect() == []
+    environment.setattr(retention, "expired", lambda _: seen)
+    assert retention.remove_expired() == []
     assert directory(job).exists()
 
 
@@ -226,16 +226,16 @@ def test_a_crash_between_rows_and_files_is_finished_by_the_next_pass(
     furnish(job)
     place = directory(job)
     with crash(environment, LocalFiles, "remove_tree"):
-        retention.collect()
+        retention.remove_expired()
     assert (place / "attempts/1/logs/job.log").exists()
 
     environment.delenv(f"SFT_KEEP_{what.upper()}_DAYS")  # what was begun is ended all the same
     forget_settings()
-    (finished,) = retention.collect()
+    (finished,) = retention.remove_expired()
     assert finished.job_id == job.id
     assert not (place / "attempts/1/logs").exists()
     assert place.exists() == (what == "logs")
-    assert retention.collect() == []
+    assert retention.remove_expired() == []
 
 
 @pytest.mark.parametrize("what", ["jobs", "logs"])
@@ -248,10 +248,10 @@ def test_a_crash_before_the_rows_were_removed_leaves_the_job_as_it_was(
     furnish(job)
     before = rows(job), files_below(directory(job))
     with crash(environment, retention, "_remove_rows"):
-        retention.collect()
+        retention.remove_expired()
     assert len(notes()) == 1
     actions.retry(job.id, ANNA)
-    assert retention.collect() == []
+    assert retention.remove_expired() == []
     assert not notes()
     assert rows(job) == before[0] | {"Attempt": 2, "Event": before[0]["Event"] + 1}
     assert files_below(directory(job)) == before[1]
@@ -262,7 +262,7 @@ def test_a_note_that_was_cut_off_was_no_promise(thirty_days: None, job_in: JobIn
     note = data_dir / "removals" / f"{job.id}.job.json"
     note.parent.mkdir()
     note.write_text('{"job_id": "job-')
-    assert retention.collect() == []
+    assert retention.remove_expired() == []
     assert not note.exists()
     assert directory(job).exists()
 
@@ -274,7 +274,7 @@ def test_a_note_cannot_name_a_path(thirty_days: None, data_dir: Path) -> None:
     note.parent.mkdir()
     said = {"job_id": "../precious", "cluster": "local", "what": "job", "attempt": 1, "state": "FAILED"}
     note.write_text(json.dumps({**said, "finished_at": LONG_AGO.isoformat()}))
-    assert retention.collect() == []
+    assert retention.remove_expired() == []
     assert (data_dir / "precious").exists()
 
 
@@ -287,7 +287,7 @@ def test_a_link_in_the_directory_goes_and_what_it_points_at_stays(
     (precious / "file").write_bytes(b"p" * 5000)
     (directory(job) / "link").symlink_to(precious)
     (directory(job) / "attempts/1/file").symlink_to(precious / "file")
-    (removed,) = retention.collect()
+    (removed,) = retention.remove_expired()
     assert removed.bytes < 5000
     assert not directory(job).exists()
     assert (precious / "file").exists()
@@ -310,7 +310,7 @@ def test_a_link_in_place_of_a_directory_leads_nowhere(
     place = directory(job) / replaced
     place.rename(tmp_path / "moved")
     place.symlink_to(other)
-    (removed,) = retention.collect()
+    (removed,) = retention.remove_expired()
     assert removed.bytes < 5000
     assert files_below(other) == before
     assert directory(job).is_symlink() == (what == "logs" and replaced == "")
@@ -324,20 +324,20 @@ def test_checkpoints_that_were_saved_elsewhere_stay(thirty_days: None, job_in: J
     with writing() as session:
         saved = {"path": str(elsewhere), "bytes": 0, "files": []}
         session.add(Checkpoint(job_id=job.id, iteration=1, attempt=1, saved_at=utcnow(), **saved))
-    assert [one.job_id for one in retention.collect()] == [job.id]
+    assert [one.job_id for one in retention.remove_expired()] == [job.id]
     assert (elsewhere / "weights").exists()
 
 
 def test_logs_go_before_their_job_and_it_says_so(logs_thirty_days: None, job_in: JobIn) -> None:
     job = job_in(JobState.FAILED, finished_at=LONG_AGO)
     furnish(job)
-    (removed,) = retention.collect()
+    (removed,) = retention.remove_expired()
     assert (removed.what, removed.bytes) == ("logs", 6)
     assert not (directory(job) / "attempts/1/logs").exists()
     assert (directory(job) / "checkpoints/weights").exists()
     with pytest.raises(Gone, match="attempt 1"):
         logs.read(logs.find(job.id))
-    assert retention.collect() == []
+    assert retention.remove_expired() == []
 
     actions.retry(job.id, ANNA)
     page = logs.read(logs.find(job.id, attempt=2))
@@ -348,7 +348,7 @@ def test_logs_go_before_their_job_and_it_says_so(logs_thirty_days: None, job_in:
     with writing() as session:
         transitions.move(session, queries.find(session, job.id), JobState.FAILED)
         queries.find(session, job.id).finished_at = LONG_AGO
-    assert [one.attempt for one in retention.collect()] == [2]
+    assert [one.attempt for one in retention.remove_expired()] == [2]
     with pytest.raises(Gone, match="attempt 2"):
         logs.read(logs.find(job.id))
 
@@ -362,7 +362,7 @@ def test_logs_that_go_while_they_are_read_are_gone(
 
     def stat_and_then(*arguments: Any) -> FileStat:
         found = stat(*arguments)
-        retention.collect()
+        retention.remove_expired()
         return found
 
     environment.setattr(LocalFiles, "stat", stat_and_then)
@@ -382,7 +382,7 @@ def test_one_directory_that_cannot_be_read_keeps_no_other_job(
         return original(files, path, below)
 
     environment.setattr(LocalFiles, "tree_size", tree_size)
-    assert [one.job_id for one in retention.collect()] == [other.id]
+    assert [one.job_id for one in retention.remove_expired()] == [other.id]
 
 
 def test_jobs_whose_files_cannot_be_seen_are_left_alone(
@@ -390,52 +390,52 @@ def test_jobs_whose_files_cannot_be_seen_are_left_alone(
 ) -> None:
     job = job_in(JobState.SUCCEEDED, finished_at=LONG_AGO)
     (data_dir / "jobs").rename(data_dir / "not mounted")
-    assert retention.collect() == []
+    assert retention.remove_expired() == []
     (data_dir / "not mounted").rename(data_dir / "jobs")
-    assert [one.job_id for one in retention.collect()] == [job.id]
+    assert [one.job_id for one in retention.remove_expired()] == [job.id]
 
 
 def test_jobs_of_a_cluster_without_a_profile_are_in_nobodys_way(thirty_days: None, job_in: JobIn) -> None:
     job = job_in(JobState.SUCCEEDED, finished_at=LONG_AGO - timedelta(days=1), cluster="of old")
     other = job_in(JobState.SUCCEEDED, finished_at=LONG_AGO)
-    assert [one.job_id for one in retention.collect(limit=1)] == [other.id]
+    assert [one.job_id for one in retention.remove_expired(limit=1)] == [other.id]
     assert queries.get(job.id)
 
 
 def test_the_oldest_go_first_some_at_a_time(thirty_days: None, job_in: JobIn) -> None:
     made = [job_in(JobState.FAILED, finished_at=LONG_AGO - timedelta(days=day)).id for day in range(3)]
-    assert [one.job_id for one in retention.collect(limit=2)] == [made[2], made[1]]
-    assert [one.job_id for one in retention.collect(limit=2)] == [made[0]]
+    assert [one.job_id for one in retention.remove_expired(limit=2)] == [made[2], made[1]]
+    assert [one.job_id for one in retention.remove_expired(limit=2)] == [made[0]]
 
 
 def test_two_passes_at_once_are_one(thirty_days: None, job_in: JobIn) -> None:
     with retention._only_pass(), pytest.raises(ServiceUnavailable, match="at work"):
-        retention.collect()
+        retention.remove_expired()
 
 
 def test_a_look_removes_nothing(thirty_days: None, job_in: JobIn) -> None:
     job = job_in(JobState.SUCCEEDED, finished_at=LONG_AGO)
     furnish(job)
     before = rows(job), files_below(directory(job))
-    assert [one.bytes for one in retention.due()] == [1006]
-    retention.expired_keys()
+    assert [one.bytes for one in retention.expired()] == [1006]
+    retention.count_expired_keys()
     assert (rows(job), files_below(directory(job))) == before
 
 
 def test_a_key_past_its_time_makes_a_new_job(spec: JobSpec, environment: pytest.MonkeyPatch) -> None:
-    def create(key: str) -> create.Created:
+    def make(key: str) -> create.Created:
         return create.create(spec, ANNA, key)
 
-    old, young = create("old").job_id, create("young").job_id
+    old, young = make("old").job_id, make("young").job_id
     with writing() as session:
         for key, days in (("old", 8), ("young", 6)):
             row = session.get_one(IdempotencyKey, (ANNA.project, ANNA.name, key))
             row.created_at = utcnow() - timedelta(days=days)
-    assert create("old").job_id == old
-    assert retention.expired_keys() == 1
-    assert retention.forget_keys() == 1
-    assert create("young").job_id == young
-    assert create("old").is_new
+    assert make("old").job_id == old
+    assert retention.count_expired_keys() == 1
+    assert retention.delete_expired_keys() == 1
+    assert make("young").job_id == young
+    assert make("old").is_new
     assert queries.get(old)
 
 
@@ -445,5 +445,5 @@ def test_keys_go_some_at_a_time_until_none_is_left(spec: JobSpec, environment: p
     with writing() as session:
         for row in session.exec(select(IdempotencyKey).where(col(IdempotencyKey.job_id) != made[0].job_id)):
             row.created_at = LONG_AGO
-    assert retention.forget_keys() == 4
-    assert retention.expired_keys() == 0
+    assert retention.delete_expired_keys() == 4
+    assert retention.count_expired_keys() == 0

@@ -3,9 +3,9 @@
 from worker.states import (
     AWAITING_TASK,
     LIVE,
+    POLLED,
     TERMINAL,
     TRANSITIONS,
-    WATCHED,
     Action,
     JobState,
     allowed_actions,
@@ -53,4 +53,4 @@ def test_an_end_is_left_only_by_a_retry_and_success_never() -> None:
 
 def test_no_live_job_is_forgotten() -> None:
     # Either the backend is looked at for it, or a sweep sends its task again; a pause waits for people.
-    assert WATCHED | AWAITING_TASK | {JobState.PAUSED} == LIVE
+    assert POLLED | AWAITING_TASK | {JobState.PAUSED} == LIVE

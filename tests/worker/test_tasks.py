@@ -9,7 +9,7 @@ from kombu.transport.redis import Channel
 
 from tests.worker.conftest import Redis
 from tests.worker.test_ingest import step, steps, write
-from worker import pace, tasks
+from worker import tasks
 from worker.broker import messages
 from worker.broker.task_names import NEXT, POLLS, SUBMISSIONS, TaskName
 from worker.clock import utcnow
@@ -17,6 +17,8 @@ from worker.clusters.registry import cluster
 from worker.db.models import Job
 from worker.errors import BackendUnavailable
 from worker.jobs import queries
+from worker.lifecycle import poll_schedule
+from worker.lifecycle.reconcile import PollResult
 from worker.states import JobState
 
 JobIn = Callable[..., Job]
@@ -72,9 +74,12 @@ def test_a_sweep_fills_each_queue_as_far_as_it_has_room(
 
 
 def fail(cluster_name: str) -> None:
-    """A look in vain."""
-    with pace.turn(cluster(cluster_name)):
+    """Poll a cluster that does not answer."""
+
+    def poll(_is_steady: bool) -> PollResult:
         raise BackendUnavailable("It hangs.")
+
+    poll_schedule.poll_if_due(cluster(cluster_name), poll)
 
 
 def test_what_a_run_wrote_is_left_alone_while_its_cluster_hangs(redis: Redis, job_in: JobIn) -> None:

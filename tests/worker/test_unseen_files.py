@@ -13,7 +13,6 @@ from tests.conftest import make_inputs
 from tests.far import write_profiles
 from tests.sshd import Sshd
 from tests.worker.conftest import ANNA
-from worker import dispatch
 from worker.backends.access import ssh
 from worker.backends.connect import connect
 from worker.backends.slurm.backend import SlurmBackend
@@ -21,6 +20,7 @@ from worker.clusters.registry import cluster
 from worker.db.models import Job
 from worker.errors import BackendUnavailable, InvalidSpec
 from worker.jobs import create, queries
+from worker.lifecycle import submit
 from worker.planning import dataset_inspection
 from worker.planning.dataset_inspection import DatasetRequest
 from worker.planning.plan import plan
@@ -129,7 +129,7 @@ def test_a_key_of_any_model_that_it_may_be_passes(body: Body) -> None:
 def test_good_files_let_a_job_go_on(body: Body, environment: pytest.MonkeyPatch) -> None:
     environment.setattr(SlurmBackend, "submit", lambda *_: "1")
     made = queries.get(create.create(JobSpec(**body), ANNA).job_id)
-    dispatch.submit(made.id)
+    submit.submit(made.id)
     assert queries.get(made.id).state is JobState.QUEUED
 
 
@@ -145,7 +145,7 @@ def test_bad_files_end_a_job_before_it_is_submitted(
     job: Job, data_dir: Path, harm: Callable[[Path], object], code: str
 ) -> None:
     harm(data_dir / "inputs")
-    dispatch.submit(job.id)
+    submit.submit(job.id)
     now = queries.get(job.id)
     assert (now.state, now.reason_code) == (JobState.FAILED, code)
     assert now.failure is not None
@@ -155,7 +155,7 @@ def test_bad_files_end_a_job_before_it_is_submitted(
 def test_a_key_that_the_model_does_not_have_is_found_where_the_model_is(body: Body) -> None:
     hybrid = {**body, "overrides": [*body["overrides"], "model.hybrid_layer_pattern=M*"]}
     made = queries.get(create.create(JobSpec(**hybrid), ANNA).job_id)
-    dispatch.submit(made.id)
+    submit.submit(made.id)
     now = queries.get(made.id)
     assert (now.state, now.reason_code) == (JobState.FAILED, "invalid_config")
     assert "hybrid_layer_pattern" in str(now.reason_message)
@@ -165,7 +165,7 @@ def test_a_key_that_the_model_does_not_have_is_found_where_the_model_is(body: Bo
 def test_links_do_not_lead_out_of_the_roots(job: Job, data_dir: Path, name: str) -> None:
     (data_dir / "inputs" / name).rename(data_dir / "elsewhere")
     (data_dir / "inputs" / name).symlink_to(data_dir / "elsewhere")
-    dispatch.submit(job.id)
+    submit.submit(job.id)
     now = queries.get(job.id)
     assert (now.state, now.reason_code) == (JobState.FAILED, "path_not_allowed")
     assert str(data_dir / "inputs" / name) in str(now.reason_message)
@@ -181,7 +181,7 @@ def test_links_do_not_lead_out_of_the_roots(job: Job, data_dir: Path, name: str)
 )
 def test_where_nobody_answers_a_job_waits(job: Job, profile: Profile, changed: Body, says: str) -> None:
     profile(**changed)
-    dispatch.submit(job.id)
+    submit.submit(job.id)
     now = queries.get(job.id)
     assert (now.state, now.reason_code) == (JobState.VALIDATING, "backend_unavailable")
     assert says in str(now.reason_message)
@@ -194,7 +194,7 @@ def test_without_an_interpreter_the_trainer_is_the_first_to_look(
     environment.setattr(SlurmBackend, "submit", lambda *_: "1")
     made = queries.get(create.create(JobSpec(**body), ANNA).job_id)
     shutil.rmtree(data)
-    dispatch.submit(made.id)
+    submit.submit(made.id)
     assert queries.get(made.id).state is JobState.QUEUED
 
 

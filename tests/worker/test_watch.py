@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from api.schemas import etag, is_stale
 from tests.worker.conftest import ANNA
-from worker import ingest, watch
 from worker.clock import utcnow
 from worker.db.models import Attempt, Job
 from worker.db.session import writing
 from worker.errors import BackendUnavailable
 from worker.jobs import actions, queries, transitions
+from worker.jobs.queries import is_stale
+from worker.jobs.views import etag
+from worker.lifecycle import ingest, reconcile
+from worker.lifecycle.changes import Change, KnownRun
+from worker.runs.observation import ExitRecord, Observation, ObservationCode
 from worker.states import JobState
 
 JobIn = Callable[..., Job]
@@ -33,11 +36,11 @@ def end(job: Job) -> None:
 def test_an_end_is_seen_once_and_finalized(job_in: JobIn, state: JobState) -> None:
     job = job_in(state)
     end(job)
-    assert watch.look("local") == [job.id]
+    assert reconcile.poll_cluster("local").to_ingest == [job.id]
     now = queries.get(job.id)
     assert (now.state, now.reason_code) == (JobState.FINALIZING, "exited")
     version = now.version
-    watch.look("local")
+    reconcile.poll_cluster("local")
     assert queries.get(job.id).version == version
     ingest.ingest(job.id)
     assert queries.get(job.id).state is JobState.FAILED
@@ -48,15 +51,15 @@ def test_an_end_that_is_seen_while_the_job_moves_is_not_lost(
 ) -> None:
     job = job_in(JobState.STARTING)
     end(job)
-    original = watch._news
+    original = reconcile.change_of
 
-    def news_and_a_move(seen_job: Job, *rest: object) -> object:
-        with writing() as session:  # ingest sees the first step at this moment
+    def decide_and_move(known: KnownRun, seen: Observation) -> Change | None:
+        with writing() as session:  # ingest reads the first step at this moment
             transitions.move(session, queries.find(session, job.id), JobState.RUNNING)
-        return original(seen_job, *rest)  # type: ignore[arg-type]
+        return original(known, seen)
 
-    monkeypatch.setattr(watch, "_news", news_and_a_move)
-    watch.look("local")
+    monkeypatch.setattr(reconcile, "change_of", decide_and_move)
+    reconcile.poll_cluster("local")
     assert queries.get(job.id).state is JobState.FINALIZING
 
 
@@ -64,7 +67,7 @@ def test_a_wish_to_cancel_that_comes_meanwhile_stays(job_in: JobIn) -> None:
     job = job_in(JobState.RUNNING)
     end(job)
     actions.cancel(job.id, ANNA)
-    watch.look("local")
+    reconcile.poll_cluster("local")
     assert queries.get(job.id).state is JobState.CANCELLING
     ingest.ingest(job.id)
     assert queries.get(job.id).state is JobState.CANCELLED
@@ -79,19 +82,19 @@ def test_a_cluster_that_does_not_answer_leaves_the_state_and_makes_it_stale(
     end(job)
     (data_dir / "local").write_text("where the spool should be")
     with pytest.raises(BackendUnavailable):
-        watch.look("local")
+        reconcile.poll_cluster("local")
     now = queries.get(job.id)
     assert (now.state, now.observed_at) == (JobState.RUNNING, long_ago)
     (data_dir / "local").unlink()
-    assert watch.look("local") == [job.id]
+    assert reconcile.poll_cluster("local").to_ingest == [job.id]
 
 
 def test_observing_again_is_no_change_for_clients(job_in: JobIn) -> None:
     job = job_in(JobState.CANCELLING)
     with writing() as session:
-        session.get_one(Attempt, (job.id, 1)).exit = {"code": "x", "message": "y"}
+        session.get_one(Attempt, (job.id, 1)).exit = ExitRecord(code=ObservationCode.EXITED)
     end(job)
-    watch.look("local")
+    reconcile.poll_cluster("local")
     now = queries.get(job.id)
     assert now.observed_at is not None
     assert etag(now) == etag(job)
@@ -106,7 +109,7 @@ def test_jobs_whose_message_was_lost_are_owed_a_task(job_in: JobIn, environment:
     job_in(JobState.VALIDATING)  # its message is on its way
     job_in(JobState.RUNNING, updated_at=old)
     job_in(JobState.FAILED, updated_at=old)
-    assert sorted(watch.owed(100)) == sorted(
+    assert sorted(queries.awaiting_task(100)) == sorted(
         (job.id, job.state) for job in (waiting, finalizing, cancelling, ahead)
     )
-    assert len(watch.owed(2)) == 2
+    assert len(queries.awaiting_task(2)) == 2

@@ -10,13 +10,12 @@ import pytest
 from tests.conftest import forget_settings, make_inputs
 from tests.worker.backends.slurm.commands import FakeSlurm, history_line, queue_line
 from tests.worker.test_ingest import save, step, steps, write
-from worker import ingest, watch
 from worker.backends import connect
 from worker.clock import utcnow
 from worker.db.models import Attempt, Job, Origin
 from worker.db.session import writing
 from worker.jobs import queries
-from worker.pace import Turn
+from worker.lifecycle import ingest, reconcile
 from worker.planning.spec import JobSpec
 from worker.states import JobState
 
@@ -59,7 +58,7 @@ def show(slurm: FakeSlurm, job: Job, state: str, **more: str) -> None:
 def test_the_id_of_the_submission_that_goes_on_is_noted(job_of: JobIn, slurm: FakeSlurm) -> None:
     job = job_of(JobState.QUEUED)
     show(slurm, job, "PENDING", JobID="8")
-    watch.look("near")
+    reconcile.poll_cluster("near")
     assert queries.attempt_of(job).external_id == "8"
 
 
@@ -71,10 +70,10 @@ def test_what_a_run_wrote_before_it_was_begun_again_is_read_first(job_of: JobIn,
     write(job, step(1))
     show(slurm, job, "PENDING", RestartCnt="1")
     slurm.hung = {"files"}
-    watch.look("near")
+    reconcile.poll_cluster("near")
     assert queries.get(job.id).attempt == 1
     slurm.hung = set()
-    watch.look("near")
+    reconcile.poll_cluster("near")
     assert (queries.get(job.id).attempt, steps(job)) == (2, [(1, 8.0)])
 
 
@@ -97,10 +96,10 @@ def worn(job_of: JobIn) -> Job:
 def test_a_run_that_slurm_begins_again_too_often_is_over(worn: Job, slurm: FakeSlurm, seen: str) -> None:
     if seen == "node_fail":
         show(slurm, worn, "NODE_FAIL", RestartCnt="2")
-        watch.look("near")
+        reconcile.poll_cluster("near")
         assert queries.get(worn.id).state is JobState.RECOVERING
     show(slurm, worn, "PENDING", RestartCnt="3")
-    watch.look("near")
+    reconcile.poll_cluster("near")
     assert slurm.cancelled == [[f"--name={worn.id}.1"]]
     ingest.ingest(worn.id)
     now = queries.get(worn.id)
@@ -112,20 +111,20 @@ def test_a_run_that_slurm_begins_again_too_often_is_over(worn: Job, slurm: FakeS
 def test_what_cannot_be_ended_on_the_cluster_is_not_over(worn: Job, slurm: FakeSlurm) -> None:
     show(slurm, worn, "PENDING", RestartCnt="3")
     slurm.hung = {"scancel"}
-    watch.look("near")
+    reconcile.poll_cluster("near")
     assert (queries.get(worn.id).state, queries.get(worn.id).attempt) == (JobState.RUNNING, 3)
 
 
 def test_a_checkpoint_lets_slurm_begin_a_run_again(worn: Job, slurm: FakeSlurm) -> None:
     write(worn, save(worn, 4))
     show(slurm, worn, "PENDING", RestartCnt="3")
-    watch.look("near")
+    reconcile.poll_cluster("near")
     assert (queries.get(worn.id).state, slurm.cancelled) == (JobState.QUEUED, [])
 
 
 def test_what_saved_before_it_was_ended_goes_on_by_our_hand(worn: Job, slurm: FakeSlurm) -> None:
     show(slurm, worn, "RUNNING", RestartCnt="3")
-    watch.look("near")
+    reconcile.poll_cluster("near")
     now = queries.get(worn.id)
     Path(queries.attempt_of(now).directory or "").mkdir()
     write(now, save(now, 4))
@@ -138,11 +137,11 @@ def test_a_record_that_looks_like_the_end_while_a_run_is_requeued_is_none(
 ) -> None:
     job = job_of(JobState.RUNNING)
     slurm.history = [history_line("7", f"{job.id}.1", "PREEMPTED")]
-    watch.look("near")
+    reconcile.poll_cluster("near")
     ingest.ingest(job.id)
     assert queries.get(job.id).state is JobState.RECOVERING
     show(slurm, job, "PENDING", RestartCnt="1")
-    watch.look("near")
+    reconcile.poll_cluster("near")
     first, second = queries.attempts(job.id)
     assert first.failure is not None
     assert (queries.get(job.id).state, first.failure["class"], second.origin) == (
@@ -157,22 +156,20 @@ def test_a_record_that_looks_like_the_end_while_a_run_is_requeued_is_none(
 
 def test_a_run_is_lost_where_the_cluster_has_answered_for_a_while(job_of: JobIn, slurm: FakeSlurm) -> None:
     job = job_of(JobState.QUEUED, observed_at=utcnow() - timedelta(hours=1))
-    watch.look("near", Turn(is_due=True, is_steady=False))
+    reconcile.poll_cluster("near", may_be_lost=False)
     assert queries.get(job.id).state is JobState.QUEUED
-    watch.look("near")
+    reconcile.poll_cluster("near")
     assert (queries.get(job.id).state, queries.get(job.id).attempt) == (JobState.SUBMITTING, 2)
 
 
 def test_a_job_that_the_cluster_loses_again_and_again_is_lost(worn: Job, slurm: FakeSlurm) -> None:
-    watch.look("near")
+    reconcile.poll_cluster("near")
     ingest.ingest(worn.id)
     assert (queries.get(worn.id).state, queries.get(worn.id).attempt) == (JobState.LOST, 3)
 
 
 def test_a_look_without_accounting_is_no_whole_answer(job_of: JobIn, slurm: FakeSlurm) -> None:
     job_of(JobState.RUNNING)
-    for hung, is_whole in (({"sacct"}, False), (set[str](), True)):
+    for hung, is_complete in (({"sacct"}, False), (set[str](), True)):
         slurm.hung = hung
-        turn = Turn(is_due=True)
-        watch.look("near", turn)
-        assert turn.is_whole is is_whole
+        assert reconcile.poll_cluster("near").is_complete is is_complete

@@ -1,15 +1,12 @@
 """Who has an attempt: the first to write its claim, the run as it begins or the service that gives it up."""
 
-from pathlib import Path
-
+from trainer.run_layout import RunLayout
 from worker.backends.access.files import Files
-from worker.run_files import CLAIM
 
 ABANDONED = b"abandoned\n"
 
 
-def abandon(directory: Path, files: Files) -> bool:
+def abandon(layout: RunLayout, files: Files) -> bool:
     """Make sure that a run never begins in this directory; False where it has begun."""
-    files.make_directory(directory)  # of a run that the scheduler was to begin again, and forgot
-    claim = directory / CLAIM
-    return files.create(claim, ABANDONED) or files.read(claim, 0, len(ABANDONED)) == ABANDONED
+    files.make_directory(layout.directory)  # of a run that the scheduler was to restart, and forgot
+    return files.create(layout.claim, ABANDONED) or files.read(layout.claim, 0, len(ABANDONED)) == ABANDONED

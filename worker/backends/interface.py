@@ -1,17 +1,16 @@
 """What every cluster kind can do. The engine knows a backend only through this module."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from trainer.look import ConfigRequest, DataRequest, Seen
+from trainer.run_layout import RunLayout
 from worker.backends.access.files import Files
-from worker.runs.run import Run
+from worker.runs.observation import Observation
+from worker.runs.run import Run, split_run_name
 
 
 class Handle(NamedTuple):
@@ -19,6 +18,18 @@ class Handle(NamedTuple):
 
     external_id: str
     name: str
+    directory: Path
+    """Of the current attempt. Its submission's is another one where the scheduler has restarted the run."""
+
+    @property
+    def layout(self) -> RunLayout:
+        return RunLayout(self.directory)
+
+    @property
+    def submitted(self) -> RunLayout:
+        """Layout of the attempt that was submitted under this name."""
+        _, number = split_run_name(self.name)
+        return self.layout.attempt(number)
 
 
 class Submission(BaseModel):
@@ -37,32 +48,12 @@ class Submission(BaseModel):
     """Container image that the cluster has to have before it can run."""
     fresh_image: bool = False
 
+    @property
+    def layout(self) -> RunLayout:
+        return RunLayout(Path(self.directory))
 
-class Phase(StrEnum):
-    QUEUED = "queued"
-    RUNNING = "running"
-    INTERRUPTED = "interrupted"
-    """Ended by the cluster, which may put it into its queue again."""
-    ENDED = "ended"
-    UNKNOWN = "unknown"
-    """The scheduler answers, and does not know it."""
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a backend knows about one external id at one moment."""
-
-    phase: Phase
-    code: str
-    """Machine-readable reason, e.g. `waiting_for_slot`, `time_limit`, `exited`."""
-    message: str
-    raw: str | None = None
-    """The scheduler's own words."""
-    external_id: str | None = None
-    """What it is called now, where that is not the id that was asked for."""
-    restarts: int = 0
-    """How often the scheduler has begun it again."""
-    estimated_start: datetime | None = None
+    def handle(self, external_id: str) -> Handle:
+        return Handle(external_id, self.name, Path(self.directory))
 
 
 class Backend(Protocol):
@@ -90,8 +81,8 @@ class Backend(Protocol):
         """Hand it over and return its external id. A second call with the same name changes nothing."""
         ...
 
-    def find(self, name: str) -> str | None:
-        """The external id of the run with this name, or None: asked where an answer was lost."""
+    def find(self, handle: Handle) -> str | None:
+        """Return the external id of the run with this name, or None: asked where an answer was lost."""
         ...
 
     def poll(self, handles: Collection[Handle]) -> dict[str, Observation]:
@@ -102,14 +93,14 @@ class Backend(Protocol):
         """End it, queued or running. Ending what has ended is no error."""
         ...
 
-    def abandon(self, handle: Handle, directory: Path) -> bool:
+    def abandon(self, handle: Handle) -> bool:
         """Make sure that a run that the scheduler does not know never begins.
 
         False where it has begun, or where that cannot be made sure.
         """
         ...
 
-    def collect(self, handle: Handle, directory: Path, *, is_over: bool) -> bool:
+    def collect(self, handle: Handle, *, is_over: bool) -> bool:
         """Bring what a run has written to where files() finds it; True where nothing is to follow."""
         ...
 

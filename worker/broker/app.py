@@ -14,7 +14,6 @@ from kombu.entity import Queue
 
 from worker.broker.task_names import FIRST, NEXT, POLL_TASKS, POLLS, SUBMISSIONS, TaskName
 from worker.settings import get_settings
-from worker.telemetry import task_context as task_context  # what it connects to Celery's signals
 
 BROKER_TIMEOUT_SECONDS = 3.0
 # Messages expire by the wall clock: by so much may the clocks of two machines differ.

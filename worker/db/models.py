@@ -10,6 +10,7 @@ from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Index, Integer, Text
 from sqlmodel import Field, SQLModel
 
 from worker.clock import as_utc, utcnow
+from worker.runs.observation import ExitRecord
 from worker.runs.run import run_name
 from worker.states import DesiredState, JobState
 
@@ -45,6 +46,19 @@ class StateType(TypeDecorator[JobState]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> JobState | None:  # noqa: ARG002
         return JobState(value) if value else None
+
+
+class ExitType(TypeDecorator[ExitRecord]):
+    """An ExitRecord as a JSON object."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: ExitRecord | None, dialect: Dialect) -> Json | None:  # noqa: ARG002
+        return value.model_dump(mode="json") if value else None
+
+    def process_result_value(self, value: Json | None, dialect: Dialect) -> ExitRecord | None:  # noqa: ARG002
+        return ExitRecord.model_validate(value) if value else None
 
 
 # 64-bit ids; SQLite counts up by itself only for plain INTEGER keys.
@@ -141,8 +155,8 @@ class Attempt(SQLModel, table=True):
     submitted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     started_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    exit: Json | None = Field(default=None, sa_type=JSON)
-    """The backend's word that the run is over: code, message, raw."""
+    exit: ExitRecord | None = Field(default=None, sa_type=ExitType)
+    """The backend's statement that the run is over."""
     outcome: str | None = None
     """The job state that this attempt ended in."""
     failure: Json | None = Field(default=None, sa_type=JSON)

@@ -10,11 +10,11 @@ from worker.backends.connect import connect
 from worker.broker import messages
 from worker.broker.task_names import TaskName
 from worker.clusters.registry import cluster
-from worker.db.models import Attempt, Job, Json, new_id
+from worker.db.models import Job, Json, new_id
 from worker.db.session import writing
+from worker.jobs import transitions
 from worker.jobs.idempotency import RequestKey
 from worker.jobs.queries import find
-from worker.jobs.transitions import record
 from worker.jobs.views import JobView
 from worker.planning.plan import Plan, checked_plan
 from worker.planning.spec import JobSpec
@@ -85,7 +85,8 @@ def store(job: Job, caller: Caller, request: RequestKey) -> Created:
     response = JobView.of(job).model_dump(mode="json", by_alias=True)
     try:
         with writing() as session:
-            _insert(session, job, caller)
+            _hold_exported(session, job, caller)
+            transitions.insert(session, job, actor=caller.name)
             request.store(session, job.id, response)
     except IntegrityError:
         if found := replay(request):
@@ -96,17 +97,9 @@ def store(job: Job, caller: Caller, request: RequestKey) -> Created:
     return Created(job.id, response, is_new=True)
 
 
-def _insert(session: Session, job: Job, caller: Caller) -> None:
-    _hold_exported(session, job, caller)
-    session.add(job)
-    session.flush()
-    session.add(Attempt(job_id=job.id, number=1, resources=job.resources))
-    record(session, job, "created", actor=caller.name, data={"state": job.state.value})
-
-
 def _hold_exported(session: Session, job: Job, caller: Caller) -> None:
     """Lock the job that is exported until this transaction ends, and note it there. Raises NotFound."""
     if job.export_of:
         source = find(session, job.export_of["job"], lock=True)
         data = {"job": job.id, "iteration": job.export_of["iteration"]}
-        record(session, source, "export", actor=caller.name, data=data)
+        transitions.record(session, source, "export", actor=caller.name, data=data)

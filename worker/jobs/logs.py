@@ -2,10 +2,12 @@
 
 import codecs
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.failures import LogTail
+from trainer.run_layout import RunLayout
 from worker.backends.access.files import Files
 from worker.backends.connect import connect
 from worker.clusters.registry import cluster
@@ -26,7 +28,8 @@ class Log:
     attempt: int
     rank: int | None
     """None: the whole attempt's, launcher included."""
-    path: Path
+    path: Path | None
+    """None: the attempt was not submitted yet, and has no directory."""
     files: Files
     is_over: bool
     """The attempt has ended: nothing will be added."""
@@ -46,22 +49,18 @@ class LogPage:
     text: str
 
 
-def tails(directory: Path, ranks: int, files: Files) -> Iterator[LogTail]:
-    """The end of each rank's log in an attempt's directory, then of the launcher's; one in memory at a time.
+def tails(layout: RunLayout, ranks: int, files: Files) -> Iterator[LogTail]:
+    """The end of each rank's log of an attempt, then of the launcher's; one in memory at a time.
 
     Raises BackendUnavailable.
     """
     for rank in (*range(ranks), None):
-        path = directory / "logs" / _name(rank)
+        path = layout.log(rank)
         try:
             offset = max(0, files.stat(path).size - EVIDENCE_BYTES)
             yield LogTail(rank, offset, files.read(path, offset, EVIDENCE_BYTES))
         except (FileNotFoundError, NotReachable):
             continue
-
-
-def _name(rank: int | None) -> str:
-    return "job.log" if rank is None else f"rank-{rank}.log"
 
 
 def find(job_id: str, attempt: int | None = None, rank: int | None = None) -> Log:
@@ -70,9 +69,9 @@ def find(job_id: str, attempt: int | None = None, rank: int | None = None) -> Lo
     chosen = queries.attempt_of(job, attempt)
     if queries.logs_are_removed(chosen):
         raise _gone(chosen.number)
-    backend = connect(cluster(job.cluster))
-    path = backend.job_directory(job.id) / "attempts" / str(chosen.number) / "logs" / _name(rank)
-    return Log(job.id, chosen.number, rank, path, backend.files(), chosen.finished_at is not None)
+    path = RunLayout(Path(chosen.directory)).log(rank) if chosen.directory else None
+    files = connect(cluster(job.cluster)).files()
+    return Log(job.id, chosen.number, rank, path, files, chosen.finished_at is not None)
 
 
 def read(log: Log, *, offset: int = 0, limit: int = MAX_BYTES, tail: int | None = None) -> LogPage:
@@ -92,13 +91,13 @@ def _gone(attempt: int) -> Gone:
 
 def _page(log: Log, offset: int, limit: int, tail: int | None) -> LogPage:
     size = _size(log)
-    if tail is not None:
+    if tail is not None and log.path:
         offset = _tail_offset(log.files, log.path, size, tail)
     if offset > size:
         raise RangeInvalid(f"Offset {offset} lies beyond the log's {size} bytes.")
-    data = log.files.read(log.path, offset, limit) if size else b""
+    data = log.files.read(log.path, offset, limit) if log.path and size else b""
     if not (log.is_over and offset + len(data) >= size):
-        data = _whole_characters(data)
+        data = _complete_characters(data)
     following = offset + len(data)
     return LogPage(
         attempt=log.attempt,
@@ -112,14 +111,12 @@ def _page(log: Log, offset: int, limit: int, tail: int | None) -> LogPage:
 
 
 def _size(log: Log) -> int:
-    try:
-        return log.files.stat(log.path).size
-    except FileNotFoundError:
-        if log.rank is None:
-            return 0  # nothing was written yet
-        raise NotFound(
-            f"There is no log of rank {log.rank}.", hint="Ranks count from 0; it may not have begun."
-        ) from None
+    with suppress(FileNotFoundError):
+        if log.path:
+            return log.files.stat(log.path).size
+    if log.rank is None:
+        return 0  # nothing was written yet
+    raise NotFound(f"There is no log of rank {log.rank}.", hint="Ranks count from 0; it may not have begun.")
 
 
 def _tail_offset(files: Files, path: Path, size: int, lines: int) -> int:
@@ -138,7 +135,7 @@ def _tail_offset(files: Files, path: Path, size: int, lines: int) -> int:
     return start
 
 
-def _whole_characters(data: bytes) -> bytes:
+def _complete_characters(data: bytes) -> bytes:
     """Cut off the beginning of a character whose other bytes may follow; a bad byte cuts nothing."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     decoder.decode(data)

@@ -1,10 +1,10 @@
 """Read jobs: one, pages of them, and everything that belongs to a job. Changes nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_
+from sqlalchemy import ColumnElement, and_, or_
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
@@ -19,7 +19,7 @@ from worker.planning.plan import run
 from worker.planning.spec import JobSpec
 from worker.runs.run import Resources, Run
 from worker.settings import get_settings
-from worker.states import LIVE, TERMINAL, Action, JobState
+from worker.states import AWAITING_TASK, LIVE, TERMINAL, Action, JobState
 
 LOGS_REMOVED = "logs_removed"
 """Type of the event that notes the removal of a job's logs."""
@@ -70,10 +70,26 @@ def run_of(job: Job) -> Run:
 
 
 def live_clusters() -> list[str]:
-    """Names of the clusters that have jobs to look at, or to submit."""
+    """Names of the clusters that have jobs to poll, or to submit."""
     with reading() as session:
         query = select(Job.cluster).where(col(Job.state).in_(LIVE - {JobState.PAUSED})).distinct()
         return list(session.exec(query))
+
+
+def awaiting_task(limit: int, in_states: Collection[JobState] = AWAITING_TASK) -> list[tuple[str, JobState]]:
+    """Return jobs that await, in one of these states, a task whose message may be lost: id and state."""
+    now = utcnow()
+    recent = now - timedelta(seconds=get_settings().stuck_after_seconds)
+    with reading() as session:
+        query = (
+            select(Job.id, Job.state)
+            .where(col(Job.state).in_(in_states))
+            # What lies ahead was written before the clock was set back.
+            .where(or_(~col(Job.updated_at).between(recent, now), col(Job.state) == JobState.CANCELLING))
+            .order_by(func.random())  # so that none starves the others
+            .limit(limit)
+        )
+        return [(job_id, JobState(state)) for job_id, state in session.exec(query)]
 
 
 def logs_are_removed(attempt: Attempt) -> bool:

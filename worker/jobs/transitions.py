@@ -3,19 +3,33 @@
 Each function belongs to its caller's transaction. Nothing here talks to a backend or a broker.
 """
 
+from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import update
-from sqlmodel import Session, col
+from sqlalchemy import delete, update
+from sqlmodel import Session, SQLModel, col
 
 from worker.clock import utcnow
 from worker.db.models import Attempt, Event, Job, Json, Origin
 from worker.db.session import affected
 from worker.errors import IllegalAction
 from worker.jobs.queries import find
+from worker.runs.observation import ExitRecord
 from worker.states import TERMINAL, TRANSITIONS, JobState, Reason, allowed_actions
 
 SYSTEM = "system"
+
+
+# -- jobs ------------------------------------------------------------------------------------------
+
+
+def insert(session: Session, job: Job, *, actor: str) -> None:
+    """Store a new job with its first attempt."""
+    session.add(job)
+    session.flush()
+    session.add(Attempt(job_id=job.id, number=1, resources=job.resources))
+    record(session, job, "created", actor=actor, data={"state": job.state.value})
 
 
 def move(
@@ -27,14 +41,14 @@ def move(
     reason: Reason | None = None,
     **changes: Any,
 ) -> bool:
-    """Bring a job from the state it was seen in to another: the one place where a state changes.
+    """Bring a job from the state it was read in to another: the one place where a state changes.
 
     Returns False, and changes nothing, where somebody else moved the job first.
     Raises IllegalAction where no path leads there.
     """
     seen = job.state
     if to not in TRANSITIONS[seen]:
-        raise IllegalAction(f"A job that is {seen} cannot become {to}.", allowed=allowed_actions(seen))
+        raise IllegalAction(f"A job in state {seen} cannot become {to}.", allowed=allowed_actions(seen))
     values: dict[str, Any] = {"state": to, **_reason_values(reason), **changes}
     if to in TERMINAL:
         values["finished_at"] = utcnow()
@@ -54,6 +68,61 @@ def _reason_values(reason: Reason | None) -> dict[str, str | None]:
     return {"reason_code": reason.code, "reason_message": reason.message, "reason_raw": reason.raw}
 
 
+def change(session: Session, job: Job, **values: Any) -> bool:
+    """Set columns of a job, count the change, and bring `job` up to date.
+
+    Returns False, and changes nothing, where it is no longer in the state and attempt it was read in.
+    """
+    statement = (
+        update(Job)
+        .where(col(Job.id) == job.id, col(Job.state) == job.state, col(Job.attempt) == job.attempt)
+        .values(version=col(Job.version) + 1, updated_at=utcnow(), **values)
+    )
+    if affected(session, statement) == 0:
+        return False
+    session.expire_all()
+    fresh = find(session, job.id)
+    if fresh is not job:
+        job.sqlmodel_update(fresh.model_dump())
+    return True
+
+
+def record_observation(session: Session, job_ids: Collection[str], at: datetime) -> None:
+    """Note when a backend answered about jobs: no change that a client sees."""
+    session.execute(update(Job).where(col(Job.id).in_(job_ids)).values(observed_at=at))
+
+
+def remove(session: Session, job_id: str) -> None:
+    """Delete a job with the rows of every table that points at it."""
+    for table in reversed(SQLModel.metadata.sorted_tables):
+        for column in table.columns:
+            if column.references(col(Job.id)):
+                session.execute(delete(table).where(column == job_id))
+    session.execute(delete(Job).where(col(Job.id) == job_id))
+
+
+def record(
+    session: Session,
+    job: Job,
+    kind: str,
+    *,
+    actor: str = SYSTEM,
+    data: Json | None = None,
+    attempt: int | None = None,
+) -> None:
+    """Write an event of the job's history.
+
+    The transaction holds the job (`find(lock=True)`, or it has changed it): a reader who continues
+    after the last id that it has read would else miss an event that was committed later.
+    attempt: whose event it is; by default of the current one.
+    """
+    number = attempt or job.attempt
+    session.add(Event(job_id=job.id, attempt=number, type=kind, actor=actor, data=data or {}))
+
+
+# -- attempts --------------------------------------------------------------------------------------
+
+
 def next_attempt(
     session: Session,
     job: Job,
@@ -66,9 +135,9 @@ def next_attempt(
     attempt: Json | None = None,
     **changes: Any,
 ) -> bool:
-    """Move a job on to another attempt. The last one is closed; what it ended in is the job's state now.
+    """Move a job to its next attempt. The last one is closed; its outcome is the job's state now.
 
-    failure_of_last: why the last attempt did not get to its end.
+    failure_of_last: why the last attempt did not complete.
     attempt: columns of the new attempt.
     Returns False, and changes nothing, where somebody else moved the job first.
     """
@@ -85,7 +154,7 @@ def next_attempt(
 def _close_attempt(
     session: Session, job_id: str, number: int, outcome: JobState, failure: Json | None = None
 ) -> None:
-    """Note in what an attempt ended, unless that is known already."""
+    """Record the outcome of an attempt, unless it is known already."""
     session.execute(
         update(Attempt)
         .where(col(Attempt.job_id) == job_id, col(Attempt.number) == number)
@@ -94,39 +163,58 @@ def _close_attempt(
     )
 
 
-def change(session: Session, job: Job, **values: Any) -> bool:
-    """Set columns of a job, count the change, and bring `job` up to date.
+def assign_directory(session: Session, job: Job, directory: str) -> bool:
+    """Record, before a backend hears of it, that it may have the attempt; False where the job was moved.
 
-    Returns False, and changes nothing, where it is no longer in the state and attempt it was seen in.
+    So a cancellation knows which attempts it can close at once, and no run starts behind its back.
     """
-    statement = (
-        update(Job)
-        .where(col(Job.id) == job.id, col(Job.state) == job.state, col(Job.attempt) == job.attempt)
-        .values(version=col(Job.version) + 1, updated_at=utcnow(), **values)
-    )
-    if affected(session, statement) == 0:
+    now = find(session, job.id, lock=True)
+    if (now.state, now.attempt) != (job.state, job.attempt):
         return False
-    session.expire_all()
-    fresh = find(session, job.id)
-    if fresh is not job:
-        job.sqlmodel_update(fresh.model_dump())
+    session.get_one(Attempt, (job.id, job.attempt)).directory = directory
     return True
 
 
-def record(
-    session: Session,
-    job: Job,
-    kind: str,
-    *,
-    actor: str = SYSTEM,
-    data: Json | None = None,
-    attempt: int | None = None,
-) -> None:
-    """Write an event of the job's history.
+def record_submission(session: Session, job: Job, external_id: str, directory: str) -> bool:
+    """Record the scheduler's id of the attempt; False where it was known already."""
+    statement = (
+        update(Attempt)
+        .where(col(Attempt.job_id) == job.id, col(Attempt.number) == job.attempt)
+        .where(col(Attempt.external_id).is_(None))
+        .values(external_id=external_id, directory=directory, submitted_at=utcnow())
+    )
+    return affected(session, statement) > 0
 
-    The transaction holds the job (`find(lock=True)`, or it has changed it): a reader who goes on
-    after the last id that it has seen would else pass over an event that was committed later.
-    attempt: whose event it is; by default of the current one.
-    """
-    number = attempt or job.attempt
-    session.add(Event(job_id=job.id, attempt=number, type=kind, actor=actor, data=data or {}))
+
+def rename_submission(session: Session, attempt: Attempt, external_id: str) -> None:
+    """Record another id: of a doubled submission the scheduler may keep the other one."""
+    session.get_one(Attempt, (attempt.job_id, attempt.number)).external_id = external_id
+
+
+def record_start(session: Session, job: Job, at: datetime) -> None:
+    """Record when the current attempt began to run."""
+    _set_attempt(session, job, started_at=at)
+
+
+def record_exit(session: Session, job: Job, exit_record: ExitRecord) -> None:
+    """Record that the run of the current attempt is over."""
+    _set_attempt(session, job, exit=exit_record)
+
+
+def _set_attempt(session: Session, job: Job, **values: object) -> None:
+    session.execute(
+        update(Attempt)
+        .where(col(Attempt.job_id) == job.id, col(Attempt.number) == job.attempt)
+        .values(**values)
+    )
+
+
+def advance_events(session: Session, attempt: Attempt, by: int) -> bool:
+    """Move the offset in the transaction that stores the lines: of two readers one wins."""
+    statement = (
+        update(Attempt)
+        .where(col(Attempt.job_id) == attempt.job_id, col(Attempt.number) == attempt.number)
+        .where(col(Attempt.events_offset) == attempt.events_offset)
+        .values(events_offset=attempt.events_offset + by)
+    )
+    return affected(session, statement) > 0

@@ -13,6 +13,7 @@ from trainer.preflight import Estimate, Finding, check, fit, memory_of
 from trainer.preflight.data import POINTER
 from trainer.preflight.export import POINTER as EXPORTED
 from trainer.presets import Preset, PresetNotFound, load_preset
+from trainer.run_layout import JobLayout
 from worker.backends.connect import connect
 from worker.backends.interface import Submission
 from worker.clusters.registry import Cluster, named_in_request
@@ -178,7 +179,7 @@ def _preset(name: str) -> Preset:
 
 def _saving_to(config: dict[str, Any], job_directory: Path) -> dict[str, Any]:
     """A config whose checkpoints go to the job's own directory unless it names another."""
-    checkpoint = {"save": str(job_directory / "checkpoints"), **config.get("checkpoint", {})}
+    checkpoint = {"save": str(JobLayout(job_directory).checkpoints), **config.get("checkpoint", {})}
     return {**config, "checkpoint": checkpoint}
 
 

@@ -26,6 +26,12 @@ def run_name(job_id: str, attempt: int) -> str:
     return f"{job_id}.{attempt}"
 
 
+def split_run_name(name: str) -> tuple[str, int]:
+    """Return job id and number of the submitted attempt. Raises ValueError for any other name."""
+    job_id, _, number = name.rpartition(".")
+    return job_id, int(number)
+
+
 @dataclass(frozen=True)
 class Run:
     """All that a rendering may depend on: the same run renders to the same bytes."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.sshd import Sshd
+from trainer.run_layout import RunLayout
 from worker.backends.access import ssh
 from worker.backends.access.files import Files
 from worker.backends.access.local_files import LocalFiles
@@ -388,8 +389,8 @@ def test_without_its_own_directory_the_service_removes_nothing(files: Files, tre
 def test_records_that_are_none_make_a_run_dead_and_its_end_unreadable(tmp_path: Path, text: str) -> None:
     for name in ("pid.json", "exit.json"):
         (tmp_path / name).write_text(text)
-    assert supervisor.was_started(tmp_path)
-    assert not supervisor.is_alive(tmp_path)
-    record = supervisor.exit_record(tmp_path)
+    assert supervisor.was_started(RunLayout(tmp_path))
+    assert not supervisor.is_alive(RunLayout(tmp_path))
+    record = supervisor.exit_record(RunLayout(tmp_path))
     assert record is not None
     assert record["reason"] == "unreadable"

@@ -12,11 +12,12 @@ import pytest
 from tests.service import is_supervisor, kill_runs, processes_of_runs
 from tests.waiting import wait_until
 from tests.worker.test_jobs import at_once
-from worker.backends.interface import Handle, Observation, Phase
+from worker.backends.interface import Handle
 from worker.backends.local import backend as local
 from worker.backends.local import supervisor
 from worker.backends.local.backend import LocalBackend
 from worker.errors import SubmissionRejected
+from worker.runs.observation import Observation, Phase
 from worker.runs.run import Resources, Run
 from worker.settings import PROJECT_ROOT
 
@@ -45,7 +46,7 @@ def submit(backend: LocalBackend, a_run: Run) -> str:
 
 
 def handle(name: str) -> Handle:
-    return Handle(name, name)
+    return Handle(name, name, Path("/unused"))
 
 
 def look(backend: LocalBackend, name: str) -> Observation:

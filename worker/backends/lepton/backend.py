@@ -11,10 +11,11 @@ from pathlib import Path
 from random import sample
 
 from trainer.look import ConfigRequest, DataRequest, Seen, look
+from trainer.run_layout import RunLayout
 from worker.backends import attempt_claim
 from worker.backends.access.files import Files
 from worker.backends.access.local_files import LocalFiles
-from worker.backends.interface import Handle, Observation, Submission
+from worker.backends.interface import Handle, Submission
 from worker.backends.lepton import environment_bundle, wire
 from worker.backends.lepton.client import EVER, Taken, Workspace, workspace
 from worker.backends.lepton.lepton_files import LeptonFiles
@@ -26,13 +27,13 @@ from worker.backends.lepton.rendering import (
     CONFIG,
     LIMIT_LABEL,
     RUN_LABEL,
-    attempt_directory,
+    job_layout,
     lepton_name,
     render,
 )
 from worker.clusters.profiles import LeptonCluster
 from worker.errors import BackendUnavailable, NotReachable, SubmissionRejected
-from worker.run_files import EVENTS
+from worker.runs.observation import Observation
 from worker.runs.run import Run
 
 # So late the log of a run that has completed may show its end.
@@ -58,7 +59,7 @@ class LeptonBackend:
         return workspace(self.profile.api_url, self.profile.token)
 
     def job_directory(self, job_id: str) -> Path:
-        return self.profile.remote_job_dir / "jobs" / job_id
+        return job_layout(self.profile.remote_job_dir, job_id).directory
 
     def render(self, run: Run) -> Submission:
         return render(run, self.profile)
@@ -72,24 +73,24 @@ class LeptonBackend:
     # -- submitting -----------------------------------------------------------------------------
 
     def submit(self, submission: Submission) -> str:
-        notes = self._notes(submission.name)
+        notes = self._notes(submission.layout)
         with notes.alone():
             if known := notes.external_id:
                 return known
             if notes.age(ABANDONED):
                 raise BackendUnavailable("This attempt was given up.")
-            if found := self._tried_before(submission.name, notes):
+            if found := self._tried_before(submission, notes):
                 notes.note_external_id(found)
                 return found
             created = self._create(submission, notes)
             notes.note_external_id(created)
             return created
 
-    def _tried_before(self, name: str, notes: Notes) -> str | None:
+    def _tried_before(self, submission: Submission, notes: Notes) -> str | None:
         """The job that an earlier try has made, if its answer was lost."""
         if not notes.age(TRIED):
             return None
-        if found := self.find(name):
+        if found := self.find(submission.handle("")):
             return found
         # The list may lag, and nobody knows when a call ended whose caller was killed: not after this.
         notes.note(UNSEEN)
@@ -106,7 +107,7 @@ class LeptonBackend:
             return self.workspace.create(body).metadata.id or ""
         except (SubmissionRejected, Taken) as refusal:
             # What is refused may be the double of a job that an earlier try has made.
-            if found := self.find(submission.name):
+            if found := self.find(submission.handle("")):
                 return found
             if isinstance(refusal, Taken):
                 message = "Lepton has the job already, and does not show it yet."
@@ -126,19 +127,19 @@ class LeptonBackend:
         envs = [wire.EnvVar(name=name, value=value).body() for name, value in packed.items()]
         return {**body, "spec": {**body["spec"], "envs": [*_list(body["spec"].get("envs")), *envs]}}
 
-    def find(self, name: str) -> str | None:
-        label = lepton_name(name)
+    def find(self, handle: Handle) -> str | None:
+        label = lepton_name(handle.name)
         found = [job for job in self.workspace.jobs(EVER, name=label) if _is_run(job, label)]
         alive = [job for job in found if not is_over(job)]
         first = min(alive or found, key=lambda job: job.metadata.created_at or 0, default=None)
         return first.metadata.id if first else None
 
-    def abandon(self, handle: Handle, directory: Path) -> bool:
+    def abandon(self, handle: Handle) -> bool:
         """With the mount by its claim; without it only what was never created: nobody knows what runs."""
-        notes = self._notes(handle.name)
+        notes = self._notes(handle.submitted)
         with notes.alone():
             if self.profile.can_pause:
-                given_up = attempt_claim.abandon(directory, self.files())
+                given_up = attempt_claim.abandon(handle.layout, self.files())
             else:
                 given_up = not handle.external_id and notes.external_id is None
             if given_up:
@@ -151,49 +152,47 @@ class LeptonBackend:
         alive = {job.metadata.id: job for job in self.workspace.jobs()}
         watch = Watch(self.workspace)
         seen = {
-            one.name: watch.observe(one, alive.get(one.external_id), self._notes(one.name))
-            for one in sample(list(handles), len(handles))  # a look has not questions for all
+            one.name: watch.observe(one, alive.get(one.external_id), self._notes(one.submitted))
+            for one in sample(list(handles), len(handles))  # a poll has not questions for all
         }
         return {name: observation for name, observation in seen.items() if observation}
 
     def cancel(self, handle: Handle) -> None:
         self.workspace.stop(handle.external_id)
 
-    def collect(self, handle: Handle, directory: Path, *, is_over: bool) -> bool:
+    def collect(self, handle: Handle, *, is_over: bool) -> bool:
         if not handle.external_id:
             return is_over
         try:
-            return self._mirror(handle, directory, is_over=is_over)
+            return self._mirror(handle, is_over=is_over)
         except OSError as error:
             raise BackendUnavailable(f"The mirror of the run cannot be written: {error}") from error
 
-    def _mirror(self, handle: Handle, directory: Path, *, is_over: bool) -> bool:
-        notes = self._notes(handle.name)
+    def _mirror(self, handle: Handle, *, is_over: bool) -> bool:
+        notes = self._notes(handle.submitted)
         lines = partial(self.workspace.lines, handle.external_id)
-        mirror = Mirror(self._mirrored(directory), lines, began=notes.at(TRIED) or time.time())
+        mirror = Mirror(self._mirrored(handle.layout), lines, began=notes.at(TRIED) or time.time())
         if not mirror.advance(is_over=is_over, settle_seconds=self.profile.settle_seconds):
             return False
         if not mirror.has_ended:
-            mirror.add_events(self._own_events(directory))
+            mirror.add_events(self._own_events(handle.layout))
         if mirror.has_ended or not notes.age(COMPLETED):
             return True
         # All replicas exited with 0: a last word is on its way.
         return mirror.advance(is_over=is_over, settle_seconds=LATE_SECONDS)
 
-    def _own_events(self, directory: Path) -> bytes:
+    def _own_events(self, layout: RunLayout) -> bytes:
         """What the run itself has written, where the service has its storage."""
         with suppress(NotReachable, FileNotFoundError):
-            path = LeptonFiles(self.profile, self.mirror).mounted(directory / EVENTS)
+            path = LeptonFiles(self.profile, self.mirror).mounted(layout.events)
             return LocalFiles().read(path, 0, LARGEST_EVENTS_BYTES)
         return b""
 
-    def _notes(self, name: str) -> Notes:
-        job_id, _, number = name.rpartition(".")
-        directory = attempt_directory(self.profile.remote_job_dir, job_id, int(number))
-        return Notes(self._mirrored(directory))
+    def _notes(self, layout: RunLayout) -> Notes:
+        return Notes(self._mirrored(layout).directory)
 
-    def _mirrored(self, directory: Path) -> Path:
-        return LeptonFiles(self.profile, self.mirror).mirrored(directory)
+    def _mirrored(self, layout: RunLayout) -> RunLayout:
+        return RunLayout(LeptonFiles(self.profile, self.mirror).mirrored(layout.directory))
 
 
 def _is_run(job: wire.Job, name: str) -> bool:

@@ -5,14 +5,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.run_layout import RunLayout
 from worker.backends.access.files import FileStat
 from worker.backends.access.local_files import LocalFiles
-from worker.backends.lepton.log_mirror import JOB_LOG
 from worker.clusters.profiles import LeptonCluster
 from worker.errors import NotReachable
-from worker.run_files import END, EVENTS
 
-MIRRORED = (Path(EVENTS), Path(END), JOB_LOG)
+_RELATIVE = RunLayout(Path())
+MIRRORED = (_RELATIVE.events, _RELATIVE.end, _RELATIVE.log())
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from trainer.events import PART_CHARACTERS
+from trainer.run_layout import RunLayout
 from worker.backends.access.local_files import LocalFiles
 from worker.backends.lepton.client import Line
-from worker.run_files import END, EVENTS
 
-JOB_LOG = Path("logs") / "job.log"
 STATE = "mirror.json"
 
 SECOND = 1_000_000_000
@@ -69,15 +68,15 @@ class State(BaseModel):
 class Mirror:
     """The files of one attempt."""
 
-    def __init__(self, directory: Path, fetch: Fetch, *, began: float) -> None:
+    def __init__(self, layout: RunLayout, fetch: Fetch, *, began: float) -> None:
         """began: seconds since 1970; nothing was printed long before."""
-        self.directory = directory
+        self.layout = layout
         self._fetch = fetch
         self._began_ns = int(began) * SECOND
 
     def advance(self, *, is_over: bool, settle_seconds: float) -> bool:
         """Add what has come. True where the run is over and nothing has come for so long."""
-        (self.directory / "logs").mkdir(parents=True, exist_ok=True)
+        self.layout.logs.mkdir(parents=True, exist_ok=True)
         with self._alone() as is_ours:
             # Another worker is at it: threads that waited for it would be missed elsewhere.
             return is_ours and self._advance(is_over, settle_seconds)
@@ -99,7 +98,7 @@ class Mirror:
     @property
     def has_ended(self) -> bool:
         """Whether the run has told its end."""
-        return (self.directory / END).exists()
+        return self.layout.end.exists()
 
     def add_events(self, text: bytes) -> None:
         """Add those that the log does not have."""
@@ -110,7 +109,7 @@ class Mirror:
                     for line in text.splitlines()
                     for event in _event(line.decode(errors="replace"), 0)[0]
                 ]
-                self._append(self._state(), "", events, known=self._size(EVENTS))
+                self._append(self._state(), "", events, known=self._size(self.layout.events))
 
     # -- rounds ---------------------------------------------------------------------------------
 
@@ -147,7 +146,7 @@ class Mirror:
             if len(page) < PAGE_LINES or page[-1].at_ns <= begin:
                 break
             begin = page[-1].at_ns
-        self._append(state, "", list(_events(_once(found), {})), known=self._size(EVENTS))
+        self._append(state, "", list(_events(_once(found), {})), known=self._size(self.layout.events))
         state.swept = True
         self._write(state)
 
@@ -155,44 +154,46 @@ class Mirror:
         """known: of the events that are there, so many bytes from their end on are looked at for doubles."""
         there = {_identity(line) for line in self._last_events(known)}
         fresh = [line for line in dict.fromkeys(events) if _identity(line) not in there]
-        added = {str(JOB_LOG): text, EVENTS: "".join(f"{line}\n" for line in fresh)}
-        state.adding = {name: (self._size(name), more) for name, more in added.items() if more}
+        added = {self.layout.log(): text, self.layout.events: "".join(f"{line}\n" for line in fresh)}
+        state.adding = {self._name(path): (self._size(path), more) for path, more in added.items() if more}
         self._write(state)
         self._redo(state)
 
     def _redo(self, state: State) -> None:
         """Put the round's text where it belongs. A second time it changes nothing."""
         for name, (offset, text) in state.adding.items():
-            with _opened(self.directory / name) as descriptor:
+            with _opened(self.layout.directory / name) as descriptor:
                 os.pwrite(descriptor, text.encode(), offset)
-        if EVENTS in state.adding:
-            self._mark_end(state.adding[EVENTS][1].splitlines())
+        if events := state.adding.get(self._name(self.layout.events)):
+            self._mark_end(events[1].splitlines())
 
     def _mark_end(self, events: list[str]) -> None:
         ending = [line for line in events if json.loads(line).get("event") in ENDINGS]
-        if ending and not (self.directory / END).exists():
+        if ending and not self.layout.end.exists():
             first = min(ending, key=lambda line: str(json.loads(line).get("at")))
-            LocalFiles().create(self.directory / END, first.encode(), 0o644)
+            LocalFiles().create(self.layout.end, first.encode(), 0o644)
 
     # -- files ----------------------------------------------------------------------------------
 
     def _state(self) -> State:
         try:
-            state = State.model_validate_json((self.directory / STATE).read_bytes())
+            state = State.model_validate_json((self.layout.directory / STATE).read_bytes())
         except FileNotFoundError:
             return State(began_ns=self._began_ns)
         self._redo(state)
         return state
 
     def _write(self, state: State) -> None:
-        LocalFiles().write(self.directory / STATE, state.model_dump_json().encode())
+        LocalFiles().write(self.layout.directory / STATE, state.model_dump_json().encode())
 
-    def _size(self, name: str) -> int:
-        path = self.directory / name
+    def _name(self, path: Path) -> str:
+        return str(path.relative_to(self.layout.directory))
+
+    def _size(self, path: Path) -> int:
         return path.stat().st_size if path.exists() else 0
 
     def _last_events(self, size: int) -> list[str]:
-        with _opened(self.directory / EVENTS) as descriptor:
+        with _opened(self.layout.events) as descriptor:
             begin = max(0, os.fstat(descriptor).st_size - size)
             lines = os.pread(descriptor, size, begin).decode(errors="replace").split("\n")
         return [line for line in (lines[1:] if begin else lines) if line]
@@ -200,7 +201,7 @@ class Mirror:
     @contextmanager
     def _alone(self) -> Iterator[bool]:
         """One worker at a time, False for others; the kernel frees the lock with its holder."""
-        with _opened(self.directory / ".lock") as descriptor:
+        with _opened(self.layout.directory / ".lock") as descriptor:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

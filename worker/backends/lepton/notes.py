@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.run_layout import RunLayout
 from worker.backends.access.local_files import LocalFiles
-from worker.run_files import EXTERNAL_ID
 
 TRIED, UNSEEN, ABANDONED = "tried", "unseen", "abandoned"
 BEGAN, COMPLETED, PUT_BACK, OVERTIME = "began", "completed", "put_back", "overtime"
@@ -34,11 +34,11 @@ class Notes:
     @property
     def external_id(self) -> str | None:
         """What Lepton called the job, once it has answered."""
-        path = self.directory / EXTERNAL_ID
+        path = RunLayout(self.directory).external_id
         return path.read_text().strip() if path.exists() else None
 
     def note_external_id(self, external_id: str) -> None:
-        self._files.write(self.directory / EXTERNAL_ID, f"{external_id}\n".encode())
+        self._files.write(RunLayout(self.directory).external_id, f"{external_id}\n".encode())
 
     @property
     def limit_seconds(self) -> int:

@@ -3,12 +3,13 @@
 import time
 from contextlib import suppress
 
-from worker.backends.interface import Handle, Observation, Phase
+from worker.backends.interface import Handle
 from worker.backends.lepton import wire
 from worker.backends.lepton.client import Absent, Workspace
 from worker.backends.lepton.notes import ASKED, BEGAN, COMPLETED, OVERTIME, PUT_BACK, UNEXPLAINED, Notes
 from worker.backends.lepton.states import ARCHIVED, ENDS, STATES, WAITING_AGAIN, Meaning
 from worker.errors import BackendUnavailable
+from worker.runs.observation import Observation, ObservationCode, Phase
 from worker.telemetry.logging import logger
 
 log = logger(__name__)
@@ -25,12 +26,17 @@ EXPLAIN_SECONDS = 300.0
 # A job that was stopped while it waited is over then, whatever it is said to be.
 STOP_SECONDS = 120.0
 
-GONE = Observation(Phase.UNKNOWN, "unknown_to_scheduler", "Lepton does not know the job.")
+GONE = Observation(Phase.UNKNOWN, ObservationCode.UNKNOWN_TO_SCHEDULER, "Lepton does not know the job.")
 FORGOTTEN = Observation(
-    Phase.UNKNOWN, "unknown_to_scheduler", "Lepton has archived the job, and not how it ended.", raw=ARCHIVED
+    Phase.UNKNOWN,
+    ObservationCode.UNKNOWN_TO_SCHEDULER,
+    "Lepton has archived the job, and not how it ended.",
+    raw=ARCHIVED,
 )
 
-PREEMPTED = Meaning(Phase.ENDED, "preempted", "Lepton ended the run, and put the job back into its queue.")
+PREEMPTED = Meaning(
+    Phase.ENDED, ObservationCode.PREEMPTED, "Lepton ended the run, and put the job back into its queue."
+)
 
 
 class Watch:
@@ -146,7 +152,9 @@ class Watch:
 def _by_us(notes: Notes) -> Meaning | None:
     """Why a run that was stopped by the service was."""
     if notes.age(OVERTIME):
-        return Meaning(Phase.ENDED, "time_limit", "Reached its time limit, and did not end by itself.")
+        return Meaning(
+            Phase.ENDED, ObservationCode.TIME_LIMIT, "Reached its time limit, and did not end by itself."
+        )
     return PREEMPTED if notes.age(PUT_BACK) else None
 
 

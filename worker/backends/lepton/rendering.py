@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from trainer.run_layout import JobLayout
 from worker.backends.interface import Submission
 from worker.backends.lepton import wire
 from worker.backends.shell_templates import templates
@@ -29,7 +30,7 @@ _UNPACK = (resources.files("worker.backends.lepton") / "templates" / "unpack.py"
 
 def render(run: Run, profile: LeptonCluster) -> Submission:
     """The job as it is posted."""
-    directory = attempt_directory(profile.remote_job_dir, run.job_id, run.attempt)
+    directory = job_layout(profile.remote_job_dir, run.job_id).attempt(run.attempt).directory
     job = wire.Job(metadata=_metadata(run), spec=_spec(run, profile, _script(run, profile, directory)))
     body = _with_custom(job.body(), profile)
     return Submission(
@@ -45,9 +46,9 @@ def render(run: Run, profile: LeptonCluster) -> Submission:
     )
 
 
-def attempt_directory(root: Path, job_id: str, attempt: int) -> Path:
-    """Of an attempt, in the container."""
-    return root / "jobs" / job_id / "attempts" / str(attempt)
+def job_layout(root: Path, job_id: str) -> JobLayout:
+    """The directory of a job, in the container."""
+    return JobLayout(root / "jobs" / job_id)
 
 
 def lepton_name(run_name: str) -> str:

@@ -23,13 +23,15 @@ from pathlib import Path
 import yaml
 
 from trainer.look import ConfigRequest, DataRequest, Seen, look
+from trainer.run_layout import JobLayout, RunLayout
 from worker.backends.access.environment import inherited_environment
 from worker.backends.access.local_files import LocalFiles
 from worker.backends.attempt_claim import abandon
-from worker.backends.interface import Handle, Observation, Phase, Submission
+from worker.backends.interface import Handle, Submission
 from worker.backends.local import supervisor
 from worker.errors import BackendUnavailable, SubmissionRejected
-from worker.runs.run import Run
+from worker.runs.observation import Observation, ObservationCode, Phase
+from worker.runs.run import Run, split_run_name
 from worker.settings import PROJECT_ROOT
 
 START_TIMEOUT_SECONDS = 10.0
@@ -48,17 +50,20 @@ class LocalBackend:
     must_collect: bool = False
 
     def job_directory(self, job_id: str) -> Path:
-        return self.root / "jobs" / job_id
+        return self._job(job_id).directory
+
+    def _job(self, job_id: str) -> JobLayout:
+        return JobLayout(self.root / "jobs" / job_id)
 
     def look(self, request: ConfigRequest | DataRequest) -> Seen | None:
         return look(request)
 
     def render(self, run: Run) -> Submission:
-        directory = self.job_directory(run.job_id) / "attempts" / str(run.attempt)
+        layout = self._job(run.job_id).attempt(run.attempt)
         command = [
             str(self.python), "-m", "torch.distributed.run", "--standalone", "--nnodes", "1",
             "--nproc-per-node", str(run.resources.gpus_per_node),
-            "-m", "trainer", str(directory / "config.yaml"),
+            "-m", "trainer", str(layout.config),
         ]  # fmt: skip
         started_by = {
             "name": run.name,
@@ -67,10 +72,10 @@ class LocalBackend:
             "time_limit_seconds": run.resources.time_limit_minutes * 60,
         }
         files = {
-            "config.yaml": yaml.safe_dump(run.config, sort_keys=True, allow_unicode=True),
-            "run.json": json.dumps(started_by, indent=2, sort_keys=True) + "\n",
+            layout.config.name: yaml.safe_dump(run.config, sort_keys=True, allow_unicode=True),
+            layout.launch.name: json.dumps(started_by, indent=2, sort_keys=True) + "\n",
         }
-        return Submission(name=run.name, directory=str(directory), files=files, command=command)
+        return Submission(name=run.name, directory=str(layout.directory), files=files, command=command)
 
     def submit(self, submission: Submission) -> str:
         if not self.python.exists():
@@ -83,8 +88,8 @@ class LocalBackend:
             self._start_waiting()
         return submission.name
 
-    def find(self, name: str) -> str | None:
-        return name  # here the name is the id
+    def find(self, handle: Handle) -> str | None:
+        return handle.name  # here the name is the id
 
     def poll(self, handles: Collection[Handle]) -> dict[str, Observation]:
         with _disk():
@@ -93,19 +98,19 @@ class LocalBackend:
             return {one.name: self._observe(one.name, waiting) for one in handles}
 
     def cancel(self, handle: Handle) -> None:
-        directory = self._directory(handle.name)
+        layout = self._layout(handle.name)
         with _disk(), self._locked():
-            if not supervisor.was_started(directory):
-                directory.mkdir(parents=True, exist_ok=True)
-                (directory / "cancelled").touch()
+            if not supervisor.was_started(layout):
+                layout.directory.mkdir(parents=True, exist_ok=True)
+                layout.cancelled.touch()
                 self._spool_entry(handle.name).unlink(missing_ok=True)
                 return
-        supervisor.stop(directory)
+        supervisor.stop(layout)
 
-    def abandon(self, handle: Handle, directory: Path) -> bool:  # noqa: ARG002
-        return abandon(directory, self.files())
+    def abandon(self, handle: Handle) -> bool:
+        return abandon(handle.layout, self.files())
 
-    def collect(self, handle: Handle, directory: Path, *, is_over: bool) -> bool:  # noqa: ARG002
+    def collect(self, handle: Handle, *, is_over: bool) -> bool:  # noqa: ARG002
         return True
 
     def files(self) -> LocalFiles:
@@ -115,16 +120,16 @@ class LocalBackend:
 
     def _place(self, submission: Submission) -> None:
         """Make the attempt's directory in one step: it is there whole, or not at all."""
-        directory = Path(submission.directory)
-        if not (directory / "run.json").exists():
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            fresh = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".new-"))
+        layout = submission.layout
+        if not layout.launch.exists():
+            layout.directory.parent.mkdir(parents=True, exist_ok=True)
+            fresh = RunLayout(Path(tempfile.mkdtemp(dir=layout.directory.parent, prefix=".new-")))
             for path, content in submission.files.items():
-                (fresh / path).write_text(content)
-            (fresh / "logs").mkdir()
-            _rename(fresh, directory)
+                (fresh.directory / path).write_text(content)
+            fresh.logs.mkdir()
+            _rename(fresh, layout)
         with self._locked():
-            if not supervisor.was_started(directory) and not _was_cancelled(directory):
+            if not supervisor.was_started(layout) and not layout.cancelled.exists():
                 self._spool_entry(submission.name).touch()
 
     def _start_waiting(self) -> None:
@@ -135,19 +140,19 @@ class LocalBackend:
             waiting = self._waiting()
             free = self.max_running - (len(self._spooled()) - len(waiting))
             for name in waiting[: max(free, 0)]:
-                _start(self._directory(name))
+                _start(self._layout(name))
 
     def _ended(self) -> list[str]:
         return [name for name in self._spooled() if self._has_ended(name)]
 
     def _has_ended(self, name: str) -> bool:
-        directory = self._directory(name)
-        if not directory.exists() or _was_cancelled(directory):
+        layout = self._layout(name)
+        if not layout.directory.exists() or layout.cancelled.exists():
             return True
-        return supervisor.was_started(directory) and not supervisor.is_alive(directory)
+        return supervisor.was_started(layout) and not supervisor.is_alive(layout)
 
     def _waiting(self) -> list[str]:
-        return [name for name in self._spooled() if not supervisor.was_started(self._directory(name))]
+        return [name for name in self._spooled() if not supervisor.was_started(self._layout(name))]
 
     def _spooled(self) -> list[str]:
         """Names of the runs that have not ended, oldest first."""
@@ -170,26 +175,27 @@ class LocalBackend:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _directory(self, name: str) -> Path:
-        job_id, _, attempt = name.rpartition(".")
-        return self.job_directory(job_id) / "attempts" / attempt
+    def _layout(self, name: str) -> RunLayout:
+        job_id, number = split_run_name(name)
+        return self._job(job_id).attempt(number)
 
     # -- observing ------------------------------------------------------------------------------
 
     def _observe(self, name: str, waiting: list[str]) -> Observation:
-        directory = self._directory(name)
-        if supervisor.is_alive(directory):
-            return Observation(Phase.RUNNING, "running", "Running on this machine.")
+        layout = self._layout(name)
+        if supervisor.is_alive(layout):
+            return Observation(Phase.RUNNING, ObservationCode.RUNNING, "Running on this machine.")
         if name in waiting:
             ahead = waiting.index(name)
             return Observation(
                 Phase.QUEUED,
-                "waiting_for_slot",
+                ObservationCode.WAITING_FOR_SLOT,
                 f"Waits for one of {self.max_running} slots of this machine, all taken; {ahead} ahead of it.",
             )
-        if _was_cancelled(directory):
-            return Observation(Phase.ENDED, "cancelled", "Cancelled before it was started.")
-        return _ended_observation(directory)
+        # A cancellation after the start is in the exit record.
+        if layout.cancelled.exists():
+            return Observation(Phase.ENDED, ObservationCode.CANCELLED, "Cancelled before it was started.")
+        return _ended_observation(layout)
 
 
 @contextmanager
@@ -201,38 +207,34 @@ def _disk() -> Iterator[None]:
         raise BackendUnavailable(f"The directories of the runs cannot be used: {error}") from error
 
 
-def _was_cancelled(directory: Path) -> bool:
-    """Whether a cancel came before the start; a later one is told by the exit record."""
-    return (directory / "cancelled").exists()
-
-
-def _ended_observation(directory: Path) -> Observation:
-    if not directory.exists():
-        return Observation(Phase.ENDED, "directory_missing", "The run's directory was removed.")
-    if not supervisor.was_started(directory):
+def _ended_observation(layout: RunLayout) -> Observation:
+    if not layout.directory.exists():
+        return Observation(Phase.ENDED, ObservationCode.DIRECTORY_MISSING, "The run's directory was removed.")
+    if not supervisor.was_started(layout):
         # Between the making of its directory and its place in the spool: submit is still at it.
-        return Observation(Phase.QUEUED, "waiting_for_slot", "Waits for its place in the queue.")
-    left = supervisor.exit_record(directory)
-    if left is None:
-        left = supervisor.sweep_up(directory)
-    return Observation(Phase.ENDED, left["reason"], left["message"], raw=json.dumps(left))
+        return Observation(
+            Phase.QUEUED, ObservationCode.WAITING_FOR_SLOT, "Waits for its place in the queue."
+        )
+    left = supervisor.exit_record(layout) or supervisor.sweep_up(layout)
+    code = ObservationCode(left["reason"])
+    return Observation(Phase.ENDED, code, left["message"], raw=json.dumps(left))
 
 
-def _rename(source: Path, target: Path) -> None:
+def _rename(source: RunLayout, target: RunLayout) -> None:
     try:
-        source.rename(target)
+        source.directory.rename(target.directory)
     except OSError:
         # Another worker was first: its directory has the same bytes, rendering being pure.
-        shutil.rmtree(source, ignore_errors=True)
-        if not (target / "run.json").exists():
+        shutil.rmtree(source.directory, ignore_errors=True)
+        if not target.launch.exists():
             raise
 
 
-def _start(directory: Path) -> None:
+def _start(layout: RunLayout) -> None:
     """Start the supervisor; what is started here ends as soon as the supervisor's pid is on disk."""
-    with (directory / "logs" / "job.log").open("ab") as log, suppress(subprocess.TimeoutExpired):
+    with layout.log().open("ab") as log, suppress(subprocess.TimeoutExpired):
         subprocess.run(
-            [sys.executable, "-m", supervisor.__name__, str(directory)],
+            [sys.executable, "-m", supervisor.__name__, str(layout.directory)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT_ROOT, check=False,
             env={**inherited_environment(), "PYTHONPATH": str(PROJECT_ROOT)}, timeout=START_TIMEOUT_SECONDS,
         )  # fmt: skip

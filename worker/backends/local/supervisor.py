@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from trainer.run_layout import STOP_TIME_LIMIT, RunLayout
 from worker.backends.access.environment import inherited_environment
 from worker.backends.access.local_files import LocalFiles
 
@@ -34,7 +35,7 @@ DRAIN_GRACE_SECONDS = 2.0
 MARKER = "SFT_RUN"
 
 
-def main(directory: Path) -> None:
+def main(layout: RunLayout) -> None:
     """Become the supervisor in a session of its own; who started it waits no longer than for its pid."""
     ready, supervisor_side = os.pipe()
     if os.fork():
@@ -42,17 +43,17 @@ def main(directory: Path) -> None:
         os.read(ready, 1)  # ends when the other side is closed
         return
     os.setsid()
-    with (directory / "run.lock").open("w") as lock:
+    with (layout.directory / "run.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return  # another supervisor has this run
-        if was_started(directory):
+        if was_started(layout):
             return
         signal.signal(signal.SIGTERM, _raise_cancelled)
-        _write(directory / "pid.json", {"pid": os.getpid(), "start_ticks": _start_ticks(os.getpid())})
+        _write(layout.supervisor, {"pid": os.getpid(), "start_ticks": _start_ticks(os.getpid())})
         os.close(supervisor_side)
-        _write(directory / "exit.json", _supervise(directory))
+        _write(layout.exit, _supervise(layout))
 
 
 class _Cancelled(Exception):
@@ -64,34 +65,34 @@ def _raise_cancelled(_signal: int, _frame: FrameType | None) -> None:
     raise _Cancelled
 
 
-def _supervise(directory: Path) -> dict[str, Any]:
+def _supervise(layout: RunLayout) -> dict[str, Any]:
     """Start the run, wait for its end, and return the record of it."""
-    run = json.loads((directory / "run.json").read_text())
+    run = json.loads(layout.launch.read_text())
     try:
         process = subprocess.Popen(
-            run["command"], env=_environment(directory, run), cwd=directory, stdin=subprocess.DEVNULL,
-            start_new_session=True,
+            run["command"], env=_environment(layout.directory, run), cwd=layout.directory,
+            stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
     except OSError as error:
         return _record("start_failed", f"The trainer could not be started: {error}")
     try:
-        return _wait(directory, process, run["time_limit_seconds"])
+        return _wait(layout, process, run["time_limit_seconds"])
     except _Cancelled:
         process.terminate()
         _wait_at_most(process, KILL_GRACE_SECONDS)
         return _record("cancelled", "Cancelled while running.", process.poll())
     finally:
-        psutil.wait_procs(_strays(directory), timeout=DRAIN_GRACE_SECONDS)
-        kill_strays(directory)
+        psutil.wait_procs(_strays(layout.directory), timeout=DRAIN_GRACE_SECONDS)
+        kill_strays(layout.directory)
         process.kill()
         process.wait()
 
 
-def _wait(directory: Path, process: subprocess.Popen[bytes], limit_seconds: float) -> dict[str, Any]:
+def _wait(layout: RunLayout, process: subprocess.Popen[bytes], limit_seconds: float) -> dict[str, Any]:
     killed_before = oom_kills()
     if _wait_at_most(process, limit_seconds):
         return exit_of(process.returncode, oom_kills() - killed_before)
-    (directory / "stop").write_text("time limit\n")
+    layout.stop.write_text(f"{STOP_TIME_LIMIT}\n")
     _wait_at_most(process, SAVE_GRACE_SECONDS)
     process.terminate()
     _wait_at_most(process, KILL_GRACE_SECONDS)
@@ -154,42 +155,42 @@ def _read(path: Path) -> dict[str, Any] | None:
 # -- what others may ask about a run ---------------------------------------------------------------
 
 
-def was_started(directory: Path) -> bool:
-    return (directory / "pid.json").exists()
+def was_started(layout: RunLayout) -> bool:
+    return layout.supervisor.exists()
 
 
-def exit_record(directory: Path) -> dict[str, Any] | None:
+def exit_record(layout: RunLayout) -> dict[str, Any] | None:
     """How the run ended, as its supervisor wrote it; None where it has not."""
     try:
-        record = _read(directory / "exit.json")
+        record = _read(layout.exit)
     except FileNotFoundError:
         return None
     readable = record and all(isinstance(record.get(name), str) for name in ("reason", "message"))
     return record if readable else _record("unreadable", "The run's exit record cannot be read.")
 
 
-def is_alive(directory: Path) -> bool:
+def is_alive(layout: RunLayout) -> bool:
     """Whether the run's supervisor lives: the pid alone could be another process by now."""
-    return _supervisor_pid(directory) is not None
+    return _supervisor_pid(layout) is not None
 
 
-def stop(directory: Path) -> None:
+def stop(layout: RunLayout) -> None:
     """Ask the supervisor to end its run; without one, end what it left behind."""
-    pid = _supervisor_pid(directory)
+    pid = _supervisor_pid(layout)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-    elif exit_record(directory) is None:
-        sweep_up(directory)
+    elif exit_record(layout) is None:
+        sweep_up(layout)
 
 
-def sweep_up(directory: Path) -> dict[str, Any]:
+def sweep_up(layout: RunLayout) -> dict[str, Any]:
     """End the processes of a run whose supervisor was killed, and leave the record in its place."""
-    kill_strays(directory)
+    kill_strays(layout.directory)
     record = _record("killed", "The run's supervisor was killed, and the run ended with it.")
     with contextlib.suppress(OSError):  # a run that is in the way of its own record keeps nobody else
-        if exit_record(directory) is None:
-            _write(directory / "exit.json", record)
+        if exit_record(layout) is None:
+            _write(layout.exit, record)
     return record
 
 
@@ -214,9 +215,9 @@ def _marker_of(process: psutil.Process) -> str | None:
         return None
 
 
-def _supervisor_pid(directory: Path) -> int | None:
+def _supervisor_pid(layout: RunLayout) -> int | None:
     try:
-        left = _read(directory / "pid.json") or {}
+        left = _read(layout.supervisor) or {}
     except FileNotFoundError:
         return None
     pid = left.get("pid")
@@ -224,7 +225,7 @@ def _supervisor_pid(directory: Path) -> int | None:
         return None
     try:
         # A run could write down any process; only a supervisor of this directory counts.
-        return pid if psutil.Process(pid).cmdline()[-1:] == [str(directory)] else None
+        return pid if psutil.Process(pid).cmdline()[-1:] == [str(layout.directory)] else None
     except psutil.Error:
         return None
 
@@ -242,4 +243,4 @@ def _start_ticks(pid: int) -> int | None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(RunLayout(Path(sys.argv[1])))

@@ -8,10 +8,11 @@ from importlib import resources
 from pathlib import Path
 
 from trainer.look import ConfigRequest, DataRequest, Seen, look
+from trainer.run_layout import RunLayout
 from worker.backends.access.files import Files
 from worker.backends.access.transport import Answer, Transport
 from worker.backends.attempt_claim import abandon
-from worker.backends.interface import Handle, Observation, Phase, Submission
+from worker.backends.interface import Handle, Submission
 from worker.backends.slurm import code_staging, images, remote_inspection
 from worker.backends.slurm.command_output import (
     ACCOUNTING_DISABLED,
@@ -31,7 +32,7 @@ from worker.backends.slurm.rendering import CLAIMED, render, render_import
 from worker.backends.trainer_bundle import code_hash
 from worker.clusters.profiles import SlurmCluster
 from worker.errors import BackendUnavailable, SubmissionRejected
-from worker.run_files import CLAIM, EXTERNAL_ID, IMPORT, SECRETS
+from worker.runs.observation import Observation, ObservationCode, Phase
 from worker.runs.run import Run
 from worker.telemetry.logging import logger
 
@@ -61,7 +62,7 @@ class SlurmBackend:
         return self.profile.settle_seconds
 
     def job_directory(self, job_id: str) -> Path:
-        return self.paths.job(job_id)
+        return self.paths.job(job_id).directory
 
     def render(self, run: Run) -> Submission:
         return render(run, self.profile, self.paths)
@@ -82,39 +83,39 @@ class SlurmBackend:
     # -- submitting -----------------------------------------------------------------------------
 
     def submit(self, submission: Submission) -> str:
-        directory = Path(submission.directory)
-        if known := self._number_in(directory / EXTERNAL_ID):
+        layout = submission.layout
+        if known := self._number_in(layout.external_id):
             return known
         try:
-            return self._hand_over(submission, directory)
+            return self._submit_once(submission, layout)
         except SubmissionRejected:
-            self.files().remove(directory / SECRETS)
+            self.files().remove(layout.secrets)
             raise
 
-    def _hand_over(self, submission: Submission, directory: Path) -> str:
-        self._place(submission, directory)
-        options = self._image(submission, directory)
-        self._place_secrets(submission, directory)
-        answer = self._submit(directory, "first", options)
+    def _submit_once(self, submission: Submission, layout: RunLayout) -> str:
+        self._place(submission, layout)
+        options = self._image(submission, layout)
+        self._place_secrets(submission, layout)
+        answer = self._submit(layout.directory, "first", options)
         if answer.code == CLAIMED:
-            if known := self.find(submission.name):
+            if known := self.find(submission.handle("")):
                 return known
-            answer = self._submit(directory, "again", options)
+            answer = self._submit(layout.directory, "again", options)
         if answer.code != 0:
             raise _refused(answer)
         return answer.out.strip()
 
-    def _place(self, submission: Submission, directory: Path) -> None:
+    def _place(self, submission: Submission, layout: RunLayout) -> None:
         code_staging.stage(self.paths.code, self.transport)
         files = self.files()
-        files.make_directory(directory / "logs")
+        files.make_directory(layout.logs)
         for name, content in submission.files.items():
-            files.write(directory / name, content.encode())
+            files.write(layout.directory / name, content.encode())
 
-    def _place_secrets(self, submission: Submission, directory: Path) -> None:
+    def _place_secrets(self, submission: Submission, layout: RunLayout) -> None:
         """The last thing before the scheduler is asked: what fails until then leaves none behind."""
         if submission.secrets:
-            self.files().write(directory / SECRETS, self._secrets(submission).encode())
+            self.files().write(layout.secrets, self._secrets(submission).encode())
 
     def _secrets(self, submission: Submission) -> str:
         known = self.profile.secrets
@@ -132,23 +133,23 @@ class SlurmBackend:
 
     # -- images ---------------------------------------------------------------------------------
 
-    def _image(self, submission: Submission, directory: Path) -> list[str]:
+    def _image(self, submission: Submission, layout: RunLayout) -> list[str]:
         """Options that let the run wait for its container image, where that has to be imported."""
         if submission.image is None:
             return []
         image = images.resolved(Image.of(submission.image, self.paths), self.transport)
-        self.files().write(directory / "image", f"{image.file}\n".encode())
+        self.files().write(layout.image, f"{image.file}\n".encode())
         if image.is_file or (not submission.fresh_image and image.file in self._images()):
             return []
-        importing = self._fresh(image, directory) if submission.fresh_image else self._import(image)
+        importing = self._fresh(image, layout) if submission.fresh_image else self._import(image)
         return [f"--dependency=afterok:{importing}", "--kill-on-invalid-dep=yes"]
 
-    def _fresh(self, image: Image, directory: Path) -> str:
+    def _fresh(self, image: Image, layout: RunLayout) -> str:
         """Id of the import that this attempt asked for: one, however often it is submitted."""
-        if known := self._number_in(directory / IMPORT):
+        if known := self._number_in(layout.image_import):
             return known
         importing = self._submit_import(image, fresh=True)
-        self.files().write(directory / IMPORT, f"{importing}\n".encode())
+        self.files().write(layout.image_import, f"{importing}\n".encode())
         return importing
 
     def _images(self) -> list[Path]:
@@ -172,45 +173,37 @@ class SlurmBackend:
             raise refusal(answer.code, answer.err)
         return answer.out.strip().partition(";")[0]
 
-    def _with_words_of_import(self, name: str, seen: Observation) -> Observation:
+    def _with_import_log(self, handle: Handle, seen: Observation) -> Observation:
         """Where the import of its image failed, the end of what that has written."""
-        if seen.code != "image_pull":
+        if seen.code is not ObservationCode.IMAGE_PULL:
             return seen
         with suppress(FileNotFoundError, BackendUnavailable):
             files = self.files()
-            image = files.read(self._submitted(name) / "image", 0, 4096).decode().strip()
+            image = files.read(handle.submitted.image, 0, 4096).decode().strip()
             log = images.log_of_import(Path(image))
             said = files.read(log, max(0, files.stat(log).size - 1000), 1000).decode(errors="replace")
             return replace(seen, message=f"{seen.message} {log} ends with: {' '.join(said.split())[-300:]}")
         return seen
 
-    def abandon(self, handle: Handle, directory: Path) -> bool:
-        given_up = abandon(directory, self.files())
+    def abandon(self, handle: Handle) -> bool:
+        given_up = abandon(handle.layout, self.files())
         if given_up:
-            self.files().remove(self._submitted(handle.name) / SECRETS)
+            self.files().remove(handle.submitted.secrets)
         return given_up
 
-    def collect(self, handle: Handle, directory: Path, *, is_over: bool) -> bool:  # noqa: ARG002
+    def collect(self, handle: Handle, *, is_over: bool) -> bool:  # noqa: ARG002
         return True
 
     # -- asking ---------------------------------------------------------------------------------
 
-    def find(self, name: str) -> str | None:
+    def find(self, handle: Handle) -> str | None:
+        name = handle.name
         rows = [row for row in self._queue() if row.name == name]
         if not rows:
             # A row that still waits while the queue does not have it was lost with the controller's state.
             found = self._history(["--name", name, "--starttime", HISTORY_BEGIN]) or []
             rows = [row for row in found if row.name == name and row.state != "PENDING"]
-        return chosen(rows).job_id if rows else self._claimed(name)
-
-    def _claimed(self, name: str) -> str | None:
-        """The id that a run of this name left as it began."""
-        return self._number_in(self._submitted(name) / CLAIM)
-
-    def _submitted(self, name: str) -> Path:
-        """Directory of the attempt that was submitted under this name."""
-        job_id, _, number = name.rpartition(".")
-        return self.paths.attempt(job_id, int(number))
+        return chosen(rows).job_id if rows else self._number_in(handle.submitted.claim)
 
     def _number_in(self, path: Path) -> str | None:
         """The id that a file holds; None where it is not there, or holds something else."""
@@ -225,8 +218,8 @@ class SlurmBackend:
         seen = {name: observation(chosen(rows)) for name, rows in queued.items()}
         self._end_doubles(queued)
         missing = [one for name, one in wanted.items() if name not in queued]
-        news = {**(self._past(missing) if missing else {}), **{k: v for k, v in seen.items() if v}}
-        return {name: self._with_words_of_import(name, one) for name, one in news.items()}
+        changes = {**(self._past(missing) if missing else {}), **{k: v for k, v in seen.items() if v}}
+        return {name: self._with_import_log(wanted[name], one) for name, one in changes.items()}
 
     def _past(self, handles: list[Handle]) -> dict[str, Observation]:
         """What accounting says of jobs that the queue does not have any more."""

@@ -1,24 +1,35 @@
 """From rows of Slurm to observations. Pure."""
 
-from worker.backends.interface import Observation, Phase
 from worker.backends.slurm.command_output import UNREADABLE, Row
 from worker.backends.slurm.rendering import CLAIMED, NO_SECRETS, UNPREPARED
 from worker.backends.slurm.states import STATES, Meaning, waiting
+from worker.runs.observation import Observation, ObservationCode, Phase
 
-GONE = Observation(Phase.UNKNOWN, "unknown_to_scheduler", "Neither the queue nor the accounting knows it.")
+GONE = Observation(
+    Phase.UNKNOWN, ObservationCode.UNKNOWN_TO_SCHEDULER, "Neither the queue nor the accounting knows it."
+)
 UNANSWERED = Observation(
-    Phase.UNKNOWN, "accounting_unavailable", "The queue does not know it; accounting is down."
+    Phase.UNKNOWN, ObservationCode.ACCOUNTING_UNAVAILABLE, "The queue does not know it; accounting is down."
 )
 
 # Exit code of the batch script -> code and words.
 EXITS = {
     128 + 53: (  # `0:53`: it could not be started
-        "start_failed",
+        ObservationCode.START_FAILED,
         "Slurm could not use the job's directory: is it there on all nodes, and its user's?",
     ),
-    128 + 9: ("exited", "The run was killed by signal 9: the host's memory may have been exhausted."),
-    UNPREPARED: ("image_pull", "Its container image is not there, or it could not be prepared."),
-    NO_SECRETS: ("exited", "The file of its secrets was gone when it began: an earlier run of it had ended."),
+    128 + 9: (
+        ObservationCode.EXITED,
+        "The run was killed by signal 9: the host's memory may have been exhausted.",
+    ),
+    UNPREPARED: (
+        ObservationCode.IMAGE_PULL,
+        "Its container image is not there, or it could not be prepared.",
+    ),
+    NO_SECRETS: (
+        ObservationCode.EXITED,
+        "The file of its secrets was gone when it began: an earlier run of it had ended.",
+    ),
 }
 
 
@@ -44,12 +55,12 @@ def _meaning(row: Row) -> Meaning | None:
     if row.state == "FAILED":
         return _failed(row)
     if row.state == "CANCELLED" and row.reason == "DependencyNeverSatisfied":
-        return Meaning(Phase.ENDED, "image_pull", "The import of its container image failed.")
+        return Meaning(Phase.ENDED, ObservationCode.IMAGE_PULL, "The import of its container image failed.")
     return STATES.get(row.state)
 
 
 def _failed(row: Row) -> Meaning:
-    usual = ("exited", f"The launcher exited with {row.exit_code}.")
+    usual = (ObservationCode.EXITED, f"The launcher exited with {row.exit_code}.")
     return Meaning(Phase.ENDED, *EXITS.get(row.exit_code, usual))
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.run_layout import JobLayout
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -11,11 +13,8 @@ class Paths:
     root: Path
     code_hash: str
 
-    def job(self, job_id: str) -> Path:
-        return self.root / "jobs" / job_id
-
-    def attempt(self, job_id: str, number: int) -> Path:
-        return self.job(job_id) / "attempts" / str(number)
+    def job(self, job_id: str) -> JobLayout:
+        return JobLayout(self.root / "jobs" / job_id)
 
     @property
     def code(self) -> Path:

@@ -19,12 +19,13 @@ _TEMPLATES = templates("worker.backends.slurm")
 
 def render(run: Run, profile: SlurmCluster, paths: Paths) -> Submission:
     """Config, batch script and the script of each node."""
-    directory = paths.attempt(run.job_id, run.attempt)
+    directory = paths.job(run.job_id).attempt(run.attempt).directory
     scope = {
         "run": run,
         "profile": profile,
         "paths": paths,
         "directory": directory,
+        "attempts": directory.parent,
         "options": options(profile, partition=profile.partition_of(attached=run.attached))
         + _sizes(run, profile),
         "lead": lead_seconds(run, profile),

@@ -5,48 +5,53 @@ Every state of Slurm 22.05 to 25.05 is in the table; one that is not is no news.
 
 from typing import NamedTuple
 
-from worker.backends.interface import Phase
+from worker.runs.observation import ObservationCode as Code
+from worker.runs.observation import Phase
 
 
 class Meaning(NamedTuple):
     phase: Phase
-    code: str
+    code: Code
     message: str
 
 
 STATES = {
     # waits
-    "PENDING": Meaning(Phase.QUEUED, "pending", "Waits in the queue."),
-    "CONFIGURING": Meaning(Phase.QUEUED, "configuring", "Has its nodes, which are being made ready."),
+    "PENDING": Meaning(Phase.QUEUED, Code.PENDING, "Waits in the queue."),
+    "CONFIGURING": Meaning(Phase.QUEUED, Code.CONFIGURING, "Has its nodes, which are being made ready."),
     "REQUEUED": Meaning(
-        Phase.INTERRUPTED, "preempted", "The scheduler ended it to put it into its queue again."
+        Phase.INTERRUPTED, Code.PREEMPTED, "The scheduler ended it to put it into its queue again."
     ),
-    "REQUEUE_FED": Meaning(Phase.QUEUED, "pending", "Is put into the queue of another cluster."),
-    "REQUEUE_HOLD": Meaning(Phase.QUEUED, "held", "Was put into the queue again, and is held there."),
-    "SPECIAL_EXIT": Meaning(Phase.QUEUED, "held", "Was put into the queue again, and is held there."),
-    "RESV_DEL_HOLD": Meaning(Phase.QUEUED, "held", "Is held: its reservation was deleted."),
+    "REQUEUE_FED": Meaning(Phase.QUEUED, Code.PENDING, "Is put into the queue of another cluster."),
+    "REQUEUE_HOLD": Meaning(Phase.QUEUED, Code.HELD, "Was put into the queue again, and is held there."),
+    "SPECIAL_EXIT": Meaning(Phase.QUEUED, Code.HELD, "Was put into the queue again, and is held there."),
+    "RESV_DEL_HOLD": Meaning(Phase.QUEUED, Code.HELD, "Is held: its reservation was deleted."),
     # runs
-    "RUNNING": Meaning(Phase.RUNNING, "running", "Runs."),
-    "SIGNALING": Meaning(Phase.RUNNING, "running", "Is being signalled."),
-    "STAGE_OUT": Meaning(Phase.RUNNING, "running", "Is staging its files out."),
-    "SUSPENDED": Meaning(Phase.RUNNING, "suspended", "Is suspended by the scheduler."),
-    "STOPPED": Meaning(Phase.RUNNING, "suspended", "Is stopped, and keeps its nodes."),
-    "RESIZING": Meaning(Phase.RUNNING, "running", "Is being resized."),
+    "RUNNING": Meaning(Phase.RUNNING, Code.RUNNING, "Runs."),
+    "SIGNALING": Meaning(Phase.RUNNING, Code.RUNNING, "Is being signalled."),
+    "STAGE_OUT": Meaning(Phase.RUNNING, Code.RUNNING, "Is staging its files out."),
+    "SUSPENDED": Meaning(Phase.RUNNING, Code.SUSPENDED, "Is suspended by the scheduler."),
+    "STOPPED": Meaning(Phase.RUNNING, Code.SUSPENDED, "Is stopped, and keeps its nodes."),
+    "RESIZING": Meaning(Phase.RUNNING, Code.RUNNING, "Is being resized."),
     # was cut off, and may be begun again
     "PREEMPTED": Meaning(
-        Phase.INTERRUPTED, "preempted", "Ended by the scheduler, for a job that goes first."
+        Phase.INTERRUPTED, Code.PREEMPTED, "Ended by the scheduler, for a job that goes first."
     ),
-    "NODE_FAIL": Meaning(Phase.INTERRUPTED, "node_fail", "One of its nodes failed."),
-    "BOOT_FAIL": Meaning(Phase.INTERRUPTED, "node_fail", "One of its nodes did not boot."),
-    "LAUNCH_FAILED": Meaning(Phase.INTERRUPTED, "node_fail", "It could not be started on one of its nodes."),
-    "RECONFIG_FAIL": Meaning(Phase.INTERRUPTED, "node_fail", "One of its nodes could not be configured."),
+    "NODE_FAIL": Meaning(Phase.INTERRUPTED, Code.NODE_FAIL, "One of its nodes failed."),
+    "BOOT_FAIL": Meaning(Phase.INTERRUPTED, Code.NODE_FAIL, "One of its nodes did not boot."),
+    "LAUNCH_FAILED": Meaning(
+        Phase.INTERRUPTED, Code.NODE_FAIL, "It could not be started on one of its nodes."
+    ),
+    "RECONFIG_FAIL": Meaning(Phase.INTERRUPTED, Code.NODE_FAIL, "One of its nodes could not be configured."),
     # is over
-    "COMPLETED": Meaning(Phase.ENDED, "exited", "The launcher exited with 0."),
-    "FAILED": Meaning(Phase.ENDED, "exited", "The launcher failed."),
-    "TIMEOUT": Meaning(Phase.ENDED, "time_limit", "Reached its time limit."),
-    "DEADLINE": Meaning(Phase.ENDED, "time_limit", "Reached its deadline."),
-    "CANCELLED": Meaning(Phase.ENDED, "cancelled", "Cancelled on the cluster."),
-    "OUT_OF_MEMORY": Meaning(Phase.ENDED, "oom_killed", "The host's memory that it may use was exhausted."),
+    "COMPLETED": Meaning(Phase.ENDED, Code.EXITED, "The launcher exited with 0."),
+    "FAILED": Meaning(Phase.ENDED, Code.EXITED, "The launcher failed."),
+    "TIMEOUT": Meaning(Phase.ENDED, Code.TIME_LIMIT, "Reached its time limit."),
+    "DEADLINE": Meaning(Phase.ENDED, Code.TIME_LIMIT, "Reached its deadline."),
+    "CANCELLED": Meaning(Phase.ENDED, Code.CANCELLED, "Cancelled on the cluster."),
+    "OUT_OF_MEMORY": Meaning(
+        Phase.ENDED, Code.OOM_KILLED, "The host's memory that it may use was exhausted."
+    ),
 }
 # COMPLETING: over, or about to be begun again, which the next look tells. REVOKED: another cluster has it.
 
@@ -100,10 +105,11 @@ NEVER_SUFFIXES = ("PerJobLimit", "PerJob", "MinutesPerJobLimit", "WallDurationPe
 def waiting(reason: str) -> Meaning:
     """Why a job is pending, in words, and whether waiting can help."""
     if words := _never(reason):
-        return Meaning(Phase.QUEUED, "never_runs", f"Can never run like this: {words} (Slurm: {reason})")
+        return Meaning(Phase.QUEUED, Code.NEVER_RUNS, f"Can never run like this: {words} (Slurm: {reason})")
     words = next((words for name, words in WAITS.items() if reason.startswith(name)), "Waits in the queue.")
+    code = Code.HELD if "held" in reason.lower() else Code.PENDING
     told = "" if reason in ("None", "") else f" (Slurm: {reason})"
-    return Meaning(Phase.QUEUED, "held" if "held" in reason.lower() else "pending", words + told)
+    return Meaning(Phase.QUEUED, code, words + told)
 
 
 def _never(reason: str) -> str | None:

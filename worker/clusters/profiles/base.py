@@ -57,7 +57,7 @@ class Cluster(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     usual_recoveries: ClassVar[int] = 0
-    look_limit_seconds: ClassVar[float] = 5.0
+    poll_limit_seconds: ClassVar[float] = 5.0
     """Longer than a look takes, unless its worker has died."""
 
     name: str

@@ -46,7 +46,7 @@ class LeptonCluster(Cluster):
     """A workspace, and how jobs run in it."""
 
     usual_recoveries: ClassVar[int] = 3
-    look_limit_seconds: ClassVar[float] = 120.0
+    poll_limit_seconds: ClassVar[float] = 120.0
 
     executor: Literal["lepton"]
     workspace: Name | None = Field(default=None, description="Its id. Default: LEPTON_WORKSPACE_ID.")

@@ -14,7 +14,7 @@ class SlurmCluster(Cluster):
     """A cluster that Slurm schedules, reached over SSH or from a machine that has Slurm's commands."""
 
     usual_recoveries: ClassVar[int] = 3
-    look_limit_seconds: ClassVar[float] = 60.0
+    poll_limit_seconds: ClassVar[float] = 60.0
 
     executor: Literal["slurm"]
     tunnel: Literal["ssh", "local"] | None = Field(

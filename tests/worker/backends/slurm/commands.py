@@ -2,12 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from trainer.run_layout import JobLayout
 from worker.backends.access.files import Files
 from worker.backends.access.local_files import LocalFiles
 from worker.backends.access.transport import Answer, LocalTransport
+from worker.backends.interface import Handle
 from worker.backends.slurm.command_output import SEPARATOR, WIDTHS
 from worker.errors import BackendUnavailable
+from worker.runs.run import split_run_name
+
+
+def handle(external_id: str, name: str, root: Path = Path("/nowhere")) -> Handle:
+    """A submission whose attempts lie below a root."""
+    job_id, number = split_run_name(name)
+    return Handle(external_id, name, JobLayout(root / "jobs" / job_id).attempt(number).directory)
 
 
 def queue_line(**fields: str) -> str:

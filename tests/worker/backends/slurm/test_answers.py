@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.worker.backends.slurm.commands import queue_line
-from worker.backends.interface import Phase
 from worker.backends.slurm.command_output import SEPARATOR, Row, history_rows, queue_rows, refusal
 from worker.backends.slurm.observations import chosen, observation
 from worker.backends.slurm.states import NEVER, STATES, WAITS, waiting
 from worker.errors import BackendUnavailable, SubmissionRejected
+from worker.runs.observation import Phase
 
 
 def row(state: str, code: int = 0, **more: object) -> Row:

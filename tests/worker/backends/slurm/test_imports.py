@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.backends.slurm.commands import FakeSlurm, queue_line
+from tests.worker.backends.slurm.commands import FakeSlurm, handle, queue_line
 from worker.backends.access.transport import Answer
-from worker.backends.interface import Handle, Submission
+from worker.backends.interface import Submission
 from worker.backends.slurm.backend import SlurmBackend
 from worker.backends.slurm.images import log_of_import
 from worker.clusters.profiles import SlurmCluster
@@ -29,7 +29,7 @@ def backend(slurm: FakeSlurm, tmp_path: Path) -> SlurmBackend:
 @pytest.fixture
 def submission(backend: SlurmBackend) -> Submission:
     image = f"registry.example.com/nemo@sha256:{'a' * 64}"
-    directory = str(backend.paths.attempt("job-1", 1))
+    directory = str(backend.paths.job("job-1").attempt(1).directory)
     return Submission(name=NAME, directory=directory, files={}, command=[], image=image, fresh_image=True)
 
 
@@ -50,8 +50,9 @@ def test_an_import_that_fails_is_told_in_its_own_words(
     backend.submit(submission)
     failed = queue_line(JobID="42", State="CANCELLED", Reason="DependencyNeverSatisfied", Name=NAME)
     slurm.queue = [failed]
-    assert backend.poll([Handle("42", NAME)])[NAME].message == "The import of its container image failed."
+    run = handle("42", NAME, backend.paths.root)
+    assert backend.poll([run])[NAME].message == "The import of its container image failed."
     log = log_of_import(Path((Path(submission.directory) / "image").read_text().strip()))
     log.write_text("[ERROR] no such\nimage\n")
-    seen = backend.poll([Handle("42", NAME)])[NAME]
+    seen = backend.poll([run])[NAME]
     assert seen.message.endswith(f"{log} ends with: [ERROR] no such image")

@@ -32,7 +32,7 @@ def backend(slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def submission(backend: SlurmBackend) -> Submission:
     return Submission(
         name="job-1.1",
-        directory=str(backend.paths.attempt("job-1", 1)),
+        directory=str(backend.paths.job("job-1").attempt(1).directory),
         files={},
         command=[],
         secrets={"HF_TOKEN": "team-hf"},
@@ -79,12 +79,14 @@ def test_it_goes_with_an_attempt_that_is_given_up(
 ) -> None:
     backend.submit(submission)
     assert kept(submission)
-    assert backend.abandon(Handle("7", submission.name), backend.paths.attempt("job-1", attempt))
+    assert backend.abandon(
+        Handle("7", submission.name, backend.paths.job("job-1").attempt(attempt).directory)
+    )
     assert not kept(submission)
 
 
 def test_who_has_begun_keeps_it(backend: SlurmBackend, submission: Submission) -> None:
     backend.submit(submission)
     (Path(submission.directory) / "claim").write_text("7\n")
-    assert not backend.abandon(Handle("7", submission.name), Path(submission.directory))
+    assert not backend.abandon(submission.handle("7"))
     assert kept(submission)

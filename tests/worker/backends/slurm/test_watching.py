@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from tests.worker.backends.slurm.commands import FakeSlurm, history_line, queue_line
-from worker.backends.interface import Handle, Phase
+from tests.worker.backends.slurm.commands import FakeSlurm, handle, history_line, queue_line
 from worker.backends.slurm.backend import SlurmBackend
 from worker.clusters.profiles import SlurmCluster
+from worker.runs.observation import Phase
 
 NAME = "job-1.1"
 
@@ -32,10 +32,10 @@ def test_of_a_doubled_submission_that_waits_one_goes_on_waiting(
     slurm: FakeSlurm, backend: SlurmBackend
 ) -> None:
     slurm.queue = rows("PENDING", "PENDING")
-    assert backend.poll([Handle("5", NAME)])[NAME].external_id == "5"
+    assert backend.poll([handle("5", NAME)])[NAME].external_id == "5"
     assert slurm.cancelled == [[f"--name={NAME}", "6"]]
     slurm.queue = rows("PENDING", "CANCELLED")
-    seen = backend.poll([Handle("5", NAME)])[NAME]
+    seen = backend.poll([handle("5", NAME)])[NAME]
     assert (seen.phase, seen.external_id) == (Phase.QUEUED, "5")
     assert len(slurm.cancelled) == 1
 
@@ -54,7 +54,7 @@ def test_a_double_that_was_cancelled_does_not_speak_for_the_job(
     slurm: FakeSlurm, backend: SlurmBackend, states: tuple[str, ...], counts: str
 ) -> None:
     slurm.queue = rows(*states)
-    assert backend.poll([Handle("6", NAME)])[NAME].external_id == counts
+    assert backend.poll([handle("6", NAME)])[NAME].external_id == counts
     assert slurm.cancelled == []
 
 
@@ -62,12 +62,12 @@ def test_who_has_begun_and_waits_again_is_not_the_double(slurm: FakeSlurm, backe
     gave_way = queue_line(JobID="5", State="COMPLETING", exit_code=str(75 << 8), Name=NAME)
     requeued = queue_line(JobID="7", RestartCnt="1", Name=NAME)
     slurm.queue = [gave_way, queue_line(JobID="6", Name=NAME), requeued]
-    assert backend.poll([Handle("5", NAME)])[NAME].restarts == 1
+    assert backend.poll([handle("5", NAME)])[NAME].restarts == 1
     assert slurm.cancelled == [[f"--name={NAME}", "6"]]
 
 
 def test_a_cancel_reaches_both_of_a_doubled_submission(slurm: FakeSlurm, backend: SlurmBackend) -> None:
-    backend.cancel(Handle("6", NAME))
+    backend.cancel(handle("6", NAME))
     assert slurm.cancelled == [[f"--name={NAME}"]]
 
 
@@ -76,9 +76,9 @@ def test_accounting_that_hangs_hides_nothing_of_what_the_queue_says(
 ) -> None:
     slurm.queue = rows("RUNNING")
     slurm.hung = {"sacct"}
-    seen = backend.poll([Handle("5", NAME), Handle("4", "job-2.1")])
+    seen = backend.poll([handle("5", NAME), handle("4", "job-2.1")])
     assert (seen[NAME].phase, seen["job-2.1"].code) == (Phase.RUNNING, "accounting_unavailable")
-    assert backend.find("job-2.1") is None
+    assert backend.find(handle("", "job-2.1")) is None
 
 
 @pytest.mark.parametrize("column", ["exit_code", "RestartCnt", "StartTime"])
@@ -87,7 +87,7 @@ def test_a_row_that_nobody_can_read_is_no_news(slurm: FakeSlurm, backend: SlurmB
     slurm.queue = [queue_line(Name=NAME, **{column: strange}), *rows("PENDING"), *rows("RUNNING")]
     slurm.queue.append(queue_line(JobID="9", State="RUNNING", Name="job-2.1"))
     with capture_logs() as logged:
-        assert [*backend.poll([Handle("7", NAME), Handle("9", "job-2.1")])] == ["job-2.1"]
+        assert [*backend.poll([handle("7", NAME), handle("9", "job-2.1")])] == ["job-2.1"]
     assert slurm.cancelled == []
     assert slurm.asked == ["squeue"]
     assert [line["event"] for line in logged] == ["slurm.unreadable_row"]
@@ -96,7 +96,7 @@ def test_a_row_that_nobody_can_read_is_no_news(slurm: FakeSlurm, backend: SlurmB
 def test_a_record_that_nobody_can_read_is_no_news(slurm: FakeSlurm, backend: SlurmBackend) -> None:
     strange = history_line("7", NAME, "COMPLETED", exit_code="fine")
     slurm.history = [strange, history_line("9", "job-2.1", "FAILED")]
-    seen = backend.poll([Handle("7", NAME), Handle("9", "job-2.1"), Handle("8", "job-3.1")])
+    seen = backend.poll([handle("7", NAME), handle("9", "job-2.1"), handle("8", "job-3.1")])
     assert {name: one.phase for name, one in seen.items()} == {
         "job-2.1": Phase.ENDED,
         "job-3.1": Phase.UNKNOWN,
@@ -105,10 +105,10 @@ def test_a_record_that_nobody_can_read_is_no_news(slurm: FakeSlurm, backend: Slu
 
 def test_of_a_requeued_run_the_last_record_counts(slurm: FakeSlurm, backend: SlurmBackend) -> None:
     slurm.history = [history_line("7", NAME, "NODE_FAIL"), history_line("7", NAME, "COMPLETED")]
-    seen = backend.poll([Handle("7", NAME)])[NAME]
+    seen = backend.poll([handle("7", NAME)])[NAME]
     assert (seen.phase, seen.restarts) == (Phase.ENDED, 1)
     slurm.history.append(history_line("7", NAME, "PENDING"))
-    assert backend.poll([Handle("7", NAME)])[NAME].phase is Phase.UNKNOWN
+    assert backend.poll([handle("7", NAME)])[NAME].phase is Phase.UNKNOWN
 
 
 def test_while_the_queue_knows_a_run_its_last_record_does_not_count(
@@ -116,5 +116,5 @@ def test_while_the_queue_knows_a_run_its_last_record_does_not_count(
 ) -> None:
     slurm.history = [history_line("5", NAME, "PREEMPTED")]
     slurm.queue = rows("PENDING")
-    assert backend.poll([Handle("5", NAME)])[NAME].phase is Phase.QUEUED
+    assert backend.poll([handle("5", NAME)])[NAME].phase is Phase.QUEUED
     assert slurm.asked == ["squeue"]

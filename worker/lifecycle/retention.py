@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import ColumnElement, and_, delete, func, tuple_
 from sqlalchemy.orm import aliased
-from sqlmodel import Session, SQLModel, col, select
+from sqlmodel import col, select
 
 from worker.backends.connect import connect
 from worker.clock import utcnow
@@ -59,7 +59,7 @@ class Removal(BaseModel):
 # -- what is past its time -------------------------------------------------------------------------
 
 
-def due(limit: int | None = None) -> list[Removal]:
+def expired(limit: int | None = None) -> list[Removal]:
     """What would be removed now, oldest first, at most `limit` of each kind on each cluster.
 
     Jobs of a cluster that has no profile any more, or whose files cannot be used now, are left out.
@@ -68,30 +68,32 @@ def due(limit: int | None = None) -> list[Removal]:
         removal.model_copy(update={"bytes": size})
         for profile in clusters().values()
         for what in (What.JOB, What.LOGS)
-        for removal in _due_on(profile, what, limit)
+        for removal in _expired_on(profile, what, limit)
         if (size := _size(removal)) is not None
     ]
 
 
-def _due_on(profile: Cluster, what: What, limit: int | None) -> list[Removal]:
-    query = select(Job).where(Job.cluster == profile.name, _is_past(what))
+def _expired_on(profile: Cluster, what: What, limit: int | None) -> list[Removal]:
+    query = select(Job).where(Job.cluster == profile.name, _has_expired(what))
     with reading() as session:
         found = session.exec(query.order_by(col(Job.finished_at)).limit(limit)).all()
     fields = {"job_id", "cluster", "attempt", "state", "finished_at"}
     return [Removal(job_id=job.id, what=what, **job.model_dump(include=fields)) for job in found]
 
 
-def _is_past(what: What) -> ColumnElement[bool]:
+def _has_expired(what: What) -> ColumnElement[bool]:
     """Whether a job, or its logs, may be removed: looked at again in the transaction that removes."""
     settings = get_settings()
     finished = col(Job.state).in_(TERMINAL)
-    job_is_past = and_(finished, col(Job.finished_at) < _ago(settings.keep_jobs_days), ~_is_exported())
+    job_has_expired = and_(finished, col(Job.finished_at) < _ago(settings.keep_jobs_days), ~_is_exported())
     if what is What.JOB:
-        return job_is_past
+        return job_has_expired
     noted = select(Event.id).where(
         Event.job_id == Job.id, Event.attempt == Job.attempt, Event.type == LOGS_REMOVED
     )
-    return and_(finished, col(Job.finished_at) < _ago(settings.keep_logs_days), ~job_is_past, ~noted.exists())
+    return and_(
+        finished, col(Job.finished_at) < _ago(settings.keep_logs_days), ~job_has_expired, ~noted.exists()
+    )
 
 
 def _is_exported() -> ColumnElement[bool]:
@@ -109,14 +111,14 @@ def _ago(days: float | None) -> datetime:
 # -- removing --------------------------------------------------------------------------------------
 
 
-def collect(limit: int | None = BATCH_JOBS) -> list[Removal]:
+def remove_expired(limit: int | None = BATCH_JOBS) -> list[Removal]:
     """Finish what a crash left, then remove a batch of what is due; returns what was removed.
 
     Raises ServiceUnavailable where another pass is at work.
     """
     with _only_pass():
         left = [removal for removal in _noted() if _finish(removal)]
-        return left + [removal for removal in due(limit) if _remove(removal)]
+        return left + [removal for removal in expired(limit) if _remove(removal)]
 
 
 @contextmanager
@@ -153,7 +155,7 @@ def _finish(removal: Removal) -> bool:
 def _remove_rows(removal: Removal) -> bool:
     """Remove the rows of a job, or note that its logs go; False where that is not due any more."""
     query = select(Job).where(
-        Job.id == removal.job_id, Job.attempt == removal.attempt, _is_past(removal.what)
+        Job.id == removal.job_id, Job.attempt == removal.attempt, _has_expired(removal.what)
     )
     with writing() as session:
         # Asked for again when the row is ours: what held it meanwhile may have begun an export.
@@ -161,19 +163,10 @@ def _remove_rows(removal: Removal) -> bool:
         if job is None:
             return False
         if removal.what is What.JOB:
-            _delete_job(session, job.id)
+            transitions.remove(session, job.id)
         else:
             transitions.record(session, job, LOGS_REMOVED)
     return True
-
-
-def _delete_job(session: Session, job_id: str) -> None:
-    """Delete a job with the rows of every table that points at it."""
-    for table in reversed(SQLModel.metadata.sorted_tables):
-        for column in table.columns:
-            if column.references(col(Job.id)):
-                session.execute(delete(table).where(column == job_id))
-    session.execute(delete(Job).where(col(Job.id) == job_id))
 
 
 def _rows_are_removed(removal: Removal) -> bool:
@@ -255,17 +248,17 @@ def _noted() -> Iterator[Removal]:
 # -- idempotency keys ------------------------------------------------------------------------------
 
 
-def expired_keys() -> int:
+def count_expired_keys() -> int:
     """Number of the idempotency keys that are past their time."""
     with reading() as session:
-        return session.exec(select(func.count()).where(_key_is_past())).one()
+        return session.exec(select(func.count()).where(_key_has_expired())).one()
 
 
-def forget_keys() -> int:
+def delete_expired_keys() -> int:
     """Remove the idempotency keys that are past their time, some at a time; returns their number."""
     columns = (col(IdempotencyKey.project), col(IdempotencyKey.owner), col(IdempotencyKey.key))
     key = tuple_(*columns)
-    some = select(*columns).where(_key_is_past()).limit(BATCH_KEYS)
+    some = select(*columns).where(_key_has_expired()).limit(BATCH_KEYS)
     total = 0
     while True:
         with writing() as session:
@@ -275,5 +268,5 @@ def forget_keys() -> int:
             return total
 
 
-def _key_is_past() -> ColumnElement[bool]:
+def _key_has_expired() -> ColumnElement[bool]:
     return col(IdempotencyKey.created_at) < _ago(get_settings().keep_idempotency_keys_days)

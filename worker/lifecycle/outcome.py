@@ -18,26 +18,29 @@ from trainer.failures import (
     known_as,
     signs,
 )
-from worker.db.models import Json
+from trainer.run_layout import STOP_PREEMPTION, STOP_TERMINATED, STOP_TIME_LIMIT
 from worker.runs.events import Ending, Failed, Finished, Stopped
+from worker.runs.observation import ExitRecord, ObservationCode
 from worker.states import DesiredState, JobState, Reason
 
-# What backends call it where that is no name of FAILURES.
-WORDS = {"oom_killed": "host_oom", "killed": "node_fail", "start_failed": "scheduler_rejected"}
-# What a run was told in its stop file, where it was not a client's wish.
-STOPS = {"time limit": "time_limit", "preemption": "preempted"}
-# What a run notes that was sent a SIGTERM: the cluster's word says why.
-TERMINATED = "terminated"
-# The scheduler's word for a run that it no longer knows, and that has begun.
-VANISHED = "vanished"
-
-
-# What the scheduler says of a run that it ended, or somebody there: it had no time for a last word.
-CUT_OFF = ("preempted", "node_fail", "cancelled")
+# The failure (a name of FAILURES) that an observed end means.
+FAILURE_OF_EXIT = {
+    ObservationCode.PREEMPTED: "preempted",
+    ObservationCode.NODE_FAIL: "node_fail",
+    ObservationCode.KILLED: "node_fail",
+    ObservationCode.TIME_LIMIT: "time_limit",
+    ObservationCode.IMAGE_PULL: "image_pull",
+    ObservationCode.OOM_KILLED: "host_oom",
+    ObservationCode.START_FAILED: "scheduler_rejected",
+}
+# The failure that a stop file meant, where no client had requested the stop.
+FAILURE_OF_STOP = {STOP_TIME_LIMIT: "time_limit", STOP_PREEMPTION: "preempted"}
+# The scheduler, or somebody there, ended the run: it had no time to write an end marker.
+CUT_OFF = (ObservationCode.PREEMPTED, ObservationCode.NODE_FAIL, ObservationCode.CANCELLED)
 
 
 @dataclass(frozen=True)
-class Fault:
+class Explanation:
     """Why a run failed: a name of FAILURES, in its own words, and where it shows."""
 
     name: str
@@ -62,7 +65,7 @@ class Fault:
 class Outcome:
     state: JobState
     reason: Reason
-    fault: str | None = None
+    explanation: str | None = None
     """Of a failure: its name in FAILURES."""
     failure: Failure | None = None
 
@@ -70,9 +73,9 @@ class Outcome:
 def decide(
     *,
     marker: Ending | None,
-    ended: Json,
+    ended: ExitRecord,
     desired: str,
-    checkpoint_is_whole: bool,
+    checkpoint_is_complete: bool,
     attempt: int,
     logs: Iterable[LogTail] = (),
 ) -> Outcome:
@@ -83,30 +86,36 @@ def decide(
         torchrun.
     logs: the ends of the ranks' logs and of the launcher's; read only where the run failed.
     """
-    if isinstance(marker, Finished) and checkpoint_is_whole:
+    if isinstance(marker, Finished) and checkpoint_is_complete:
         return Outcome(JobState.SUCCEEDED, Reason("finished", "All steps done, final checkpoint complete."))
     if desired == DesiredState.CANCEL:
-        return Outcome(JobState.CANCELLED, Reason("cancelled", ended.get("message") or "Cancelled."))
-    if ended.get("code") == "cancelled" and _has_no_own_end(marker) and desired == DesiredState.RUN:
+        return Outcome(JobState.CANCELLED, Reason("cancelled", ended.message or "Cancelled."))
+    if ended.code is ObservationCode.CANCELLED and _has_no_own_end(marker) and desired == DesiredState.RUN:
         message = "Cancelled on the cluster, and not through this service."
-        return Outcome(JobState.CANCELLED, Reason("cancelled_on_cluster", message, ended.get("raw")))
-    if desired == DesiredState.PAUSE and _has_stopped(marker, ended.get("code")):
+        return Outcome(JobState.CANCELLED, Reason("cancelled_on_cluster", message, ended.raw))
+    if desired == DesiredState.PAUSE and _has_stopped(marker, ended.code):
         return Outcome(JobState.PAUSED, _paused(marker))
     seen = _look(logs, marker)
-    fault = _fault(marker, ended, seen)
-    failure = explain(fault.name, cause=fault.cause, evidence=fault.evidence(attempt, seen.last_lines))
-    reason = Reason(failure.failure_class, failure.cause, ended.get("raw"))
-    vanished = ended.get("code") == VANISHED and fault.name == "unknown"
-    return Outcome(JobState.LOST if vanished else JobState.FAILED, reason, fault.name, failure)
+    explanation = _explanation(marker, ended, seen)
+    failure = explain(
+        explanation.name, cause=explanation.cause, evidence=explanation.evidence(attempt, seen.last_lines)
+    )
+    reason = Reason(failure.failure_class, failure.cause, ended.raw)
+    vanished = ended.code is ObservationCode.VANISHED and explanation.name == "unknown"
+    return Outcome(JobState.LOST if vanished else JobState.FAILED, reason, explanation.name, failure)
 
 
-def _has_stopped(marker: Ending | None, code: str | None) -> bool:
+def _has_stopped(marker: Ending | None, code: ObservationCode) -> bool:
     """Whether the end of a run was one that its pause asked for, or that came before it could be heeded."""
-    return isinstance(marker, Stopped) or code in CUT_OFF or (marker is None and code == "time_limit")
+    return (
+        isinstance(marker, Stopped)
+        or code in CUT_OFF
+        or (marker is None and code is ObservationCode.TIME_LIMIT)
+    )
 
 
 def _has_no_own_end(marker: Ending | None) -> bool:
-    return marker is None or (isinstance(marker, Stopped) and marker.reason == TERMINATED)
+    return marker is None or (isinstance(marker, Stopped) and marker.reason == STOP_TERMINATED)
 
 
 def _paused(marker: Ending | None) -> Reason:
@@ -163,38 +172,40 @@ def _sign_of(marker: Failed, log: LogTail, here: list[Sign]) -> Sign | None:
 # -- what it comes to ------------------------------------------------------------------------------
 
 
-def _fault(marker: Ending | None, ended: Json, seen: _Seen) -> Fault:
+def _explanation(marker: Ending | None, ended: ExitRecord, seen: _Seen) -> Explanation:
     """The likeliest of all explanations."""
-    said = ended.get("code", "")
+    exit_failure = FAILURE_OF_EXIT.get(ended.code)
     match marker:
         case Finished():
-            return Fault(
-                "bad_checkpoint", "The run finished, but its final checkpoint is missing or not whole."
+            return Explanation(
+                "bad_checkpoint", "The run finished, but its final checkpoint is missing or incomplete."
             )
-        case Stopped(reason=reason) if reason in STOPS:
-            return Fault(STOPS[reason])
-        case Stopped(reason=reason) if reason == TERMINATED and seen.best and seen.best.name == "preempted":
+        case Stopped(reason=reason) if reason in FAILURE_OF_STOP:
+            return Explanation(FAILURE_OF_STOP[reason])
+        case Stopped(reason=reason) if (
+            reason == STOP_TERMINATED and seen.best and seen.best.name == "preempted"
+        ):
             return _shown(seen.best)
-        case Stopped() if said not in FAILURES:
-            return Fault("unknown", f"The run was stopped at step {marker.step} by its stop file.")
-    silent = f"The run ended without a word from the trainer. {ended.get('message', '')}".strip()
-    candidates: list[tuple[Weight, Fault]] = []
+        case Stopped() if ended.code not in FAILURES:
+            return Explanation("unknown", f"The run was stopped at step {marker.step} by its stop file.")
+    silent = f"The run ended without a word from the trainer. {ended.message}".strip()
+    candidates: list[tuple[Weight, Explanation]] = []
     if isinstance(marker, Failed):
         own = _told(marker, seen)
         candidates.append((FAILURES[own.name].weight, own))
     if seen.best and not isinstance(marker, Stopped):
         candidates.append((seen.best.weight, _shown(seen.best)))
-    if (word := WORDS.get(said, said)) in FAILURES:
-        candidates.append((Weight.WORD, Fault(word, ended.get("message"))))
+    if exit_failure:
+        candidates.append((Weight.WORD, Explanation(exit_failure, ended.message or None)))
     # Of equal ones min takes the first: the trainer's own word.
-    return min(candidates, key=lambda one: one[0], default=(Weight.ECHO, Fault("unknown", silent)))[1]
+    return min(candidates, key=lambda one: one[0], default=(Weight.ECHO, Explanation("unknown", silent)))[1]
 
 
-def _told(marker: Failed, seen: _Seen) -> Fault:
+def _told(marker: Failed, seen: _Seen) -> Explanation:
     """What the trainer says. What it refused, and what it does not know, it tells in its own words."""
     name = _name(marker)
     own_words = marker.traceback is None or name in ("user_code", "unknown", "invalid_config")
-    return Fault(
+    return Explanation(
         name,
         marker.message if own_words else None,
         sign=seen.of_marker or (seen.best if seen.best and seen.best.name == name else None),
@@ -211,5 +222,5 @@ def _name(marker: Failed) -> str:
     return known_as(marker.code)
 
 
-def _shown(sign: Sign) -> Fault:
-    return Fault(sign.name, sign.line if sign.name == "user_code" else None, sign=sign)
+def _shown(sign: Sign) -> Explanation:
+    return Explanation(sign.name, sign.line if sign.name == "user_code" else None, sign=sign)

@@ -1,32 +1,26 @@
-"""Reads what a run says of itself (events.jsonl, end.json) into the database, each line once."""
+"""Ingest the event lines of a run into the database, each line once."""
 
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import datetime
 
-from sqlalchemy import update
-from sqlmodel import Session, col
+from sqlmodel import Session
 
-from trainer.checkpoints import HF_INDEX, missing_of_export
-from worker import outcome, recovery
 from worker.backends.access.files import Files
 from worker.backends.connect import connect
-from worker.backends.interface import Backend, Handle
+from worker.backends.interface import Backend
 from worker.clock import utcnow
 from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Checkpoint, Job, Json, Metric
-from worker.db.session import affected, reading, writing
-from worker.errors import BackendUnavailable, NotReachable
-from worker.jobs import logs, queries, retry, transitions
-from worker.run_files import END, EVENTS, SECRETS
+from worker.db.session import writing
+from worker.errors import BackendUnavailable
+from worker.jobs import queries, transitions
+from worker.lifecycle import finalize
+from worker.lifecycle.handles import handle_of, layout_of
 from worker.runs.events import (
     AnyEvent,
     CheckpointSaved,
-    Ending,
-    Finished,
     Started,
     StepDone,
     Validated,
-    read_ending,
     read_event,
 )
 from worker.states import LIVE, JobState
@@ -38,19 +32,18 @@ log = logger(__name__)
 CHUNK_BYTES = 1 << 20
 # A checkpoint of a hundred thousand files is reported in about ten megabytes.
 LONGEST_LINE_BYTES = 1 << 26
-LARGEST_INDEX_BYTES = 1 << 26
 
 
 def ingest(job_id: str) -> None:
-    """Take in the new event lines of a job's attempt, and, where its run is over, decide its outcome."""
+    """Ingest the new event lines of a job's attempt and, where its run is over, decide the job's outcome."""
     try:
-        read_up(job_id)
+        ingest_all(job_id)
     except BackendUnavailable as error:
-        log.warning("ingest.unavailable", job_id=job_id, error=error.message)  # the next look asks again
+        log.warning("ingest.unavailable", job_id=job_id, error=error.message)  # the next poll asks again
 
 
-def read_up(job_id: str) -> None:
-    """The same for who relies on it. Raises BackendUnavailable."""
+def ingest_all(job_id: str) -> None:
+    """The same for a caller that relies on it. Raises BackendUnavailable."""
     job = queries.get(job_id)
     if job.state not in LIVE:
         return
@@ -58,23 +51,22 @@ def read_up(job_id: str) -> None:
     if attempt.directory is None:
         return
     with metrics.observed(job.cluster, "ingest"):
-        _take_in(job, attempt, connect(cluster(job.cluster)))
+        _ingest(job, attempt, connect(cluster(job.cluster)))
 
 
-def _take_in(job: Job, attempt: Attempt, backend: Backend) -> None:
-    handle, directory = Handle(attempt.external_id or "", attempt.name), Path(attempt.directory or "")
+def _ingest(job: Job, attempt: Attempt, backend: Backend) -> None:
     is_over = attempt.exit is not None
-    is_whole = backend.collect(handle, directory, is_over=is_over)
+    is_complete = backend.collect(handle_of(attempt), is_over=is_over)
     while lines := _next_lines(attempt, backend.files()):
-        if not _take(job.id, attempt, lines):
-            return  # another worker is at it, and goes on
-    if is_over and is_whole:
-        _finalize(job, attempt, backend)
+        if not _ingest_lines(job.id, attempt, lines):
+            return  # another worker ingests, and continues
+    if is_over and is_complete:
+        finalize.finalize(job, attempt, backend)
 
 
 def _next_lines(attempt: Attempt, files: Files) -> bytes:
     """The complete lines that follow the attempt's offset, as many as fit a chunk, and one at least."""
-    path = Path(attempt.directory or "") / EVENTS
+    path = layout_of(attempt).events
     size = CHUNK_BYTES
     while True:
         try:
@@ -88,12 +80,12 @@ def _next_lines(attempt: Attempt, files: Files) -> bytes:
         size *= 2
 
 
-def _take(job_id: str, attempt: Attempt, lines: bytes) -> bool:
+def _ingest_lines(job_id: str, attempt: Attempt, lines: bytes) -> bool:
     """Store some lines. Returns False, and stores nothing, where another worker has taken them."""
     events = [event for line in lines.splitlines() if (event := _event(line, job_id)) is not None]
     with writing() as session:
         job = queries.find(session, job_id, lock=True)
-        if not _advance(session, attempt, len(lines)):
+        if not transitions.advance_events(session, attempt, len(lines)):
             return False
         for event in events:
             _store(session, job, attempt, event)
@@ -119,17 +111,6 @@ def _event(line: bytes, job_id: str) -> AnyEvent | None:
         shown = line[:200].decode(errors="replace")
         log.warning("ingest.bad_line", job_id=job_id, line=shown, error=str(error)[:500])
         return None
-
-
-def _advance(session: Session, attempt: Attempt, by: int) -> bool:
-    """Move the offset in the transaction that stores the lines: of two readers one wins."""
-    statement = (
-        update(Attempt)
-        .where(col(Attempt.job_id) == attempt.job_id, col(Attempt.number) == attempt.number)
-        .where(col(Attempt.events_offset) == attempt.events_offset)
-        .values(events_offset=attempt.events_offset + by)
-    )
-    return affected(session, statement) > 0
 
 
 # -- one line --------------------------------------------------------------------------------------
@@ -199,84 +180,3 @@ def _eta(progress: Json, event: StepDone) -> float | None:
     elapsed = event.at - datetime.fromisoformat(progress["started_at"])
     pace = elapsed.total_seconds() / done
     return round(pace * max(int(progress["total_steps"]) - event.step, 0), 1)
-
-
-def _finalize(job: Job, attempt: Attempt, backend: Backend) -> None:
-    files = backend.files()
-    marker = _end_marker(attempt, files)
-    if marker is None and _may_settle(attempt, backend.settle_seconds):
-        return  # the next look asks again
-    decision = outcome.decide(
-        marker=marker,
-        ended=attempt.exit or {},
-        desired=job.desired_state,
-        checkpoint_is_whole=isinstance(marker, Finished) and _is_whole(job, marker.iteration, files),
-        attempt=attempt.number,
-        logs=logs.tails(Path(attempt.directory or ""), queries.run_of(job).resources.gpus, files),
-    )
-    failure = _failure(job, decision)
-    _remove_secrets(job, attempt, files)
-    if recovery.goes_on(job, decision):
-        recovery.go_on(job, decision.reason, failure)
-        return
-    with writing() as session:
-        transitions.move(session, job, decision.state, reason=decision.reason, failure=failure)
-    log.info("job.ended", job_id=job.id, state=decision.state)
-
-
-def _remove_secrets(job: Job, attempt: Attempt, files: Files) -> None:
-    """A run removes them at its end; one that was killed, or never began, could not."""
-    if job.spec.get("secrets") and attempt.directory:
-        submitted = Path(attempt.directory).with_name(str(attempt.submission or attempt.number))
-        files.remove(submitted / SECRETS)
-
-
-def _may_settle(attempt: Attempt, seconds: float) -> bool:
-    """Whether the run ended so recently that its end marker may not be seen here yet."""
-    ended = attempt.exit or {}
-    if ended.get("code") in outcome.CUT_OFF:
-        return False
-    seen_at = ended.get("at")
-    age = utcnow() - datetime.fromisoformat(seen_at) if seen_at else timedelta.max
-    return timedelta(0) <= age < timedelta(seconds=seconds)
-
-
-def _failure(job: Job, decision: outcome.Outcome) -> Json | None:
-    """A failure as it is stored, with a change that may help."""
-    if decision.failure is None:
-        return None
-    suggestion = retry.suggestion(job, decision.fault or "")
-    failure = decision.failure.model_copy(update={"suggestion": suggestion})
-    return failure.model_dump(mode="json", by_alias=True)
-
-
-def _end_marker(attempt: Attempt, files: Files) -> Ending | None:
-    try:
-        return read_ending(files.read(Path(attempt.directory or "") / END, 0, CHUNK_BYTES))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _is_whole(job: Job, iteration: int | None, files: Files) -> bool:
-    """Whether the final checkpoint was reported, and every file of it is there with its size."""
-    with reading() as session:
-        final = session.get(Checkpoint, (job.id, iteration)) if iteration is not None else None
-    if final is None:
-        return False
-    try:
-        sizes = [files.stat(Path(final.path) / file["path"]).size == file["bytes"] for file in final.files]
-        missing = _missing(final, files)
-    except (FileNotFoundError, ValueError):
-        return False
-    except NotReachable:
-        return True  # nobody but the trainer can tell, and it reports a checkpoint when that is on disk
-    return bool(sizes) and all(sizes) and not missing
-
-
-def _missing(final: Checkpoint, files: Files) -> set[str]:
-    """What an export lacks to be loaded. Raises FileNotFoundError, ValueError, NotReachable."""
-    if final.format != "huggingface":
-        return set()
-    names = {file["path"] for file in final.files}
-    index = files.read(Path(final.path) / HF_INDEX, 0, LARGEST_INDEX_BYTES) if HF_INDEX in names else None
-    return missing_of_export(names, index)

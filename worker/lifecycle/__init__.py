@@ -1,0 +1,1 @@
+"""What moves a job without anybody asking: the tasks run it, and nothing else of worker/ imports it."""

@@ -1,0 +1,103 @@
+"""Decide the outcome of a run that is over: by its end marker, its logs and its final checkpoint."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from trainer.checkpoints import HF_INDEX, missing_of_export
+from worker.backends.access.files import Files
+from worker.backends.interface import Backend
+from worker.clock import utcnow
+from worker.db.models import Attempt, Checkpoint, Job, Json
+from worker.db.session import reading, writing
+from worker.errors import NotReachable
+from worker.jobs import logs, queries, retry, transitions
+from worker.lifecycle import outcome, recovery
+from worker.lifecycle.handles import handle_of, layout_of
+from worker.runs.events import Ending, Finished, read_ending
+from worker.runs.observation import ExitRecord
+from worker.telemetry.logging import logger
+
+log = logger(__name__)
+
+LARGEST_MARKER_BYTES = 1 << 20
+LARGEST_INDEX_BYTES = 1 << 26
+
+
+def finalize(job: Job, attempt: Attempt, backend: Backend) -> None:
+    """Move a job whose run has ended to its outcome, or recover it. Raises BackendUnavailable."""
+    assert attempt.exit is not None
+    files = backend.files()
+    marker = _end_marker(attempt, files)
+    if marker is None and _may_settle(attempt.exit, backend.settle_seconds):
+        return  # the next poll asks again
+    decision = outcome.decide(
+        marker=marker,
+        ended=attempt.exit,
+        desired=job.desired_state,
+        checkpoint_is_complete=isinstance(marker, Finished) and _is_complete(job, marker.iteration, files),
+        attempt=attempt.number,
+        logs=logs.tails(layout_of(attempt), queries.run_of(job).resources.gpus, files),
+    )
+    failure = _failure(job, decision)
+    _remove_secrets(job, attempt, files)
+    if recovery.should_recover(job, decision):
+        recovery.recover(job, decision.reason, failure)
+        return
+    with writing() as session:
+        transitions.move(session, job, decision.state, reason=decision.reason, failure=failure)
+    log.info("job.ended", job_id=job.id, state=decision.state)
+
+
+def _remove_secrets(job: Job, attempt: Attempt, files: Files) -> None:
+    """A run removes them at its end; one that was killed, or never began, could not."""
+    if job.spec.get("secrets") and attempt.directory:
+        files.remove(handle_of(attempt).submitted.secrets)
+
+
+def _may_settle(ended: ExitRecord, seconds: float) -> bool:
+    """Whether the run ended so recently that its end marker may not be visible here yet."""
+    if ended.code in outcome.CUT_OFF:
+        return False
+    age = utcnow() - ended.at if ended.at else timedelta.max
+    return timedelta(0) <= age < timedelta(seconds=seconds)
+
+
+def _failure(job: Job, decision: outcome.Outcome) -> Json | None:
+    """The failure as it is stored, with a suggested fix."""
+    if decision.failure is None:
+        return None
+    suggestion = retry.suggestion(job, decision.explanation or "")
+    failure = decision.failure.model_copy(update={"suggestion": suggestion})
+    return failure.model_dump(mode="json", by_alias=True)
+
+
+def _end_marker(attempt: Attempt, files: Files) -> Ending | None:
+    try:
+        return read_ending(files.read(layout_of(attempt).end, 0, LARGEST_MARKER_BYTES))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _is_complete(job: Job, iteration: int | None, files: Files) -> bool:
+    """Whether the final checkpoint was reported, and every file of it is there with its size."""
+    with reading() as session:
+        final = session.get(Checkpoint, (job.id, iteration)) if iteration is not None else None
+    if final is None:
+        return False
+    try:
+        sizes = [files.stat(Path(final.path) / file["path"]).size == file["bytes"] for file in final.files]
+        missing = _missing(final, files)
+    except (FileNotFoundError, ValueError):
+        return False
+    except NotReachable:
+        return True  # nobody but the trainer can tell, and it reports a checkpoint when that is on disk
+    return bool(sizes) and all(sizes) and not missing
+
+
+def _missing(final: Checkpoint, files: Files) -> set[str]:
+    """What an export lacks to be loaded. Raises FileNotFoundError, ValueError, NotReachable."""
+    if final.format != "huggingface":
+        return set()
+    names = {file["path"] for file in final.files}
+    index = files.read(Path(final.path) / HF_INDEX, 0, LARGEST_INDEX_BYTES) if HF_INDEX in names else None
+    return missing_of_export(names, index)
