@@ -86,8 +86,8 @@ test-gpu: setup  ## All of tests/gpu; SFT_TRAINER_PYTHON names an environment wi
 	$(BIN)/pytest -n $(GPUS) --dist loadfile -m "gpu and not two_gpus" tests/gpu
 	$(BIN)/pytest -m two_gpus tests/gpu
 
-schema: setup-trainer  ## What the installed Megatron-Bridge lets a config set, into trainer/bridge.json
-	HF_HUB_OFFLINE=1 HF_HUB_CACHE=tests/hub .venv-trainer/bin/python -m trainer.describe
+schema: setup-trainer  ## What the installed Megatron-Bridge lets a config set, into trainer/config/bridge.json
+	HF_HUB_OFFLINE=1 HF_HUB_CACHE=tests/hub .venv-trainer/bin/python -m trainer.bridge.describe
 
 coverage: setup setup-trainer  ## Branch coverage of the whole suite
 	$(BIN)/coverage erase

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from trainer.config.models import Model
 from trainer.failures import Failure
-from trainer.models import Model
 from worker.auth.roles import Role
 from worker.clock import as_utc, utcnow
 from worker.clusters.registry import Cluster

@@ -13,7 +13,7 @@ from typing import Any
 
 from demo import model, records
 from demo.prepare import once
-from trainer import pack
+from trainer.packing.pack import pack
 
 VOCABULARY = 32_768
 LONG = 131_072
@@ -37,7 +37,7 @@ def _write_records(path: Path) -> None:
 
 def _packed(source: Path, tokenizer: Path, name: str, directory: Path) -> None:
     size, multiple = PACKED[name]
-    pack.pack(source, tokenizer, directory, size, multiple=multiple)
+    pack(source, tokenizer, directory, size, multiple=multiple)
 
 
 def _model(source: Path, name: str, directory: Path) -> None:

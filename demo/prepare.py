@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from demo import model, records
-from trainer import pack
+from trainer.packing.pack import pack
 
 PACK_SIZE = 512
 FEWEST_RECORDS = 1500
@@ -20,7 +20,7 @@ def prepare(directory: Path) -> None:
     source = directory / "records.jsonl"
     once(source, _write_records)
     once(directory / "model", lambda path: model.make(source, path))
-    once(directory / "packed", lambda path: pack.pack(source, directory / "model", path, PACK_SIZE))
+    once(directory / "packed", lambda path: pack(source, directory / "model", path, PACK_SIZE))
 
 
 def once(path: Path, make: Callable[[Path], None]) -> None:

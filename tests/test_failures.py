@@ -51,7 +51,7 @@ def model(inputs: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def config(inputs: Path, model: Path, tmp_path: Path) -> Config:
     """A run that would train until it is stopped, and that saves at once."""
-    preset: Config = yaml.safe_load((PROJECT / "trainer/configs/cpu-tiny.yaml").read_text())["config"]
+    preset: Config = yaml.safe_load((PROJECT / "trainer/config/configs/cpu-tiny.yaml").read_text())["config"]
     return {
         **preset,
         "hf_model_path": str(model),
@@ -244,7 +244,7 @@ def _cut_off_metadata(checkpoint: Path) -> None:
 def checkpoint(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real checkpoint of the model."""
     directory = tmp_path_factory.mktemp("saved")
-    preset: Config = yaml.safe_load((PROJECT / "trainer/configs/cpu-tiny.yaml").read_text())["config"]
+    preset: Config = yaml.safe_load((PROJECT / "trainer/config/configs/cpu-tiny.yaml").read_text())["config"]
     preset |= {
         "hf_model_path": str(inputs / "model"),
         "dataset": {"nano3_packed_sft_dir": str(inputs / "packed")},

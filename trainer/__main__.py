@@ -13,11 +13,11 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from trainer.config import TrainingConfig
+from trainer.config.section_checks import faults
+from trainer.config.training_config import TrainingConfig
 from trainer.events import LOGS, EventWriter
 from trainer.failures import name_of
 from trainer.preflight import Hardware, check
-from trainer.sections import faults
 
 TRACEBACK_CHARACTERS = 4000
 INVALID = 2
@@ -42,11 +42,11 @@ def main() -> int:
 
 def _run(config: TrainingConfig, events: EventWriter) -> None:
     if config.export:
-        from trainer.export import export
+        from trainer.bridge.export import export
 
         export(config, events)
     else:
-        from trainer.train import train
+        from trainer.bridge.train import train
 
         train(config, events)
 

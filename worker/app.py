@@ -6,7 +6,6 @@ from typing import Any
 from celery.exceptions import SecurityWarning
 from celery.signals import beat_init, heartbeat_sent, setup_logging, worker_init, worker_shutdown
 
-from worker import tasks as tasks  # registers the tasks
 from worker.errors import Misconfigured
 from worker.settings import get_settings
 from worker.telemetry import logging, metrics, tracing

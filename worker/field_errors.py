@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from trainer.config import TrainingConfig
+from trainer.config.training_config import TrainingConfig
 from worker.errors import FieldError
 
 

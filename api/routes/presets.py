@@ -7,8 +7,8 @@ from fastapi import APIRouter, Depends, Query
 from api import schemas
 from api.auth import get_caller
 from api.problems import declared
-from trainer.models import MODELS
-from trainer.presets import Preset, PresetNotFound, load_preset, preset_names
+from trainer.config.models import MODELS
+from trainer.config.presets import Preset, PresetNotFound, load_preset, preset_names
 from worker.errors import NotFound
 from worker.planning.config_schema import PresetDetails, config_schema, details
 from worker.planning.spec import DEFAULT_PRESET

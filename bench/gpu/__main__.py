@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.gpu.runs import Config, Seen, config, run
-from trainer.config import TrainingConfig
+from trainer.config.training_config import TrainingConfig
 from trainer.preflight import Hardware, memory_of
 
 SAVED_AT = 8

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from trainer import compat
-from trainer.config import TrainingConfig
+from trainer.bridge import compat
+from trainer.config.training_config import TrainingConfig
 
 
 def main() -> None:
@@ -16,9 +16,9 @@ def main() -> None:
     from megatron.bridge.training.gpt_step import forward_step
 
     compat.keep_compiled_helpers()
-    from trainer import recipe
+    from trainer.bridge import container
 
-    finetune(recipe.build(config), forward_step)
+    finetune(container.build(config), forward_step)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from fastapi.testclient import TestClient
 
 from tests.conftest import forget_settings
 from tests.packed import make_dataset, packs, write_shard
+from trainer.config.models import NANO, SUPER
+from trainer.config.presets import load_preset
 from trainer.failures import FAILURES
-from trainer.models import NANO, SUPER
-from trainer.presets import load_preset
 from worker.planning.spec import DEFAULT_PRESET
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)

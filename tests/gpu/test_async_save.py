@@ -22,7 +22,7 @@ from tests.gpu.parts import (
 )
 from tests.trainer_runs import Run, place, start, train
 from tests.waiting import wait_until
-from trainer.writer import GRACE_SECONDS
+from trainer.bridge.checkpoint_writer import GRACE_SECONDS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 

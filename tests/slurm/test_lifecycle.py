@@ -119,7 +119,7 @@ def test_the_code_is_staged_once(on_slurm: SlurmService) -> None:
     before = staged.stat().st_mtime_ns
     on_slurm.wait_for(on_slurm.submit(on_slurm.body())["id"])
     assert [one.stat().st_mtime_ns for one in (on_slurm.root / "code").iterdir()] == [before]
-    assert (staged / "trainer" / "bridge.json").is_file()
+    assert (staged / "trainer" / "config" / "bridge.json").is_file()
 
 
 def test_a_cluster_whose_commands_fail_leaves_the_job_waiting_and_says_why(on_slurm: SlurmService) -> None:

@@ -1,7 +1,7 @@
 """Builds ConfigContainers as a run does, in the trainer's environment, and says what became of them.
 
 Reads cases from stdin and writes all answers as stdout's last line: importing takes longer than hundreds of
-cases. `values` are read from what trainer.recipe.build returns; `refusal` is what Bridge and megatron-core
+cases. `values` are read from what trainer.bridge.container.build returns; `refusal` is what Bridge and megatron-core
 say of it with so many GPUs: runtime_config_update (validate() is its end) and the making of process groups.
 """
 
@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from trainer import compat, machine
-from trainer.config import TrainingConfig
-from trainer.recipe import build
+from trainer.bridge import compat, fallbacks
+from trainer.bridge.container import build
+from trainer.config.training_config import TrainingConfig
 
 
 def main() -> None:
@@ -57,12 +57,12 @@ def having(installed: list[str] | None) -> Iterator[None]:
     if installed is None:
         yield
         return
-    original = machine.is_installed
-    machine.is_installed = lambda name: name in installed
+    original = fallbacks.is_installed
+    fallbacks.is_installed = lambda name: name in installed
     try:
         yield
     finally:
-        machine.is_installed = original
+        fallbacks.is_installed = original
 
 
 def read(container: Any, key: str) -> Any:

@@ -25,7 +25,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(inputs: Path, tmp_path: Path) -> Callable[..., Config]:
     """The preset cpu-tiny, six steps long, saving into tmp_path/checkpoints."""
-    preset = yaml.safe_load((PROJECT / "trainer/configs/cpu-tiny.yaml").read_text())["config"]
+    preset = yaml.safe_load((PROJECT / "trainer/config/configs/cpu-tiny.yaml").read_text())["config"]
     preset |= {
         "hf_model_path": str(inputs / "model"),
         "dataset": {"nano3_packed_sft_dir": str(inputs / "packed")},

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from tests.trainer_runs import PROJECT
-from trainer.models import MODELS, NANO
+from trainer.config.models import MODELS, NANO
 
 HUB = PROJECT / "tests" / "hub"
 

@@ -9,11 +9,11 @@ pytestmark = pytest.mark.training
 # Bridge's two ways to say it, each once more of layers that may be new; its levels are set as a config may.
 SAID = """
 import logging
-from trainer import compat; compat.install()
-from trainer.base import Lacking, refuse_gaps
+from trainer.bridge import compat; compat.install()
+from trainer.bridge.base_weights import MissingWeights, reject_missing_weights
 from megatron.bridge.models.conversion import model_bridge
 from megatron.bridge.training.utils.log_utils import setup_logging
-refuse_gaps()
+reject_missing_weights()
 setup_logging(logging_level=logging.ERROR, filter_warning=True, set_level_for_all_loggers=True)
 for said in (
     "WARNING: Can't find {}.weight in hf_keys",
@@ -24,7 +24,7 @@ for said in (
         try:
             model_bridge.logger.warning(said.replace("{}", layer))
             print("PASSED", layer)
-        except Lacking as error:
+        except MissingWeights as error:
             print("REFUSED", str(error).partition(". ")[0])
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.compat import is_installed
+from trainer.bridge.compat import is_installed
 
 
 def test_a_package_is_looked_for_without_importing_it(

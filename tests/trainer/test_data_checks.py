@@ -15,7 +15,7 @@ import pytest
 
 from tests import packed
 from tests.trainer_runs import PROJECT
-from trainer.config import TrainingConfig
+from trainer.config.training_config import TrainingConfig
 from trainer.preflight import Finding
 from trainer.preflight.data import Job, check, examine
 
@@ -281,7 +281,7 @@ def test_rows_to_validate_do_not_matter_where_nothing_is_validated(data: Path) -
 def test_the_tokenizer_is_told_by_its_vocabulary(
     data: Path, vocabulary: dict[str, int], codes: list[str]
 ) -> None:
-    from trainer.vocabulary import digest
+    from trainer.dataset.vocabulary import digest
 
     noted = {"pack_size": 512, "tokenizer": "/elsewhere", "tokenizer_sha256": digest(vocabulary)}
     (data / "metadata.json").write_text(json.dumps(noted))
@@ -293,7 +293,7 @@ def test_the_tokenizer_is_told_by_its_vocabulary(
 
 
 def test_a_tokenizer_that_is_replaced_is_read_again(data: Path) -> None:
-    from trainer.vocabulary import digest
+    from trainer.dataset.vocabulary import digest
 
     noted = {"pack_size": 512, "tokenizer_sha256": digest(VOCABULARY)}
     (data / "metadata.json").write_text(json.dumps(noted))

@@ -14,12 +14,12 @@ import pytest
 
 from tests.trainer.hub import directory_in, make_hub
 from tests.trainer_runs import PROJECT, need_trainer, trainer_python
-from trainer.config import RecipeConfig, TrainingConfig
-from trainer.effective import Effective, given, recipe_of
-from trainer.models import MODELS, NANO, SUPER
+from trainer.config.effective import Effective, given, recipe_of
+from trainer.config.models import MODELS, NANO, SUPER
+from trainer.config.presets import load_preset, preset_names
+from trainer.config.training_config import RecipeConfig, TrainingConfig
 from trainer.preflight import Finding, Hardware, fit
 from trainer.preflight.shape import check
-from trainer.presets import load_preset, preset_names
 from worker.planning.config import compose
 from worker.planning.spec import JobSpec
 

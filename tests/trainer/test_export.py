@@ -62,7 +62,7 @@ def teach(directory: Path, model: Path, lessons: dict[str, str], **config: Any) 
         "--pack-size", "128", "--valid-share", "0",
     ]  # fmt: skip
     trainer_python("-m", "trainer.pack", *map(str, packing), check=True)
-    preset = yaml.safe_load((PROJECT / "trainer/configs/cpu-tiny.yaml").read_text())["config"]
+    preset = yaml.safe_load((PROJECT / "trainer/config/configs/cpu-tiny.yaml").read_text())["config"]
     dataset = {"nano3_packed_sft_dir": str(directory / "packed")}
     steps = {"train_iters": 40, "global_batch_size": 1, "micro_batch_size": 1}
     preset |= {"hf_model_path": str(model), "dataset": dataset, "seq_length": 128, "train": steps}

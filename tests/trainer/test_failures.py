@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import TrainingConfig
-from trainer.failures import FAILURES, LogTail, explain, name_of, signs
-from trainer.failures.remedies import remedies
+from trainer.config.training_config import TrainingConfig
+from trainer.failures import FAILURES, LogTail, explain, match_log, name_of
+from trainer.failures.suggested_fixes import suggested_fixes
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -97,7 +97,7 @@ def test_every_sample_is_told_and_says_where_it_comes_from() -> None:
 def test_a_sample_is_recognized_by_its_decisive_line(name: str) -> None:
     expected, failure_class, text = TOLD[name]
     data = sample(name)
-    sign = signs(LogTail(3, 1000, data))[0]
+    sign = match_log(LogTail(3, 1000, data))[0]
     assert (sign.name, FAILURES[sign.name].failure_class) == (expected, failure_class)
     assert text in sign.line
     assert sign.rank == 3
@@ -151,17 +151,17 @@ def test_a_cause_counts_more_than_what_follows_from_it() -> None:
     for consequence in ("nccl-remote-error", "nccl-watchdog-timeout", "gloo-peer-killed", "gloo-timeout"):
         for cause in ("cuda-oom", "gpu-ecc", "disk-quota", "slurm-oom-kill"):
             text = sample(consequence) + sample(cause)
-            assert signs(LogTail(0, 0, text))[0].name == TOLD[cause][0]
-        assert signs(LogTail(0, 0, sample(consequence) + KEY_ERROR))[0].name == "user_code"
+            assert match_log(LogTail(0, 0, text))[0].name == TOLD[cause][0]
+        assert match_log(LogTail(0, 0, sample(consequence) + KEY_ERROR))[0].name == "user_code"
 
 
 def test_of_two_causes_the_first_counts() -> None:
-    assert signs(LogTail(0, 0, sample("cuda-oom") + sample("disk-quota")))[0].name == "oom"
-    assert signs(LogTail(0, 0, sample("disk-quota") + sample("cuda-oom")))[0].name == "quota"
+    assert match_log(LogTail(0, 0, sample("cuda-oom") + sample("disk-quota")))[0].name == "oom"
+    assert match_log(LogTail(0, 0, sample("disk-quota") + sample("cuda-oom")))[0].name == "quota"
 
 
 def test_an_error_that_nobody_knows_is_the_last_traceback() -> None:
-    [sign] = signs(LogTail(0, 0, CAUGHT + KEY_ERROR + b"the end\n"))
+    [sign] = match_log(LogTail(0, 0, CAUGHT + KEY_ERROR + b"the end\n"))
     assert (sign.name, sign.line) == ("user_code", "KeyError: 'x'")
     assert (sign.offset, sign.limit) == (len(CAUGHT), len(KEY_ERROR) - 1)
 
@@ -170,7 +170,7 @@ def test_the_launchers_list_of_failed_ranks_is_no_sign() -> None:
     summary = sample("two-ranks-on-one-gpu")
     launcher = KEY_ERROR.replace(b"KeyError: 'x'", b"torch.distributed.ChildFailedError: ")
     assert b"ChildFailedError" not in summary
-    assert signs(LogTail(None, 0, launcher)) == []
+    assert match_log(LogTail(None, 0, launcher)) == []
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_the_launchers_list_of_failed_ranks_is_no_sign() -> None:
     ],
 )
 def test_what_means_nothing_is_no_sign(harmless: str) -> None:
-    assert signs(LogTail(0, 0, f"{harmless}\n".encode())) == []
+    assert match_log(LogTail(0, 0, f"{harmless}\n".encode())) == []
 
 
 # -- whatever the bytes ----------------------------------------------------------------------------
@@ -200,13 +200,13 @@ def test_what_means_nothing_is_no_sign(harmless: str) -> None:
 )  # fmt: skip
 def test_a_sign_is_found_in_any_junk(junk: bytes) -> None:
     text = junk + b"\n" + sample("cuda-oom") + junk
-    assert signs(LogTail(0, 0, text))[0].name == "oom"
+    assert match_log(LogTail(0, 0, text))[0].name == "oom"
     assert LogTail(0, 0, text).last_lines() is not None
 
 
 def test_a_line_is_short_and_does_nothing_to_a_terminal() -> None:
     text = b"\x1b[31mRuntimeError: CUDA error: out of memory\x00\x07\xe2\x80\xae\xff" + b"y" * 5000
-    line = signs(LogTail(0, 0, text))[0].line
+    line = match_log(LogTail(0, 0, text))[0].line
     assert line.startswith("RuntimeError: CUDA error: out of memory\ufffd\ufffd\ufffd\ufffdyyy")
     assert len(line) == 500
     assert line.isprintable()
@@ -214,7 +214,7 @@ def test_a_line_is_short_and_does_nothing_to_a_terminal() -> None:
 
 def test_a_tail_that_begins_within_a_traceback_still_tells() -> None:
     text = sample("cuda-oom")
-    assert signs(LogTail(0, 0, text[text.index(b"randn") :]))[0].name == "oom"
+    assert match_log(LogTail(0, 0, text[text.index(b"randn") :]))[0].name == "oom"
 
 
 def test_the_last_lines_are_those_that_say_something() -> None:
@@ -238,7 +238,7 @@ def test_an_exception_has_a_name_in_the_trainer() -> None:
 def suggested(
     name: str, config: dict[str, object], gpus: int = 8, minutes: int = 60
 ) -> list[tuple[str, object]]:
-    found = remedies(name, TrainingConfig.model_validate(config), gpus, minutes, 100)
+    found = suggested_fixes(name, TrainingConfig.model_validate(config), gpus, minutes, 100)
     return [(one.field, one.to) for one in found]
 
 

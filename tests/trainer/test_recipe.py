@@ -9,16 +9,16 @@ import yaml
 
 from tests.trainer.hub import directory_in, make_hub
 from tests.trainer_runs import need_trainer, trainer_python
-from trainer.bridge import DATA
-from trainer.models import MODELS, NANO, SUPER
+from trainer.config.bridge_schema import DATA
+from trainer.config.models import MODELS, NANO, SUPER
 
 pytestmark = [pytest.mark.training, pytest.mark.slow]
 
 READ = """
 import json, sys, yaml
-from trainer import compat; compat.install()
-from trainer.config import TrainingConfig
-from trainer.recipe import build
+from trainer.bridge import compat; compat.install()
+from trainer.config.training_config import TrainingConfig
+from trainer.bridge.container import build
 for path, keys in json.loads(sys.argv[1]):
     found, container = {}, build(TrainingConfig.model_validate(yaml.safe_load(open(path))))
     for key in keys:
@@ -107,6 +107,6 @@ def test_every_model_of_the_table_has_its_recipe(tmp_path: Path) -> None:
 
 
 def test_the_description_is_of_the_installed_bridge(tmp_path: Path) -> None:
-    done = trainer_python("-m", "trainer.describe", "--output", str(tmp_path / "new"))
+    done = trainer_python("-m", "trainer.bridge.describe", "--output", str(tmp_path / "new"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "new").read_text() == DATA.read_text(), "run `make schema`"

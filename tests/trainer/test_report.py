@@ -15,9 +15,9 @@ CALL = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace as Of
-from trainer import compat; compat.install()
+from trainer.bridge import compat; compat.install()
 from trainer.events import EventWriter
-from trainer.report import Report
+from trainer.bridge.callbacks import Report
 run, saves, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 report = Report(EventWriter(run, 0), is_reporter=True, world_size=1)
 def saved(where):
@@ -46,8 +46,8 @@ BEGIN = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace as Of
-from trainer import compat; compat.install()
-from trainer import report
+from trainer.bridge import compat; compat.install()
+from trainer.bridge import callbacks as report
 from trainer.events import EventWriter
 report._count_parameters = lambda model: 0
 state = Of(train_state=Of(step=0), cfg=Of(

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from trainer.bridge import recipes
-from trainer.config import TrainingConfig
-from trainer.models import MODELS, NANO
-from trainer.presets import load_preset, preset_names
-from trainer.sections import faults
+from trainer.config.bridge_schema import recipes
+from trainer.config.models import MODELS, NANO
+from trainer.config.presets import load_preset, preset_names
+from trainer.config.section_checks import faults
+from trainer.config.training_config import TrainingConfig
 
 
 def config(**values: Any) -> TrainingConfig:

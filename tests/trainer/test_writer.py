@@ -16,7 +16,7 @@ RANK = """
 import os, signal, sys, time
 from multiprocessing import get_context
 from pathlib import Path
-from trainer import writer
+from trainer.bridge import checkpoint_writer as writer
 from trainer.events import EventWriter
 
 def work(seconds, status):

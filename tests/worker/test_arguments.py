@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trainer.presets import load_preset
+from trainer.config.presets import load_preset
 from worker.errors import InvalidSpec
 from worker.planning.config import compose
 from worker.planning.spec import JobSpec

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from trainer.config import TrainingConfig
-from trainer.presets import load_preset, preset_names
+from trainer.config.presets import load_preset, preset_names
+from trainer.config.training_config import TrainingConfig
 from worker.planning.config import compose
 from worker.planning.spec import JobSpec
 

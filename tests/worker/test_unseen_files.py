@@ -252,6 +252,6 @@ def test_what_looks_is_the_code_of_the_service(data: Path) -> None:
     assert dataset_inspection.inspect(wanted).ok
     backend = connect(cluster("far"))
     assert isinstance(backend, SlurmBackend)
-    (backend.paths.code / "trainer/look.py").write_text("raise SystemExit('It is staged.')")
+    (backend.paths.code / "trainer/preflight/remote.py").write_text("raise SystemExit('It is staged.')")
     with pytest.raises(BackendUnavailable, match=r"It is staged\."):
         dataset_inspection.inspect(wanted)

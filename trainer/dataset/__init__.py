@@ -3,7 +3,7 @@
 from trainer.dataset.footers import Limits
 from trainer.dataset.inspection import Inspection, inspect
 from trainer.dataset.layout import MissingPackedData, Shards, find_shards
-from trainer.dataset.packing import BadPacking, Packing, read_packing
+from trainer.dataset.packing_record import BadPacking, Packing, read_packing
 
 __all__ = [
     "BadPacking",

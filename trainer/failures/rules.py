@@ -126,7 +126,7 @@ RULES = (
         r"Finetuning requires loading from an available pretrained checkpoint",
         r"Unable to instantiate HuggingFace AutoTokenizer|Couldn't instantiate the backend tokenizer",
         r"Failed to load configuration from ",
-        _RAISED + r"(?:Incomplete|Lacking|UnpicklingError): ",
+        _RAISED + r"(?:Incomplete|MissingWeights|UnpicklingError): ",
         _RAISED + r"EOFError: Ran out of input",
     ),
     _rule("checkpoint_error", r"\bCheckpoint(?:ing)?Exception: "),

@@ -1,11 +1,11 @@
 """Checks of a config, made at submission and again before torch is imported. No torch.
 
 Every finding's pointer is one into the training config. The config's sections have no faults: see
-trainer.sections, which comes first.
+trainer.config.section_checks, which comes first.
 """
 
-from trainer.config import TrainingConfig
-from trainer.effective import Effective
+from trainer.config.effective import Effective
+from trainer.config.training_config import TrainingConfig
 from trainer.preflight import base, data, export, lengths, memory, saves, shape, strategies
 from trainer.preflight.finding import Finding, Suggestion
 from trainer.preflight.hardware import Hardware

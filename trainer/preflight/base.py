@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trainer.checkpoints import latest_complete
-from trainer.config import TrainingConfig, is_local
+from trainer.config.training_config import TrainingConfig, is_local
 from trainer.preflight.finding import LOOKED_AT_THERE, NOT_SEEN, Finding, finding
 
 

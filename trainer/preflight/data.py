@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.config import TrainingConfig, is_local
+from trainer.config.training_config import TrainingConfig, is_local
 from trainer.dataset import (
     BadPacking,
     Inspection,
@@ -18,9 +18,9 @@ from trainer.dataset import (
 )
 from trainer.dataset.faults import Fault, Kind
 from trainer.dataset.files import shown
+from trainer.dataset.vocabulary import tokenizer_digest, vocab_size_of
 from trainer.failures import FAILURES
 from trainer.preflight.finding import LOOKED_AT_THERE, NOT_SEEN, Finding, Severity, finding, suggest
-from trainer.vocabulary import tokenizer_digest, vocab_size_of
 
 POINTER = "/dataset/nano3_packed_sft_dir"
 BATCH_SIZE = "/train/global_batch_size"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.checkpoints import is_complete
-from trainer.config import ExportConfig, TrainingConfig
+from trainer.config.training_config import ExportConfig, TrainingConfig
 from trainer.preflight import base
 from trainer.preflight.finding import LOOKED_AT_THERE, NOT_SEEN, Finding, finding
 from trainer.preflight.hardware import Hardware

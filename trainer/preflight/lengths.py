@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from trainer.effective import Effective
-from trainer.models import LONGEST_OFFERED, known_model
+from trainer.config.effective import Effective
+from trainer.config.models import LONGEST_OFFERED, known_model
 from trainer.preflight.finding import Finding, finding, suggest
 
 # Other places where Bridge keeps the length.

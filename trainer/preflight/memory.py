@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, Field
 
-from trainer.effective import Effective, is_unseen
+from trainer.config.effective import Effective, is_unseen
 from trainer.preflight.finding import Finding, finding
 from trainer.preflight.hardware import Hardware
 from trainer.preflight.shape import Shape, shape_of

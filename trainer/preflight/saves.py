@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from trainer.effective import Effective
+from trainer.config.effective import Effective
 from trainer.preflight.finding import Finding, finding
 
 

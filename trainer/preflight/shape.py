@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd
 
-from trainer.config import TrainingConfig
-from trainer.effective import GENERIC, Effective
-from trainer.models import known_model
+from trainer.config.effective import GENERIC, Effective
+from trainer.config.models import known_model
+from trainer.config.training_config import TrainingConfig
 from trainer.preflight.finding import Finding, Suggestion, finding, suggest
 from trainer.preflight.hardware import Hardware
 

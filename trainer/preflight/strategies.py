@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from trainer.effective import Effective
-from trainer.models import LONGEST_OFFERED, SUPER
+from trainer.config.effective import Effective
+from trainer.config.models import LONGEST_OFFERED, SUPER
 from trainer.preflight.finding import Finding, Suggestion, finding, suggest
 from trainer.preflight.hardware import Hardware
 from trainer.preflight.memory import TIGHT_SHARE, Estimate

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from trainer.look import ConfigRequest, DataRequest, Seen
+from trainer.preflight.remote import ConfigRequest, DataRequest, Seen
 from trainer.run_layout import RunLayout
 from worker.backends.access.files import Files
 from worker.runs.observation import Observation

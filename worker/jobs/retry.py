@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from trainer.config import walk
-from trainer.failures.remedies import remedies
+from trainer.config.training_config import walk
+from trainer.failures.suggested_fixes import suggested_fixes
 from trainer.suggestion import Suggestion
 from worker.clusters.registry import cluster
 from worker.db.models import Job, Json
@@ -151,7 +151,7 @@ def suggestion(job: Job, fault_name: str) -> Suggestion | None:
 
 def _candidates(job: Job, fault_name: str) -> Iterator[Suggestion]:
     profile = cluster(job.cluster)
-    return remedies(
+    return suggested_fixes(
         fault_name,
         parse_config(job.config),
         job.resources["gpus_per_node"],

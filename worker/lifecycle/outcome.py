@@ -10,13 +10,13 @@ from trainer.failures import (
     FAILURES,
     Evidence,
     Failure,
+    LogMatch,
     LogTail,
-    Sign,
     Weight,
     clean,
     explain,
     known_as,
-    signs,
+    match_log,
 )
 from trainer.run_layout import STOP_PREEMPTION, STOP_TERMINATED, STOP_TIME_LIMIT
 from worker.runs.events import Ending, Failed, Finished, Stopped
@@ -46,7 +46,7 @@ class Explanation:
     name: str
     cause: str | None = None
     """None: as the table has it."""
-    sign: Sign | None = None
+    sign: LogMatch | None = None
     rank: int | None = None
     line: str | None = None
     traceback: str | None = None
@@ -131,9 +131,9 @@ def _paused(marker: Ending | None) -> Reason:
 class _Seen:
     """What the logs say."""
 
-    best: Sign | None
+    best: LogMatch | None
     """The sign that explains most; of equal ones the first, in the log of the rank that failed first."""
-    of_marker: Sign | None
+    of_marker: LogMatch | None
     """Where the trainer's own last message stands."""
     last_lines: list[str]
     """The end of the first rank's log, or of the launcher's."""
@@ -141,11 +141,11 @@ class _Seen:
 
 def _look(logs: Iterable[LogTail], marker: Ending | None) -> _Seen:
     first = marker.rank if isinstance(marker, Failed) else None
-    found: list[Sign] = []
+    found: list[LogMatch] = []
     last_lines: list[str] = []
     of_marker = None
     for log in logs:
-        here = signs(log)
+        here = match_log(log)
         found += here
         last_lines = last_lines or log.last_lines()
         if isinstance(marker, Failed) and log.rank == first:
@@ -154,19 +154,19 @@ def _look(logs: Iterable[LogTail], marker: Ending | None) -> _Seen:
     return _Seen(best, of_marker, last_lines)
 
 
-def _order(sign: Sign, first: int | None) -> tuple[int, bool, bool, int, int]:
+def _order(sign: LogMatch, first: int | None) -> tuple[int, bool, bool, int, int]:
     """A cause before its consequences; ranks before the launcher, whose log repeats theirs."""
     return sign.weight, sign.rank is None, sign.rank != first, sign.rank or 0, sign.offset
 
 
-def _sign_of(marker: Failed, log: LogTail, here: list[Sign]) -> Sign | None:
+def _sign_of(marker: Failed, log: LogTail, here: list[LogMatch]) -> LogMatch | None:
     """Where in its rank's log the failure stands that the trainer has written down."""
     same = next((sign for sign in here if sign.name == marker.code), None)
     place = log.find(next(iter(marker.message.splitlines()), "").rstrip(": "))
     if same or place is None:
         return same
     begin, end = place
-    return Sign(_name(marker), log.rank, log.offset + begin, end - begin, log.line(begin, end))
+    return LogMatch(_name(marker), log.rank, log.offset + begin, end - begin, log.line(begin, end))
 
 
 # -- what it comes to ------------------------------------------------------------------------------
@@ -222,5 +222,5 @@ def _name(marker: Failed) -> str:
     return known_as(marker.code)
 
 
-def _shown(sign: Sign) -> Explanation:
+def _shown(sign: LogMatch) -> Explanation:
     return Explanation(sign.name, sign.line if sign.name == "user_code" else None, sign=sign)

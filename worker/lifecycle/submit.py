@@ -1,8 +1,8 @@
 """Validate jobs and submit them to their backend. No transaction is open while a backend is called."""
 
 from trainer.failures import Evidence, Failure, explain
-from trainer.look import ConfigRequest
 from trainer.preflight import Finding
+from trainer.preflight.remote import ConfigRequest
 from worker.backends.connect import connect
 from worker.backends.interface import Backend, Submission
 from worker.clock import utcnow

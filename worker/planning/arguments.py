@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from trainer.config import TrainingConfig
+from trainer.config.training_config import TrainingConfig
 from worker.field_errors import pointer, suggestion
 from worker.planning.request_guards import fault
 

@@ -10,9 +10,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import AliasToken, YAMLError, scan
 
-from trainer.config import TrainingConfig
-from trainer.presets import Preset
-from trainer.sections import faults as section_faults
+from trainer.config.presets import Preset
+from trainer.config.section_checks import faults as section_faults
+from trainer.config.training_config import TrainingConfig
 from worker.errors import FieldError
 from worker.field_errors import field_errors, pointer
 from worker.planning.arguments import arguments

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from trainer.bridge import Schema, definitions, precisions
-from trainer.config import TrainingConfig
-from trainer.effective import SECTIONS, Effective
-from trainer.models import narrowed
-from trainer.presets import PARAMETERS, Preset, load_preset
+from trainer.config.bridge_schema import Schema, definitions, precisions
+from trainer.config.effective import SECTIONS, Effective
+from trainer.config.models import narrowed
+from trainer.config.presets import PARAMETERS, Preset, load_preset
+from trainer.config.training_config import TrainingConfig
 from worker.planning.config import compose
 from worker.planning.provenance import Value, values
 from worker.planning.spec import JobSpec

@@ -6,10 +6,10 @@ from threading import BoundedSemaphore
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.config import is_local
-from trainer.look import Counts, DataRequest, Seen
+from trainer.config.training_config import is_local
 from trainer.preflight import Finding
 from trainer.preflight.data import BATCH_SIZE, POINTER, SAMPLE_SECONDS
+from trainer.preflight.remote import Counts, DataRequest, Seen
 from worker.backends.connect import connect
 from worker.clusters.registry import Cluster, named_in_request
 from worker.errors import FieldError, InvalidSpec, ServiceUnavailable

@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from trainer.config import TrainingConfig
-from trainer.effective import recipes_of
+from trainer.config.effective import recipes_of
+from trainer.config.presets import Preset, PresetNotFound, load_preset
+from trainer.config.training_config import TrainingConfig
 from trainer.preflight import Estimate, Finding, check, fit, memory_of
 from trainer.preflight.data import POINTER
 from trainer.preflight.export import POINTER as EXPORTED
-from trainer.presets import Preset, PresetNotFound, load_preset
 from trainer.run_layout import JobLayout
 from worker.backends.connect import connect
 from worker.backends.interface import Submission

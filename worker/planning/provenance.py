@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from trainer.config import TrainingConfig
-from trainer.effective import Effective
+from trainer.config.effective import Effective
+from trainer.config.training_config import TrainingConfig
 from worker.planning.config import Composed
 
 Source = Literal["preset", "config", "override", "argument", "input", "fitted", "recipe", "default"]

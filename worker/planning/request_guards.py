@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from trainer.config import walk
+from trainer.config.training_config import walk
 from worker.errors import FieldError, InvalidSpec
 
 # Keys that make a library import what they name.
@@ -16,7 +16,7 @@ RUNS_CODE = frozenset({
     "allow_custom_feature_dirs",
 })  # fmt: skip
 LARGEST = 2**63 - 1
-# It names one of a known few: see trainer.effective.target_recipe.
+# It names one of a known few: see trainer.config.effective.target_recipe.
 RECIPE = "recipe._target_"
 
 

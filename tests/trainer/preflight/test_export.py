@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tests.trainer.test_checkpoints import save
-from trainer.config import TrainingConfig
-from trainer.failures.remedies import remedies
+from trainer.config.training_config import TrainingConfig
+from trainer.failures.suggested_fixes import suggested_fixes
 from trainer.preflight import Hardware, check, memory_of
 
 ALONE = Hardware(nodes=1, gpus_per_node=1)
@@ -81,4 +81,4 @@ def test_what_is_not_seen_is_not_passed(config: dict[str, Any]) -> None:
 )
 def test_only_more_time_may_help(config: dict[str, Any], failure: str, fields: list[str]) -> None:
     parsed = TrainingConfig.model_validate(config)
-    assert [one.field for one in remedies(failure, parsed, 1, 60, 600)] == fields
+    assert [one.field for one in suggested_fixes(failure, parsed, 1, 60, 600)] == fields

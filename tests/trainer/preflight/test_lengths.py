@@ -2,9 +2,9 @@
 
 import pytest
 
-from trainer.config import TrainingConfig
-from trainer.effective import Effective
-from trainer.models import NANO, SUPER
+from trainer.config.effective import Effective
+from trainer.config.models import NANO, SUPER
+from trainer.config.training_config import TrainingConfig
 from trainer.preflight.lengths import check
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.hub import HUB
-from trainer.config import TrainingConfig
-from trainer.effective import Effective
-from trainer.models import MODELS, NANO, SUPER
+from trainer.config.effective import Effective
+from trainer.config.models import MODELS, NANO, SUPER
+from trainer.config.training_config import TrainingConfig
 from trainer.preflight import Hardware, memory_of
 from trainer.preflight.memory import Estimate, check, count
 

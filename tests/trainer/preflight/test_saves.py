@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.config import TrainingConfig
+from trainer.config.training_config import TrainingConfig
 from trainer.preflight import Hardware, check
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from trainer.config import TrainingConfig
-from trainer.effective import Effective
-from trainer.models import NANO, SUPER
+from trainer.config.effective import Effective
+from trainer.config.models import NANO, SUPER
+from trainer.config.training_config import TrainingConfig
 from trainer.preflight import Hardware
 from trainer.preflight.memory import estimate
 from trainer.preflight.strategies import check

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from random import sample
 
-from trainer.look import ConfigRequest, DataRequest, Seen, look
+from trainer.preflight.remote import ConfigRequest, DataRequest, Seen, inspect
 from trainer.run_layout import RunLayout
 from worker.backends import attempt_claim
 from worker.backends.access.files import Files
@@ -68,7 +68,7 @@ class LeptonBackend:
         return LeptonFiles(self.profile, self.mirror)
 
     def look(self, request: ConfigRequest | DataRequest) -> Seen | None:
-        return look(request) if self.profile.sees_files else None
+        return inspect(request) if self.profile.sees_files else None
 
     # -- submitting -----------------------------------------------------------------------------
 

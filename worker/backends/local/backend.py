@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from trainer.look import ConfigRequest, DataRequest, Seen, look
+from trainer.preflight.remote import ConfigRequest, DataRequest, Seen, inspect
 from trainer.run_layout import JobLayout, RunLayout
 from worker.backends.access.environment import inherited_environment
 from worker.backends.access.local_files import LocalFiles
@@ -56,7 +56,7 @@ class LocalBackend:
         return JobLayout(self.root / "jobs" / job_id)
 
     def look(self, request: ConfigRequest | DataRequest) -> Seen | None:
-        return look(request)
+        return inspect(request)
 
     def render(self, run: Run) -> Submission:
         layout = self._job(run.job_id).attempt(run.attempt)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from trainer.look import ConfigRequest, DataRequest, Seen, look
+from trainer.preflight.remote import ConfigRequest, DataRequest, Seen, inspect
 from trainer.run_layout import RunLayout
 from worker.backends.access.files import Files
 from worker.backends.access.transport import Answer, Transport
@@ -25,10 +25,11 @@ from worker.backends.slurm.command_output import (
     queue_rows,
     refusal,
 )
+from worker.backends.slurm.exit_codes import CLAIMED
 from worker.backends.slurm.images import Image
 from worker.backends.slurm.observations import GONE, UNANSWERED, chosen, observation
 from worker.backends.slurm.paths import Paths
-from worker.backends.slurm.rendering import CLAIMED, render, render_import
+from worker.backends.slurm.rendering import render, render_import
 from worker.backends.trainer_bundle import code_hash
 from worker.clusters.profiles import SlurmCluster
 from worker.errors import BackendUnavailable, SubmissionRejected
@@ -72,7 +73,7 @@ class SlurmBackend:
 
     def look(self, request: ConfigRequest | DataRequest) -> Seen | None:
         if self.profile.sees_files:
-            return look(request)
+            return inspect(request)
         if self.profile.login_python is None:
             return None
         code_staging.stage(self.paths.code, self.transport)

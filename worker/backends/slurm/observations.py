@@ -1,7 +1,7 @@
 """From rows of Slurm to observations. Pure."""
 
 from worker.backends.slurm.command_output import UNREADABLE, Row
-from worker.backends.slurm.rendering import CLAIMED, NO_SECRETS, UNPREPARED
+from worker.backends.slurm.exit_codes import CLAIMED, NO_SECRETS, UNPREPARED
 from worker.backends.slurm.states import STATES, Meaning, waiting
 from worker.runs.observation import Observation, ObservationCode, Phase
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trainer.look import ConfigRequest, DataRequest, Seen
+from trainer.preflight.remote import ConfigRequest, DataRequest, Seen
 from worker.backends.access.transport import Transport
 from worker.errors import BackendUnavailable
 
@@ -11,12 +11,12 @@ START_SECONDS = 30.0
 
 
 def look(request: ConfigRequest | DataRequest, *, python: Path, code: Path, transport: Transport) -> Seen:
-    """Ask python -m trainer.look. Raises BackendUnavailable.
+    """Ask python -m trainer.preflight.remote. Raises BackendUnavailable.
 
     code: directory of the trainer's code, staged.
     """
     # -P: a directory of the user's home that is named trainer is not meant.
-    command = ["env", f"PYTHONPATH={code}", str(python), "-P", "-m", "trainer.look"]
+    command = ["env", f"PYTHONPATH={code}", str(python), "-P", "-m", "trainer.preflight.remote"]
     answer = transport.run(command, stdin=request.model_dump_json(), timeout=request.seconds + START_SECONDS)
     if answer.code != 0:
         raise _failed(python, transport, answer.err)

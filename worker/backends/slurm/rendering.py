@@ -4,13 +4,12 @@ import yaml
 
 from worker.backends.interface import Submission
 from worker.backends.shell_templates import templates
+from worker.backends.slurm.exit_codes import CLAIMED, NO_SECRETS, UNPREPARED
 from worker.backends.slurm.images import Image
 from worker.backends.slurm.paths import Paths
 from worker.clusters.profiles import SlurmCluster
 from worker.runs.run import Run
 
-# Exit codes of the batch script beside those of the launcher (sysexits.h).
-CLAIMED, UNPREPARED, NO_SECRETS = 75, 78, 66
 # How far before its end a run counts as ended by its time limit: Slurm's warning comes up to a minute early.
 EARLY_SECONDS = 90
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from trainer import compat, cpu, machine
+from trainer.bridge import compat, cpu_patches, fallbacks
+from trainer.bridge.hub import directory_of
+from trainer.bridge.recipes import plain_model
 from trainer.checkpoints import (
     HF_INDEX,
     Incomplete,
@@ -15,10 +17,8 @@ from trainer.checkpoints import (
     latest_complete,
     missing_of_export,
 )
-from trainer.config import TrainingConfig
-from trainer.containers import plain_model
+from trainer.config.training_config import TrainingConfig
 from trainer.events import EventWriter
-from trainer.hub import directory_of
 
 
 def export(config: TrainingConfig, events: EventWriter) -> None:
@@ -74,13 +74,13 @@ def _report(events: EventWriter, target: Path, iteration: int) -> None:
 
 def _convert(config: TrainingConfig, checkpoint: Path, directory: Path) -> None:
     compat.install()
-    cpu.prepare()
+    cpu_patches.prepare()
     import torch
     from megatron.bridge.training.model_load_save import temporary_distributed_context
     from megatron.bridge.training.utils.checkpoint_utils import read_run_config
 
     if not torch.cuda.is_available():
-        cpu.install()
+        cpu_patches.install()
     run = read_run_config(str(checkpoint / "run_config.yaml"))
     base = _base_directory(config, run)
     bridge = _bridge(base)
@@ -159,7 +159,7 @@ def _base(config: TrainingConfig, bridge: Any) -> Any:
     provider = bridge.to_megatron_provider()
     if not torch.cuda.is_available():
         plain_model(provider)
-    machine.suit(provider, ())
+    fallbacks.apply_fallbacks(provider, ())
     provider.finalize()
     return provider.provide_distributed_model(wrap_with_ddp=False, use_cpu_initialization=True)
 

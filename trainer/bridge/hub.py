@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trainer.config import is_local
+from trainer.config.training_config import is_local
 
 # Weights twice (.bin, original/) and what other programs read stay where they are.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from trainer.config import TrainingConfig
-from trainer.effective import Effective
+from trainer.config.effective import Effective
+from trainer.config.training_config import TrainingConfig
 from trainer.suggestion import Suggestion, suggest
 
 RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
-def remedies(
+def suggested_fixes(
     name: str,
     config: TrainingConfig,
     gpus_per_node: int,

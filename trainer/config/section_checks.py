@@ -7,13 +7,13 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from trainer.bridge import NEEDED, Recipe, Schema, definitions, nested, precisions
-from trainer.config import MOST_PARALLEL, RecipeConfig, TrainingConfig
-from trainer.effective import SECTIONS, recipes_of, section_values, target_recipe
+from trainer.config.bridge_schema import NEEDED, Recipe, Schema, definitions, nested, precisions
+from trainer.config.effective import SECTIONS, recipes_of, section_values, target_recipe
+from trainer.config.training_config import MOST_PARALLEL, RecipeConfig, TrainingConfig
 
 
 @dataclass(frozen=True)
-class Fault:
+class SectionFault:
     """A value that cannot stand where it stands."""
 
     pointer: str
@@ -27,7 +27,7 @@ class Fault:
 MOST_FAULTS = 20
 
 
-def faults(config: TrainingConfig, *, files: bool = True) -> list[Fault]:
+def faults(config: TrainingConfig, *, files: bool = True) -> list[SectionFault]:
     """The first faults of a config's sections, `recipe.*` among them.
 
     files: whether the files that it names are seen from here. Where it takes the model's to tell which
@@ -39,7 +39,7 @@ def faults(config: TrainingConfig, *, files: bool = True) -> list[Fault]:
     return min(found, key=len)
 
 
-def _all(config: TrainingConfig, recipe: Recipe) -> Iterator[Fault]:
+def _all(config: TrainingConfig, recipe: Recipe) -> Iterator[SectionFault]:
     yield from _recipe_arguments(config, recipe)
     for name in SECTIONS:
         section = section_values(config, name)
@@ -52,20 +52,22 @@ def _all(config: TrainingConfig, recipe: Recipe) -> Iterator[Fault]:
             yield from (*_replaced(_pointer(key), key), *_bounds(_pointer(key), key, value))
 
 
-def _target(config: TrainingConfig) -> Iterator[Fault]:
+def _target(config: TrainingConfig) -> Iterator[SectionFault]:
     if config.recipe.target is None:
         return
     try:
         target_recipe(config.recipe.target, config.peft)
     except ValueError as error:
         detail = f"The recipe {config.recipe.target[:200]!r} {error}."
-        yield Fault("/recipe/_target_", "unknown_recipe", detail, "Leave it out: the model has its recipe.")
+        yield SectionFault(
+            "/recipe/_target_", "unknown_recipe", detail, "Leave it out: the model has its recipe."
+        )
 
 
 # -- recipe.* --------------------------------------------------------------------------------------
 
 
-def _recipe_arguments(config: TrainingConfig, recipe: Recipe) -> Iterator[Fault]:
+def _recipe_arguments(config: TrainingConfig, recipe: Recipe) -> Iterator[SectionFault]:
     for key, value in config.recipe.values().items():
         home = recipe.home(key)
         pointer = f"/recipe/{key}"
@@ -76,23 +78,23 @@ def _recipe_arguments(config: TrainingConfig, recipe: Recipe) -> Iterator[Fault]
             continue
         section, _, name = home.partition(".")
         found = _section(section, {name: value}, recipe)
-        yield from (Fault(pointer, one.code, one.detail, one.hint) for one in found)
+        yield from (SectionFault(pointer, one.code, one.detail, one.hint) for one in found)
         yield from _said_twice(config, key, value, home)
         yield from (*_replaced(pointer, home), *_bounds(pointer, home, value))
 
 
-def _said_twice(config: TrainingConfig, key: str, value: Any, home: str) -> Iterator[Fault]:
+def _said_twice(config: TrainingConfig, key: str, value: Any, home: str) -> Iterator[SectionFault]:
     section, _, name = home.partition(".")
     other = section_values(config, section)
     if isinstance(other, dict) and name in other and other[name] != value:
         detail = f"recipe.{key} is {value!r}, and {home} is {other[name]!r}: both mean the same."
-        yield Fault(f"/recipe/{key}", "said_twice", detail, "Set one of them.")
+        yield SectionFault(f"/recipe/{key}", "said_twice", detail, "Set one of them.")
 
 
 # -- one section -----------------------------------------------------------------------------------
 
 
-def _section(name: str, values: Mapping[str, Any], recipe: Recipe) -> Iterator[Fault]:
+def _section(name: str, values: Mapping[str, Any], recipe: Recipe) -> Iterator[SectionFault]:
     schema = {**recipe.schema(name), "$defs": definitions()}
     errors = _validator()(schema).iter_errors(values) if values else ()
     for error in errors:
@@ -111,17 +113,17 @@ def _validator() -> Any:
     return extend(Draft202012Validator, type_checker=checker)  # type: ignore[no-untyped-call]
 
 
-def _incomplete(name: str, values: Mapping[str, Any], recipe: Recipe) -> Iterator[Fault]:
+def _incomplete(name: str, values: Mapping[str, Any], recipe: Recipe) -> Iterator[SectionFault]:
     """What a section needs that would not be there without the config."""
     if values and name in recipe.absent:
         for key in recipe.schema(name).get(NEEDED, []):
             if key not in values:
-                yield Fault(
+                yield SectionFault(
                     f"/{name}", "missing_key", f"{name} needs {name}.{key}.", f"Set {name}.{key}, too."
                 )
 
 
-def _faults(section: str, error: Any, recipe: Recipe) -> Iterator[Fault]:
+def _faults(section: str, error: Any, recipe: Recipe) -> Iterator[SectionFault]:
     """What one violation of a schema means for people."""
     path = [section, *(str(part) for part in error.absolute_path)]
     pointer, key = "".join(f"/{part}" for part in path), ".".join(path)
@@ -137,15 +139,15 @@ def _faults(section: str, error: Any, recipe: Recipe) -> Iterator[Fault]:
         for name in error.instance.keys() - error.schema["properties"].keys():
             yield _unknown(f"{pointer}/{name}", f"{key}.{name}", _names(recipe, (*SECTIONS, "recipe")))
     elif error.validator == "not":
-        yield Fault(
+        yield SectionFault(
             pointer, "not_settable", f"{key} holds an object that no request can name.", "Leave it out."
         )
     else:
         detail = f"{key} has to be {wanted(error.schema)}, and is {str(error.instance)[:100]!r}."
-        yield Fault(pointer, "wrong_value", detail, None)
+        yield SectionFault(pointer, "wrong_value", detail, None)
 
 
-def _unknown(pointer: str, key: str, known: list[str]) -> Fault:
+def _unknown(pointer: str, key: str, known: list[str]) -> SectionFault:
     """Unknown keys are named with the nearest: the same name elsewhere, else one like it."""
     section, _, name = key.rpartition(".")
     elsewhere = [one for one in known if one.rpartition(".")[2] in (name, f"{section}_{name}")]
@@ -157,7 +159,7 @@ def _unknown(pointer: str, key: str, known: list[str]) -> Fault:
         if nearest
         else f"Known names of {section}: GET /v1/schema lists them."
     )
-    return Fault(pointer, "unknown_key", f"Megatron-Bridge has no {key}.", hint)
+    return SectionFault(pointer, "unknown_key", f"Megatron-Bridge has no {key}.", hint)
 
 
 # What other tools call it: a dotted key, or a name in any section.
@@ -219,17 +221,17 @@ REPLACED = {
 }  # fmt: skip
 
 
-def _replaced(pointer: str, key: str) -> Iterator[Fault]:
+def _replaced(pointer: str, key: str) -> Iterator[SectionFault]:
     if own := REPLACED.get(key):
-        yield Fault(pointer, "use_own_key", f"{key} is set through {own}.", f"Set {own} instead.")
+        yield SectionFault(pointer, "use_own_key", f"{key} is set through {own}.", f"Set {own} instead.")
 
 
-def _precision(name: Any) -> Iterator[Fault]:
+def _precision(name: Any) -> Iterator[SectionFault]:
     if isinstance(name, str) and name not in precisions():
         nearest = get_close_matches(name, precisions(), n=1)
         hint = f"Did you mean {nearest[0]!r}?" if nearest else f"There are {', '.join(precisions())}."
         detail = f"Megatron-Bridge has no precision {name[:100]!r}."
-        yield Fault("/mixed_precision", "wrong_value", detail, hint)
+        yield SectionFault("/mixed_precision", "wrong_value", detail, hint)
 
 
 PARALLEL_SIZES = tuple(
@@ -245,13 +247,13 @@ AT_LEAST = {
 AT_MOST = dict.fromkeys(PARALLEL_SIZES, MOST_PARALLEL)
 
 
-def _bounds(pointer: str, key: str, value: Any) -> Iterator[Fault]:
+def _bounds(pointer: str, key: str, value: Any) -> Iterator[SectionFault]:
     if not isinstance(value, int | float):
         return
     least, most = AT_LEAST.get(key, value), AT_MOST.get(key, value)
     if not least <= value <= most:
         bound = f"at least {least}" if value < least else f"at most {most}"
-        yield Fault(pointer, "out_of_range", f"{key} has to be {bound}, and is {value}.", None)
+        yield SectionFault(pointer, "out_of_range", f"{key} has to be {bound}, and is {value}.", None)
 
 
 def _pointer(key: str) -> str:

@@ -7,12 +7,12 @@ GPUs are taken. What a config sets itself is left alone.
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from trainer.compat import is_installed
+from trainer.bridge.compat import is_installed
 
 FLASH_ATTENTION = ("flash_attn", "flash_attn_interface", "flash_attn_3")
 
 
-def suit(model: Any, given: Collection[str]) -> None:
+def apply_fallbacks(model: Any, given: Collection[str]) -> None:
     """Change what a model's provider asks of this machine and cannot have here; says so.
 
     given: dotted keys of ConfigContainer that the config sets.

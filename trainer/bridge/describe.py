@@ -23,10 +23,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trainer import compat
-from trainer.annotations import Schema, schema_of
-from trainer.bridge import DATA, NEEDED
-from trainer.models import MODELS
+from trainer.bridge import compat
+from trainer.bridge.annotations import Schema, schema_of
+from trainer.config.bridge_schema import DATA, NEEDED
+from trainer.config.models import MODELS
 
 # Sections of ConfigContainer that no request sets: the process environment, and what holds functions.
 LEFT_OUT = ("env_vars", "optimizer_config_override_provider")
@@ -72,14 +72,14 @@ class Described:
 def describe() -> dict[str, Any]:
     """The whole file. Raises where a recipe cannot be built."""
     compat.install()
-    from trainer import recipe
+    from trainer.bridge import container
 
     described, recipes = Described(), {}
     names = [name for model in MODELS for name in (model.sft_recipe, model.peft_recipe)]
-    for name in (*dict.fromkeys(names), *recipe.GENERIC):
-        container = recipe.bare(name)
+    for name in (*dict.fromkeys(names), *container.GENERIC):
+        container = container.bare(name)
         recipes[name] = {
-            "parameters": recipe.parameters(name),
+            "parameters": container.parameters(name),
             "sections": {key: described.refer(kind).rpartition("/")[2] for key, kind in _sections(container)},
             "absent": [_own_name(key) for key, part in vars(container).items() if part is None],
             "values": {
@@ -206,7 +206,7 @@ def _under_fields(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.describe", description="Describe Megatron-Bridge."
+        prog="python -m trainer.bridge.describe", description="Describe Megatron-Bridge."
     )
     parser.add_argument("--output", type=Path, default=DATA, help="the file to write")
     output = parser.parse_args().output

@@ -1,7 +1,7 @@
-"""`python -m trainer.look`: looks at files where they are, for a service that does not see them. No torch.
+"""`python -m trainer.preflight.remote`: inspect files where they are, for a service that does not see them.
 
 A request comes as JSON on stdin, the answer goes as JSON to stdout. Where the service sees the files it
-calls `look` itself.
+calls `inspect` itself.
 """
 
 import json
@@ -13,12 +13,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter
 
-from trainer.config import TrainingConfig, is_local
+from trainer.config.section_checks import faults
+from trainer.config.training_config import TrainingConfig, is_local
 from trainer.dataset import Packing
 from trainer.preflight import Finding, Hardware, check
 from trainer.preflight.data import POINTER, SAMPLE_SECONDS, Job, Report, examine
 from trainer.preflight.finding import finding
-from trainer.sections import faults
 
 
 class _Request(BaseModel):
@@ -92,7 +92,7 @@ class Seen(BaseModel):
     """What a DataRequest asked for; None where one of its paths is refused."""
 
 
-def look(request: ConfigRequest | DataRequest) -> Seen:
+def inspect(request: ConfigRequest | DataRequest) -> Seen:
     """Look at what a request names, on this machine's file system; at nothing if a path of it is refused."""
     if outside := list(_outside(request)):
         return Seen(findings=outside)
@@ -144,7 +144,7 @@ def _counts(report: Report) -> Counts:
 def main() -> None:
     request = _REQUEST.validate_json(sys.stdin.buffer.read())
     # In ASCII: the other side may take the bytes for anything.
-    json.dump(look(request).model_dump(mode="json"), sys.stdout)
+    json.dump(inspect(request).model_dump(mode="json"), sys.stdout)
 
 
 if __name__ == "__main__":

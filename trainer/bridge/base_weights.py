@@ -9,12 +9,12 @@ MAY_BE_NEW = "mtp."
 GAP = re.compile(r"Can't find (?:the following HF parameters in hf_keys: )?(?P<names>.+?)(?: in hf_keys)?$")
 
 
-class Lacking(RuntimeError):
+class MissingWeights(RuntimeError):
     """A base model has no weights for a part of what is to be trained."""
 
 
-def refuse_gaps() -> None:
-    """Raise Lacking where Bridge 0.6.2 would train random values, with a warning that its default hides."""
+def reject_missing_weights() -> None:
+    """Raise MissingWeights where Bridge 0.6.2 would train random values and hide its warning by default."""
     from megatron.bridge.models.conversion import model_bridge
 
     model_bridge.logger = _Refusing(model_bridge.logger)
@@ -31,7 +31,7 @@ class _Refusing(logging.LoggerAdapter[logging.Logger]):
 def _refuse(said: str) -> None:
     gap = GAP.search(said)
     if gap and MAY_BE_NEW not in gap["names"]:
-        raise Lacking(
+        raise MissingWeights(
             f"The base model's files have no weights {gap['names']}. They may have them under another name: "
             "transformers 5 renames some when it saves a model. Take the publisher's files."
         )

@@ -38,7 +38,7 @@ class LogTail:
 
 
 @dataclass(frozen=True)
-class Sign:
+class LogMatch:
     """Something in a log that tells why a run ended."""
 
     name: str
@@ -65,7 +65,7 @@ _TRACEBACK = re.compile(
 )
 
 
-def signs(log: LogTail) -> list[Sign]:
+def match_log(log: LogTail) -> list[LogMatch]:
     """All that a log says of the end of its run, what explains most first."""
     text = _without_quotes(log.data)
     tracebacks = [
@@ -82,13 +82,13 @@ def signs(log: LogTail) -> list[Sign]:
 
 def name_of(text: str) -> str:
     """The name of the failure that a traceback, or another message, tells of; `user_code` for others."""
-    told = signs(LogTail(None, 0, text.encode(errors="replace")))
+    told = match_log(LogTail(None, 0, text.encode(errors="replace")))
     return told[0].name if told else "user_code"
 
 
 def _first(
     log: LogTail, text: bytes, rule: tuple[str, re.Pattern[bytes]], tracebacks: list[tuple[int, int]]
-) -> Sign | None:
+) -> LogMatch | None:
     name, pattern = rule
     match = pattern.search(text)
     if match is None:
@@ -106,11 +106,11 @@ def _is_explained(text: bytes) -> bool:
     return any(pattern.search(text) for _, pattern in RULES)
 
 
-def _sign(name: str, log: LogTail, place: tuple[int, int], decisive: int) -> Sign:
+def _sign(name: str, log: LogTail, place: tuple[int, int], decisive: int) -> LogMatch:
     """decisive: a byte, counted in the tail, of the line that says it."""
     begin, end = place
     first, last = _line_around(log.data, decisive, decisive)
-    return Sign(name, log.rank, log.offset + begin, end - begin, _clean(log.data[first:last]))
+    return LogMatch(name, log.rank, log.offset + begin, end - begin, _clean(log.data[first:last]))
 
 
 def _line_around(text: bytes, begin: int, end: int) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """What Megatron-Bridge's recipes are made of and let a config set, as bridge.json says. No torch.
 
-The file is made by `python -m trainer.describe` from the Bridge that is installed there.
+The file is made by `python -m trainer.bridge.describe` from the Bridge that is installed there.
 """
 
 import json

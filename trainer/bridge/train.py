@@ -5,10 +5,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from trainer import compat, cpu
-from trainer.base import refuse_gaps
+from trainer.bridge import compat, cpu_patches
+from trainer.bridge.base_weights import reject_missing_weights
 from trainer.checkpoints import Incomplete, is_complete, iteration_directory
-from trainer.config import TrainingConfig
+from trainer.config.training_config import TrainingConfig
 from trainer.events import EventWriter
 
 
@@ -18,18 +18,19 @@ def train(config: TrainingConfig, events: EventWriter) -> None:
     # Bridge's own choice is in the home, which need not be there on a node, or be writable.
     os.environ.setdefault("MEGATRON_CONFIG_LOCK_DIR", f"{tempfile.gettempdir()}/sft-locks-{os.getuid()}")
     if config.device == "cpu":
-        cpu.prepare()
+        cpu_patches.prepare()
     from megatron.bridge.training.finetune import finetune
     from megatron.bridge.training.gpt_step import forward_step
 
     compat.keep_compiled_helpers()
-    refuse_gaps()
-    from trainer import recipe, validation
-    from trainer.report import Report
+    reject_missing_weights()
+    from trainer.bridge import validation
+    from trainer.bridge.callbacks import Report
+    from trainer.bridge.container import build
 
     if config.device == "cpu":
-        cpu.install()
-    container = recipe.build(config)
+        cpu_patches.install()
+    container = build(config)
     container.train.exit_signal_handler = True  # how a wish to stop reaches Bridge: see Report
     validation.install(container.validation.eval_iters)
     report = Report(events, is_reporter=is_reporter(), world_size=world_size())

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from trainer.bridge import Recipe, Schema, nested, recipes
-from trainer.config import TrainingConfig, is_local
+from trainer.config.bridge_schema import Recipe, Schema, nested, recipes
+from trainer.config.models import known_model
+from trainer.config.training_config import TrainingConfig, is_local
 from trainer.dataset.files import Meter, read_json
-from trainer.models import known_model
-from trainer.vocabulary import UNREADABLE
+from trainer.dataset.vocabulary import UNREADABLE
 
 # Hugging Face architectures whose providers have fields of their own; all others are GPTs.
 HYBRIDS = frozenset({"NemotronHForCausalLM", "FalconH1ForCausalLM"})

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer import containers, machine
-from trainer.bridge import Recipe
+from trainer.bridge import fallbacks, recipes
+from trainer.bridge.hub import directory_of
 from trainer.checkpoints import iteration_of, latest_complete
-from trainer.config import TrainingConfig
+from trainer.config.bridge_schema import Recipe
+from trainer.config.effective import given, recipe_of
+from trainer.config.training_config import TrainingConfig
 from trainer.dataset import find_shards
-from trainer.effective import given, recipe_of
-from trainer.hub import directory_of
 
 
 def build(config: TrainingConfig) -> Any:
@@ -26,7 +26,7 @@ def build(config: TrainingConfig) -> Any:
     _base(container, config)
     values = given(config, recipe)
     _set_all(container, values)
-    machine.suit(container.model, values)
+    fallbacks.apply_fallbacks(container.model, values)
     _suit_context_parallelism(container)
     _schedule(container.scheduler, container.optimizer, values)
     _resume(container.checkpoint)
@@ -38,11 +38,11 @@ def build(config: TrainingConfig) -> Any:
 
 def _begin(recipe: Recipe, config: TrainingConfig) -> Any:
     if recipe.name in GENERIC:
-        container = containers.generic(_provider(config), on_cpu=config.device == "cpu")
+        container = recipes.generic(_provider(config), on_cpu=config.device == "cpu")
         container.tokenizer.tokenizer_model = config.hf_model_path
         return container
     taken = {key: value for key, value in config.recipe.values().items() if key in recipe.parameters}
-    return containers.named(recipe.name, taken)
+    return recipes.named(recipe.name, taken)
 
 
 def _provider(config: TrainingConfig) -> Any:
@@ -55,15 +55,15 @@ def _provider(config: TrainingConfig) -> Any:
 def bare(name: str) -> Any:
     """What a recipe returns before any config has touched it."""
     if name in GENERIC:
-        return containers.generic(GENERIC[name](), on_cpu=False)
-    return containers.named(name, {})
+        return recipes.generic(GENERIC[name](), on_cpu=False)
+    return recipes.named(name, {})
 
 
 def parameters(name: str) -> list[str]:
     """What a config may pass to a recipe. Whether adapters are tuned is `peft`'s to say."""
     if name in GENERIC:
         return []
-    return [parameter for parameter in containers.parameters(name) if parameter != "peft_scheme"]
+    return [parameter for parameter in recipes.parameters(name) if parameter != "peft_scheme"]
 
 
 def _gpt() -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from megatron.bridge.training.callbacks import Callback, CallbackContext
 
-from trainer import writer
+from trainer.bridge import checkpoint_writer
 from trainer.checkpoints import (
     files_of,
     is_complete,
@@ -54,7 +54,7 @@ class Report(Callback):  # type: ignore[misc]
         parameters = _count_parameters(context.model)
         self.last_step = state.step
         if config.checkpoint.async_save:
-            writer.watch(self.events)
+            checkpoint_writer.watch(self.events)
         if self.is_reporter:
             self.events.write(
                 "started",

@@ -1,4 +1,4 @@
-"""Presets: training configs with a name, in trainer/configs/*.yaml. No torch."""
+"""Presets: training configs with a name, in trainer/config/configs/*.yaml. No torch."""
 
 from difflib import get_close_matches
 from pathlib import Path

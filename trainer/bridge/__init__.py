@@ -1,0 +1,1 @@
+"""Everything that needs torch or Megatron-Bridge. Nothing outside of this room imports them."""

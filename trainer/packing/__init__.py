@@ -1,0 +1,1 @@
+"""From chat records to packed data. No torch."""
