@@ -1,7 +1,7 @@
 """Builds ConfigContainers as a run does, in the trainer's environment, and says what became of them.
 
 Reads cases from stdin and writes all answers as stdout's last line: importing takes longer than hundreds of
-cases. `values` are read from what trainer.bridge.container.build returns; `refusal` is what Bridge and megatron-core
+cases. `values` are read from what trainer.bridge.container.build returns; `refusal` is what Bridge and Megatron
 say of it with so many GPUs: runtime_config_update (validate() is its end) and the making of process groups.
 """
 
