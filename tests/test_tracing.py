@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.conftest import make_inputs
-from tests.lines import lines
-from tests.service import Service
-from tests.waiting import wait_until
+from tests.support.inputs import make_inputs
+from tests.support.json_lines import lines
+from tests.support.service import Service
+from tests.support.waiting import wait_until
 
 Span = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.conftest import make_inputs
+from tests.support.inputs import make_inputs
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.conftest import forget_settings
-from tests.service import Service
+from tests.support.process import forget_settings
+from tests.support.service import Service
 from worker.clock import utcnow
 from worker.db.models import Checkpoint
 from worker.db.session import writing

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.conftest import forget_settings
+from tests.support.process import forget_settings
 
 Body = dict[str, Any]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests import packed
-from tests.conftest import forget_settings
+from tests.support import packed_data
+from tests.support.process import forget_settings
 from worker.planning import dataset_inspection
 
 Body = dict[str, Any]
@@ -55,9 +55,9 @@ def test_a_good_dataset_in_numbers(inspect: Callable[..., Body], data: Path) -> 
 
 
 def test_problems_point_into_the_request(inspect: Callable[..., Body], data: Path) -> None:
-    columns = packed.packs(4)
+    columns = packed_data.packs(4)
     columns["loss_mask"][1] = [1]
-    packed.write_shard(data / "splits/train/part-00000.parquet", columns)
+    packed_data.write_shard(data / "splits/train/part-00000.parquet", columns)
     found = inspect(seq_length=1024, global_batch_size=8, hf_model_path="nvidia/other")
     assert not found["ok"]
     said = [(one["severity"], one["code"], one["pointer"]) for one in found["problems"]]
@@ -79,9 +79,9 @@ def test_what_is_not_there_is_said(inspect: Callable[..., Body], data: Path) -> 
 
 
 def test_a_plan_and_a_job_say_the_same_of_bad_data(client: TestClient, good: Body, data: Path) -> None:
-    columns = packed.packs(4)
+    columns = packed_data.packs(4)
     columns["seq_start_id"][3] = [0, 600]
-    packed.write_shard(data / "splits/train/part-00000.parquet", columns)
+    packed_data.write_shard(data / "splits/train/part-00000.parquet", columns)
     plan = client.post("/v1/jobs:plan", json=good)
     assert (plan.status_code, plan.json()["ok"]) == (200, False)
     planned = [one for one in plan.json()["checks"] if one["severity"] == "error"]

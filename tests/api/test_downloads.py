@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.far import write_profiles
-from tests.sshd import Sshd
+from tests.support.remote_cluster import write_profiles
+from tests.support.sshd import Sshd
 from worker.backends.access import ssh
 from worker.clock import utcnow
 from worker.db.models import Checkpoint, Job

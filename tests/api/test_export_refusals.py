@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.stand_in.launcher import index_of
+from tests.support.stand_in.launcher import index_of
 from worker.clock import utcnow
 from worker.db.models import Checkpoint, Job
 from worker.db.session import writing

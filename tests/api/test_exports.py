@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import make_inputs
-from tests.service import Service
+from tests.support.inputs import make_inputs
+from tests.support.service import Service
 
 Json = dict[str, Any]
 Export = Callable[..., tuple[int, Json]]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.service import Service
+from tests.support.service import Service
 from worker.clock import utcnow
 from worker.db.models import Attempt
 from worker.db.session import writing

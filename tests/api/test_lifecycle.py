@@ -6,9 +6,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import forget_settings
-from tests.service import Service, is_supervisor, processes_of_runs
-from tests.waiting import wait_until
+from tests.support.process import forget_settings
+from tests.support.service import Service, is_supervisor, processes_of_runs
+from tests.support.waiting import wait_until
 from worker.auth.roles import Caller, Role
 from worker.jobs import create
 from worker.planning.spec import JobSpec

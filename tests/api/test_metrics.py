@@ -11,10 +11,10 @@ from fastapi.testclient import TestClient
 from starlette.types import Message
 
 from api.middleware import RequestLog
-from tests.conftest import forget_settings
-from tests.metrics import samples, value
-from tests.service import Service
-from tests.waiting import wait_until
+from tests.support.process import forget_settings
+from tests.support.prometheus import samples, value
+from tests.support.service import Service
+from tests.support.waiting import wait_until
 
 REQUESTS = "sft_http_requests_total"
 TIMED = "sft_http_request_duration_seconds_count"

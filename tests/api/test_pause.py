@@ -7,9 +7,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import make_inputs
-from tests.service import Service, is_supervisor, processes_of_runs
-from tests.waiting import wait_until
+from tests.support.inputs import make_inputs
+from tests.support.service import Service, is_supervisor, processes_of_runs
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

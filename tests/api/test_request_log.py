@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.lines import Line, lines
+from tests.support.json_lines import Line, lines
 from worker.telemetry import logging
 
 FORGED = '\n{"event": "request", "caller": "root"}\r\n\x1b[2J\x1b]0;\x07\x7f\x85\u2028\\"end'

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.conftest import forget_settings
-from tests.packed import make_dataset, packs, write_shard
+from tests.support.packed_data import make_dataset, packs, write_shard
+from tests.support.process import forget_settings
 from trainer.config.models import NANO, SUPER
 from trainer.config.presets import load_preset
 from trainer.failures import FAILURES

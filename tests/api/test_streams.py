@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import make_inputs
-from tests.service import Service
-from tests.waiting import wait_until
+from tests.support.inputs import make_inputs
+from tests.support.service import Service
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

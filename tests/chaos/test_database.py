@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.chaos.parts import Parts
-from tests.chaos.refused import assert_refused
-from tests.chaos.tally import Tally
-from tests.conftest import new_database
+from tests.support.chaos.parts import Parts
+from tests.support.chaos.refused import assert_refused
+from tests.support.chaos.tally import Tally
+from tests.support.databases import new_database
 from worker.db.session import LOCK_TIMEOUT_SECONDS
 
 ALL = ("api", "worker", "beat")

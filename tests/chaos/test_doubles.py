@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.tally import Tally
+from tests.support.chaos.tally import Tally
 
 
 @pytest.mark.chaos

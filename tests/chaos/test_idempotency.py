@@ -6,8 +6,8 @@ from threading import Barrier
 import httpx2
 import pytest
 
-from tests.chaos.parts import Parts
-from tests.chaos.tally import Tally
+from tests.support.chaos.parts import Parts
+from tests.support.chaos.tally import Tally
 
 REQUESTS = 200
 

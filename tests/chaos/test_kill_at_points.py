@@ -3,8 +3,8 @@
 import httpx2
 import pytest
 
-from tests.chaos.parts import Parts
-from tests.chaos.tally import Tally
+from tests.support.chaos.parts import Parts
+from tests.support.chaos.tally import Tally
 
 API = (
     ("worker.jobs.idempotency:RequestKey.store", "after"),  # the row is written, not committed

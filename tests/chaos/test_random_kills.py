@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.parts import Parts
-from tests.chaos.tally import Tally
+from tests.support.chaos.parts import Parts
+from tests.support.chaos.tally import Tally
 
 PARTS = ("api", "worker", "beat")
 

@@ -11,10 +11,10 @@ import psutil
 import pytest
 import yaml
 
-from tests.cli.sft import Sft
-from tests.conftest import make_inputs
-from tests.service import Service
-from tests.waiting import wait_until
+from tests.support.inputs import make_inputs
+from tests.support.service import Service
+from tests.support.sft import Sft
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests import packed
-from tests.cli.sft import Sft
-from tests.service import Service
+from tests.support import packed_data
+from tests.support.service import Service
+from tests.support.sft import Sft
 
 pytestmark = pytest.mark.slow
 
@@ -29,9 +29,9 @@ def test_a_dataset_is_shown_to_people_and_scripts(sft: Sft, body: dict[str, Any]
 
 def test_bad_data_end_with_1(sft: Sft, service: Service) -> None:
     path = service.data_dir / "inputs" / "bad"
-    columns = packed.packs(2)
+    columns = packed_data.packs(2)
     columns["loss_mask"][1] = [1]
-    packed.write_shard(path / "a.parquet", columns)
+    packed_data.write_shard(path / "a.parquet", columns)
     done = sft("datasets", "inspect", str(path), "--global-batch-size", "8")
     assert done.returncode == 1
     for words in ("row 1: loss_mask has 1 entries", "/global_batch_size", "error"):

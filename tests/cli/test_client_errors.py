@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from cli.client.errors import ExitCode
-from tests.cli.loopback import Loopback, Request
-from tests.cli.sft import COMMAND, PROJECT, Sft
-from tests.service import Service
+from tests.support.loopback import Loopback, Request
+from tests.support.service import Service
+from tests.support.sft import COMMAND, PROJECT, Sft
 
 pytestmark = pytest.mark.slow
 

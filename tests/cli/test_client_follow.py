@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.loopback import Loopback, Request
-from tests.cli.sft import Sft
+from tests.support.loopback import Loopback, Request
+from tests.support.sft import Sft
 
 pytestmark = pytest.mark.slow
 

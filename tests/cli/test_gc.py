@@ -8,9 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from tests.conftest import forget_settings, make_inputs
-from tests.service import Service
-from tests.waiting import wait_until
+from tests.support.inputs import make_inputs
+from tests.support.process import forget_settings
+from tests.support.service import Service
+from tests.support.waiting import wait_until
 from tests.worker.conftest import job_in, spec  # noqa: F401
 from worker.clock import utcnow
 from worker.db.models import Job

@@ -16,9 +16,9 @@ import httpx2
 import psutil
 import pytest
 
-from tests.conftest import make_inputs
-from tests.service import Service, processes_of_runs
-from tests.waiting import wait_until
+from tests.support.inputs import make_inputs
+from tests.support.service import Service, processes_of_runs
+from tests.support.waiting import wait_until
 from worker.settings import PROJECT_ROOT
 
 pytestmark = pytest.mark.slow

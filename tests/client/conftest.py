@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.environments import made
-from tests.trainer_runs import PROJECT
+from tests.support.environments import made
+from tests.support.trainer_runs import PROJECT
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import make_inputs
-from tests.service import Service
+from tests.support.inputs import make_inputs
+from tests.support.service import Service
 
 # Their programs are installed within the first one's time.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.service import Service
+from tests.support.service import Service
 
 # Their programs are installed within the first one's time.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import AliasChoices
 
-from tests.deploy.compose import COMPOSE_FILE, EXAMPLE, assignments, load, raw, variables
+from tests.support.compose import COMPOSE_FILE, EXAMPLE, assignments, load, raw, variables
 from worker.clusters.profiles import LocalCluster
 from worker.settings import PROJECT_ROOT, Settings
 

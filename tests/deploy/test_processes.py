@@ -22,9 +22,10 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 from sqlalchemy.engine import make_url
 
-from tests.conftest import make_inputs, postgres_url
-from tests.deploy.compose import EXAMPLE, assignments, load
-from tests.waiting import wait_until
+from tests.support.compose import EXAMPLE, assignments, load
+from tests.support.databases import postgres_url
+from tests.support.inputs import make_inputs
+from tests.support.waiting import wait_until
 from worker.settings import PROJECT_ROOT
 
 pytestmark = pytest.mark.slow

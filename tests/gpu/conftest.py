@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu.parts import Hardware
-from tests.trainer_runs import PYTHON, locked, trainer_python
+from tests.support.gpu_runs import Hardware
+from tests.support.trainer_runs import PYTHON, locked, trainer_python
 
 ASK = """
 import importlib.metadata as m, json, torch

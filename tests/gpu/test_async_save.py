@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.gpu.parts import (
+from tests.support.gpu_runs import (
     RESUMED,
     Config,
     Hardware,
@@ -20,8 +20,8 @@ from tests.gpu.parts import (
     rank_of,
     saving_elsewhere,
 )
-from tests.trainer_runs import Run, place, start, train
-from tests.waiting import wait_until
+from tests.support.trainer_runs import Run, place, start, train
+from tests.support.waiting import wait_until
 from trainer.bridge.checkpoint_writer import GRACE_SECONDS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu.parts import RESUMED, Hardware, config, finished, furthest_apart, note, rate
-from tests.trainer_runs import check_log_lines, train
+from tests.support.gpu_runs import RESUMED, Hardware, config, finished, furthest_apart, note, rate
+from tests.support.trainer_runs import check_log_lines, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 

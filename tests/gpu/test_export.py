@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.gpu.parts import Config, Hardware, config, finished, note
-from tests.trainer.test_export import MOVED, TAUGHT, answers
-from tests.trainer_runs import Run, train, trainer_python
+from tests.support.gpu_runs import Config, Hardware, config, finished, note
+from tests.support.teaching import MOVED, TAUGHT, answers
+from tests.support.trainer_runs import Run, train, trainer_python
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 

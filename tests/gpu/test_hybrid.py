@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu.parts import Hardware, config, finished, note, rate
-from tests.trainer_runs import train
+from tests.support.gpu_runs import Hardware, config, finished, note, rate
+from tests.support.trainer_runs import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 

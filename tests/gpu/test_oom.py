@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from demo.gpu import LONG
-from tests.gpu.parts import Hardware, config, note
-from tests.service import Service
-from tests.trainer_runs import PYTHON, Run
+from tests.support.gpu_runs import Hardware, config, note
+from tests.support.service import Service
+from tests.support.trainer_runs import PYTHON, Run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu.parts import (
+from tests.support.gpu_runs import (
     RESUMED,
     Hardware,
     after,
@@ -20,8 +20,8 @@ from tests.gpu.parts import (
     rank_of,
     saving_elsewhere,
 )
-from tests.trainer_runs import Run, place, start, train
-from tests.waiting import wait_until
+from tests.support.trainer_runs import Run, place, start, train
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.gpu.parts import Hardware, config, finished, furthest_apart, note, rate
-from tests.trainer_runs import Run, train
+from tests.support.gpu_runs import Hardware, config, finished, furthest_apart, note, rate
+from tests.support.trainer_runs import Run, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 

@@ -1,15 +1,13 @@
 """A Lepton server for the tests of a module, and a service on it."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests.lepton.client import Client
-from tests.lepton.parts import LeptonService, start_service
-from tests.lepton.sdk import Sdk
-from tests.lepton.server.sandbox import obstacle
-from tests.lepton.server.server import LeptonServer
+from tests.support.lepton.client import Client
+from tests.support.lepton.sdk import Sdk
+from tests.support.lepton.server.server import LeptonServer
+from tests.support.lepton.service import LeptonService, new_server, start_service
 
 
 @pytest.fixture
@@ -24,12 +22,6 @@ def client(lepton: LeptonServer) -> Iterator[Client]:
     """Plain HTTP with it."""
     with Client(lepton) as found:
         yield found
-
-
-def new_server() -> LeptonServer:
-    if why_not := obstacle():
-        (pytest.fail if "CI" in os.environ else pytest.skip)(why_not)
-    return LeptonServer()
 
 
 @pytest.fixture(scope="module")

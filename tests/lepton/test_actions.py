@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.lepton.parts import LeptonService
+from tests.support.lepton.service import LeptonService
 
 pytestmark = [pytest.mark.slow, pytest.mark.lepton]
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.lepton.bare import Bare, bare
-from tests.lepton.server.server import LeptonServer
-from tests.waiting import wait_until
+from tests.support.lepton.bare import Bare, bare
+from tests.support.lepton.server.server import LeptonServer
+from tests.support.waiting import wait_until
 from worker.backends.interface import Submission
 from worker.backends.lepton import environment_bundle
 from worker.errors import SubmissionRejected

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lepton.client import job_body
-from tests.lepton.server.server import LeptonServer
-from tests.waiting import wait_until
+from tests.support.lepton.client import job_body
+from tests.support.lepton.server.server import LeptonServer
+from tests.support.waiting import wait_until
 from worker.backends.lepton.client import USUAL_PAUSE_SECONDS, Workspace
 from worker.backends.lepton.client import workspace as connected
 from worker.clusters.secrets import Secret

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.tally import Tally
-from tests.lepton.parts import LeptonService
-from tests.waiting import wait_until
+from tests.support.chaos.tally import Tally
+from tests.support.lepton.service import LeptonService
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.lepton, pytest.mark.timeout(300)]
 

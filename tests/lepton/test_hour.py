@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import time_machine
 
-from tests.conftest import make_inputs
-from tests.lepton.parts import profiles
-from tests.lepton.server.server import LeptonServer
-from tests.waiting import wait_until
-from tests.worker.conftest import ANNA
+from tests.support.callers import ANNA
+from tests.support.inputs import make_inputs
+from tests.support.lepton.server.server import LeptonServer
+from tests.support.lepton.service import profiles
+from tests.support.waiting import wait_until
 from worker.clusters import registry
 from worker.db.models import Job
 from worker.errors import BackendUnavailable

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.lepton.bare import bare
-from tests.lepton.parts import LeptonService
-from tests.lepton.sdk import Sdk
-from tests.lepton.server.server import LeptonServer
+from tests.support.lepton.bare import bare
+from tests.support.lepton.sdk import Sdk
+from tests.support.lepton.server.server import LeptonServer
+from tests.support.lepton.service import LeptonService
 from worker.backends.lepton.states import ARCHIVED, STATES, WAITING_AGAIN
 
 # The SDK is installed within the first one's time.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.lepton.parts import LeptonService
+from tests.support.lepton.service import LeptonService
 
 pytestmark = pytest.mark.slow
 

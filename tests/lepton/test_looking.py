@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.lepton.bare import Bare, bare
-from tests.lepton.client import job_body
-from tests.lepton.server.server import LeptonServer
+from tests.support.lepton.bare import Bare, bare
+from tests.support.lepton.client import job_body
+from tests.support.lepton.server.server import LeptonServer
 from worker.backends.lepton.client import PAGE_JOBS
 from worker.backends.lepton.observations import (
     EXPLAIN_SECONDS,

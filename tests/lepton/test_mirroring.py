@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.lepton.bare import Bare, bare
-from tests.lepton.server.server import LeptonServer
+from tests.support.lepton.bare import Bare, bare
+from tests.support.lepton.server.server import LeptonServer
 from trainer.events import EventWriter
 from worker.backends.lepton.log_mirror import HOLD_NS, PAGE_LINES
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.lepton.client import Client, job_body
-from tests.lepton.server import workspace as workspace_module
-from tests.lepton.server.sandbox import obstacle
-from tests.lepton.server.server import LeptonServer
-from tests.trainer_runs import PROJECT
-from tests.waiting import wait_until
+from tests.support.lepton.client import Client, job_body
+from tests.support.lepton.server import workspace as workspace_module
+from tests.support.lepton.server.sandbox import obstacle
+from tests.support.lepton.server.server import LeptonServer
+from tests.support.trainer_runs import PROJECT
+from tests.support.waiting import wait_until
 
 HOLD = "trap 'exit 0' TERM; echo up; sleep 600 & wait"
 
@@ -223,7 +223,7 @@ def test_everything_ends_with_the_server(lepton: LeptonServer) -> None:
 
 KILLED = """
 import sys
-from tests.lepton.server.server import LeptonServer
+from tests.support.lepton.server.server import LeptonServer
 with LeptonServer() as server:
     spec = {"container": {"command": ["sleep", "600.0303"]}}
     server.workspace.create({"metadata": {"id": "r1"}, "spec": spec})

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.lepton.sdk import Sdk, SdkError
-from tests.lepton.server.server import LeptonServer
-from tests.waiting import wait_until
+from tests.support.lepton.sdk import Sdk, SdkError
+from tests.support.lepton.server.server import LeptonServer
+from tests.support.waiting import wait_until
 
 # The SDK is installed within the first one's time.
 pytestmark = pytest.mark.timeout(900)

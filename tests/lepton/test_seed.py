@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.lepton.parts import LeptonService
+from tests.support.lepton.service import LeptonService
 
 pytestmark = [pytest.mark.slow, pytest.mark.lepton]
 PROFILE = "lepton_sft_megatron_bridge"

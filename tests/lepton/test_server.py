@@ -6,7 +6,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.lepton.client import Client, job_body
+from tests.support.lepton.client import Client, job_body
 
 # -- requests --------------------------------------------------------------------------------------
 

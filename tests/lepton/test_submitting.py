@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lepton.bare import Bare, bare
-from tests.lepton.server.server import LeptonServer
+from tests.support.lepton.bare import Bare, bare
+from tests.support.lepton.server.server import LeptonServer
 from worker.errors import BackendUnavailable, CredentialsRefused, SubmissionRejected
 
 UNSEEN_SECONDS = 30

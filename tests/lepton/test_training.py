@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.lepton.conftest import new_server
-from tests.lepton.parts import LeptonService, start_service
-from tests.test_fine_tuning import check, fine_tuning, inputs
-from tests.trainer_runs import PYTHON
+from tests.support.fine_tuning import check, fine_tuning
+from tests.support.lepton.service import LeptonService, new_server, start_service
+from tests.support.trainer_runs import PYTHON
 
-__all__ = ["inputs"]
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from sqlalchemy import MetaData, create_engine
 
-from tests.conftest import forget_settings, make_inputs
-from tests.service import Service
+from tests.support.inputs import make_inputs
+from tests.support.process import forget_settings
+from tests.support.service import Service
 from worker.auth import keys
 from worker.auth.roles import Caller, Role
 from worker.backends.connect import connect

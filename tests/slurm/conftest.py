@@ -1,31 +1,19 @@
 """A Slurm for the tests of a process, and a service on it for those of a module."""
 
-import os
 import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from demo.slurm.cluster import Cluster
-from demo.slurm.install import obstacle
-from tests.slurm.parts import SlurmService, start_service
+from tests.support.slurm_service import SlurmService, new_directory, start_service
 
 
 @pytest.fixture
 def cluster_directory() -> Path:
     """Of a cluster that a test starts for itself."""
     return new_directory()
-
-
-def new_directory() -> Path:
-    """Not below pytest's own: the users of jobs and database have to get into it."""
-    if why_not := obstacle():
-        (pytest.fail if "CI" in os.environ else pytest.skip)(why_not)
-    path = Path(tempfile.mkdtemp(prefix="sft-slurm-"))
-    path.chmod(0o755)
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 
 from demo.slurm.cluster import Cluster
 from demo.slurm.daemons import ClusterError
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

@@ -9,9 +9,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.chaos.tally import Tally
-from tests.slurm.parts import SlurmService
-from tests.waiting import wait_until
+from tests.support.chaos.tally import Tally
+from tests.support.slurm_service import SlurmService
+from tests.support.waiting import wait_until
 from worker.backends import interface
 from worker.backends.access.transport import LocalTransport
 from worker.backends.slurm.backend import SlurmBackend

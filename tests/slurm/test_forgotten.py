@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from demo.slurm.cluster import Cluster
-from tests.slurm.parts import SlurmService, start_service
-from tests.waiting import wait_until
+from tests.support.slurm_service import SlurmService, miss_the_end, start_service, wait_for_nothing
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
 def forgetful() -> Iterator[Cluster]:
-    from tests.slurm.conftest import new_directory
+    from tests.support.slurm_service import new_directory
 
     with Cluster.start(new_directory(), accounting=False, min_job_age_seconds=2) as cluster:
         yield cluster
@@ -26,25 +26,6 @@ def on_forgetful(
 ) -> Iterator[SlurmService]:
     with start_service(forgetful, tmp_path, stand_in, secret_file) as service:
         yield service
-
-
-def miss_the_end(service: SlurmService, mode: str, stand_in: Path) -> str:
-    """A run that ends, and is forgotten, while no service is there; its id."""
-    job_id = service.run_until(4, mode)["id"]
-    service.stop()
-    if mode == "wait":
-        (service.directory(job_id) / "go").touch()
-    else:
-        external_id = (service.directory(job_id) / "external_id").read_text().strip()
-        service.slurm.run("scancel", "--signal=KILL", "--full", external_id)
-    wait_for_nothing(service)
-    return job_id
-
-
-def wait_for_nothing(service: SlurmService) -> None:
-    """Until the cluster has forgotten everything."""
-    shown = ("squeue", "--noheader", "--states=all")
-    wait_until(lambda: service.slurm.run(*shown).stdout.strip() == "", 120, "the cluster to forget")
 
 
 def test_a_run_that_finished_and_was_forgotten_has_succeeded(

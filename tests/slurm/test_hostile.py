@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.hostile import strings
-from tests.slurm.parts import SlurmService
+from tests.support.hostile import strings
+from tests.support.slurm_service import SlurmService
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
 

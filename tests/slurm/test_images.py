@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from demo.slurm.cluster import Cluster
-from tests.slurm.parts import SlurmService, start_service
-from tests.waiting import wait_until
+from tests.support.slurm_service import SlurmService, start_service
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 

@@ -7,16 +7,15 @@ from typing import Any
 import pytest
 
 from demo.slurm.cluster import Cluster
-from tests.slurm.parts import SlurmService, start_service
-from tests.slurm.test_forgotten import miss_the_end
-from tests.waiting import wait_until
+from tests.support.slurm_service import SlurmService, miss_the_end, start_service
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
 def lenient() -> Iterator[Cluster]:
-    from tests.slurm.conftest import new_directory
+    from tests.support.slurm_service import new_directory
 
     with Cluster.start(new_directory(), min_job_age_seconds=2, enforce_part_limits="NO") as cluster:
         yield cluster

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.parts import SlurmService
-from tests.slurm.test_secrets import run_environment
-from tests.waiting import wait_until
+from tests.support.slurm_service import SlurmService, run_environment
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

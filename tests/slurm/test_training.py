@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from demo.slurm.cluster import Cluster
-from tests.slurm.parts import SlurmService, start_service
-from tests.test_fine_tuning import check, fine_tuning, inputs
-from tests.trainer_runs import PYTHON
+from tests.support.fine_tuning import check, fine_tuning
+from tests.support.slurm_service import SlurmService, start_service
+from tests.support.trainer_runs import PYTHON
 
-__all__ = ["inputs"]
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
 

@@ -8,18 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.trainer_runs import PROJECT, need_trainer, prepared_inputs
+from tests.support.trainer_runs import PROJECT
 
 Config = dict[str, Any]
-
-
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model and its packed data."""
-    need_trainer()
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if base.name.startswith("popen") else base
-    return prepared_inputs(shared / "inputs")
 
 
 @pytest.fixture

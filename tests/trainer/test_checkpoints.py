@@ -2,11 +2,11 @@
 
 import os
 import pickle
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests.support.checkpoint_files import LENGTH, Index, Piece, save
 from trainer.checkpoints import (
     Damaged,
     fewest_bytes,
@@ -15,24 +15,6 @@ from trainer.checkpoints import (
     latest_complete,
     missing_of_export,
 )
-
-LENGTH = 100
-
-
-@dataclass
-class Piece:
-    """As torch.distributed.checkpoint's _StorageInfo."""
-
-    relative_path: str
-    offset: int
-    length: int
-
-
-@dataclass
-class Index:
-    """As torch.distributed.checkpoint's Metadata."""
-
-    storage_data: dict[object, Piece] = field(default_factory=dict)
 
 
 class Hostile:
@@ -43,23 +25,6 @@ class Hostile:
 
     def __reduce__(self) -> object:
         return os.mkdir, (str(self.path),)
-
-
-def save(directory: Path, iteration: int, *, without: str | None = None) -> Path:
-    path = directory / f"iter_{iteration:07d}"
-    path.mkdir(parents=True)
-    index = Index({name: Piece(name, 40, LENGTH - 40) for name in ("__0_0.distcp", "__0_1.distcp")})
-    contents = {
-        ".metadata": pickle.dumps(index),
-        "metadata.json": b"{}",
-        "run_config.yaml": b"",
-        "train_state.pt": b"",
-    }
-    contents |= {"__0_0.distcp": b"x" * LENGTH, "__0_1.distcp": b"x" * LENGTH}
-    for name, text in contents.items():
-        if name != without:
-            (path / name).write_bytes(text)
-    return path
 
 
 def test_an_unfinished_save_is_not_the_latest(tmp_path: Path) -> None:

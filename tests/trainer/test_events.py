@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer_runs import PROJECT
+from tests.support.trainer_runs import PROJECT
 from trainer.events import EventWriter
 
 

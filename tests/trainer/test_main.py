@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import packed
-from tests.trainer_runs import PROJECT
+from tests.support import packed_data
+from tests.support.trainer_runs import PROJECT
 
 
 def refused(directory: Path, text: str) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def test_missing_data_says_how_to_make_it(tmp_path: Path) -> None:
 
 def test_a_base_checkpoint_that_is_not_there_is_not_replaced_by_another(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
-    packed.make_dataset(tmp_path, pack_size=4096)
+    packed_data.make_dataset(tmp_path, pack_size=4096)
     config = {
         "hf_model_path": str(tmp_path),
         "checkpoint_megatron": str(tmp_path / "nothing"),

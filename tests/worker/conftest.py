@@ -6,17 +6,15 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import make_inputs, use_broker
-from worker.auth.roles import Caller, Role
+from tests.support.callers import ANNA
+from tests.support.inputs import make_inputs
+from tests.support.process import Redis, use_broker
 from worker.broker.app import app
 from worker.db.models import Attempt, Job
 from worker.db.session import writing
 from worker.jobs import create, queries
 from worker.planning.spec import JobSpec
 from worker.states import JobState
-
-Redis = Any
-ANNA = Caller(name="anna", project="default", role=Role.ADMIN)
 
 
 @pytest.fixture

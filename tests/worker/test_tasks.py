@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from kombu.transport.redis import Channel
 
-from tests.worker.conftest import Redis
-from tests.worker.test_ingest import step, steps, write
+from tests.support.process import Redis
+from tests.support.run_files import step, steps, write
 from worker import tasks
 from worker.broker import messages
 from worker.broker.task_names import NEXT, POLLS, SUBMISSIONS, TaskName

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.test_checkpoints import save
+from tests.support.checkpoint_files import save
 from trainer.config.training_config import TrainingConfig
 from trainer.failures.suggested_fixes import suggested_fixes
 from trainer.preflight import Hardware, check, memory_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.hub import HUB
+from tests.support.hub_cache import HUB
 from trainer.config.effective import Effective
 from trainer.config.models import MODELS, NANO, SUPER
 from trainer.config.training_config import TrainingConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tests.hostile import CANARY, strings
+from tests.support.hostile import CANARY, strings
 from worker.backends.lepton.rendering import LONGEST_NAME, SUFFIX, lepton_name, render
 from worker.clusters.profiles import LeptonCluster
 from worker.runs.run import Resources, Run

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.backends.slurm.commands import FakeSlurm
+from tests.support.slurm_commands import FakeSlurm
 from worker.backends.access.transport import Answer
 from worker.backends.interface import Handle, Submission
 from worker.backends.slurm.backend import SlurmBackend

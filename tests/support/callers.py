@@ -1,0 +1,5 @@
+"""Who asks."""
+
+from worker.auth.roles import Caller, Role
+
+ANNA = Caller(name="anna", project="default", role=Role.ADMIN)

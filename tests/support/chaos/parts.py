@@ -1,0 +1,195 @@
+"""The service in its parts: each a process of its own that a test may kill, stop and start again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from cli.prepare import initialize
+from tests.support.inputs import make_inputs
+from tests.support.process import forget_settings
+from tests.support.service import TERMINAL, kill_runs
+from tests.support.waiting import wait_until
+from worker.settings import PROJECT_ROOT
+
+ALL = ("api", "worker", "beat")
+CELERY = ["celery", "--app", "worker.app", "--quiet"]
+QUICK = {
+    "SFT_POLL_INTERVAL_SECONDS": "0.3",
+    "SFT_SWEEP_INTERVAL_SECONDS": "1",
+    "SFT_STUCK_AFTER_SECONDS": "2",
+}
+# No answer may take longer, whatever is broken.
+LONGEST_ANSWER_SECONDS = 15
+
+
+class Parts:
+    """api, worker and beat of one service over a database and a broker that are given."""
+
+    def __init__(self, data_dir: Path, port: int, **environment: str) -> None:
+        self.data_dir = data_dir
+        self.port = port
+        self.chaos_dir = data_dir.parent / "chaos"
+        self.chaos_dir.mkdir(exist_ok=True)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SFT_")}
+        own = {"SFT_DATA_DIR": str(data_dir), "CHAOS_DIR": str(self.chaos_dir)}
+        self.environment = {**inherited, **QUICK, **own, **environment}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=LONGEST_ANSWER_SECONDS)
+
+    def prepare(self) -> None:
+        """What `sft init` does, in this process."""
+        names = ("SFT_DATABASE_URL", "SFT_DATA_DIR")
+        before = {name: os.environ.get(name) for name in names}
+        try:
+            os.environ |= {name: self.environment[name] for name in names}
+            forget_settings()
+            initialize(self.data_dir)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+            forget_settings()
+        key = (self.data_dir / "admin.key").read_text().strip()
+        self.client.headers["Authorization"] = f"Bearer {key}"
+
+    def __enter__(self) -> "Parts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        for name in list(self.processes):
+            self.kill(name)
+        kill_runs(self.data_dir)
+
+    # -- processes -----------------------------------------------------------------------------
+
+    def start(self, *names: str) -> None:
+        """Start parts; a second worker is called worker-2. Returns when the api, if named, answers."""
+        for name in names:
+            command = [sys.executable, "-m", "cli.child", "tests.support.chaos.doomed", *self._command(name)]
+            with (self.chaos_dir.parent / f"{name}.err").open("ab") as errors:
+                self.processes[name] = subprocess.Popen(
+                    command,
+                    cwd=PROJECT_ROOT,
+                    env=self._environment(name),
+                    start_new_session=True,
+                    stderr=errors,
+                )
+        if "api" in names:
+            wait_until(self._answers, 60, "the api to answer")
+
+    def _environment(self, name: str) -> dict[str, str]:
+        own = f"clock.{name}"
+        return {**self.environment, "CHAOS_CLOCK": own if (self.chaos_dir / own).exists() else "clock"}
+
+    def _command(self, name: str) -> list[str]:
+        match name.partition("-")[0]:
+            case "api":
+                listen = ["--host", "127.0.0.1", "--port", str(self.port), "--timeout-keep-alive", "75"]
+                return ["uvicorn", "--factory", "api.app:create_app", "--log-level", "warning", *listen]
+            case "worker":
+                return [*CELERY, "worker", "--loglevel", "WARNING", "--without-mingle", "-n", f"{name}@%h"]
+            case _:
+                return [*CELERY, "beat", "--loglevel", "WARNING", "--pidfile="]
+
+    def _answers(self) -> bool:
+        try:
+            return self.client.get("/healthz").is_success
+        except httpx2.HTTPError:
+            return False
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, whatever it is doing."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def doom(self, point: str, when: str, call: int = 1) -> None:
+        """Let whoever comes to the point first die there: see doomed.py."""
+        fresh = self.chaos_dir / "doom.new"
+        fresh.write_text(f"{point} {when} {call}")
+        fresh.rename(self.chaos_dir / "doom")
+
+    def wait_for_death(self, name: str) -> None:
+        """The doomed part has killed itself."""
+        process = self.processes.pop(name)
+        try:
+            assert process.wait(60) == -signal.SIGKILL
+        except BaseException:
+            (self.chaos_dir / "doom").unlink(missing_ok=True)
+            self.processes[name] = process
+            raise
+
+    def set_clock(self, seconds: float, name: str | None = None) -> None:
+        """Put the clock of all parts, or of one of its own, off by some seconds.
+
+        Only parts that were started with a clock set follow it.
+        """
+        fresh = self.chaos_dir / "clock.new"
+        fresh.write_text(str(seconds))
+        fresh.rename(self.chaos_dir / (f"clock.{name}" if name else "clock"))
+
+    def dead(self) -> list[str]:
+        """Parts that ended without being asked to."""
+        return [name for name, process in self.processes.items() if process.poll() is not None]
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def body(self, mode: str = "train", **more: Any) -> dict[str, Any]:
+        body = make_inputs(self.data_dir)
+        return {**body, "overrides": [*body["overrides"], f"logger.wandb_project={mode}"], **more}
+
+    def submit(self, mode: str = "train", key: str | None = None) -> str:
+        """Ask until the answer is 201, as a client with an Idempotency-Key does."""
+        headers = {"Idempotency-Key": key or os.urandom(8).hex()}
+        body = self.body(mode)
+
+        def made() -> str | None:
+            try:
+                answer = self.client.post("/v1/jobs", json=body, headers=headers)
+            except httpx2.HTTPError:
+                return None  # it is away, or died while it was at it
+            assert answer.status_code in (201, 503), answer.text
+            return str(answer.json()["id"]) if answer.status_code == 201 else None
+
+        return wait_until(made, 120, "a job to be accepted")
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        answer = self.client.get(f"/v1/jobs/{job_id}")
+        assert answer.status_code == 200, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def wait_for(self, job_id: str, *states: str, timeout: float = 120.0) -> dict[str, Any]:
+        """The job once it is in one of the states; by default once it has ended."""
+        wanted = set(states) or TERMINAL
+
+        def reached() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            return job if job["state"] in wanted else None
+
+        return wait_until(reached, timeout, f"{job_id} to be {wanted}; it is {self.job(job_id)['state']}")
+
+    def events(self, job_id: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = self.client.get(f"/v1/jobs/{job_id}/events?limit=200").json()["items"]
+        return items
+
+    def starts(self, job_id: str) -> list[str]:
+        """The attempts that were started, one entry for each start of a run (tests/support/stand_in)."""
+        path = self.data_dir / "jobs" / job_id / "starts"
+        return path.read_text().split() if path.exists() else []
+
+    def let_go(self, job_id: str, attempt: int = 1) -> None:
+        """End a run that waits: mode `wait` of tests/support/stand_in."""
+        (self.data_dir / "jobs" / job_id / "attempts" / str(attempt) / "go").touch()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,40 @@
+"""A hub of our own: the files of the hub's models, as far as recipes and the trainer look at them."""
+
+import shutil
+from pathlib import Path
+
+from tests.support.trainer_runs import PROJECT
+from trainer.config.models import MODELS, NANO
+
+HUB = PROJECT / "tests" / "hub"
+
+# Revisions that Bridge's recipes pin.
+REVISIONS = {
+    "nvidia/NVIDIA-Nemotron-3.5-Lightning-30B-A3B-BF16": "b3caaabed0263651a17dc1f2d4ce97e794f76c44",
+    "nvidia/NVIDIA-Nemotron-3-Nano-4B-BF16": "dfaf35de3e30f1867dd8dbc38a7fc9fb52d3914f",
+}
+
+
+def make_hub(directory: Path) -> Path:
+    """A cache of the hub's client with every model of the table; weights are empty files.
+
+    Sizes of Nano and Super are the published ones (tests/hub). Of the others no recipe reads the config.json:
+    Lightning's takes its sizes from Nano's, Nano 4B's has them written down. Theirs here is a copy of Nano's.
+    """
+    shutil.copytree(HUB, directory)
+    for model in MODELS:
+        if model.id in REVISIONS:
+            snapshot = _entry(directory, model.id) / "snapshots" / REVISIONS[model.id]
+            shutil.copytree(directory_in(directory, NANO), snapshot)
+        (directory_in(directory, model.id) / "model.safetensors").touch()
+    return directory
+
+
+def directory_in(hub: Path, model: str) -> Path:
+    """Where a model's files lie in such a cache."""
+    [snapshot] = (_entry(hub, model) / "snapshots").iterdir()
+    return snapshot
+
+
+def _entry(hub: Path, model: str) -> Path:
+    return hub / f"models--{model.replace('/', '--')}"

@@ -1,0 +1,173 @@
+"""A service whose clusters are workspaces of a Lepton server on this machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.inputs import make_inputs
+from tests.support.lepton.server.sandbox import obstacle
+from tests.support.lepton.server.server import LeptonServer
+from tests.support.lepton.server.workspace import Job
+from tests.support.service import Service
+from tests.support.toml import table
+from tests.support.waiting import wait_until
+
+SETTINGS = {
+    "SFT_DEFAULT_CLUSTER": "mounted",
+    "SFT_POLL_INTERVAL_SECONDS": "0.3",
+    "SFT_STALE_AFTER_SECONDS": "3",
+    # No test waits for so long: what is no news for a while stays so on a slow machine too.
+    "SFT_LOST_AFTER_SECONDS": "600",
+}
+
+
+# The profile of NVIDIA's reference of the step: two nodes of eight H100.
+SEED = {
+    "nodes": 2,
+    "gpus_per_node": 8,
+    "gpu_type": "H100",
+    "gpu_memory_gib": 80,
+    "resource_shape": "gpu.8xh100-sxm",
+}
+
+
+class LeptonService(Service):
+    """The service, and the workspace."""
+
+    lepton: LeptonServer
+    token_file: Path
+
+    def kill(self) -> None:
+        """End the service and all its processes at once; the runs go on."""
+        for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+            process.kill()
+        self.process.wait(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def go_on(self, **settings: str) -> None:
+        """Start the service again on the same directory."""
+        fresh = LeptonService(self.data_dir, **{**SETTINGS, **settings})
+        self.client.close()
+        self.process, self.client = fresh.process, fresh.client
+
+    def gc(self, **settings: str) -> None:
+        """One pass of `sft gc`."""
+        command = [sys.executable, "-m", "cli", "gc", "--data-dir", str(self.data_dir)]
+        subprocess.run(command, env={**os.environ, **settings}, check=True, timeout=60)
+
+    def body(self, mode: str = "train", cluster: str = "mounted", **more: Any) -> dict[str, Any]:
+        body = make_inputs(self.data_dir)
+        overrides = [*body["overrides"], f"logger.wandb_project={mode}"]
+        return {**body, "overrides": overrides, "cluster": cluster, **more}
+
+    def run_until(
+        self, step: int, mode: str = "hold", cluster: str = "mounted", **more: Any
+    ) -> dict[str, Any]:
+        """A job whose run has done so many steps, and holds there."""
+        return self.wait_for_step(self.submit(self.body(mode, cluster, **more))["id"], step)
+
+    def wait_for_step(self, job_id: str, step: int, attempt: int = 1, timeout: float = 60) -> dict[str, Any]:
+        def reached() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            assert not job["terminal"], job
+            return job if job["attempt"] == attempt and (job["progress"]["step"] or 0) >= step else None
+
+        return wait_until(reached, timeout, f"step {step} of attempt {attempt}")
+
+    def wait_for_reason(self, job_id: str, code: str) -> dict[str, Any]:
+        """The job once that is the reason for its state."""
+
+        def said() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            return job if (job["state_reason"] or {}).get("code") == code else None
+
+        return wait_until(said, what=f"the reason {code}")
+
+    def ask(self, job_id: str, action: str, status: int = 202) -> dict[str, Any]:
+        answer = self.client.post(f"/v1/jobs/{job_id}/{action}")
+        assert answer.status_code == status, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def log(self, job_id: str, **parameters: Any) -> str:
+        text: str = self.client.get(
+            f"/v1/jobs/{job_id}/logs", params={"limit": 1 << 20, **parameters}
+        ).json()["text"]
+        return text
+
+    def on_lepton(self, job_id: str, attempt: int = 1) -> Job:
+        """The job of an attempt in the workspace."""
+        return self.lepton.workspace.job(f"{job_id}-{attempt}")
+
+    def directory(self, job_id: str, attempt: int = 1) -> Path:
+        """Of an attempt, on the storage."""
+        return self.lepton.storage / "team" / "sft" / "jobs" / job_id / "attempts" / str(attempt)
+
+    def starts(self, job_id: str) -> list[str]:
+        """The attempts that were started, one entry for each start of a run (tests/support/stand_in)."""
+        path = self.lepton.storage / "team" / "sft" / "jobs" / job_id / "starts"
+        return path.read_text().split() if path.exists() else []
+
+
+def start_service(
+    lepton: LeptonServer,
+    directory: Path,
+    python: Path,
+    usual: dict[str, Any] | None = None,
+    **settings: str,
+) -> LeptonService:
+    """A service on an empty directory. usual: what all its profiles have differently."""
+    data_dir = directory / "data"
+    data_dir.mkdir()
+    token = directory / "token"
+    token.write_text(lepton.token)
+    (data_dir / "clusters.toml").write_text(profiles(lepton, data_dir, python, token, usual or {}))
+    service = LeptonService(data_dir, **{**SETTINGS, **settings})
+    service.lepton, service.token_file = lepton, token
+    return service
+
+
+def profiles(lepton: LeptonServer, data_dir: Path, python: Path, token: Path, more: dict[str, Any]) -> str:
+    """clusters.toml: `mounted` has the storage before it, under another path; `far` has not."""
+    mounted = {"extends": "far", "local_mount": str(lepton.storage / "team")}
+    patient = {"extends": "mounted", "settle_seconds": 5.0}
+    seed = {"extends": "mounted", "roots": [str(lepton.directory / "workspace")], **SEED}
+    far = {**usual(lepton, data_dir, python, token), **more}
+    tables = {"far": far, "mounted": mounted, "patient": patient, "lepton_sft_megatron_bridge": seed}
+    return "\n".join(table(name, values) for name, values in tables.items())
+
+
+def usual(lepton: LeptonServer, data_dir: Path, python: Path, token: Path) -> dict[str, Any]:
+    """The fields of `far`."""
+    mount = lepton.directory / "workspace"
+    return {
+        "executor": "lepton",
+        "url": lepton.url,
+        "token": {"file": str(token)},
+        "poll_seconds": 0.3,
+        "remote_job_dir": str(mount / "sft"),
+        "mounts": [{"path": "/", "from": "node-nfs:team", "mount_path": str(mount)}],
+        "container_image": "nvcr.io/nvidia/nemo:26.04",
+        "resource_shape": "cpu.large",
+        "node_group": "h100-pool-ab12",
+        "python": str(python),
+        "roots": [str(data_dir / "inputs")],
+        "max_nodes": 4,
+        "max_gpus_per_node": 8,
+        "settle_seconds": 0.5,
+        "unseen_seconds": 2.0,
+        "pre_launch_commands": ['echo "a secret of ${#HF_TOKEN} characters"'],
+        "secrets": {"team-hf": {"name": "TEAM_HF", "projects": ["default"]}},
+    }
+
+
+def new_server() -> LeptonServer:
+    if why_not := obstacle():
+        (pytest.fail if "CI" in os.environ else pytest.skip)(why_not)
+    return LeptonServer()

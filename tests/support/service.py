@@ -1,0 +1,137 @@
+"""The service as a user runs it: `sft serve` on a directory, spoken to over HTTP."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+
+from tests.support.waiting import wait_until
+
+TERMINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
+
+
+class Service:
+    """`sft serve` as a process, and a client for it; as a context it ends with its runs, whatever happens."""
+
+    def __init__(self, data_dir: Path, port: int = 0, **environment: str) -> None:
+        self.data_dir = data_dir
+        # The service must not take over what the test process was told of databases and the like.
+        own = ("SFT_", "DATABASE_URL", "REDIS_URL", "OTEL_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+        quick = {"SFT_STUCK_AFTER_SECONDS": "2", "SFT_SWEEP_INTERVAL_SECONDS": "1"}
+        with (data_dir.parent / "serve.err").open("ab") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cli", "serve", "--port", str(port), "--data-dir", str(data_dir)],
+                env={**inherited, **quick, **environment},
+                stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True,
+            )  # fmt: skip
+        self.output = self._read_greeting()
+        match = re.search(r"ready at (http://\S+)", self.output)
+        assert match, f"the service did not start: {self.output}{(data_dir.parent / 'serve.err').read_text()}"
+        key = (data_dir / "admin.key").read_text().strip()
+        self.client = httpx2.Client(base_url=match[1], headers={"Authorization": f"Bearer {key}"}, timeout=30)
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        kill_runs(self.data_dir)
+
+    def _read_greeting(self) -> str:
+        assert self.process.stdout is not None
+        lines = []
+        for line in self.process.stdout:
+            lines.append(line)
+            if "Ctrl-C" in line:
+                break
+        return "".join(lines)
+
+    def children(self) -> dict[str, psutil.Process]:
+        """The service's own processes by what they are."""
+        names = {"api": "uvicorn", "worker": "worker", "beat": "beat", "broker": "cli.broker"}
+        found = {}
+        for child in psutil.Process(self.process.pid).children():
+            line = child.cmdline()
+            found |= {name: child for name, word in names.items() if word in line}
+        return found
+
+    def stop(self) -> int:
+        """Ctrl-C."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        self.client.close()
+        try:
+            return self.process.wait(60)
+        finally:
+            self.process.kill()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def submit(self, body: dict[str, Any], **headers: str) -> dict[str, Any]:
+        answer = self.client.post("/v1/jobs", json=body, headers=headers)
+        assert answer.status_code == 201, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        answer = self.client.get(f"/v1/jobs/{job_id}")
+        assert answer.status_code == 200, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def wait_for(self, job_id: str, *states: str, timeout: float = 60.0) -> dict[str, Any]:
+        """The job once it is in one of the states; by default once it has ended."""
+        wanted = set(states) or TERMINAL
+
+        def reached() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            assert job["state"] in wanted or not job["terminal"], job
+            return job if job["state"] in wanted else None
+
+        return wait_until(reached, timeout, f"{job_id} to be {wanted}")
+
+
+def processes_of_runs(directory: Path) -> list[psutil.Process]:
+    """Every process of the runs under a data directory (or of one attempt): supervisors and ranks."""
+    return [
+        process
+        for process in psutil.process_iter()
+        if (run := _run_of(process)) and Path(run).is_relative_to(directory)
+    ]
+
+
+def kill_runs(directory: Path) -> None:
+    """End every process of the runs under a directory, also those that are being started just now."""
+
+    def none_is_left() -> bool:
+        left = processes_of_runs(directory)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return not left
+
+    wait_until(none_is_left, what="the end of all runs")
+
+
+def is_supervisor(process: psutil.Process) -> bool:
+    return "worker.backends.local.supervisor" in process.cmdline()
+
+
+def _run_of(process: psutil.Process) -> str | None:
+    """The directory of the run that a process belongs to."""
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return process.cmdline()[-1] if is_supervisor(process) else process.environ().get("SFT_RUN")
+    except psutil.Error:
+        return None

@@ -1,0 +1,396 @@
+"""Files of a cluster, here and over SSH: whatever a run leaves under a name, the service reads on."""
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.sshd import Sshd
+from trainer.run_layout import RunLayout
+from worker.backends.access import ssh
+from worker.backends.access.files import Files
+from worker.backends.access.local_files import LocalFiles
+from worker.backends.access.ssh import SshTransport
+from worker.backends.local import supervisor
+from worker.errors import BackendUnavailable
+
+HOSTILE = [
+    "two words",
+    "a\nb",
+    "end\n",
+    "-rf",
+    "'\"",
+    "$(id)",
+    "`id`;#",
+    "*",
+    "\\",
+    "é",
+    "\udcff\udcfe",
+    "~",
+    "=%f",
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    running = Sshd(tmp_path_factory.mktemp("sshd"))
+    running.start()
+    yield running
+    ssh.disconnect()
+    running.stop()
+
+
+@pytest.fixture(params=["local", "ssh"])
+def files(request: pytest.FixtureRequest) -> Files:
+    if request.param == "local":
+        return LocalFiles()
+    server = request.getfixturevalue("server")
+    keys = {"identity": server.identity, "known_hosts": server.known_hosts}
+    return SshTransport("127.0.0.1", server.user, server.port, **keys).files()
+
+
+def make(path: Path, kind: str) -> Path:
+    """Put something in the place of a file; returns the path to ask for."""
+    if kind == "link":
+        path.symlink_to("/etc/passwd")
+    elif kind == "dangling link":
+        path.symlink_to("nowhere")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        return Path("/dev/zero")
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "no possible name":
+        return path.with_name("x" * 300)
+    elif kind == "below a file":
+        path.touch()
+        return path / "file"
+    return path
+
+
+NO_FILES = [
+    "link",
+    "dangling link",
+    "pipe",
+    "device",
+    "directory",
+    "nothing",
+    "below a file",
+    "no possible name",
+]
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def test_a_file_is_read_from_an_offset(files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    assert files.stat(path).size == 10
+    assert files.read(path, 3, 4) == b"3456"
+    assert files.read(path, 8, 4) == b"89"
+    assert files.read(path, 10, 4) == b""
+    assert files.read(path, 1000, 4) == b""
+
+
+def test_a_large_piece_is_read_whole(files: Files, tmp_path: Path) -> None:
+    content = os.urandom(3 << 20)
+    (tmp_path / "file").write_bytes(content)
+    assert files.read(tmp_path / "file", 12345, 2 << 20) == content[12345 : 12345 + (2 << 20)]
+
+
+def test_a_hole_of_a_terabyte_is_skipped(files: Files, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        file.seek(1 << 40)
+        file.write(b"end")
+    assert files.read(tmp_path / "file", 1 << 40, 100) == b"end"
+
+
+def test_a_change_is_seen(files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    os.utime(path, (1, 1))
+    before = files.stat(path)
+    os.utime(path, (5, 5))
+    assert before.modified_ns == 1_000_000_000
+    assert files.stat(path) == (1, 5_000_000_000)
+
+
+def test_links_are_resolved(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "real/inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    assert files.resolve(tmp_path / "link/inner/../inner") == tmp_path.resolve() / "real/inner"
+    assert files.resolve(tmp_path / "link") == tmp_path.resolve() / "real"
+    assert files.resolve(Path("/")) == Path("/")
+
+
+@pytest.mark.parametrize("kind", ["dangling link", "nothing", "below a file", "no possible name"])
+def test_what_is_not_there_is_not_resolved(files: Files, tmp_path: Path, kind: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.resolve(make(tmp_path / "file", kind))
+
+
+def test_a_loop_of_links_leads_nowhere(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises((FileNotFoundError, BackendUnavailable)):  # SFTP has no word of its own for it
+        files.resolve(tmp_path / "loop")
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_no_file_is_not_there(files: Files, tmp_path: Path, kind: str) -> None:
+    path = make(tmp_path / "file", kind)
+    with pytest.raises(FileNotFoundError):
+        files.stat(path)
+    with pytest.raises(FileNotFoundError):
+        files.read(path, 0, 10)
+    assert files.sizes([path]) == {}
+
+
+def test_what_cannot_be_read_now_may_be_later(files: Files) -> None:
+    with pytest.raises(BackendUnavailable):
+        files.read(Path("/proc/self/mem"), 0, 10)  # EIO stands for all that is not absence
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
+def test_what_is_not_permitted_is_not_absent(files: Files, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (closed / "file").write_text("x")
+    (closed / "file").chmod(0)
+    with pytest.raises(BackendUnavailable):
+        files.read(closed / "file", 0, 1)
+    closed.chmod(0)
+    for change in _changes(files, closed / "file"):
+        with pytest.raises(BackendUnavailable):
+            change()
+    closed.chmod(0o700)
+    assert [path.name for path in closed.iterdir()] == ["file"]
+
+
+def _changes(files: Files, path: Path) -> list[Callable[[], object]]:
+    return [
+        lambda: files.stat(path),
+        lambda: files.write(path, b"x"),
+        lambda: files.create(path, b"x"),
+        lambda: files.make_directory(path / "below"),
+        lambda: files.remove(path),
+        lambda: files.remove_tree(path / "below", path.parent),
+    ]
+
+
+def test_thousands_of_sizes_come_in_one_look(files: Files, tmp_path: Path) -> None:
+    paths = [tmp_path / f"file-{number}" for number in range(5000)]
+    for number, path in enumerate(paths[:4000]):
+        path.write_bytes(b"x" * (number % 7))
+    assert files.sizes(paths) == {path: number % 7 for number, path in enumerate(paths[:4000])}
+    assert files.sizes([]) == {}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_is_only_a_name(files: Files, tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name
+    files.make_directory(directory / name)
+    path = directory / name / name
+    assert files.create(path, b"one")
+    assert not files.create(path, b"two")
+    assert files.read(path, 0, 10) == b"one"
+    files.write(path, b"three")
+    assert files.sizes([path, tmp_path]) == {path: 5}
+    assert files.tree_size(directory / name, tmp_path) == 5
+    files.remove_tree(directory / name, tmp_path)
+    assert list(directory.iterdir()) == []
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_000_000])
+def test_a_file_is_written_with_its_mode(files: Files, tmp_path: Path, size: int) -> None:
+    content = os.urandom(size)
+    files.write(tmp_path / "file", content, 0o640)
+    assert (tmp_path / "file").read_bytes() == content
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+    files.write(tmp_path / "file", b"again")
+    assert (tmp_path / "file").read_bytes() == b"again"
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_is_replaced_and_not_followed(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("other")
+    (tmp_path / "file").symlink_to("other")
+    files.write(tmp_path / "file", b"new")
+    assert not (tmp_path / "file").is_symlink()
+    assert (tmp_path / "other").read_text() == "other"
+
+
+def test_readers_see_the_old_or_the_new(files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    contents = [bytes([number]) * (1 << 18) for number in range(10)]
+    path.write_bytes(contents[0])
+    seen, over = set(), threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            seen.add(path.read_bytes())
+
+    with ThreadPoolExecutor(1) as threads:
+        looking = threads.submit(look)
+        for content in contents:
+            files.write(path, content)
+        over.set()
+        looking.result()
+    assert seen <= set(contents)
+
+
+@pytest.mark.parametrize("kind", ["nothing", "below a file"])
+def test_nothing_is_written_where_no_directory_is(files: Files, tmp_path: Path, kind: str) -> None:
+    path = make(tmp_path / "file", kind) / "file"
+    for change in (files.write, files.create):
+        with pytest.raises(BackendUnavailable):
+            change(path, b"x")
+
+
+def test_a_directory_is_not_replaced_by_a_file(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(BackendUnavailable):
+        files.write(tmp_path / "file", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "directory"])
+def test_a_name_that_is_taken_is_not_created(files: Files, tmp_path: Path, kind: str) -> None:
+    make(tmp_path / "file", kind)
+    assert not files.create(tmp_path / "file", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_one_of_many_creates_it_whole(files: Files, tmp_path: Path) -> None:
+    start = threading.Barrier(10)
+
+    def create(number: int) -> bool:
+        start.wait()
+        return files.create(tmp_path / "file", bytes([number]) * 100_000, 0o640)
+
+    with ThreadPoolExecutor(10) as threads:
+        told = list(threads.map(create, range(10)))
+    assert sorted(told) == [False] * 9 + [True]
+    assert (tmp_path / "file").read_bytes() == bytes([told.index(True)]) * 100_000
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_directory_is_made_with_those_above_it(files: Files, tmp_path: Path) -> None:
+    files.make_directory(tmp_path / "a" / "b" / "c", 0o770)
+    for path in ("a", "a/b", "a/b/c"):
+        assert stat.S_IMODE((tmp_path / path).stat().st_mode) == 0o770
+    files.make_directory(tmp_path / "a" / "b")
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o770
+
+
+@pytest.mark.parametrize("kind", ["dangling link", "pipe", "below a file"])
+def test_a_directory_is_not_made_in_the_place_of_something_else(
+    files: Files, tmp_path: Path, kind: str
+) -> None:
+    path = make(tmp_path / "file", kind)
+    with pytest.raises(BackendUnavailable):
+        files.make_directory(path)
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "nothing", "below a file"])
+def test_what_is_removed_is_gone(files: Files, tmp_path: Path, kind: str) -> None:
+    path = make(tmp_path / "file", kind)
+    files.remove(path)
+    assert not path.is_symlink()
+    assert not path.exists()
+    assert Path("/etc/passwd").exists()
+
+
+def test_a_directory_is_not_removed_as_a_file(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(BackendUnavailable):
+        files.remove(tmp_path / "directory")
+
+
+# -- trees -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree of 30 bytes with links that lead out of it to what has to stay."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("x" * 1000)
+    tree = tmp_path / "jobs" / "job"
+    (tree / "below").mkdir(parents=True)
+    (tree / "file").write_text("x" * 10)
+    (tree / "below" / "file").write_text("x" * 20)
+    (tree / "below" / "out").symlink_to(outside)
+    return tree
+
+
+def test_a_tree_is_measured_and_removed_without_following_links(files: Files, tree: Path) -> None:
+    below, outside = tree.parent, tree.parent.parent / "outside"
+    assert files.tree_size(tree, below) == 30
+    files.remove_tree(tree, below)
+    assert not tree.exists()
+    assert (outside / "precious").exists()
+
+
+def test_a_file_is_a_tree_too(files: Files, tree: Path) -> None:
+    files.remove_tree(tree / "file", tree.parent)
+    assert not (tree / "file").exists()
+
+
+def test_a_link_in_place_of_the_tree_goes_alone(files: Files, tree: Path) -> None:
+    outside = tree.parent.parent / "outside"
+    link = tree.parent / "link"
+    link.symlink_to(outside)
+    assert files.tree_size(link, tree.parent) < 1000
+    files.remove_tree(link, tree.parent)
+    assert not link.is_symlink()
+    assert (outside / "precious").exists()
+
+
+def test_no_way_leads_through_a_link(files: Files, tree: Path) -> None:
+    outside = tree.parent.parent / "outside"
+    (outside / "logs").mkdir()
+    for action in (files.tree_size, files.remove_tree):
+        with pytest.raises(FileNotFoundError):
+            action(tree / "below" / "out" / "logs", tree.parent)
+    assert (outside / "logs").exists()
+
+
+@pytest.mark.parametrize("path", ["gone", "job/file/below", "job/gone/below"])
+def test_a_tree_that_is_not_there_is_told(files: Files, tree: Path, path: str) -> None:
+    for action in (files.tree_size, files.remove_tree):
+        with pytest.raises(FileNotFoundError):
+            action(tree.parent / path, tree.parent)
+
+
+def test_without_its_own_directory_the_service_removes_nothing(files: Files, tree: Path) -> None:
+    """A file system that is not mounted is no sign that a job's files are gone."""
+    for action in (files.tree_size, files.remove_tree):
+        with pytest.raises(BackendUnavailable):
+            action(tree.parent.parent / "unmounted" / "job", tree.parent.parent / "unmounted")
+
+
+# -- records of runs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", "null", '"x"', '{"pid": "x"}', '{"reason": 7, "message": 8}']
+)
+def test_records_that_are_none_make_a_run_dead_and_its_end_unreadable(tmp_path: Path, text: str) -> None:
+    for name in ("pid.json", "exit.json"):
+        (tmp_path / name).write_text(text)
+    assert supervisor.was_started(RunLayout(tmp_path))
+    assert not supervisor.is_alive(RunLayout(tmp_path))
+    record = supervisor.exit_record(RunLayout(tmp_path))
+    assert record is not None
+    assert record["reason"] == "unreadable"

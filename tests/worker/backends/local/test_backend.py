@@ -1,0 +1,276 @@
+"""The local machine as a cluster: rendered whole, started once, held to its limits, ended whole."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.concurrency import at_once
+from tests.support.service import is_supervisor, kill_runs, processes_of_runs
+from tests.support.waiting import wait_until
+from worker.backends.interface import Handle
+from worker.backends.local import backend as local
+from worker.backends.local import supervisor
+from worker.backends.local.backend import LocalBackend
+from worker.errors import SubmissionRejected
+from worker.runs.observation import Observation, Phase
+from worker.runs.run import Resources, Run
+from worker.settings import PROJECT_ROOT
+
+GOLDEN = PROJECT_ROOT / "tests" / "golden" / "local"
+Make = Callable[..., LocalBackend]
+
+
+@pytest.fixture
+def backend(data_dir: Path, stand_in: Path) -> Iterator[Make]:
+    def make(max_running: int = 1, python: Path = stand_in) -> LocalBackend:
+        return LocalBackend(
+            root=data_dir, python=python, max_running=max_running, env_vars={"TEAM": "a b"}, cluster="local"
+        )
+
+    yield make
+    kill_runs(data_dir)
+
+
+def run(name: str, mode: str = "hold", *, ranks: int = 1, minutes: int = 10, save: Path | None = None) -> Run:
+    config = {"logger": {"wandb_project": mode}, "checkpoint": {"save": str(save or "/nowhere")}}
+    return Run(name, 1, config, Resources(nodes=1, gpus_per_node=ranks, time_limit_minutes=minutes))
+
+
+def submit(backend: LocalBackend, a_run: Run) -> str:
+    return backend.submit(backend.render(a_run))
+
+
+def handle(name: str) -> Handle:
+    return Handle(name, name, Path("/unused"))
+
+
+def look(backend: LocalBackend, name: str) -> Observation:
+    return backend.poll([handle(name)])[name]
+
+
+def wait_for(backend: LocalBackend, name: str, phase: Phase) -> Observation:
+    return wait_until(lambda: (seen := look(backend, name)).phase is phase and seen, what=f"{name} {phase}")
+
+
+def events(backend: LocalBackend, job: str) -> list[str]:
+    path = backend.job_directory(job) / "attempts/1/events.jsonl"
+    return [json.loads(line)["event"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_run_is_rendered_whole_and_always_the_same() -> None:
+    backend = LocalBackend(
+        root=Path("/data"),
+        python=Path("/env/bin/python"),
+        max_running=1,
+        env_vars={"TEAM": "a b"},
+        cluster="local",
+    )
+    config = {"hf_model_path": "/m/ö; rm -rf '$HOME'", "train": {"train_iters": 3}, "peft": None}
+    resources = Resources(nodes=1, gpus_per_node=2, time_limit_minutes=7)
+    submission = backend.render(Run("job-1", 2, config, resources))
+    assert (submission.name, submission.directory) == ("job-1.2", "/data/jobs/job-1/attempts/2")
+    assert json.loads(submission.files["run.json"])["command"] == submission.command
+    # To accept a change: write what is rendered into the files, and read the difference.
+    rendered = {name: text.replace(str(PROJECT_ROOT), "PROJECT") for name, text in submission.files.items()}
+    assert rendered == {path.name: path.read_text() for path in GOLDEN.iterdir()}
+
+
+def test_runs_beyond_the_slots_wait_in_order(backend: Make, data_dir: Path) -> None:
+    machine = backend(max_running=1)
+    names = [submit(machine, run(f"job-{n}")) for n in range(3)]
+    wait_for(machine, names[0], Phase.RUNNING)
+    seen = machine.poll([handle(name) for name in names])
+    assert [seen[name].phase for name in names] == [Phase.RUNNING, Phase.QUEUED, Phase.QUEUED]
+    assert "1 ahead" in seen[names[2]].message
+    machine.cancel(handle(names[0]))
+    wait_for(machine, names[0], Phase.ENDED)
+    assert wait_for(machine, names[1], Phase.RUNNING)
+    assert look(machine, names[2]).phase is Phase.QUEUED
+
+
+def test_many_workers_at_once_start_each_run_once(backend: Make, data_dir: Path) -> None:
+    machine = backend(max_running=2)
+    submissions = [machine.render(run(f"job-{n}")) for n in range(4)]
+    at_once(8, lambda: [machine.submit(submission) for submission in submissions])
+    names = [submission.name for submission in submissions]
+    at_once(8, lambda: machine.poll([handle(name) for name in names]))
+    wait_until(lambda: sum("step" in events(machine, f"job-{n}") for n in range(4)) == 2)
+    running = [
+        name
+        for name, seen in machine.poll([handle(name) for name in names]).items()
+        if seen.phase is Phase.RUNNING
+    ]
+    assert len(running) == 2
+    for name in running:
+        assert events(machine, name.removesuffix(".1")).count("started") == 1
+
+
+def test_a_second_submission_changes_nothing(backend: Make) -> None:
+    machine = backend()
+    name = submit(machine, run("job-1", "train", save=machine.root / "saved"))
+    wait_for(machine, name, Phase.ENDED)
+    assert submit(machine, run("job-1", "train")) == name
+    assert look(machine, name).phase is Phase.ENDED
+    assert events(machine, "job-1").count("started") == 1
+
+
+def test_a_run_inherits_nothing_that_it_should_not_know(
+    backend: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = {"DATABASE_URL": "canary-1", "SFT_REDIS_URL": "canary-2", "AWS_SECRET_ACCESS_KEY": "canary-3"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    machine = backend()
+    submit(machine, run("job-1"))
+    wait_until(lambda: "step" in events(machine, "job-1"))
+    processes = processes_of_runs(machine.root)
+    assert len(processes) >= 3
+    for process in processes:
+        environment = process.environ()
+        assert not [value for value in environment.values() if value.startswith("canary")]
+        assert is_supervisor(process) or environment["TEAM"] == "a b"
+    written = [path.read_text(errors="replace") for path in machine.root.rglob("*") if path.is_file()]
+    assert not any("canary" in text for text in written)
+
+
+def test_the_time_limit_lets_a_run_save_and_then_ends_it(backend: Make, data_dir: Path) -> None:
+    machine = backend()
+    a_run = run("job-1", save=data_dir / "saved")
+    submission = machine.render(a_run)
+    limited = json.loads(submission.files["run.json"]) | {"time_limit_seconds": 2}
+    files = {**submission.files, "run.json": json.dumps(limited)}
+    name = machine.submit(submission.model_copy(update={"files": files}))
+    seen = wait_for(machine, name, Phase.ENDED)
+    assert seen.code == "time_limit"
+    assert events(machine, "job-1")[-2:] == ["checkpoint", "stopped"]
+    assert processes_of_runs(data_dir) == []
+
+
+def test_a_cancelled_run_leaves_no_process(backend: Make, data_dir: Path) -> None:
+    machine = backend()
+    name = submit(machine, run("job-1", ranks=3))
+    # A step is news of one rank only: the others may not have been started by then.
+    wait_until(lambda: len(processes_of_runs(data_dir)) >= 5, what="supervisor, launcher, three ranks")
+    machine.cancel(handle(name))
+    assert wait_for(machine, name, Phase.ENDED).code == "cancelled"
+    assert processes_of_runs(data_dir) == []
+    machine.cancel(handle(name))  # once more is no error
+
+
+def test_ranks_without_their_launcher_are_ended(backend: Make, data_dir: Path) -> None:
+    machine = backend()
+    name = submit(machine, run("job-1", ranks=2))
+    wait_until(lambda: "step" in events(machine, "job-1"))
+    [launcher] = [p for p in processes_of_runs(data_dir) if "torch.distributed.run" in p.cmdline()]
+    launcher.kill()
+    assert wait_for(machine, name, Phase.ENDED).code == "exited"
+    assert processes_of_runs(data_dir) == []
+
+
+def test_cancelled_before_its_start_it_never_starts(backend: Make) -> None:
+    machine = backend()
+    first, second = submit(machine, run("job-1")), submit(machine, run("job-2"))
+    machine.cancel(handle(second))
+    assert look(machine, second).code == "cancelled"
+    submit(machine, run("job-2"))  # a late message
+    machine.cancel(handle(first))
+    wait_for(machine, first, Phase.ENDED)
+    machine.poll([handle(first), handle(second)])
+    assert events(machine, "job-2") == []
+
+
+@pytest.mark.parametrize("forged", [False, True])
+def test_another_process_with_the_same_pid_is_not_the_run(backend: Make, forged: bool) -> None:
+    machine = backend()
+    name = submit(machine, run("job-1"))
+    wait_until(lambda: "step" in events(machine, "job-1"))
+    directory = machine.job_directory("job-1") / "attempts/1"
+    pid = json.loads((directory / "pid.json").read_text())["pid"]
+    os.kill(pid, 9)
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    ticks = supervisor._start_ticks(bystander.pid) if forged else 1
+    (directory / "pid.json").write_text(json.dumps({"pid": bystander.pid, "start_ticks": ticks}))
+    try:
+        seen = wait_for(machine, name, Phase.ENDED)
+        assert seen.code == "killed"
+        machine.cancel(handle(name))
+        assert bystander.poll() is None
+        assert processes_of_runs(machine.root) == []
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_failed_run_tells_of_the_kernels_kills_for_want_of_memory(tmp_path: Path) -> None:
+    counters = tmp_path / "vmstat"
+    counters.write_text("nr_free_pages 1\noom_kill_x 9\noom_kill 3\npgfault 7\n")
+    assert supervisor.oom_kills(counters) == 3
+    assert supervisor.oom_kills(tmp_path / "none") == 0
+    assert supervisor.oom_kills() >= 0
+    killed = supervisor.exit_of(1, kills=2)
+    assert (killed["reason"], "2 processes" in killed["message"]) == ("oom_killed", True)
+    assert supervisor.exit_of(1, kills=0)["reason"] == supervisor.exit_of(0, kills=2)["reason"] == "exited"
+
+
+def test_a_run_that_spoils_its_records_harms_no_other(backend: Make) -> None:
+    machine = backend(max_running=2)
+    bad, good = submit(machine, run("job-1")), submit(machine, run("job-2"))
+    wait_until(lambda: "step" in events(machine, "job-1") and "step" in events(machine, "job-2"))
+    directory = machine.job_directory("job-1") / "attempts/1"
+    (directory / "pid.json").unlink()
+    os.mkfifo(directory / "pid.json")
+    (directory / "exit.json").mkdir()
+    seen = machine.poll([handle(bad), handle(good)])
+    assert (seen[bad].phase, seen[good].phase) == (Phase.ENDED, Phase.RUNNING)
+    machine.cancel(handle(good))
+    assert wait_for(machine, good, Phase.ENDED)
+
+
+def test_a_cancel_that_overtakes_its_submission_wins(backend: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = backend()
+    submission = machine.render(run("job-1"))
+    original = local._rename
+
+    def rename_and_cancel(source: Path, target: Path) -> None:
+        original(source, target)
+        machine.cancel(handle(submission.name))
+
+    monkeypatch.setattr(local, "_rename", rename_and_cancel)
+    machine.submit(submission)
+    assert look(machine, submission.name).code == "cancelled"
+    assert processes_of_runs(machine.root) == []
+    # A spool entry from before the cancel starts nothing either.
+    (machine.root / "local/local.spool" / submission.name).touch()
+    assert look(machine, submission.name).code == "cancelled"
+    assert processes_of_runs(machine.root) == []
+
+
+def test_a_missing_environment_is_said_with_what_to_do(backend: Make) -> None:
+    machine = backend(python=Path("/nowhere/python"))
+    with pytest.raises(SubmissionRejected) as caught:
+        submit(machine, run("job-1"))
+    assert "make setup-trainer" in str(caught.value.hint)
+
+
+def test_a_program_that_cannot_start_is_an_end_that_says_so(backend: Make, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("no program")
+    machine = backend(python=broken)
+    seen = wait_for(machine, submit(machine, run("job-1")), Phase.ENDED)
+    assert seen.code == "start_failed"
+
+
+def test_a_directory_that_was_removed_is_an_end_and_frees_its_slot(backend: Make) -> None:
+    import shutil
+
+    machine = backend()
+    name = submit(machine, run("job-1", "train", save=machine.root / "saved"))
+    wait_for(machine, name, Phase.ENDED)
+    shutil.rmtree(machine.job_directory("job-1"))
+    assert look(machine, name).code == "directory_missing"
+    assert wait_for(machine, submit(machine, run("job-2")), Phase.RUNNING)

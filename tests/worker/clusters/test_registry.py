@@ -1,0 +1,101 @@
+"""Cluster profiles: read from a file, wrong ones explained, paths kept under their roots."""
+
+import re
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from tests.support.process import forget_settings
+from worker.clusters import registry
+from worker.clusters.profiles import LocalCluster
+from worker.clusters.profiles.base import minutes
+from worker.errors import Misconfigured, NotFound
+from worker.settings import PROJECT_ROOT
+
+Write = Callable[[str], None]
+
+
+@pytest.fixture
+def profiles(environment: pytest.MonkeyPatch, data_dir: Path) -> Write:
+    def write(text: str) -> None:
+        (data_dir / "clusters.toml").write_text(text)
+        forget_settings()
+
+    return write
+
+
+def test_without_a_file_there_is_this_machine(profiles: Write, data_dir: Path) -> None:
+    [local] = registry.clusters().values()
+    assert (local.name, local.roots) == ("local", [data_dir / "inputs"])
+
+
+def test_a_profile_has_defaults_and_limits(profiles: Write) -> None:
+    profiles('[big]\ngpus_per_node = 2\ntime = "00:30:01"\nmax_gpus_per_node = 4\nmax_time = "10:00:00"\n')
+    big = registry.cluster("big")
+    assert big.defaults.model_dump() == {"nodes": 1, "gpus_per_node": 2, "time_limit_minutes": 31}
+    assert big.limits.model_dump() == {"nodes": 1, "gpus_per_node": 4, "time_limit_minutes": 600}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[local", "Expected"),
+        ("local = 1", "cannot be used"),
+        ("[local]\nmax_runing = 2", "max_runing: There is no such field. Did you mean 'max_running'?"),
+        ('[c]\nexecutor = "slurm"\nremote_job_dir = "/c"\nacount = "llm"', "Did you mean 'account'?"),
+        ('[local]\ntime = "4h"', "HH:MM:SS"),
+        ('[local]\nexecutor = "kubernetes"', "executor"),
+    ],
+)
+def test_a_wrong_file_is_named_with_what_is_wrong(
+    profiles: Write, data_dir: Path, text: str, says: str
+) -> None:
+    profiles(text)
+    with pytest.raises(Misconfigured) as caught:
+        registry.clusters()
+    assert says in str(caught.value)
+    assert str(data_dir / "clusters.toml") in str(caught.value)
+
+
+def test_an_unknown_cluster_names_those_that_exist(profiles: Write) -> None:
+    profiles("[alpha]\n[beta]\n")
+    with pytest.raises(NotFound) as caught:
+        registry.cluster("gamma-ray")
+    assert "alpha, beta" in str(caught.value.hint)
+
+
+def test_symlinks_do_not_lead_out_of_the_roots(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "out").symlink_to("/etc")
+    (tmp_path / "in").symlink_to(root)
+    profile = LocalCluster(name="x", roots=[tmp_path / "in"])
+    assert profile.allows(root / "a" / "b")
+    assert profile.allows(tmp_path / "in" / "a")
+    assert not profile.allows(root / "out" / "passwd")
+    assert not profile.allows(root / ".." / "other")
+    assert not profile.allows(tmp_path / "root-2")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("00:00:01", 1), ("01:30:00", 90), ("100:00:00", 6000)])
+def test_times_are_minutes_rounded_up(text: str, expected: int) -> None:
+    assert minutes(text) == expected
+
+
+def test_a_profile_may_not_give_more_than_it_allows() -> None:
+    with pytest.raises(ValidationError, match="a job would get 2 nodes, and at most 1"):
+        LocalCluster(name="x", nodes=2)
+    assert LocalCluster(name="x", max_time="00:45:00").defaults.time_limit_minutes == 45
+
+
+@pytest.mark.parametrize("page", ["slurm.md", "lepton.md"])
+def test_the_profile_of_the_docs_is_one(page: str, profiles: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEPTON_WORKSPACE_TOKEN", "a-token")
+    text = (PROJECT_ROOT / "docs" / page).read_text()
+    example = re.search(r"## A profile\n\n((?:    .*\n|\n)+)", text)
+    assert example
+    profiles(textwrap.dedent(example[1]))
+    assert [one for one in registry.clusters().values() if one.executor == page.removesuffix(".md")]

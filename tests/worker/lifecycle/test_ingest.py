@@ -1,0 +1,201 @@
+"""What a run writes reaches the database once, whatever it looks like."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.callers import ANNA
+from tests.support.concurrency import at_once
+from tests.support.run_files import AT, directory_of, line, save, step, steps, write
+from worker.db.models import Attempt, Job
+from worker.db.session import writing
+from worker.jobs import actions, queries
+from worker.lifecycle import ingest
+from worker.runs.observation import ExitRecord, ObservationCode
+from worker.states import JobState
+
+EXITED = ExitRecord(code=ObservationCode.EXITED, message="It ended.")
+
+JobIn = Callable[..., Job]
+STARTED = {"event": "started", "start_step": 0, "total_steps": 4}
+
+
+def end(job: Job, marker: Any) -> None:
+    """The run is over: its marker is on disk, and the backend has said so."""
+    (directory_of(job) / "end.json").write_text(marker if isinstance(marker, str) else json.dumps(marker))
+    with writing() as session:
+        session.get_one(Attempt, (job.id, 1)).exit = EXITED
+
+
+def test_lines_become_metrics_progress_and_state(job_in: JobIn) -> None:
+    job = job_in(JobState.STARTING)
+    write(job, line(**STARTED) + step(1) + step(2) + line(3, event="validation", step=2, loss=7.5))
+    ingest.ingest(job.id)
+    now = queries.get(job.id)
+    assert steps(job) == [(1, 8.0), (2, 7.0)]
+    assert now.state is JobState.RUNNING
+    expected = {"step": 2, "total_steps": 4, "loss": 7.0, "validation_loss": 7.5, "eta_seconds": 2.0}
+    assert {key: now.progress[key] for key in expected} == expected
+
+
+def test_a_line_is_taken_once_by_whoever_reads_it(job_in: JobIn) -> None:
+    job = job_in(JobState.RUNNING)
+    write(job, line(**STARTED) + b"".join(step(n) for n in range(1, 5)) + save(job, 4))
+    answers = at_once(6, lambda: ingest.ingest(job.id))
+    assert answers == [None] * 6
+    ingest.ingest(job.id)
+    assert len(steps(job)) == 4
+    kinds = [event.type for event in queries.events(job.id, 0, 100)]
+    assert kinds.count("trainer.started") == kinds.count("checkpoint") == 1
+
+
+def test_a_checkpoint_alone_is_a_change_that_clients_see(job_in: JobIn) -> None:
+    job = job_in(JobState.RUNNING)
+    write(job, save(job, 2))
+    ingest.ingest(job.id)
+    assert queries.get(job.id).version > job.version
+
+
+def test_half_a_line_waits_for_its_other_half(job_in: JobIn) -> None:
+    job = job_in(JobState.RUNNING)
+    whole = step(1)
+    write(job, whole[:20])
+    ingest.ingest(job.id)
+    assert steps(job) == []
+    write(job, whole[20:])
+    ingest.ingest(job.id)
+    assert steps(job) == [(1, 8.0)]
+
+
+def test_a_line_longer_than_a_chunk_is_taken(job_in: JobIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "CHUNK_BYTES", 64)
+    job = job_in(JobState.RUNNING)
+    write(job, step(1, note="x" * 1000) + step(2))
+    ingest.ingest(job.id)
+    assert [number for number, _ in steps(job)] == [1, 2]
+
+
+def test_a_line_without_end_is_passed_over(job_in: JobIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(ingest, "LONGEST_LINE_BYTES", 256)
+    job = job_in(JobState.RUNNING)
+    write(job, b"x" * 1000)
+    ingest.ingest(job.id)
+    write(job, b"\n" + step(1))
+    ingest.ingest(job.id)
+    assert [number for number, _ in steps(job)] == [1]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"no json\n", b"[]\n", b"7\n", b'{"event": "step"}\n', b"\xff\xfe\n", b"\n", b'"\\ud800"\n',
+     line(event="step", step="many"), line(event="step"), line(event="checkpoint", iteration=3),
+     line(event="started"), line(event=["step"]), line(event="something-new"), line(event="step", step=-1),
+     line(event="step", step=2**31), line(event="step", step=True), line(event="step", step=9, loss="x"),
+     line(event="step", step=9, rank=10**30), b"[" * 100_000 + b"\n", b'{"event": "step", "step": 9}\n',
+     line(event="step", step=9, at="yesterday"), line(event="step", step=9, at="2026-01-01T00:00:00"),
+     line(event="step", step=9, at="9999-12-31T23:59:59-23:00"),
+     line(event="finished", step=9, iteration=10**30),
+     line(event="checkpoint", iteration=3, path="/x", bytes=1, files=[{"path": 7}]),
+     line(event="checkpoint", iteration=3, path="/x", bytes=2**63, files=[]),
+     *(line(event="checkpoint", iteration=3, path="/x", bytes=1, files=[{"path": path, "bytes": 1}])
+       for path in ("../x", "/etc/x", "a//b", "./x", "a\nb", "n" * 300))],
+)  # fmt: skip
+def test_a_bad_line_hides_no_good_one(job_in: JobIn, bad: bytes) -> None:
+    job = job_in(JobState.RUNNING)
+    write(job, step(1) + bad + step(2))
+    ingest.ingest(job.id)
+    assert [number for number, _ in steps(job)] == [1, 2]
+
+
+def test_what_no_database_holds_is_stored_all_the_same(job_in: JobIn) -> None:
+    job = job_in(JobState.FINALIZING)
+    write(job, step(1).replace(b"8.0", b"NaN") + step(2).replace(b"7.0", b"1e999"))
+    message = "bad \0 and \ud800 text"
+    write(job, line(3, event="failed", code="user_code", message=message))
+    marker = {"event": "failed", "at": AT.format(9), "code": "user_code", "message": message}
+    end(job, {**marker, "traceback": message})
+    ingest.ingest(job.id)
+    now = queries.get(job.id)
+    assert steps(job) == [(1, None), (2, None)]
+    assert (now.state, now.reason_message) == (JobState.FAILED, "bad \ufffd and ? text")
+
+
+def test_a_failure_is_looked_for_at_the_end_of_each_log(job_in: JobIn) -> None:
+    job = job_in(JobState.FINALIZING)
+    early, decisive = (
+        b"RuntimeError: CUDA error: out of memory\n",
+        b"OSError: [Errno 28] No space left on device",
+    )
+    log = early + b"x" * 99 + b"\n" * (300 << 10) + decisive + b"\nthe end\n"
+    (directory_of(job) / "logs").mkdir()
+    (directory_of(job) / "logs" / "rank-0.log").write_bytes(log)
+    end(job, "")
+    ingest.ingest(job.id)
+    failure = queries.get(job.id).failure
+    assert failure is not None
+    assert (failure["class"], failure["suggestion"]) == ("disk_full", None)
+    evidence = failure["evidence"]
+    assert log[evidence["offset"] :][: evidence["limit"]] == decisive
+    assert evidence["line"] == decisive.decode()
+    assert queries.attempts(job.id)[0].failure == failure
+
+
+def test_the_end_needs_the_marker_and_a_whole_checkpoint(job_in: JobIn) -> None:
+    job = job_in(JobState.FINALIZING)
+    write(job, line(**STARTED) + save(job, 4))
+    end(job, {"event": "finished", "at": AT.format(9), "step": 4, "iteration": 4})
+    ingest.ingest(job.id)
+    assert queries.get(job.id).state is JobState.SUCCEEDED
+    assert queries.attempts(job.id)[0].outcome == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("content", [b"short", b"far too long for it"])
+def test_a_checkpoint_of_another_size_is_no_success(job_in: JobIn, content: bytes) -> None:
+    job = job_in(JobState.FINALIZING)
+    write(job, save(job, 4, content))
+    end(job, {"event": "finished", "at": AT.format(9), "step": 4, "iteration": 4})
+    ingest.ingest(job.id)
+    failure = queries.get(job.id).failure
+    assert failure is not None
+    assert failure["class"] == "bad_checkpoint"
+
+
+@pytest.mark.parametrize(
+    "marker",
+    ["", "{", "[]", "null", '{"event": "step", "step": 3}', '{"event": "finished", "iteration": [1]}',
+     f'{{"event": "finished", "step": 1, "at": "{AT.format(1)}", "iteration": {10**30}}}', "[" * 100_000],
+)  # fmt: skip
+def test_a_marker_that_is_none_is_none(job_in: JobIn, marker: str) -> None:
+    job = job_in(JobState.FINALIZING)
+    end(job, marker)
+    ingest.ingest(job.id)
+    assert queries.get(job.id).state is JobState.FAILED
+
+
+def test_the_last_lines_are_in_before_the_end_is_decided(job_in: JobIn) -> None:
+    job = job_in(JobState.FINALIZING)
+    write(job, line(**STARTED) + b"".join(step(n) for n in range(1, 5)) + save(job, 4))
+    end(job, {"event": "finished", "at": AT.format(9), "step": 4, "iteration": 4})
+    at_once(6, lambda: ingest.ingest(job.id))
+    now = queries.get(job.id)
+    assert (now.state, now.progress["step"]) == (JobState.SUCCEEDED, 4)
+    assert [e.data["to"] for e in queries.events(job.id, 0, 100) if e.type == "state"] == ["SUCCEEDED"]
+
+
+def test_a_wish_to_cancel_loses_no_lines(job_in: JobIn) -> None:
+    job = job_in(JobState.RUNNING)
+    write(job, line(**STARTED) + step(1))
+    actions.cancel(job.id, ANNA)
+    ingest.ingest(job.id)
+    now = queries.get(job.id)
+    assert (now.state, now.progress["step"]) == (JobState.CANCELLING, 1)
+
+
+def test_nothing_is_read_for_a_job_that_has_ended(job_in: JobIn) -> None:
+    job = job_in(JobState.FAILED)
+    write(job, step(1))
+    ingest.ingest(job.id)
+    assert steps(job) == []

@@ -1,0 +1,86 @@
+"""What the worker measures of its own work."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+from prometheus_client import REGISTRY
+
+from tests.support.process import forget_settings
+from tests.support.prometheus import value
+from worker.db.models import Job
+from worker.errors import BackendUnavailable, Misconfigured
+from worker.jobs import queries
+from worker.lifecycle import ingest, reconcile, submit
+from worker.states import JobState
+from worker.telemetry import metrics
+
+JobIn = Callable[..., Job]
+CALLS = "sft_backend_call_duration_seconds_count"
+
+
+@pytest.fixture
+def port() -> int:
+    """A free one."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def calls(operation: str, outcome: str) -> float:
+    labels = {"cluster": "local", "operation": operation, "outcome": outcome}
+    return REGISTRY.get_sample_value(CALLS, labels) or 0.0
+
+
+def lines() -> float:
+    return REGISTRY.get_sample_value("sft_ingested_lines_total", {"cluster": "local"}) or 0.0
+
+
+def test_what_a_backend_says_no_to_is_counted(job_in: JobIn, data_dir: Path) -> None:
+    waiting, running = job_in(JobState.SUBMITTING), job_in(JobState.RUNNING)
+    wanted = [
+        ("submit", "ok"),
+        ("submit", "backend_unavailable"),
+        ("poll", "ok"),
+        ("poll", "backend_unavailable"),
+    ]
+    before = {key: calls(*key) for key in wanted}
+    reconcile.poll_cluster(running.cluster)
+    (data_dir / "local").rename(data_dir / "aside")
+    (data_dir / "local").write_text("where the spool should be")
+    submit.submit(waiting.id)
+    with pytest.raises(BackendUnavailable):
+        reconcile.poll_cluster(running.cluster)
+    (data_dir / "local").unlink()
+    (data_dir / "aside").rename(data_dir / "local")
+    submit.submit(waiting.id)
+    assert {key: calls(*key) - before[key] for key in wanted} == dict.fromkeys(wanted, 1)
+
+
+def test_a_rejection_is_an_outcome_of_its_own(job_in: JobIn, environment: pytest.MonkeyPatch) -> None:
+    job = job_in(JobState.SUBMITTING)
+    environment.setenv("SFT_TRAINER_PYTHON", "/nowhere/python")
+    forget_settings()
+    before = calls("submit", "scheduler_rejected")
+    submit.submit(job.id)
+    assert calls("submit", "scheduler_rejected") - before == 1
+
+
+def test_lines_are_counted_when_they_are_taken_in(job_in: JobIn) -> None:
+    job = job_in(JobState.RUNNING)
+    events = Path(queries.attempt_of(job).directory or "") / "events.jsonl"
+    events.write_bytes(b'no event\n{"event": "none"}\nhalf a li')
+    before = lines()
+    ingest.ingest(job.id)
+    ingest.ingest(job.id)
+    assert lines() - before == 2
+
+
+def test_a_process_can_serve_its_own_on_a_port(port: int) -> None:
+    metrics.BACKEND_SECONDS.labels("here", "poll", "ok").observe(0.5)
+    metrics.listen(port)
+    answer = httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=10)
+    assert value(answer.text, CALLS, cluster="here") == 1
+    with pytest.raises(Misconfigured, match=f"port {port}"):
+        metrics.listen(port)
