@@ -6,9 +6,13 @@ from typing import Any
 from celery.exceptions import SecurityWarning
 from celery.signals import beat_init, heartbeat_sent, setup_logging, worker_init, worker_shutdown
 
+from worker import tasks
+from worker.broker.app import app
 from worker.errors import Misconfigured
 from worker.settings import get_settings
 from worker.telemetry import logging, metrics, tracing
+
+__all__ = ["app", "tasks"]  # importing the tasks registers them
 
 # Celery warns about root because of pickled tasks; ours are JSON, and a container's user is root.
 warnings.filterwarnings("ignore", category=SecurityWarning)
