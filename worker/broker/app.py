@@ -14,6 +14,7 @@ from kombu.entity import Queue
 
 from worker.broker.task_names import FIRST, NEXT, POLL_TASKS, POLLS, SUBMISSIONS, TaskName
 from worker.settings import get_settings
+from worker.telemetry import task_context
 
 BROKER_TIMEOUT_SECONDS = 3.0
 # Messages expire by the wall clock: by so much may the clocks of two machines differ.
@@ -23,6 +24,7 @@ _BEGAN, _BEGAN_TICKS = datetime.now(UTC), time.monotonic()
 
 
 def build() -> Celery:
+    task_context.connect()
     settings = get_settings()
     app = Celery("sft", broker=settings.redis_url)
     app.conf.update(
