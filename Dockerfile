@@ -7,7 +7,7 @@ RUN pip install --no-cache-dir uv==0.13.9 && python -m venv --without-pip /opt/v
 WORKDIR /app
 COPY requirements/runtime.txt requirements/runtime.txt
 RUN uv pip install --no-cache --python /opt/venv/bin/python --compile-bytecode -r requirements/runtime.txt
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY api api
 COPY cli cli
 COPY migrations migrations
