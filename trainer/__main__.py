@@ -15,9 +15,11 @@ from pydantic import ValidationError
 
 from trainer.config.section_checks import faults
 from trainer.config.training_config import TrainingConfig
-from trainer.events import LOGS, EventWriter
+from trainer.event_writer import EventWriter
+from trainer.events import Failed
 from trainer.failures import name_of
 from trainer.preflight import Hardware, check
+from trainer.run_layout import RunLayout
 
 TRACEBACK_CHARACTERS = 4000
 INVALID = 2
@@ -26,7 +28,7 @@ INVALID = 2
 def main() -> int:
     path = Path(sys.argv[1]).absolute()
     rank = int(os.environ.get("RANK", "0"))
-    _keep_log(path.parent / LOGS, rank)
+    _keep_log(RunLayout(path.parent).log(rank))
     events = EventWriter(path.parent, rank)
     config = _read(path, events)
     if config is None:
@@ -35,7 +37,7 @@ def main() -> int:
     try:
         _run(config, events)
     except BaseException as error:
-        events.end("failed", code=name_of(_tail()), message=_message(error), traceback=_tail())
+        events.end(Failed(code=name_of(_tail()), message=_message(error), traceback=_tail()))
         raise
     return 0
 
@@ -51,13 +53,13 @@ def _run(config: TrainingConfig, events: EventWriter) -> None:
         train(config, events)
 
 
-def _keep_log(directory: Path, rank: int) -> None:
+def _keep_log(path: Path) -> None:
     """Copy all output, that of child processes and C libraries too, to this rank's own file.
 
     The copying is done by another process: it ends after the last byte, even if this one is killed.
     """
-    directory.mkdir(exist_ok=True)
-    tee = subprocess.Popen(["tee", "-a", str(directory / f"rank-{rank}.log")], stdin=subprocess.PIPE)
+    path.parent.mkdir(exist_ok=True)
+    tee = subprocess.Popen(["tee", "-a", str(path)], stdin=subprocess.PIPE)
     assert tee.stdin is not None
     for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
         os.dup2(tee.stdin.fileno(), descriptor)
@@ -95,7 +97,7 @@ def _hardware() -> Hardware:
 
 def _refuse(events: EventWriter, code: str, message: str) -> None:
     print(f"trainer: {message}", file=sys.stderr, flush=True)
-    events.end("failed", code=code, message=message)
+    events.end(Failed(code=code, message=message))
 
 
 def _rendezvous_alone() -> None:

@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from trainer.events import SavedFile
+
 # `.metadata` is written last: a directory without it is a save that did not end.
 REQUIRED = (".metadata", "metadata.json", "run_config.yaml", "train_state.pt")
 
@@ -72,10 +74,10 @@ def latest_complete(directory: Path) -> Path | None:
     return next(filter(is_complete, every), None)
 
 
-def files_of(directory: Path) -> list[dict[str, Any]]:
+def files_of(directory: Path) -> list[SavedFile]:
     """Every file of a checkpoint, as its event lists them: path relative to the directory, bytes."""
     found = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    return [{"path": str(path.relative_to(directory)), "bytes": path.stat().st_size} for path in found]
+    return [SavedFile(path=str(path.relative_to(directory)), bytes=path.stat().st_size) for path in found]
 
 
 # -- the index of a checkpoint -----------------------------------------------------------------------

@@ -1,76 +1,22 @@
-"""What a run says of itself: event lines and the end marker. The format: docs/job-directory.md. No torch."""
+"""The events of a run, declared once: the trainer writes them, the service reads them. No torch.
 
-import contextlib
-import json
+The format is docs/job-directory.md. A line without a version is of version 1. Readers ignore unknown
+fields.
+"""
+
 import math
-import os
-import sys
-import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-EVENTS, END, STOP, LOGS = "events.jsonl", "end.json", "stop", "logs"
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+
+VERSION = 1
 PREFIX = "SFT_EVENT "
+"""Before an event that is printed to stdout."""
 PART_PREFIX = "SFT_EVENT_PART "
-# What is written to a pipe in one piece is at most PIPE_BUF, 4,096 bytes on Linux.
+"""Before a part of an event that is too long for one write."""
+# What is written to a pipe in one write is at most PIPE_BUF, 4,096 bytes on Linux.
 PART_CHARACTERS = 3800
-STDOUT = 1
-
-
-class EventWriter:
-    """Writes the event lines of one rank to the run directory and to stdout."""
-
-    def __init__(self, run_dir: Path, rank: int) -> None:
-        self.run_dir = run_dir
-        self.rank = rank
-        self._seq = 0
-
-    def write(self, event: str, **fields: Any) -> dict[str, Any]:
-        """Append one event and return it. The line is whole or absent: it is one write."""
-        line = {"event": event, "seq": self._seq, "rank": self.rank, "at": _now(), **fields}
-        self._seq += 1
-        line = {key: _finite(value) for key, value in line.items()}
-        text = json.dumps(line, allow_nan=False)
-        descriptor = os.open(self.run_dir / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(descriptor, text.encode() + b"\n")
-        finally:
-            os.close(descriptor)
-        sys.stdout.flush()
-        for printed in _printed(line, text):
-            # Unbuffered, print() writes text and newline apart, and other ranks write into the same pipe.
-            os.write(STDOUT, f"{printed}\n".encode())
-        return line
-
-    def end(self, event: str, **fields: Any) -> None:
-        """Write the last event, and the end marker unless another rank has done so."""
-        line = self.write(event, **fields)
-        handle, scratch = tempfile.mkstemp(dir=self.run_dir, prefix=".end-")
-        with os.fdopen(handle, "w") as file:
-            json.dump(line, file)
-            file.flush()
-            os.fsync(file.fileno())
-        # A link fails where the name exists: the first writer wins, and readers see it whole.
-        with contextlib.suppress(FileExistsError):
-            os.link(scratch, self.run_dir / END)
-        Path(scratch).unlink()
-
-    def stop_wished(self) -> str | None:
-        """Why the run should stop, or None."""
-        try:
-            return (self.run_dir / STOP).read_text().strip() or "asked to stop"
-        except FileNotFoundError:
-            return None
-
-
-def _printed(line: dict[str, Any], text: str) -> list[str]:
-    """An event for the log, in parts where it is long: ranks share the log, and its collectors cut lines."""
-    pieces = [text[begin : begin + PART_CHARACTERS] for begin in range(0, len(text), PART_CHARACTERS)]
-    if len(pieces) == 1:
-        return [f"{PREFIX}{text}"]
-    name = f"{line['rank']}.{line['seq']}@{line['at']}"
-    return [f"{PART_PREFIX}{name} {n}/{len(pieces)} {piece}" for n, piece in enumerate(pieces, 1)]
 
 
 def _finite(value: Any) -> Any:
@@ -78,5 +24,133 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+def _unicode(value: Any) -> Any:
+    """Texts of Linux may hold lone surrogates, which are no Unicode."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+Bytes = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Text = Annotated[str, BeforeValidator(_unicode)]
+Number = Annotated[float | None, BeforeValidator(_finite)]
+
+
+class RunEvent(BaseModel):
+    """What every event has."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    event: str
+    version: Count = VERSION
+    seq: Count = 0
+    """0, 1, 2 ... for each writing rank: tells a line that is seen twice."""
+    rank: Count = 0
+    """Who wrote it. The reporter is the last rank: it has the losses."""
+    at: AwareDatetime = Field(default_factory=_now)
+    """UTC."""
+
+
+ENVELOPE = set(RunEvent.model_fields)
+"""Fields that the writer sets."""
+
+
+class Started(RunEvent):
+    """The run begins its first step; an export has only the first three fields."""
+
+    event: Literal["started"] = "started"
+    start_step: Count
+    total_steps: Count
+    world_size: Count | None = None
+    global_batch_size: Count | None = None
+    seq_length: Count | None = None
+    parameters: Bytes | None = None
+    """Of the complete model."""
+
+
+class StepDone(RunEvent):
+    """A training step, with the figures that Megatron-Bridge has logged."""
+
+    event: Literal["step"] = "step"
+    step: Count
+    loss: Number = None
+    learning_rate: Number = None
+    grad_norm: Number = None
+    step_time_seconds: Number = None
+    tokens_per_second_per_gpu: Number = None
+    tflops_per_gpu: Number = None
+    peak_memory_gib: Number = None
+    """What torch has reserved of the reporter's GPU so far."""
+    consumed_samples: Bytes | None = None
+
+
+class Validated(RunEvent):
+    """A validation; step 0 is before the first update."""
+
+    event: Literal["validation"] = "validation"
+    step: Count
+    loss: Number = None
+
+
+class SavedFile(BaseModel):
+    """A file of a checkpoint."""
+
+    path: Text
+    """Relative to the checkpoint's directory."""
+    bytes: Bytes
+
+
+class CheckpointSaved(RunEvent):
+    """A checkpoint that is complete on disk."""
+
+    event: Literal["checkpoint"] = "checkpoint"
+    iteration: Count
+    path: Text
+    format: Literal["torch_dist", "huggingface"] = "torch_dist"
+    bytes: Bytes
+    files: list[SavedFile]
+
+
+class Stopping(RunEvent):
+    """The run has seen its stop file, and saves."""
+
+    event: Literal["stopping"] = "stopping"
+    step: Count
+    reason: Text = ""
+
+
+class Finished(RunEvent):
+    """All steps are done."""
+
+    event: Literal["finished"] = "finished"
+    step: Count
+    iteration: Count | None = None
+    """Of the final checkpoint."""
+
+
+class Stopped(RunEvent):
+    """The run ended early because it was asked to."""
+
+    event: Literal["stopped"] = "stopped"
+    step: Count
+    iteration: Count | None = None
+    """Of the saved checkpoint."""
+    reason: Text = ""
+
+
+class Failed(RunEvent):
+    """The run failed."""
+
+    event: Literal["failed"] = "failed"
+    code: Text = "unknown"
+    message: Text = "The trainer failed."
+    traceback: Text | None = None
+    """Its tail; None where the trainer rejected its config, or lost the process that writes checkpoints."""
+
+
+Progress = Started | StepDone | Validated | CheckpointSaved | Stopping
+Ending = Finished | Stopped | Failed
+AnyEvent = Progress | Ending

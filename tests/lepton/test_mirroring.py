@@ -11,10 +11,16 @@ import pytest
 
 from tests.support.lepton.bare import Bare, bare
 from tests.support.lepton.server.server import LeptonServer
-from trainer.events import EventWriter
+from trainer.event_writer import EventWriter
+from trainer.events import CheckpointSaved, Finished, StepDone
 from worker.backends.lepton.log_mirror import HOLD_NS, PAGE_LINES
 
 FIRST, SECOND = "job-1-1-0", "job-1-1-1"
+
+
+def saved(path: str) -> CheckpointSaved:
+    """A checkpoint event as long as its path."""
+    return CheckpointSaved(iteration=1, path=path, bytes=0, files=[])
 
 
 @pytest.fixture
@@ -117,7 +123,7 @@ def test_an_event_in_parts_is_whole_whatever_stands_behind_a_part(
     on: Bare, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for rank in (0, 1):
-        EventWriter(tmp_path, rank).write("checkpoint", text="SFT_EVENT {} é" * 700)
+        EventWriter(tmp_path, rank).write(saved("SFT_EVENT {} é" * 700))
     lines = capfd.readouterr().out.splitlines()
     assert len(lines) == 8
     half = len(lines) // 2
@@ -125,14 +131,14 @@ def test_an_event_in_parts_is_whole_whatever_stands_behind_a_part(
     say(on, *(f"50% {part} and more{event(2, number)}" for number, part in enumerate(parts)))
     assert on.collect()
     assert {(0, 0), (1, 0)} <= set(known(on))
-    assert [one["text"] for one in on.events() if one["rank"] < 2] == ["SFT_EVENT {} é" * 700] * 2
+    assert [one["path"] for one in on.events() if one["rank"] < 2] == ["SFT_EVENT {} é" * 700] * 2
     assert {(2, number) for number in range(8)} <= set(known(on))
 
 
 def test_parts_of_an_event_may_come_in_several_looks(
     on: Bare, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    EventWriter(tmp_path, 0).write("checkpoint", text="x" * 9000)
+    EventWriter(tmp_path, 0).write(saved("x" * 9000))
     for line in capfd.readouterr().out.splitlines():
         assert known(on) == []
         say(on, line)
@@ -174,12 +180,12 @@ def test_what_the_log_does_not_have_is_on_the_storage(
     storage = lepton.storage / "team" / "sft" / "jobs" / "job-1" / "attempts" / "1"
     storage.mkdir(parents=True)
     events = EventWriter(storage, 0)
-    first = events.write("step", step=1)
+    first = events.write(StepDone(step=1))
     say(on, f"SFT_EVENT {json.dumps(first)}")
     on.on_lepton().shown = state
     on.seen(1)
-    events.write("checkpoint", iteration=1)
-    events.end("finished", step=1, iteration=1)
+    events.write(saved("short"))
+    events.end(Finished(step=1, iteration=1))
     assert on.collect()
     assert known(on) == [(0, 0), (0, 1), (0, 2)]
     assert json.loads((on.directory() / "end.json").read_text())["event"] == "finished"

@@ -1,1 +1,1 @@
-"""What tests share: services, databases, brokers and clusters, all of them real; and the stand-in for the trainer."""
+"""What tests share: services, databases, brokers, clusters, and the stand-in for the trainer."""

@@ -15,7 +15,8 @@ from trainer.checkpoints import (
     iteration_of,
     tracked_iteration,
 )
-from trainer.events import EventWriter
+from trainer.event_writer import EventWriter
+from trainer.events import CheckpointSaved, Started, StepDone, Stopping, Validated
 
 LOSS = "lm loss"
 
@@ -56,8 +57,7 @@ class Report(Callback):  # type: ignore[misc]
         if config.checkpoint.async_save:
             checkpoint_writer.watch(self.events)
         if self.is_reporter:
-            self.events.write(
-                "started",
+            started = Started(
                 start_step=state.step,
                 total_steps=config.train.train_iters,
                 world_size=self.world_size,
@@ -65,6 +65,7 @@ class Report(Callback):  # type: ignore[misc]
                 seq_length=config.model.seq_length,
                 parameters=parameters,
             )
+            self.events.write(started)
 
     def on_train_step_start(self, context: CallbackContext) -> None:
         self.flush()
@@ -89,8 +90,7 @@ class Report(Callback):  # type: ignore[misc]
         tokens = config.train.global_batch_size * config.model.seq_length
         flops = state.floating_point_operations_so_far - self._flops_before
         grad_norm = context.grad_norm
-        self.events.write(
-            "step",
+        done = StepDone(
             step=self.last_step,
             loss=_loss(context.loss_dict),
             learning_rate=context.optimizer.param_groups[0]["lr"] if context.optimizer else None,
@@ -101,13 +101,14 @@ class Report(Callback):  # type: ignore[misc]
             peak_memory_gib=_peak_memory_gib(),
             consumed_samples=state.consumed_train_samples,
         )
+        self.events.write(done)
 
     def _hear_wish(self) -> None:
         """Tell Bridge of a wish to stop as it wants to hear it: it asks all ranks for a SIGTERM received."""
-        if self.stopping is None and (reason := self.events.stop_wished()):
+        if self.stopping is None and (reason := self.events.stop_reason()):
             self.stopping = reason
             if self.is_reporter:
-                self.events.write("stopping", step=self.last_step, reason=reason)
+                self.events.write(Stopping(step=self.last_step, reason=reason))
             signal.raise_signal(signal.SIGTERM)
 
     def on_eval_start(self, context: CallbackContext) -> None:  # noqa: ARG002
@@ -118,7 +119,7 @@ class Report(Callback):  # type: ignore[misc]
         # Bridge validates once more after the last step: the same number, and no news.
         if self.is_reporter and step not in self._validated and context.total_loss_dict:
             self._validated.add(step)
-            self.events.write("validation", step=step, loss=_loss(context.total_loss_dict))
+            self.events.write(Validated(step=step, loss=_loss(context.total_loss_dict)))
 
     def on_checkpoint_save(self, context: CallbackContext) -> None:
         """A save is whole; it may be one of some steps ago (checkpoint.async_save): the tracker knows."""
@@ -134,8 +135,9 @@ class Report(Callback):  # type: ignore[misc]
 
     def _write_checkpoint(self, path: Path) -> None:
         files = files_of(path)
-        size = sum(file["bytes"] for file in files)
-        self.events.write("checkpoint", iteration=iteration_of(path), path=str(path), bytes=size, files=files)
+        size = sum(file.bytes for file in files)
+        saved = CheckpointSaved(iteration=iteration_of(path), path=str(path), bytes=size, files=files)
+        self.events.write(saved)
 
 
 def _peak_memory_gib() -> float | None:

@@ -6,7 +6,8 @@ import sys
 import threading
 from multiprocessing.process import BaseProcess
 
-from trainer.events import EventWriter
+from trainer.event_writer import EventWriter
+from trainer.events import Failed
 
 # A rank that fails, or is told to end, takes its writer with it: within this time it has done so.
 # Launchers kill ranks 30 s after a SIGTERM.
@@ -47,7 +48,7 @@ def _end(events: EventWriter, how: str) -> None:
     message = f"The process that writes checkpoints (checkpoint.async_save) {how}."
     try:
         print(f"trainer: {message}", file=sys.stderr, flush=True)
-        events.end("failed", code="writer_lost", message=message)
+        events.end(Failed(code="writer_lost", message=message))
     finally:
         for child in multiprocessing.active_children():
             child.kill()  # they would wait for this process for ever

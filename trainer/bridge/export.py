@@ -18,7 +18,8 @@ from trainer.checkpoints import (
     missing_of_export,
 )
 from trainer.config.training_config import TrainingConfig
-from trainer.events import EventWriter
+from trainer.event_writer import EventWriter
+from trainer.events import CheckpointSaved, Finished, Started
 
 
 def export(config: TrainingConfig, events: EventWriter) -> None:
@@ -30,13 +31,13 @@ def export(config: TrainingConfig, events: EventWriter) -> None:
     checkpoint = Path(config.export.checkpoint)
     iteration = iteration_of(checkpoint)
     target = export_directory(Path(str(config.checkpoint["save"])), iteration)
-    events.write("started", start_step=iteration, total_steps=iteration, world_size=1)
+    events.write(Started(start_step=iteration, total_steps=iteration, world_size=1))
     scratch = _emptied(target)
     _convert(config, checkpoint, scratch)
     _refuse_incomplete(scratch)
     scratch.rename(target)
     _report(events, target, iteration)
-    events.end("finished", step=iteration, iteration=iteration)
+    events.end(Finished(step=iteration, iteration=iteration))
 
 
 def _emptied(target: Path) -> Path:
@@ -50,23 +51,21 @@ def _emptied(target: Path) -> Path:
 
 def _refuse_incomplete(directory: Path) -> None:
     files, index = files_of(directory), directory / HF_INDEX
-    missing = missing_of_export(
-        (file["path"] for file in files), index.read_bytes() if index.exists() else None
-    )
+    missing = missing_of_export((file.path for file in files), index.read_bytes() if index.exists() else None)
     if missing:
         raise Incomplete(f"The export lacks {', '.join(sorted(missing))}.")
 
 
 def _report(events: EventWriter, target: Path, iteration: int) -> None:
     files = files_of(target)
-    events.write(
-        "checkpoint",
+    saved = CheckpointSaved(
         iteration=iteration,
         path=str(target),
         format="huggingface",
-        bytes=sum(file["bytes"] for file in files),
+        bytes=sum(file.bytes for file in files),
         files=files,
     )
+    events.write(saved)
 
 
 # -- with torch ------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from trainer.bridge import compat, cpu_patches
 from trainer.bridge.base_weights import reject_missing_weights
 from trainer.checkpoints import Incomplete, is_complete, iteration_directory
 from trainer.config.training_config import TrainingConfig
-from trainer.events import EventWriter
+from trainer.event_writer import EventWriter
+from trainer.events import Finished, Stopped
 
 
 def train(config: TrainingConfig, events: EventWriter) -> None:
@@ -39,7 +40,7 @@ def train(config: TrainingConfig, events: EventWriter) -> None:
         finetune(container, forward_step, callbacks=[report])
     except SystemExit:
         # All ranks stop when one has heard the wish, which need not have been this one.
-        report.stopping = report.stopping or events.stop_wished()
+        report.stopping = report.stopping or events.stop_reason()
         if report.stopping is None:
             raise
     _conclude(config, events, report)
@@ -58,11 +59,11 @@ def _conclude(config: TrainingConfig, events: EventWriter, report: Any) -> None:
     if not report.is_reporter:
         return
     if report.stopping is not None:
-        events.end("stopped", step=report.last_step, iteration=iteration, reason=report.stopping)
+        events.end(Stopped(step=report.last_step, iteration=iteration, reason=report.stopping))
         return
     if iteration is not None and not is_complete(_path(config, iteration)):
         raise Incomplete(f"The checkpoint of iteration {iteration} is not complete on disk.")
-    events.end("finished", step=report.last_step, iteration=iteration)
+    events.end(Finished(step=report.last_step, iteration=iteration))
 
 
 def _path(config: TrainingConfig, iteration: int) -> Path:

@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from trainer.checkpoints import HF_INDEX, missing_of_export
+from trainer.events import Ending, Finished
 from worker.backends.access.files import Files
 from worker.backends.interface import Backend
 from worker.clock import utcnow
@@ -13,7 +14,7 @@ from worker.errors import NotReachable
 from worker.jobs import logs, queries, retry, transitions
 from worker.lifecycle import outcome, recovery
 from worker.lifecycle.handles import handle_of, layout_of
-from worker.runs.events import Ending, Finished, read_ending
+from worker.runs.events import read_ending
 from worker.runs.observation import ExitRecord
 from worker.telemetry.logging import logger
 

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from sqlmodel import Session
 
+from trainer.events import ENVELOPE, AnyEvent, CheckpointSaved, Started, StepDone, Validated
 from worker.backends.access.files import Files
 from worker.backends.connect import connect
 from worker.backends.interface import Backend
@@ -15,14 +16,7 @@ from worker.errors import BackendUnavailable
 from worker.jobs import queries, transitions
 from worker.lifecycle import finalize
 from worker.lifecycle.handles import handle_of, layout_of
-from worker.runs.events import (
-    AnyEvent,
-    CheckpointSaved,
-    Started,
-    StepDone,
-    Validated,
-    read_event,
-)
+from worker.runs.events import read_event
 from worker.states import LIVE, JobState
 from worker.telemetry import metrics
 from worker.telemetry.logging import logger
@@ -123,14 +117,14 @@ def _store(session: Session, job: Job, attempt: Attempt, event: AnyEvent) -> Non
         case CheckpointSaved():
             _store_checkpoint(session, job, attempt, event)
         case _:
-            data = event.model_dump(mode="json", exclude_none=True)
+            data = event.model_dump(mode="json", exclude_none=True, exclude={"version", "seq"})
             transitions.record(
                 session, job, f"trainer.{event.event}", actor="trainer", data=data, attempt=attempt.number
             )
 
 
 def _store_metric(session: Session, job: Job, attempt: Attempt, event: StepDone | Validated) -> None:
-    data = event.model_dump(mode="json", exclude={"event", "rank", "at", "step"})
+    data = event.model_dump(mode="json", exclude=ENVELOPE | {"step"})
     row = Metric(
         job_id=job.id, kind=event.event, step=event.step, attempt=attempt.number, at=event.at, data=data
     )

@@ -6,6 +6,7 @@ The trainer's marker and the logs of its ranks say why it ended; the backend's w
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from trainer.events import Ending, Failed, Finished, Stopped
 from trainer.failures import (
     FAILURES,
     Evidence,
@@ -19,7 +20,6 @@ from trainer.failures import (
     match_log,
 )
 from trainer.run_layout import STOP_PREEMPTION, STOP_TERMINATED, STOP_TIME_LIMIT
-from worker.runs.events import Ending, Failed, Finished, Stopped
 from worker.runs.observation import ExitRecord, ObservationCode
 from worker.states import DesiredState, JobState, Reason
 

@@ -1,4 +1,4 @@
-"""The context of a request in the tasks that it causes, in the headers of their messages: request id and trace.
+"""The context of a request in the tasks that it causes: request id and trace, in headers of their messages.
 
 While a task runs, every log line of its thread carries these, the task, and the task's arguments.
 """

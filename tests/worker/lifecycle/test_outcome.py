@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from trainer.events import Failed, Finished, Stopped
 from trainer.failures import FAILURES, Evidence, Failure, LogTail
 from worker.lifecycle.outcome import decide
-from worker.runs.events import Failed, Finished, Stopped
 from worker.runs.observation import ExitRecord, ObservationCode
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)

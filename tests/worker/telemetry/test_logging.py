@@ -24,7 +24,7 @@ def test_lines_of_api_and_worker_have_the_same_request_and_job(
     service.wait_for(job_id)
     about = {**request, "job_id": job_id}
     [created] = written(event="job.created", **about)
-    assert created["module"] == "worker.jobs.transitions"
+    assert created["module"] == "worker.jobs.create"
     submitted = wait_until(lambda: written(event="submit.done", **about))[0]
     assert submitted["task"] == "worker.tasks.submit"
     assert submitted["task_id"]

@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import time_machine
 
+from tests.support.event_examples import AT, EXAMPLES
 from tests.support.trainer_runs import PROJECT
-from trainer.events import EventWriter
+from trainer.event_writer import EventWriter
+from trainer.events import Failed, Finished, RunEvent, Started, StepDone
+
+GOLDEN = PROJECT / "tests" / "golden" / "events"
 
 
 def lines(run_dir: Path) -> list[dict[str, Any]]:
@@ -19,10 +24,22 @@ def lines(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_each_event_is_written_as_its_golden_line(name: str, tmp_path: Path) -> None:
+    with time_machine.travel(AT, tick=False):
+        EventWriter(tmp_path, rank=3).write(EXAMPLES[name])
+    assert (tmp_path / "events.jsonl").read_text() == (GOLDEN / f"{name}.json").read_text()
+
+
+def test_each_kind_of_event_has_an_example() -> None:
+    kinds = {kind.model_fields["event"].default for kind in RunEvent.__subclasses__()}
+    assert {event.event for event in EXAMPLES.values()} == kinds
+
+
 def test_events_are_lines_in_a_file_and_on_stdout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     events = EventWriter(tmp_path, rank=3)
-    events.write("started", start_step=0)
-    events.write("step", step=1, loss=1.5)
+    events.write(Started(start_step=0, total_steps=4))
+    events.write(StepDone(step=1, loss=1.5))
     assert [(e["event"], e["seq"], e["rank"]) for e in lines(tmp_path)] == [("started", 0, 3), ("step", 1, 3)]
     printed = [line.removeprefix("SFT_EVENT ") for line in capfd.readouterr().out.splitlines()]
     assert [json.loads(line) for line in printed] == lines(tmp_path)
@@ -31,9 +48,10 @@ def test_events_are_lines_in_a_file_and_on_stdout(tmp_path: Path, capfd: pytest.
 SCRIPT = """
 import sys
 from pathlib import Path
-from trainer.events import EventWriter
+from trainer.event_writer import EventWriter
+from trainer.events import Failed
 sys.stdout.write("before")
-EventWriter(Path(sys.argv[1]), 0).write("step", step=1, text=sys.argv[2])
+EventWriter(Path(sys.argv[1]), 0).write(Failed(message=sys.argv[2]))
 """
 
 
@@ -52,22 +70,27 @@ def test_a_line_and_its_end_are_one_write(tmp_path: Path, unbuffered: str) -> No
 
 
 def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:
-    EventWriter(tmp_path, 0).write("step", step=1, loss=float("nan"), grad_norm=float("inf"))
+    EventWriter(tmp_path, 0).write(StepDone(step=1, loss=float("nan"), grad_norm=float("inf")))
     assert (lines(tmp_path)[0]["loss"], lines(tmp_path)[0]["grad_norm"]) == (None, None)
 
 
+def test_a_text_that_is_no_unicode_is_written_all_the_same(tmp_path: Path) -> None:
+    EventWriter(tmp_path, 0).end(Failed(message=os.fsdecode(b"a name \xff of Linux")))
+    assert json.loads((tmp_path / "end.json").read_text())["message"] == "a name ? of Linux"
+
+
 def test_the_first_end_marker_stays(tmp_path: Path) -> None:
-    EventWriter(tmp_path, 1).end("failed", code="oom")
-    EventWriter(tmp_path, 0).end("finished", step=4)
+    EventWriter(tmp_path, 1).end(Failed(code="oom"))
+    EventWriter(tmp_path, 0).end(Finished(step=4))
     assert json.loads((tmp_path / "end.json").read_text())["event"] == "failed"
     assert [event["event"] for event in lines(tmp_path)] == ["failed", "finished"]
     assert {path.name for path in tmp_path.iterdir()} == {"events.jsonl", "end.json"}
 
 
-def test_a_wish_to_stop_is_a_file_with_a_reason(tmp_path: Path) -> None:
+def test_a_stop_request_is_a_file_with_a_reason(tmp_path: Path) -> None:
     events = EventWriter(tmp_path, 0)
-    assert events.stop_wished() is None
+    assert events.stop_reason() is None
     (tmp_path / "stop").touch()
-    assert events.stop_wished() == "asked to stop"
+    assert events.stop_reason() == "asked to stop"
     (tmp_path / "stop").write_text("paused by anna\n")
-    assert events.stop_wished() == "paused by anna"
+    assert events.stop_reason() == "paused by anna"
