@@ -1,9 +1,9 @@
-"""Removes what is past its time: finished jobs, their logs, idempotency keys.
+"""Delete what has expired: finished jobs, their logs, idempotency keys.
 
-Rows first, in a transaction that holds the job's row and looks again; files after. A note in
-data_dir/removals, written before that transaction, outlives a crash: where the transaction was
-committed the next pass removes the files, where it was not the job is as it was. Files are only
-ever removed below the backend's job_directory(): a checkpoint that was saved elsewhere is its owner's.
+Rows are deleted first, in a transaction that locks the job's row and checks again; files follow. A note in
+data_dir/removals, written before that transaction, survives a crash: where the transaction was committed the
+next pass removes the files, where it was not the job is as it was. Files are removed only below the job's own
+directory: a checkpoint that was saved elsewhere is its owner's.
 """
 
 import fcntl
@@ -18,12 +18,14 @@ from sqlalchemy import ColumnElement, and_, delete, func, tuple_
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
+from trainer.run_layout import JobLayout, RunLayout
 from worker.backends.connect import connect
 from worker.clock import utcnow
-from worker.clusters.registry import Cluster, cluster, clusters
+from worker.clusters.profiles import Cluster
+from worker.clusters.registry import cluster, clusters
 from worker.db.models import Attempt, Event, IdempotencyKey, Job
 from worker.db.session import affected, reading, writing
-from worker.errors import BackendUnavailable, NotFound, ServiceUnavailable
+from worker.errors import BackendError, NotFound, ServiceUnavailable
 from worker.jobs import transitions
 from worker.jobs.queries import LOGS_REMOVED, logs_are_removed
 from worker.settings import get_settings
@@ -42,7 +44,7 @@ class What(StrEnum):
 
 
 class Removal(BaseModel):
-    """A finished job, or its logs, as it was seen to be past its time."""
+    """A finished job, or its logs, that had expired when it was read."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,17 +52,31 @@ class Removal(BaseModel):
     cluster: str
     what: What
     attempt: int
-    """The job's last attempt; another one since makes it another job for us."""
+    """The job's last attempt; after another one it is not the job that had expired."""
     state: JobState
     finished_at: datetime
+    directory: Path | None = None
+    """Of the job, as it is stored with its attempts. None: the job has no attempt with a directory."""
     bytes: int = 0
 
+    @property
+    def layout(self) -> JobLayout:
+        """Notes of version 0.1.0 have no directory: it is that of today's profile then."""
+        return JobLayout(self.directory or connect(cluster(self.cluster)).job_directory(self.job_id))
 
-# -- what is past its time -------------------------------------------------------------------------
+    @property
+    def paths(self) -> list[Path]:
+        """What is removed on the cluster."""
+        if self.what is What.JOB:
+            return [self.layout.directory]
+        return [self.layout.attempt(number).logs for number in range(1, self.attempt + 1)]
+
+
+# -- what has expired ------------------------------------------------------------------------------
 
 
 def expired(limit: int | None = None) -> list[Removal]:
-    """What would be removed now, oldest first, at most `limit` of each kind on each cluster.
+    """Return what would be removed now, oldest first, at most `limit` of each kind on each cluster.
 
     Jobs of a cluster that has no profile any more, or whose files cannot be used now, are left out.
     """
@@ -74,15 +90,22 @@ def expired(limit: int | None = None) -> list[Removal]:
 
 
 def _expired_on(profile: Cluster, what: What, limit: int | None) -> list[Removal]:
-    query = select(Job).where(Job.cluster == profile.name, _has_expired(what))
+    directory = select(func.max(Attempt.directory)).where(Attempt.job_id == Job.id).scalar_subquery()
+    query = select(Job, directory).where(Job.cluster == profile.name, _has_expired(what))
     with reading() as session:
         found = session.exec(query.order_by(col(Job.finished_at)).limit(limit)).all()
-    fields = {"job_id", "cluster", "attempt", "state", "finished_at"}
-    return [Removal(job_id=job.id, what=what, **job.model_dump(include=fields)) for job in found]
+    return [_removal(job, what, directory) for job, directory in found]
+
+
+def _removal(job: Job, what: What, attempt_directory: str | None) -> Removal:
+    """attempt_directory: of any attempt of the job."""
+    fields = {"job_id": job.id, **job.model_dump(include={"cluster", "attempt", "state", "finished_at"})}
+    directory = RunLayout(Path(attempt_directory)).job.directory if attempt_directory else None
+    return Removal(what=what, directory=directory, **fields)
 
 
 def _has_expired(what: What) -> ColumnElement[bool]:
-    """Whether a job, or its logs, may be removed: looked at again in the transaction that removes."""
+    """Whether a job, or its logs, may be removed: checked again in the transaction that removes."""
     settings = get_settings()
     finished = col(Job.state).in_(TERMINAL)
     job_has_expired = and_(finished, col(Job.finished_at) < _ago(settings.keep_jobs_days), ~_is_exported())
@@ -91,9 +114,8 @@ def _has_expired(what: What) -> ColumnElement[bool]:
     noted = select(Event.id).where(
         Event.job_id == Job.id, Event.attempt == Job.attempt, Event.type == LOGS_REMOVED
     )
-    return and_(
-        finished, col(Job.finished_at) < _ago(settings.keep_logs_days), ~job_has_expired, ~noted.exists()
-    )
+    logs_have_expired = col(Job.finished_at) < _ago(settings.keep_logs_days)
+    return and_(finished, logs_have_expired, ~job_has_expired, ~noted.exists())
 
 
 def _is_exported() -> ColumnElement[bool]:
@@ -104,7 +126,7 @@ def _is_exported() -> ColumnElement[bool]:
 
 
 def _ago(days: float | None) -> datetime:
-    """So many days ago; None is for ever: before anything was."""
+    """So many days ago. None keeps everything: the moment is before all others."""
     return utcnow() - timedelta(days=days) if days else datetime.min
 
 
@@ -112,9 +134,9 @@ def _ago(days: float | None) -> datetime:
 
 
 def remove_expired(limit: int | None = BATCH_JOBS) -> list[Removal]:
-    """Finish what a crash left, then remove a batch of what is due; returns what was removed.
+    """Finish what a crash left, then remove a batch of what has expired; return what was removed.
 
-    Raises ServiceUnavailable where another pass is at work.
+    Raises ServiceUnavailable where another pass is running.
     """
     with _only_pass():
         left = [removal for removal in _noted() if _finish(removal)]
@@ -123,14 +145,14 @@ def remove_expired(limit: int | None = BATCH_JOBS) -> list[Removal]:
 
 @contextmanager
 def _only_pass() -> Iterator[None]:
-    """One pass at a time: a note is its own. The kernel frees the lock with its holder."""
+    """One pass at a time: each note belongs to one pass. The kernel releases the lock with its holder."""
     _notes().mkdir(parents=True, exist_ok=True)
     with (_notes() / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ServiceUnavailable(
-                "Another pass of removals is at work.", hint="Try again when it has ended."
+                "Another pass of removals is running.", hint="Try again when it has ended."
             ) from None
         yield
 
@@ -145,7 +167,7 @@ def _remove(removal: Removal) -> bool:
 
 
 def _finish(removal: Removal) -> bool:
-    """Go on where an earlier pass ended. Returns whether anything was removed now."""
+    """Continue where an earlier pass ended. Returns whether anything was removed now."""
     if _rows_are_removed(removal):
         return _remove_files(removal)
     _note(removal).unlink()
@@ -153,12 +175,12 @@ def _finish(removal: Removal) -> bool:
 
 
 def _remove_rows(removal: Removal) -> bool:
-    """Remove the rows of a job, or note that its logs go; False where that is not due any more."""
+    """Remove the rows of a job, or note that its logs are removed; False where it is no longer expired."""
     query = select(Job).where(
         Job.id == removal.job_id, Job.attempt == removal.attempt, _has_expired(removal.what)
     )
     with writing() as session:
-        # Asked for again when the row is ours: what held it meanwhile may have begun an export.
+        # Checked again when the row is locked: whoever locked it meanwhile may have started an export.
         job = session.exec(query.with_for_update()).first() and session.exec(query).first()
         if job is None:
             return False
@@ -184,10 +206,10 @@ def _remove_files(removal: Removal) -> bool:
     """Returns False, and leaves the note for the next pass, where they cannot be removed now."""
     try:
         files = connect(cluster(removal.cluster)).files()
-        for path in _paths(removal):
+        for path in removal.paths:
             with suppress(FileNotFoundError):
-                files.remove_tree(path, _below(removal))
-    except (BackendUnavailable, NotFound) as error:
+                files.remove_tree(path, removal.layout.directory.parent)
+    except (BackendError, NotFound) as error:
         log.warning("retention.files_left", job_id=removal.job_id, error=error.message)
         return False
     _note(removal).unlink()
@@ -200,29 +222,14 @@ def _size(removal: Removal) -> int | None:
     size = 0
     try:
         files = connect(cluster(removal.cluster)).files()
-        for path in _paths(removal):
+        for path in removal.paths:
             with suppress(FileNotFoundError):
-                size += files.tree_size(path, _below(removal))
-    except BackendUnavailable as error:
-        # One job's directory is its run's to spoil: the others go their way.
+                size += files.tree_size(path, removal.layout.directory.parent)
+    except BackendError as error:
+        # A run may spoil the directory of its own job: the others proceed.
         log.warning("retention.unavailable", job_id=removal.job_id, error=error.message)
         return None
     return size
-
-
-def _below(removal: Removal) -> Path:
-    return _job_directory(removal).parent
-
-
-def _paths(removal: Removal) -> list[Path]:
-    directory = _job_directory(removal)
-    if removal.what is What.JOB:
-        return [directory]
-    return [directory / "attempts" / str(number) / "logs" for number in range(1, removal.attempt + 1)]
-
-
-def _job_directory(removal: Removal) -> Path:
-    return connect(cluster(removal.cluster)).job_directory(removal.job_id)
 
 
 # -- notes -----------------------------------------------------------------------------------------
@@ -237,7 +244,7 @@ def _note(removal: Removal) -> Path:
 
 
 def _noted() -> Iterator[Removal]:
-    """What earlier passes did not finish. A note that ends early was no promise yet: nothing was removed."""
+    """What earlier passes did not finish. An incomplete note promised nothing yet: nothing was removed."""
     for path in sorted(_notes().glob("*.json")):
         try:
             yield Removal.model_validate_json(path.read_bytes())
@@ -249,13 +256,13 @@ def _noted() -> Iterator[Removal]:
 
 
 def count_expired_keys() -> int:
-    """Number of the idempotency keys that are past their time."""
+    """Count the idempotency keys that have expired."""
     with reading() as session:
         return session.exec(select(func.count()).where(_key_has_expired())).one()
 
 
 def delete_expired_keys() -> int:
-    """Remove the idempotency keys that are past their time, some at a time; returns their number."""
+    """Delete the idempotency keys that have expired, in batches; return their number."""
     columns = (col(IdempotencyKey.project), col(IdempotencyKey.owner), col(IdempotencyKey.key))
     key = tuple_(*columns)
     some = select(*columns).where(_key_has_expired()).limit(BATCH_KEYS)

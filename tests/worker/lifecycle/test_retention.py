@@ -409,7 +409,7 @@ def test_the_oldest_go_first_some_at_a_time(thirty_days: None, job_in: JobIn) ->
 
 
 def test_two_passes_at_once_are_one(thirty_days: None, job_in: JobIn) -> None:
-    with retention._only_pass(), pytest.raises(ServiceUnavailable, match="at work"):
+    with retention._only_pass(), pytest.raises(ServiceUnavailable, match="is running"):
         retention.remove_expired()
 
 
@@ -447,3 +447,31 @@ def test_keys_go_some_at_a_time_until_none_is_left(spec: JobSpec, environment: p
             row.created_at = LONG_AGO
     assert retention.delete_expired_keys() == 4
     assert retention.count_expired_keys() == 0
+
+
+def test_a_job_lies_where_its_attempts_say_whatever_the_profile_says_today(
+    thirty_days: None, job_in: JobIn, tmp_path: Path
+) -> None:
+    job = job_in(JobState.FAILED, finished_at=LONG_AGO)
+    elsewhere = tmp_path / "another root" / "jobs" / job.id
+    furnish(job)
+    elsewhere.parent.mkdir(parents=True)
+    directory(job).rename(elsewhere)
+    with writing() as session:
+        session.get_one(Attempt, (job.id, 1)).directory = str(elsewhere / "attempts" / "1")
+    (removed,) = retention.remove_expired()
+    assert (removed.job_id, removed.directory) == (job.id, elsewhere)
+    assert not elsewhere.exists()
+
+
+def test_a_note_of_version_0_1_names_no_directory(thirty_days: None, job_in: JobIn) -> None:
+    job = job_in(JobState.FAILED, finished_at=LONG_AGO)
+    furnish(job)
+    (removal,) = retention.expired()
+    note = retention._notes() / f"{job.id}.job.json"
+    note.parent.mkdir()
+    note.write_text(removal.model_dump_json(exclude={"directory"}))
+    with writing() as session:
+        transitions.remove(session, job.id)
+    assert [one.job_id for one in retention.remove_expired()] == [job.id]
+    assert not directory(job).exists()

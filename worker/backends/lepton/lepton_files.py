@@ -82,7 +82,9 @@ class LeptonFiles:
         return local / path.relative_to(mount.mount_path)
 
     def mirrored(self, path: Path) -> Path:
-        """Where the service keeps what it has mirrored of a path below remote_job_dir."""
+        """Where the service mirrors a path below remote_job_dir. Raises NotReachable."""
+        if not path.is_relative_to(self.profile.remote_job_dir):
+            raise NotReachable(f"{str(path)!r} lies outside of remote_job_dir of the cluster's profile.")
         return self.mirror / path.relative_to(self.profile.remote_job_dir)
 
     def _there(self, path: Path) -> Path:
