@@ -8,10 +8,10 @@ from fastapi.responses import StreamingResponse
 
 from worker.backends.access.files import FileStat
 from worker.errors import RangeInvalid
-from worker.jobs.checkpoints import SavedFile
+from worker.jobs.checkpoints import StoredFile
 
 
-def response(file: SavedFile, wanted: str | None, if_range: str | None) -> StreamingResponse:
+def response(file: StoredFile, wanted: str | None, if_range: str | None) -> StreamingResponse:
     """The file, or a range of it. Raises RangeInvalid.
 
     wanted: the header Range; it does not hold where `if_range` names another version of the file.
@@ -28,7 +28,7 @@ def response(file: SavedFile, wanted: str | None, if_range: str | None) -> Strea
     return StreamingResponse(pieces, status, headers, media_type="application/octet-stream")
 
 
-def _headers(file: SavedFile) -> dict[str, str]:
+def _headers(file: StoredFile) -> dict[str, str]:
     return {
         "Accept-Ranges": "bytes",
         "ETag": _etag(file.stat),

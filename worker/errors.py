@@ -1,13 +1,13 @@
-"""What can go wrong, in the engine's own words. api/problems.py gives each its HTTP code.
+"""Every error of the engine. api/problems.py maps each to its HTTP status.
 
 SftError
 +-- Misconfigured         the operator has to change a setting
 +-- NotFound              no such job, attempt, preset, cluster ...
-+-- Gone                  it was here, and was removed when its time was over
++-- Gone                  it was here, and was removed when it expired
 +-- InvalidSpec           the request's content is wrong: carries findings
 +-- IllegalAction         not in this state: carries the allowed actions
 +-- IdempotencyMismatch   the key was used with another body
-+-- PlanDrift             the plan is no longer what the client saw
++-- PlanDrift             the plan is no longer the one that the client saw
 +-- CheckpointChanged     its files are not those that were saved
 +-- NotExportable         this checkpoint is no Megatron checkpoint
 +-- RangeInvalid          an offset, range or cursor that makes no sense
@@ -16,9 +16,9 @@ SftError
 +-- ServiceUnavailable    database or broker cannot be reached: try again
 +-- BackendError
     +-- BackendUnavailable    the scheduler cannot be reached: try again
-    |   +-- CredentialsRefused    it does not take the service's credentials: they want renewing
+    |   +-- CredentialsRefused    it does not accept the service's credentials: renew them
     +-- NotReachable          the service has no way to these files
-    +-- SubmissionRejected    the scheduler said no, in its own words
+    +-- SubmissionRejected    the scheduler rejected it; the message is the scheduler's
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from pydantic import BaseModel
 
 
 class FieldError(BaseModel):
-    """One fault of a request, and where it is."""
+    """One error of a request, and where it is."""
 
     pointer: str
     """JSON pointer into the body (RFC 6901), or `query/NAME`, `header/NAME`; behind `job/`, into the job."""
@@ -37,7 +37,7 @@ class FieldError(BaseModel):
 
 
 class SftError(Exception):
-    """Base of all domain errors: what happened, and what to do next."""
+    """Base of all errors of the engine: what is wrong, and what to do."""
 
     code = "error"
 
@@ -70,8 +70,8 @@ class IllegalAction(SftError):
     code = "illegal_action"
 
     def __init__(self, message: str, *, allowed: Sequence[str]) -> None:
-        what = ", ".join(allowed) or "none"
-        super().__init__(message, hint=f"Allowed now: {what}.")
+        actions = ", ".join(allowed) or "none"
+        super().__init__(message, hint=f"Allowed now: {actions}.")
         self.allowed = list(allowed)
 
 
@@ -112,7 +112,7 @@ class BackendError(SftError):
 
 
 class BackendUnavailable(BackendError):
-    """Nobody knows now. retry_after: seconds for which the cluster wants to be left alone, if it said so."""
+    """The cluster does not answer. retry_after: seconds to wait before the next call, if it gave them."""
 
     code = "backend_unavailable"
 

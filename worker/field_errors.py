@@ -1,4 +1,4 @@
-"""Pydantic's errors in a client's terms: a pointer, what is wrong, and the nearest name that exists."""
+"""Translate pydantic's errors for clients: a pointer, what is wrong, and the nearest name that exists."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -13,7 +13,7 @@ from worker.errors import FieldError
 def field_errors(
     errors: Iterable[Mapping[str, Any]], model: type[BaseModel] | None, prefix: str = ""
 ) -> list[FieldError]:
-    """One FieldError for each of pydantic's error dicts, pointers beginning with `prefix`."""
+    """Return a FieldError for each of pydantic's error dicts, with pointers below `prefix`."""
     return [_field_error(error, model, prefix) for error in errors]
 
 
@@ -32,9 +32,9 @@ def _field_error(error: Mapping[str, Any], model: type[BaseModel] | None, prefix
 
 
 def _sentence(message: str) -> str:
-    """A validator's own words stand behind pydantic's `Value error, `."""
-    words = message.removeprefix("Value error, ")
-    return f"{words[:1].upper()}{words[1:]}."
+    """The message of a validator of ours follows pydantic's prefix `Value error, `."""
+    text = message.removeprefix("Value error, ")
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _hint(name: str, known: list[str], *, at_top: bool) -> str | None:
@@ -47,12 +47,12 @@ def _hint(name: str, known: list[str], *, at_top: bool) -> str | None:
 
 
 def pointer(location: Sequence[Any]) -> str:
-    """A JSON pointer (RFC 6901) of the parts of a path."""
+    """Return the JSON pointer (RFC 6901) of a path's parts."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str | None:
-    """`Did you mean ...?`, or the names that exist where none is near."""
+    """Return `Did you mean ...?`, or all names where none is near."""
     names = sorted(known)
     nearest = get_close_matches(name, names, n=1)
     if nearest:

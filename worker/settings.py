@@ -1,4 +1,4 @@
-"""Every knob of the service in one class. `sft settings` prints them with their values."""
+"""Every setting of the service in one class. `sft settings` prints them with their values."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SFT_", extra="ignore", populate_by_name=True)
 
     data_dir: Path = Field(
-        default=Path("sft-data"), description="Everything the service writes: database, jobs, keys."
+        default=Path("sft-data"), description="Everything that the service writes: database, jobs, keys."
     )
     database_url: str | None = Field(
         default=None,
@@ -47,11 +47,11 @@ class Settings(BaseSettings):
         default=20.0,
         gt=0,
         le=3600,
-        description="Longest look at all rows of a dataset: what is left then is reported as not looked at.",
+        description="Longest inspection of all rows of a dataset: the rest is reported as not inspected.",
     )
-    poll_interval_seconds: float = Field(default=1.0, description="How often live jobs are looked at.")
+    poll_interval_seconds: float = Field(default=1.0, description="How often live jobs are polled.")
     sweep_interval_seconds: float = Field(
-        default=5.0, description="How often jobs are looked for whose task message was lost."
+        default=5.0, description="How often jobs are found whose task message was lost."
     )
     stuck_after_seconds: float = Field(
         default=30.0, description="A job that waits for a task longer than this is queued again."
@@ -62,19 +62,19 @@ class Settings(BaseSettings):
     requeue_grace_seconds: float = Field(
         default=30.0,
         ge=0,
-        description="A run that its cluster has ended is given up when it was not begun again for so long.",
+        description="A run that its cluster interrupted is given up when it was not restarted for so long.",
     )
     lost_after_seconds: float = Field(
         default=120.0,
         ge=0,
-        description="A run that its scheduler does not know is given up after so long.",
+        description="A run that its scheduler does not know is declared lost after so long.",
     )
     keep_jobs_days: float | None = Field(
         default=None,
         gt=0,
         le=36500,
         description="Finished jobs are removed after so many days, with everything in their directory; "
-        "checkpoints that were saved elsewhere stay. Unset: kept for ever.",
+        "checkpoints that were saved elsewhere stay. Unset: kept indefinitely.",
     )
     keep_logs_days: float | None = Field(
         default=None,
@@ -90,7 +90,7 @@ class Settings(BaseSettings):
         "the same request then makes a new job.",
     )
     retention_interval_seconds: float = Field(
-        default=3600, gt=0, description="How often what is past its time is removed."
+        default=3600, gt=0, description="How often expired jobs, logs and keys are removed."
     )
     worker_threads: int = Field(default=4, description="Tasks that one worker process runs at a time.")
     worker_metrics_port: int | None = Field(

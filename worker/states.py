@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class JobState(StrEnum):
-    """States of design: what a client sees."""
+    """The state of a job, as clients see it."""
 
     VALIDATING = "VALIDATING"
     SUBMITTING = "SUBMITTING"
@@ -64,15 +64,15 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     S.VALIDATING: frozenset({S.SUBMITTING, S.FAILED, S.CANCELLING}),
     S.SUBMITTING: frozenset({S.QUEUED, S.FAILED, S.CANCELLING}),
     S.QUEUED: frozenset({S.STARTING, S.RUNNING, S.FINALIZING, S.RECOVERING, S.CANCELLING}),
-    # Back to QUEUED: the scheduler has put the run into its queue again.
+    # Back to QUEUED: the scheduler has requeued the run.
     S.STARTING: frozenset({S.QUEUED, S.RUNNING, S.FINALIZING, S.RECOVERING, S.PAUSING, S.CANCELLING}),
     S.RUNNING: frozenset({S.QUEUED, S.FINALIZING, S.RECOVERING, S.PAUSING, S.CANCELLING}),
     S.FINALIZING: _OUTCOMES | {S.PAUSED, S.RECOVERING, S.CANCELLING},
     S.PAUSING: frozenset({S.FINALIZING, S.RECOVERING, S.CANCELLING}),
     S.PAUSED: frozenset({S.SUBMITTING, S.CANCELLING}),
-    # The run was interrupted: it goes on as another attempt, of the scheduler's making or of ours.
+    # The run was interrupted: another attempt follows, started by the scheduler or by the service.
     S.RECOVERING: frozenset({S.SUBMITTING, S.QUEUED, S.FINALIZING, S.CANCELLING}),
-    # A run that finished before the wish to cancel reached it has succeeded.
+    # A run that finished before the cancellation request reached it has succeeded.
     S.CANCELLING: _OUTCOMES,
     S.SUCCEEDED: frozenset(),
     S.FAILED: frozenset({S.VALIDATING}),

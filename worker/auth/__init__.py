@@ -1,1 +1,1 @@
-"""Who may do what: roles and API keys."""
+"""Authentication and authorization: API keys and roles."""

@@ -1,4 +1,4 @@
-"""API keys: made once, stored as hashes, checked on every request."""
+"""API keys: created once, stored as hashes, checked on every request."""
 
 import hashlib
 import os
@@ -36,7 +36,7 @@ def create(name: str, role: Role, project: str, expires_at: datetime | None = No
 
 
 def authenticate(secret: str) -> Caller:
-    """Who a key belongs to. Asks the database each time: a revoked key is refused at once, everywhere.
+    """Return the caller of a key. Asks the database each time: a revoked key is rejected at once.
 
     Raises Unauthenticated.
     """

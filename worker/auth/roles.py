@@ -1,4 +1,4 @@
-"""Who may do what: four roles, each with the rights of those before it. Pure, no I/O."""
+"""Four roles, each with the rights of those before it. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,7 +34,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the key's name, its project and role."""
+    """The caller of a request: the key's name, its project and role."""
 
     name: str
     project: str

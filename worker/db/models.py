@@ -1,4 +1,4 @@
-"""The tables. Training parameters are not columns: spec and config are stored whole, as JSON."""
+"""The tables. Training parameters are not columns: spec and config are stored as JSON."""
 
 import secrets
 import time
@@ -66,7 +66,7 @@ BigId = BigInteger().with_variant(Integer(), "sqlite")
 
 
 class ApiKey(SQLModel, table=True):
-    """Who may speak to the service. Only the hash of the secret is kept."""
+    """An API key. Only the hash of the secret is stored."""
 
     __tablename__ = "api_key"
 
@@ -177,7 +177,7 @@ class Attempt(SQLModel, table=True):
 
 
 class Event(SQLModel, table=True):
-    """Who did what to a job, and when: history for users, audit trail for operators."""
+    """An action on a job, its actor and its time: history for users, audit trail for operators."""
 
     __tablename__ = "event"
     __table_args__ = (Index("ix_event_job_id_id", "job_id", "id"),)

@@ -65,7 +65,7 @@ def dispose() -> None:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raises ServiceUnavailable for what the driver says about a database that is away or busy."""
+    """Raise ServiceUnavailable where the database does not answer, or is busy."""
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout) as error:

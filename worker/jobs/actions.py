@@ -44,7 +44,7 @@ def _require_pausable(job: Job) -> None:
         )
     if not cluster(job.cluster).can_pause:
         raise NotReachable(
-            f"Runs on cluster {job.cluster!r} cannot be told to save: the service cannot reach their files.",
+            f"Runs on cluster {job.cluster!r} cannot be paused: the service cannot reach their files.",
             hint="Cancel it: it keeps its checkpoints. With `local_mount` in the profile it can be paused.",
         )
 

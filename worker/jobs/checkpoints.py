@@ -1,4 +1,4 @@
-"""Files of a job's checkpoints: only those that the trainer reported, wherever the cluster keeps them."""
+"""Files of a job's checkpoints: only those that the trainer reported, wherever the cluster stores them."""
 
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -17,8 +17,8 @@ CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class SavedFile:
-    """A file of a checkpoint, as it was when it was asked for."""
+class StoredFile:
+    """A file of a checkpoint, as it was when it was requested."""
 
     name: str
     """Relative to the checkpoint's directory."""
@@ -27,7 +27,7 @@ class SavedFile:
     files: Files
 
     def chunks(self, begin: int, end: int) -> Iterator[bytes]:
-        """The bytes from `begin` on, before `end`, piece by piece.
+        """Yield the bytes from `begin` to before `end`, in chunks.
 
         Raises CheckpointChanged, before the last piece at the latest, where the file is no longer the
         same, and BackendUnavailable.
@@ -53,10 +53,10 @@ class SavedFile:
             raise _changed(self.name) from None
 
 
-def saved_file(job: Job, iteration: int, name: str) -> SavedFile:
+def saved_file(job: Job, iteration: int, name: str) -> StoredFile:
     """A file of a checkpoint. Raises NotFound, BackendUnavailable.
 
-    A name is looked up among the reported files and never joined to a path on a client's word.
+    A name has to be one of the reported files: a client's text is never joined to a path.
     """
     checkpoint = queries.checkpoint(job.id, iteration)
     known = [file["path"] for file in checkpoint.files if file["path"] == name]
@@ -69,8 +69,8 @@ def saved_file(job: Job, iteration: int, name: str) -> SavedFile:
         ) from None
 
 
-def whole(job: Job, checkpoint: Checkpoint) -> list[SavedFile]:
-    """All files of a checkpoint, each as long as it was. Raises CheckpointChanged, BackendUnavailable."""
+def complete_files(job: Job, checkpoint: Checkpoint) -> list[StoredFile]:
+    """Return all files, each of its reported size. Raises CheckpointChanged, BackendUnavailable."""
     sizes = {file["path"]: file["bytes"] for file in checkpoint.files}
     files = list(_saved(job, checkpoint, sizes))
     for file in files:
@@ -79,13 +79,13 @@ def whole(job: Job, checkpoint: Checkpoint) -> list[SavedFile]:
     return files
 
 
-def _saved(job: Job, checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[SavedFile]:
+def _saved(job: Job, checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[StoredFile]:
     """Reported files. Raises CheckpointChanged at one that is not in the job's directory of checkpoints."""
     files = connect(cluster(job.cluster)).files()
     resolve = cache(files.resolve)
     for name in names:
         try:
-            # Where the job was told to save, which was checked: not where a run says that it did.
+            # The directory of the job's config, which was checked: a run may report another one.
             root = resolve(Path(job.config["checkpoint"]["save"]))
             directory = resolve((Path(checkpoint.path) / name).parent)
             path = directory / PurePosixPath(name).name
@@ -94,13 +94,13 @@ def _saved(job: Job, checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[S
             raise _changed(name) from None
         if not path.is_relative_to(root):
             raise _changed(name)
-        yield SavedFile(name, path, stat, files)
+        yield StoredFile(name, path, stat, files)
 
 
 def _changed(name: str) -> CheckpointChanged:
     return CheckpointChanged(
         f"The file {name!r} is gone or no longer what the trainer saved.",
-        hint="This checkpoint cannot be trusted; use another one of the job.",
+        hint="Use another checkpoint of the job.",
     )
 
 
@@ -112,7 +112,7 @@ class _Member:
     """A file of an archive."""
 
     name: str
-    file: SavedFile
+    file: StoredFile
 
     @property
     def size(self) -> int:
@@ -138,12 +138,12 @@ class Archive:
 
     @property
     def size(self) -> int:
-        """Bytes of the whole, known before the first is read."""
+        """Bytes of the archive, known before the first is read."""
         parts = ((len(one.header), one.size, len(one.padding)) for one in self.members)
         return sum(map(sum, parts)) + len(_END)
 
     def chunks(self) -> Iterator[bytes]:
-        """The archive piece by piece. Raises as SavedFile.chunks."""
+        """The archive piece by piece. Raises as StoredFile.chunks."""
         for member in self.members:
             yield member.header
             yield from member.file.chunks(0, member.size)
@@ -158,6 +158,6 @@ _END = b"\0" * (2 * tarfile.BLOCKSIZE)
 def archive(job: Job, iteration: int) -> Archive:
     """A checkpoint's files in one archive. Raises NotFound, CheckpointChanged, BackendUnavailable."""
     directory = PurePosixPath(f"iter_{iteration:07d}")
-    files = whole(job, queries.checkpoint(job.id, iteration))
+    files = complete_files(job, queries.checkpoint(job.id, iteration))
     members = [_Member(str(directory / file.name), file) for file in files]
     return Archive(f"{job.name}-{directory}.tar", members)

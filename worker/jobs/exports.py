@@ -1,4 +1,4 @@
-"""Exports: jobs that make a Hugging Face directory of a checkpoint of another job."""
+"""Exports: jobs that convert a checkpoint of another job to a Hugging Face directory."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +17,7 @@ from worker.jobs.create import Created, new_job, replay, store
 from worker.jobs.idempotency import RequestKey
 from worker.planning.spec import JobSpec, LabelKey, LabelValue, Name, RequestedResources, Strict
 
-# What an export keeps of the config of the job that has trained.
+# What an export takes from the config of the job that was trained.
 KEPT = ("device", "hf_model_path", "checkpoint_megatron", "peft")
 SUFFIX = "-export"
 LONGEST_NAME = 63
@@ -30,7 +30,7 @@ class ExportResources(Strict):
 
 
 class ExportRequest(Strict):
-    """What may be said about an export. Without any of it the job that is exported says it."""
+    """The options of an export. Defaults come from the job whose checkpoint it is."""
 
     name: Name | None = Field(default=None, description="Default: the exported job's, with `-export`.")
     labels: dict[LabelKey, LabelValue] | None = Field(
@@ -60,7 +60,7 @@ def create(
     key = RequestKey.of(spec, caller, idempotency_key)
     if known := replay(key):
         return known
-    _refuse_unfit(source, checkpoint)
+    _require_exportable(source, checkpoint)
     export_of = {"job": source.id, "iteration": iteration, "checkpoint": directory}
     return store(_planned(spec, source, caller, export_of), caller, key)
 
@@ -73,7 +73,7 @@ def _planned(spec: JobSpec, source: Job, caller: Caller, export_of: Json) -> Job
 
 
 def _path(source: Job, iteration: int) -> str:
-    """Where the job was told to save, which was checked: not where a run says that it did."""
+    """The directory of the job's config, which was checked: a run may report another one."""
     return str(iteration_directory(Path(source.config["checkpoint"]["save"]), iteration))
 
 
@@ -89,19 +89,19 @@ def _spec(source: Job, checkpoint: str, request: ExportRequest) -> JobSpec:
     )
 
 
-def _refuse_unfit(source: Job, checkpoint: Checkpoint) -> None:
+def _require_exportable(source: Job, checkpoint: Checkpoint) -> None:
     """Raises NotExportable, and CheckpointChanged where it is not as it was saved."""
     if checkpoint.format != "torch_dist":
         raise NotExportable(
             f"Checkpoint {checkpoint.iteration} of job {source.id!r} is a Hugging Face directory already.",
             hint=f"Download it: GET /v1/jobs/{source.id}/checkpoints/{checkpoint.iteration}/archive",
         )
-    with suppress(NotReachable):  # the trainer looks at it
-        checkpoints.whole(source, checkpoint)
+    with suppress(NotReachable):  # the trainer checks it
+        checkpoints.complete_files(source, checkpoint)
 
 
 def _for_client(error: InvalidSpec) -> InvalidSpec | CheckpointChanged:
-    """What a plan says of an export, in terms of what the client has named."""
+    """Translate the errors of an export's plan: the client has named a job and an iteration only."""
     if any(one.pointer == f"/config{EXPORTED}" for one in error.errors):
         return CheckpointChanged(
             error.message, hint="This checkpoint cannot be used; use another one of the job."
@@ -110,7 +110,7 @@ def _for_client(error: InvalidSpec) -> InvalidSpec | CheckpointChanged:
 
 
 def _pointed(error: FieldError) -> FieldError:
-    """All but its own words comes from the job that is exported."""
+    """Point into the exported job, unless the request itself has the field."""
     if error.pointer.split("/")[1] in ExportRequest.model_fields:
         return error
     return error.model_copy(update={"pointer": f"/job{error.pointer}"})

@@ -16,18 +16,18 @@ from worker.jobs import queries
 
 MAX_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 16
-# What says why a run ended stands near the end of a log.
+# The cause of a failure stands near the end of a log.
 EVIDENCE_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
 class Log:
-    """What an attempt, or one of its ranks, has written, and where it is."""
+    """The log of an attempt or of one of its ranks, and where it is."""
 
     job_id: str
     attempt: int
     rank: int | None
-    """None: the whole attempt's, launcher included."""
+    """None: the log of the launcher and all ranks."""
     path: Path | None
     """None: the attempt was not submitted yet, and has no directory."""
     files: Files
@@ -79,13 +79,13 @@ def read(log: Log, *, offset: int = 0, limit: int = MAX_BYTES, tail: int | None 
     try:
         return _page(log, offset, limit, tail)
     except FileNotFoundError:
-        raise _gone(log.attempt) from None  # between two looks at it
+        raise _gone(log.attempt) from None  # it was there a moment ago
 
 
 def _gone(attempt: int) -> Gone:
     return Gone(
-        f"The logs of attempt {attempt} were removed: their time was over.",
-        hint="SFT_KEEP_LOGS_DAYS says how long logs of finished jobs are kept.",
+        f"The logs of attempt {attempt} were removed: they had expired.",
+        hint="SFT_KEEP_LOGS_DAYS sets how long logs of finished jobs are kept.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the database says of the jobs at the moment of a scrape."""
+"""Metrics of jobs, read from the database at each scrape."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -18,7 +18,7 @@ RUNNING = (JobState.STARTING, JobState.RUNNING)
 
 
 class JobCollector(Collector):
-    """Two grouped queries a scrape. Where the database is away it says that, and nothing else."""
+    """Two grouped queries a scrape. Where the database does not answer, only sft_database_up is reported."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         up = GaugeMetricFamily("sft_database_up", "Whether the database answers.", value=1)
@@ -42,12 +42,12 @@ def _jobs(counts: dict[tuple[str, JobState], int]) -> GaugeMetricFamily:
 def _ages(oldest: list[Oldest]) -> Iterable[GaugeMetricFamily]:
     waiting = GaugeMetricFamily(
         "sft_oldest_waiting_job_seconds",
-        "For how long the job has waited that has waited longest.",
+        "Waiting time of the job that has waited longest.",
         labels=("cluster", "state"),
     )
     unobserved = GaugeMetricFamily(
         "sft_observation_age_seconds",
-        "How long ago the running job was looked at that was not looked at for longest.",
+        "Age of the oldest observation of a running job.",
         labels=("cluster", "state"),
     )
     now = utcnow()

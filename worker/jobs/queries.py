@@ -137,7 +137,7 @@ SAVED_COLUMNS = ("job_id", "iteration", "attempt", "path", "format", "bytes", "s
 
 @dataclass(frozen=True)
 class Mark:
-    """What differs between two looks at a job if anything does that a client can see."""
+    """Differs between two reads of a job where a client can see a difference."""
 
     version: int
     is_stale: bool
@@ -283,12 +283,12 @@ def is_stale(job: Job) -> bool:
 def _is_stale(state: JobState, observed_at: datetime | None) -> bool:
     if state in TERMINAL or state is JobState.PAUSED or observed_at is None:
         return False
-    # A moment that lies ahead says as little: the clock was put back since.
+    # A moment in the future is as stale: the clock was set back since.
     return abs((utcnow() - observed_at).total_seconds()) > get_settings().stale_after_seconds
 
 
 def marks(job_ids: Iterable[str]) -> dict[str, Mark]:
-    """How some jobs look now, by id, in one query."""
+    """Return the mark of each job, by id, in one query."""
     last_event = select(func.max(Event.id)).where(Event.job_id == Job.id).scalar_subquery()
     query = select_columns(Job.id, Job.version, Job.state, Job.observed_at, last_event)  # type: ignore[call-overload]
     with reading() as session:

@@ -1,4 +1,4 @@
-"""What a retry changes: the job's spec with new overrides, and with what its failure suggests."""
+"""Retries with changes: the job's spec with new overrides, and with the suggested fix of its failure."""
 
 import json
 from collections.abc import Iterator
@@ -21,19 +21,19 @@ from worker.planning.spec import Inputs, JobSpec, Overrides, RequestedResources,
 
 APPLY = "/apply_suggestion"
 RESOURCES = "resources."
-# What lies outside of the retry's body: in what the job was given before.
+# Outside of the retry's body: in the spec that the job had before.
 OF_JOB = "/job/spec"
 
 
 class RetryRequest(Strict):
-    """What the next attempt has differently. Without any of it, it is the last one again."""
+    """Changes for the next attempt. Without any, it repeats the last one."""
 
     overrides: Overrides = Field(
         default_factory=list, description="Changes to the job's config, in the same form as of a new job."
     )
     resources: RequestedResources = Field(default_factory=RequestedResources)
     apply_suggestion: bool = Field(
-        default=False, description="Set what failure.suggestion says, before the overrides."
+        default=False, description="Apply failure.suggestion, before the overrides."
     )
 
     def changes_something(self) -> bool:
@@ -69,7 +69,7 @@ def revise(job: Job, request: RetryRequest) -> tuple[JobSpec, Plan]:
 class _Override:
     text: str
     source: str
-    """Where the client has said it."""
+    """JSON pointer to where the client gave it."""
 
 
 def _of_job(job: Job) -> list[_Override]:
@@ -94,8 +94,8 @@ def _suggested(job: Job, request: RetryRequest) -> list[_Override]:
         return []
     change = _suggestion_of(job)
     if change is None:
-        hint = "Say in overrides what is to change; failure.suggestion shows whether there is one."
-        raise fault(APPLY, "no_suggestion", "The job's failure suggests nothing that could be applied.", hint)
+        hint = "Name the changes in `overrides`; failure.suggestion shows whether there is a suggestion."
+        raise fault(APPLY, "no_suggestion", "The job's failure has no suggestion to apply.", hint)
     return [] if change.field.startswith(RESOURCES) else [_Override(_text(change.field, change.to), APPLY)]
 
 
@@ -117,14 +117,14 @@ def _resources(job: Job, request: RetryRequest) -> RequestedResources:
 
 
 def _inputs(job: Job, overrides: list["_Override"]) -> Inputs:
-    """As before, but for what the retry itself sets by its other name: the job may go on with other data."""
+    """As before, except where the retry overrides the same key: it may continue with other data."""
     new = {one.text.partition("=")[0] for one in overrides if not one.source.startswith(OF_JOB)}
     replaced = {name: None for key, name in INPUTS.items() if key in new}
     return Inputs(**{**job.spec["inputs"], **replaced})
 
 
 def _source(error: FieldError, overrides: list[str], request: RetryRequest) -> str:
-    """Where the client has said what a pointer into the revised spec points at."""
+    """Map a pointer into the revised spec to where the client gave the value."""
     _, section, *rest = error.pointer.split("/")
     if section == "overrides" and rest:
         return "/".join([overrides[int(rest[0])], *rest[1:]])

@@ -1,4 +1,4 @@
-"""A job as clients see it, whoever tells them: a response, a stream, a stored answer for replays."""
+"""A job as clients see it: in responses, in streams, in the stored answers of replays."""
 
 from datetime import datetime
 from typing import Any
@@ -23,7 +23,7 @@ class ExportOf(BaseModel):
 class StateReason(BaseModel):
     code: str
     message: str | None
-    raw: str | None = Field(description="The scheduler's own words.")
+    raw: str | None = Field(description="The scheduler's own message.")
 
 
 class BackendView(BaseModel):
@@ -172,7 +172,7 @@ def _links(job_id: str) -> dict[str, str]:
 def etag(job: Job, view: JobView | None = None) -> str:
     """Changes exactly when a client would see another job: volatile fields do not count.
 
-    view: what the client is shown, where that was made already. The clock goes on meanwhile.
+    view: the view that the client gets, if there is one: by now the job may have become stale.
     """
     stale = view.stale if view else is_stale(job)
     return f'"{job.version}{"-stale" if stale else ""}"'

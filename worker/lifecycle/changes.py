@@ -70,7 +70,7 @@ def _waits_otherwise(known: KnownRun, seen: Observation) -> bool:
 
 
 def may_not_restart(change: Change, known: KnownRun) -> bool:
-    """Whether the scheduler may still restart a run that is over for us, and has to be told."""
+    """Whether the run has to be cancelled at the scheduler, which might restart it although it is over."""
     if not known.is_wanted:
         return change in (Change.REQUEUED, Change.INTERRUPTED)
     gave_up = change is Change.INTERRUPTED and known.is_given_up

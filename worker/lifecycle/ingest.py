@@ -59,7 +59,7 @@ def _ingest(job: Job, attempt: Attempt, backend: Backend) -> None:
 
 
 def _next_lines(attempt: Attempt, files: Files) -> bytes:
-    """The complete lines that follow the attempt's offset, as many as fit a chunk, and one at least."""
+    """Read the complete lines after the attempt's offset: as many as fit a chunk, and at least one."""
     path = layout_of(attempt).events
     size = CHUNK_BYTES
     while True:
@@ -70,12 +70,12 @@ def _next_lines(attempt: Attempt, files: Files) -> bytes:
         if b"\n" in data or len(data) < size:
             return data[: data.rfind(b"\n") + 1]
         if size >= LONGEST_LINE_BYTES:
-            return data  # this is no event; it is passed over piece by piece
+            return data  # this is no event; it is skipped chunk by chunk
         size *= 2
 
 
 def _ingest_lines(job_id: str, attempt: Attempt, lines: bytes) -> bool:
-    """Store some lines. Returns False, and stores nothing, where another worker has taken them."""
+    """Store some lines. Returns False, and stores nothing, where another worker has stored them."""
     events = [event for line in lines.splitlines() if (event := _event(line, job_id)) is not None]
     with writing() as session:
         job = queries.find(session, job_id, lock=True)
@@ -98,7 +98,7 @@ def _count(cluster_name: str, lines: bytes, events: list[AnyEvent]) -> None:
 
 
 def _event(line: bytes, job_id: str) -> AnyEvent | None:
-    """One event. A line that is none is noted and passed over."""
+    """Parse one event. A line that is none is logged and skipped."""
     try:
         return read_event(line)
     except ValueError as error:

@@ -97,7 +97,7 @@ def _poll(backend: Backend, polled: list[Polled]) -> list[Observed]:
 
 
 def _show_poll_error(jobs: list[Job], error: CredentialsRefused) -> None:
-    """Owners of jobs cannot renew the service's credentials, but can tell those who can."""
+    """Show the error to the owners of jobs: they can ask an operator to renew the credentials."""
     for job in jobs:
         if job.state in SHOWS_POLL_ERROR and job.reason_code != error.code:
             with writing() as session:

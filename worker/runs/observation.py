@@ -69,7 +69,7 @@ class Observation:
     code: ObservationCode
     message: str
     raw: str | None = None
-    """The scheduler's own words."""
+    """The scheduler's own message."""
     external_id: str | None = None
     """The id of the run now, where that is not the id that was polled."""
     restarts: int = 0

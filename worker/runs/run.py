@@ -45,7 +45,7 @@ class Run:
     secrets: Mapping[str, str] = field(default_factory=dict)
     """Environment name -> name of a secret of the cluster."""
     fresh_image: bool = False
-    """Import the container image anew."""
+    """Import the container image again."""
 
     @property
     def name(self) -> str:

@@ -41,12 +41,12 @@ def configure() -> None:
         logging.getLogger(name).propagate = True
     # The API writes a line for each request itself, without what is in the query.
     logging.getLogger("uvicorn.access").disabled = True
-    # The libraries' own progress reports (each task received and done) are not news.
+    # Progress reports of libraries (each task received and done) are noise.
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
 
 
 class _Lossy(structlog.PrintLogger):
-    """A line that cannot be written, as on a full disk, is lost: what it tells of goes on."""
+    """A line that cannot be written, as on a full disk, is lost; the work continues."""
 
     def __init__(self, file: TextIO, *_: object) -> None:
         super().__init__(file)

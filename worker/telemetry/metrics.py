@@ -1,4 +1,4 @@
-"""What the service counts and times of itself, for Prometheus.
+"""Counters and timers of the service, for Prometheus.
 
 Every process counts for itself. Where PROMETHEUS_MULTIPROC_DIR names a directory when this module is
 imported (`sft serve` makes one) each process keeps its numbers in files there, and whoever is asked
@@ -42,10 +42,10 @@ SUBMISSION_SECONDS = Histogram(
     ("cluster",),
     buckets=_WAIT_SECONDS,
 )
-INGESTED_LINES = Counter("sft_ingested_lines", "Lines of runs' event files that were taken in.", ("cluster",))
+INGESTED_LINES = Counter("sft_ingested_lines", "Ingested lines of runs' event files.", ("cluster",))
 INGEST_SECONDS = Histogram(
     "sft_ingest_lag_seconds",
-    "Age of the oldest event of each piece that was taken in.",
+    "Age of the oldest event of each ingested chunk.",
     ("cluster",),
     buckets=_WAIT_SECONDS,
 )

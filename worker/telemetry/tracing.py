@@ -1,7 +1,7 @@
 """Traces, where a collector is configured; otherwise nothing of OpenTelemetry's SDK is imported.
 
-A trace begins with an HTTP request, and goes on with the tasks that it causes and with their calls of a
-backend. What the clock causes (polls, sweeps) is no trace: there would be little else.
+A trace begins with an HTTP request, and continues with the tasks that it causes and their calls of a backend.
+Polls and sweeps, which the clock causes, are not traced: there would be little else.
 """
 
 import os
