@@ -52,5 +52,5 @@ def test_an_end_is_left_only_by_a_retry_and_success_never() -> None:
 
 
 def test_no_live_job_is_forgotten() -> None:
-    # Either the backend is looked at for it, or a sweep sends its task again; a pause waits for people.
+    # Either its backend is polled, or the sweep enqueues its task again; a pause waits for people.
     assert POLLED | AWAITING_TASK | {JobState.PAUSED} == LIVE

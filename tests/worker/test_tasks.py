@@ -1,4 +1,4 @@
-"""What goes into the queues of a real broker, and what is let be while a cluster does not answer."""
+"""Tasks that a real broker gets, and tasks that do nothing while a cluster does not answer."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -37,14 +37,14 @@ def waiting(redis: Redis, queue: str) -> tuple[int, int]:
     return redis.llen(queue), redis.llen(f"{queue}{Channel.sep}{NEXT}")
 
 
-def test_looks_come_before_all_that_waits(redis: Redis, job_in: JobIn) -> None:
+def test_polls_come_before_all_waiting_tasks(redis: Redis, job_in: JobIn) -> None:
     job_in(JobState.RUNNING)
     bury(TaskName.INGEST)
     tasks.tick()
     assert waiting(redis, POLLS) == (1, tasks.MAX_BACKLOG)
 
 
-def test_looks_do_not_pile_up(redis: Redis, job_in: JobIn) -> None:
+def test_polls_do_not_pile_up(redis: Redis, job_in: JobIn) -> None:
     job_in(JobState.RUNNING)
     for _ in range(tasks.MAX_BACKLOG + 5):
         tasks.tick()
@@ -93,7 +93,7 @@ def test_what_a_run_wrote_is_left_alone_while_its_cluster_hangs(redis: Redis, jo
     assert steps(job) == [(1, 8.0)]
 
 
-def test_a_wish_to_pause_waits_for_a_cluster_that_hangs(redis: Redis, job_in: JobIn) -> None:
+def test_a_pause_request_waits_for_a_cluster_that_hangs(redis: Redis, job_in: JobIn) -> None:
     job = job_in(JobState.PAUSING)
     stop = Path(queries.attempt_of(job).directory or "") / "stop"
     fail("local")

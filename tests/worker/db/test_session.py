@@ -1,4 +1,4 @@
-"""Transactions mean the same on SQLite and on Postgres, and trouble is a ServiceUnavailable."""
+"""Transactions mean the same on SQLite and on Postgres, and an absent database is a ServiceUnavailable."""
 
 import sqlite3
 import threading
@@ -63,7 +63,7 @@ def test_a_locked_sqlite_is_unavailable_and_not_a_bug(
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(ServiceUnavailable):
         write()
-    ping()  # reading goes on
+    ping()  # reading continues
     other.execute("ROLLBACK")
     other.close()
     write()

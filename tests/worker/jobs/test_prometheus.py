@@ -70,10 +70,10 @@ def test_the_job_that_has_waited_longest(attempt_in: Callable[..., None]) -> Non
     assert collected("sft_oldest_waiting_job_seconds") == pytest.approx(expected, abs=300)
 
 
-def test_the_running_job_that_was_not_looked_at_for_longest(attempt_in: Callable[..., None]) -> None:
+def test_the_oldest_observation_of_a_running_job(attempt_in: Callable[..., None]) -> None:
     attempt_in(JobState.RUNNING, observed_at=ago(10), submitted_at=ago(9000))
     attempt_in(JobState.RUNNING, observed_at=ago(1000), submitted_at=ago(9000))
-    attempt_in(JobState.STARTING, submitted_at=ago(2000))  # never looked at
+    attempt_in(JobState.STARTING, submitted_at=ago(2000))  # never observed
     attempt_in(JobState.SUCCEEDED, observed_at=ago(9000))
     expected = {("local", "RUNNING"): 1000, ("local", "STARTING"): 2000}
     assert collected("sft_observation_age_seconds") == pytest.approx(expected, abs=300)

@@ -42,10 +42,10 @@ def changed(job: Job) -> list[tuple[str, Any, Any]]:
 
 
 def faults(job: Job, **request: Any) -> list[tuple[str, str]]:
-    with pytest.raises(InvalidSpec) as refused:
+    with pytest.raises(InvalidSpec) as rejected:
         retry(job, **request)
     assert queries.get(job.id).state is JobState.FAILED
-    return [(one.pointer, one.code) for one in refused.value.errors]
+    return [(one.pointer, one.code) for one in rejected.value.errors]
 
 
 def test_a_retry_that_changes_nothing_leaves_the_job_as_it_is(job_in: JobIn) -> None:
@@ -100,7 +100,7 @@ def test_resources_are_changed_by_a_suggestion_or_by_name(job_in: JobIn) -> None
     assert (before.resources["gpus_per_node"], now.resources) == (1, named.resources)
 
 
-def test_what_is_refused_points_into_the_request_or_the_job(job_in: JobIn) -> None:
+def test_rejections_point_into_the_request_or_the_job(job_in: JobIn) -> None:
     job = job_in(JobState.FAILED)
     assert faults(job, overrides=["seq_lenght=1"]) == [("/overrides/0", "extra_forbidden")]
     assert faults(job, overrides=["a.b=1", "=x"]) == [("/overrides/1", "not_an_override")]
@@ -115,7 +115,7 @@ def test_what_is_refused_points_into_the_request_or_the_job(job_in: JobIn) -> No
     assert faults(job, apply_suggestion=True) == [("/apply_suggestion", "no_suggestion")]
 
 
-def test_a_job_may_go_on_with_other_data(job_in: JobIn, data_dir: Path) -> None:
+def test_a_job_may_continue_with_other_data(job_in: JobIn, data_dir: Path) -> None:
     job = job_in(JobState.FAILED)
     other = packed_data.make_dataset(
         data_dir / "inputs" / "other", tokenizer=str(data_dir / "inputs" / "model")
@@ -125,7 +125,7 @@ def test_a_job_may_go_on_with_other_data(job_in: JobIn, data_dir: Path) -> None:
     assert now.spec["inputs"]["packed_parquet"] is None
 
 
-def test_a_suggestion_that_no_longer_holds_is_refused(job_in: JobIn) -> None:
+def test_a_suggestion_that_no_longer_holds_is_rejected(job_in: JobIn) -> None:
     for field, value in (("seq_length", "many"), ("resources.time_limit_minutes", 99_999)):
         change = failed_with({"field": field, "from": 1, "to": value})
         job = job_in(JobState.FAILED, failure=change)
@@ -141,7 +141,7 @@ def test_a_fault_of_what_the_job_had_before_is_told_from_that_of_the_retry(
     assert faults(job, overrides=["train.train_iters=7"]) == [("/job/spec/overrides/0", "bad_checkpoint")]
 
 
-def test_of_many_changing_retries_at_once_one_wins_whole(job_in: JobIn) -> None:
+def test_of_many_changing_retries_at_once_one_wins_completely(job_in: JobIn) -> None:
     job = job_in(JobState.FAILED)
     answers = at_once(8, lambda: retry(job, overrides=["train.train_iters=7"]))
     assert sum(isinstance(answer, Job) for answer in answers) == 1

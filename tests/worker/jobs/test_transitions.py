@@ -31,7 +31,7 @@ def test_of_many_movers_one_wins_and_one_event_is_written(job_in: JobIn) -> None
     ]
 
 
-def test_a_move_that_no_path_allows_is_refused(job_in: JobIn) -> None:
+def test_a_move_that_no_path_allows_is_rejected(job_in: JobIn) -> None:
     job = job_in(JobState.QUEUED)
     with pytest.raises(IllegalAction), writing() as session:
         transitions.move(session, job, JobState.SUCCEEDED)
@@ -97,7 +97,7 @@ def test_a_key_belongs_to_its_owner_and_to_one_body(spec: JobSpec) -> None:
         create.create(spec.model_copy(update={"name": "other"}), ANNA, "key")
 
 
-def test_a_refused_job_uses_up_no_key(spec: JobSpec) -> None:
+def test_a_rejected_job_consumes_no_key(spec: JobSpec) -> None:
     bad = spec.model_copy(update={"config": "none-such"})
     with pytest.raises(InvalidSpec):
         create.create(bad, ANNA, "key")

@@ -1,4 +1,4 @@
-"""What a run writes reaches the database once, whatever it looks like."""
+"""The lines of a run reach the database once, whatever they contain."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ STARTED = {"event": "started", "start_step": 0, "total_steps": 4}
 
 
 def end(job: Job, marker: Any) -> None:
-    """The run is over: its marker is on disk, and the backend has said so."""
+    """The run is over: its marker is on disk, and the backend has observed it."""
     (directory_of(job) / "end.json").write_text(marker if isinstance(marker, str) else json.dumps(marker))
     with writing() as session:
         session.get_one(Attempt, (job.id, 1)).exit = EXITED
@@ -40,7 +40,7 @@ def test_lines_become_metrics_progress_and_state(job_in: JobIn) -> None:
     assert {key: now.progress[key] for key in expected} == expected
 
 
-def test_a_line_is_taken_once_by_whoever_reads_it(job_in: JobIn) -> None:
+def test_each_line_is_ingested_once_by_many_workers(job_in: JobIn) -> None:
     job = job_in(JobState.RUNNING)
     write(job, line(**STARTED) + b"".join(step(n) for n in range(1, 5)) + save(job, 4))
     answers = at_once(6, lambda: ingest.ingest(job.id))
@@ -60,16 +60,16 @@ def test_a_checkpoint_alone_is_a_change_that_clients_see(job_in: JobIn) -> None:
 
 def test_half_a_line_waits_for_its_other_half(job_in: JobIn) -> None:
     job = job_in(JobState.RUNNING)
-    whole = step(1)
-    write(job, whole[:20])
+    complete = step(1)
+    write(job, complete[:20])
     ingest.ingest(job.id)
     assert steps(job) == []
-    write(job, whole[20:])
+    write(job, complete[20:])
     ingest.ingest(job.id)
     assert steps(job) == [(1, 8.0)]
 
 
-def test_a_line_longer_than_a_chunk_is_taken(job_in: JobIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_longer_than_a_chunk_is_ingested(job_in: JobIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "CHUNK_BYTES", 64)
     job = job_in(JobState.RUNNING)
     write(job, step(1, note="x" * 1000) + step(2))
@@ -77,7 +77,7 @@ def test_a_line_longer_than_a_chunk_is_taken(job_in: JobIn, monkeypatch: pytest.
     assert [number for number, _ in steps(job)] == [1, 2]
 
 
-def test_a_line_without_end_is_passed_over(job_in: JobIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_line_is_skipped(job_in: JobIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "CHUNK_BYTES", 64)
     monkeypatch.setattr(ingest, "LONGEST_LINE_BYTES", 256)
     job = job_in(JobState.RUNNING)
@@ -123,7 +123,7 @@ def test_what_no_database_holds_is_stored_all_the_same(job_in: JobIn) -> None:
     assert (now.state, now.reason_message) == (JobState.FAILED, "bad \ufffd and ? text")
 
 
-def test_a_failure_is_looked_for_at_the_end_of_each_log(job_in: JobIn) -> None:
+def test_a_failure_is_searched_at_the_end_of_each_log(job_in: JobIn) -> None:
     job = job_in(JobState.FINALIZING)
     early, decisive = (
         b"RuntimeError: CUDA error: out of memory\n",
@@ -143,7 +143,7 @@ def test_a_failure_is_looked_for_at_the_end_of_each_log(job_in: JobIn) -> None:
     assert queries.attempts(job.id)[0].failure == failure
 
 
-def test_the_end_needs_the_marker_and_a_whole_checkpoint(job_in: JobIn) -> None:
+def test_success_needs_the_end_marker_and_a_complete_checkpoint(job_in: JobIn) -> None:
     job = job_in(JobState.FINALIZING)
     write(job, line(**STARTED) + save(job, 4))
     end(job, {"event": "finished", "at": AT.format(9), "step": 4, "iteration": 4})
@@ -168,7 +168,7 @@ def test_a_checkpoint_of_another_size_is_no_success(job_in: JobIn, content: byte
     ["", "{", "[]", "null", '{"event": "step", "step": 3}', '{"event": "finished", "iteration": [1]}',
      f'{{"event": "finished", "step": 1, "at": "{AT.format(1)}", "iteration": {10**30}}}', "[" * 100_000],
 )  # fmt: skip
-def test_a_marker_that_is_none_is_none(job_in: JobIn, marker: str) -> None:
+def test_a_broken_end_marker_is_none(job_in: JobIn, marker: str) -> None:
     job = job_in(JobState.FINALIZING)
     end(job, marker)
     ingest.ingest(job.id)
@@ -185,7 +185,7 @@ def test_the_last_lines_are_in_before_the_end_is_decided(job_in: JobIn) -> None:
     assert [e.data["to"] for e in queries.events(job.id, 0, 100) if e.type == "state"] == ["SUCCEEDED"]
 
 
-def test_a_wish_to_cancel_loses_no_lines(job_in: JobIn) -> None:
+def test_a_cancellation_loses_no_lines(job_in: JobIn) -> None:
     job = job_in(JobState.RUNNING)
     write(job, line(**STARTED) + step(1))
     actions.cancel(job.id, ANNA)

@@ -1,4 +1,4 @@
-"""The trainer's marker decides; the backend's word only where there is none."""
+"""The end marker decides; the observed exit only where there is none."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -23,11 +23,11 @@ EXITED = ExitRecord(code=ObservationCode.EXITED, message="The launcher exited wi
 
 
 @pytest.mark.parametrize(
-    ("marker", "ended", "desired", "whole", "state", "failure"),
+    ("marker", "ended", "desired", "complete", "state", "failure"),
     [
         (FINISHED, EXITED, "run", True, "SUCCEEDED", None),
         (FINISHED, EXITED, "run", False, "FAILED", "bad_checkpoint"),
-        (FINISHED, EXITED, "cancel", True, "SUCCEEDED", None),  # it was done before the wish reached it
+        (FINISHED, EXITED, "cancel", True, "SUCCEEDED", None),  # it was done before the request reached it
         (FINISHED, EXITED, "cancel", False, "CANCELLED", None),
         (FINISHED, LIMIT, "run", True, "SUCCEEDED", None),
         (FAILED, EXITED, "run", False, "FAILED", "oom"),
@@ -49,9 +49,9 @@ EXITED = ExitRecord(code=ObservationCode.EXITED, message="The launcher exited wi
     ],
 )
 def test_how_a_run_ended(
-    marker: Any, ended: Any, desired: str, whole: bool, state: str, failure: str | None
+    marker: Any, ended: Any, desired: str, complete: bool, state: str, failure: str | None
 ) -> None:
-    outcome = decide(marker=marker, ended=ended, desired=desired, checkpoint_is_complete=whole, attempt=2)
+    outcome = decide(marker=marker, ended=ended, desired=desired, checkpoint_is_complete=complete, attempt=2)
     assert (outcome.state, outcome.failure and outcome.failure.failure_class) == (state, failure)
     if outcome.failure:
         assert outcome.failure.evidence.attempt == 2
@@ -78,7 +78,7 @@ def test_a_known_failure_has_the_tables_cause_and_the_trainers_line() -> None:
     assert found.evidence == expected
 
 
-def test_what_the_trainer_says_is_fit_to_be_shown_and_looked_for_in_any_log() -> None:
+def test_the_trainers_message_is_cleaned_and_searched_in_all_logs() -> None:
     message = "\x1b[31mRuntimeError: CUDA error: out of memory\x07" + "y" * 5000
     marker = Failed(event="failed", at=AT, code="oom", message=message, rank=5, traceback="...")
     line = failure(marker).evidence.line
@@ -89,7 +89,7 @@ def test_what_the_trainer_says_is_fit_to_be_shown_and_looked_for_in_any_log() ->
     assert (evidence.rank, evidence.offset, evidence.line) == (None, 11, OOM.decode().strip())
 
 
-def test_a_refusal_is_told_in_the_trainers_words_and_found_in_its_log() -> None:
+def test_a_rejection_shows_the_trainers_message_and_its_place_in_the_log() -> None:
     message = "There are no shards at /data. Run packing."
     marker = Failed(event="failed", at=AT, code="missing_packed_data", message=message, rank=1)
     log = b"first\n" + f'SFT_EVENT {{"message": "{message}"}}\ntrainer: {message}\nlast\n'.encode()
@@ -112,7 +112,7 @@ SIGKILL = b"  traceback : Signal 9 (SIGKILL) received by PID 7\n"
 LOST = Failed(event="failed", at=AT, code="peer_lost", message=PEER.decode(), rank=0, traceback="...")
 
 
-def test_the_first_cause_wins_over_the_first_word() -> None:
+def test_a_cause_wins_over_an_earlier_consequence() -> None:
     """Rank 1 had no memory; rank 0 was the first to say something: that rank 1 is gone."""
     logs = [LogTail(0, 0, PEER), LogTail(1, 10, b"hello\n" + OOM), LogTail(None, 0, PEER + OOM)]
     found = failure(LOST, logs=logs)
@@ -136,7 +136,7 @@ def test_of_equal_causes_that_of_the_rank_that_failed_first_wins() -> None:
      ("killed", "node_fail"), ("start_failed", "scheduler_rejected"), ("exited", "killed"),
      ("image_pull", "image_pull")],
 )  # fmt: skip
-def test_the_clusters_word_counts_where_ranks_only_vanished(code: str, name: str) -> None:
+def test_the_observed_exit_counts_where_ranks_only_vanished(code: str, name: str) -> None:
     ended = ExitRecord(code=ObservationCode(code), message="So it was.", raw="{}")
     logs = [LogTail(0, 0, PEER), LogTail(None, 0, SIGKILL)]
     found = failure(LOST, ended, logs, name)
@@ -152,13 +152,13 @@ AGAIN = b"This attempt has begun before: the service begins another one.\n"
 
 
 @pytest.mark.parametrize("marker", [None, Stopped(event="stopped", at=AT, step=2, reason="terminated")])
-def test_a_run_that_its_cluster_began_again_was_interrupted(marker: Any) -> None:
+def test_a_run_that_its_cluster_restarted_was_interrupted(marker: Any) -> None:
     found = failure(marker, logs=[LogTail(None, 0, b"Received 15 death signal\n" + AGAIN)], name="preempted")
     assert (found.retryable, found.evidence.line) == (True, AGAIN.decode().strip())
     assert failure(marker, name=None).failure_class == "unknown"
 
 
-def test_what_nothing_explains_is_unknown_and_shows_the_last_lines() -> None:
+def test_a_failure_that_nothing_explains_is_unknown_and_shows_the_last_lines() -> None:
     found = failure(None, logs=[LogTail(0, 0, b"one\ntwo\n"), LogTail(None, 0, b"launcher\n")])
     assert (found.failure_class, found.retryable) == ("unknown", True)
     assert "The launcher exited with 1." in found.cause
@@ -170,12 +170,12 @@ def test_logs_are_read_only_where_a_run_failed() -> None:
         raise AssertionError("read")
         yield
 
-    for marker, desired, whole in ((FINISHED, "run", True), (FAILED, "cancel", False)):
+    for marker, desired, complete in ((FINISHED, "run", True), (FAILED, "cancel", False)):
         decide(
             marker=marker,
             ended=EXITED,
             desired=desired,
-            checkpoint_is_complete=whole,
+            checkpoint_is_complete=complete,
             attempt=1,
             logs=unread(),
         )

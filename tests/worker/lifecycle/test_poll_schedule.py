@@ -1,4 +1,4 @@
-"""When clusters are looked at, by a real broker."""
+"""When clusters are polled, with a real broker."""
 
 import random
 from collections.abc import Callable
@@ -50,13 +50,13 @@ def poll(cluster: SlurmCluster, error: BackendUnavailable | None = None, answer:
 
 
 def pause(redis: Redis) -> float:
-    """Seconds until the next look; it is let to be due."""
+    """Seconds until the next poll, which is made due."""
     left = redis.pttl("sft.poll.near")
     redis.delete("sft.poll.near")
     return float(left) / 1000
 
 
-def test_of_many_workers_one_looks_at_a_time(redis: Redis, cluster: SlurmCluster) -> None:
+def test_of_many_workers_one_polls_at_a_time(redis: Redis, cluster: SlurmCluster) -> None:
     assert sorted(at_once(8, lambda: poll(cluster))) == [False] * 7 + [True]
     pause(redis)
 
@@ -68,7 +68,7 @@ def test_of_many_workers_one_looks_at_a_time(redis: Redis, cluster: SlurmCluster
     assert not poll(cluster)
 
 
-def test_a_worker_that_dies_while_it_looks_keeps_nobody_for_ever(redis: Redis, cluster: SlurmCluster) -> None:
+def test_a_worker_that_dies_in_a_poll_blocks_nobody_indefinitely(redis: Redis, cluster: SlurmCluster) -> None:
     def once(_is_steady: bool) -> PollResult:
         assert 0 < redis.pttl("sft.poll.near") <= 1000 * cluster.poll_limit_seconds
         return ANSWER
@@ -76,7 +76,7 @@ def test_a_worker_that_dies_while_it_looks_keeps_nobody_for_ever(redis: Redis, c
     assert poll_schedule.poll_if_due(cluster, once)
 
 
-def test_failures_make_looks_rarer_and_an_answer_ends_that(
+def test_failures_make_polls_rarer_and_an_answer_ends_that(
     redis: Redis, cluster: SlurmCluster, settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings(stale_after_seconds=3 * 1000)
@@ -92,7 +92,7 @@ def test_failures_make_looks_rarer_and_an_answer_ends_that(
     assert leases.last_poll_error("near") is None
 
 
-def test_no_two_workers_come_back_at_the_same_time(redis: Redis, cluster: SlurmCluster) -> None:
+def test_no_two_workers_retry_at_the_same_time(redis: Redis, cluster: SlurmCluster) -> None:
     pauses = set()
     for _ in range(8):
         poll(cluster, BackendUnavailable("It does not answer."))
@@ -102,13 +102,13 @@ def test_no_two_workers_come_back_at_the_same_time(redis: Redis, cluster: SlurmC
     assert all(100 * poll_schedule.SLACK * 0.5 <= one <= 200 * poll_schedule.SLACK for one in pauses)
 
 
-def test_a_cluster_that_says_when_it_is_asked_then(redis: Redis, cluster: SlurmCluster) -> None:
+def test_a_cluster_that_names_a_time_is_polled_then(redis: Redis, cluster: SlurmCluster) -> None:
     poll(cluster, CredentialsRefused("No.", retry_after=500))
     assert 490 < pause(redis) <= 500
     assert isinstance(leases.last_poll_error("near"), CredentialsRefused)
 
 
-def test_a_slow_look_takes_a_tenth_of_the_time(
+def test_slow_polls_take_a_tenth_of_the_time(
     redis: Redis, cluster: SlurmCluster, settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings(stale_after_seconds=3 * 400)
@@ -148,7 +148,7 @@ def test_a_cluster_is_steady_when_it_has_answered_for_a_while(
     assert not steady(cluster, redis)
 
 
-def test_a_cluster_that_nobody_has_looked_at_for_long_is_not_steady(
+def test_a_cluster_that_was_not_polled_for_long_is_not_steady(
     redis: Redis, cluster: SlurmCluster, settings: Callable[..., None]
 ) -> None:
     settings(lost_after_seconds=0.2)

@@ -1,4 +1,4 @@
-"""Looks at live jobs: news are taken over once, silence changes nothing."""
+"""Polls of live jobs: a change is written once, and no answer changes nothing."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -63,7 +63,7 @@ def test_an_end_that_is_seen_while_the_job_moves_is_not_lost(
     assert queries.get(job.id).state is JobState.FINALIZING
 
 
-def test_a_wish_to_cancel_that_comes_meanwhile_stays(job_in: JobIn) -> None:
+def test_a_cancellation_requested_meanwhile_stays(job_in: JobIn) -> None:
     job = job_in(JobState.RUNNING)
     end(job)
     actions.cancel(job.id, ANNA)
@@ -100,12 +100,12 @@ def test_observing_again_is_no_change_for_clients(job_in: JobIn) -> None:
     assert etag(now) == etag(job)
 
 
-def test_jobs_whose_message_was_lost_are_owed_a_task(job_in: JobIn, environment: pytest.MonkeyPatch) -> None:
+def test_jobs_whose_message_was_lost_await_a_task(job_in: JobIn, environment: pytest.MonkeyPatch) -> None:
     old = utcnow() - timedelta(hours=1)
     waiting = job_in(JobState.VALIDATING, updated_at=old)
     finalizing = job_in(JobState.FINALIZING, updated_at=old)
     cancelling = job_in(JobState.CANCELLING)
-    ahead = job_in(JobState.VALIDATING, updated_at=utcnow() + timedelta(hours=1))  # the clock was put back
+    ahead = job_in(JobState.VALIDATING, updated_at=utcnow() + timedelta(hours=1))  # the clock was set back
     job_in(JobState.VALIDATING)  # its message is on its way
     job_in(JobState.RUNNING, updated_at=old)
     job_in(JobState.FAILED, updated_at=old)

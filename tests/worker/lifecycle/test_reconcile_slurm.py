@@ -1,4 +1,4 @@
-"""Looks at a Slurm, by what its commands answer, and what becomes of the jobs."""
+"""Polls of a Slurm: its commands' answers, and what happens to the jobs."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -63,10 +63,10 @@ def test_the_id_of_the_submission_that_goes_on_is_noted(job_of: JobIn, slurm: Fa
     assert queries.attempt_of(job).external_id == "8"
 
 
-# -- begun again by the scheduler ------------------------------------------------------------------
+# -- restarted by the scheduler --------------------------------------------------------------------
 
 
-def test_what_a_run_wrote_before_it_was_begun_again_is_read_first(job_of: JobIn, slurm: FakeSlurm) -> None:
+def test_lines_written_before_a_restart_are_ingested_first(job_of: JobIn, slurm: FakeSlurm) -> None:
     job = job_of(JobState.RUNNING)
     write(job, step(1))
     show(slurm, job, "PENDING", RestartCnt="1")
@@ -79,7 +79,7 @@ def test_what_a_run_wrote_before_it_was_begun_again_is_read_first(job_of: JobIn,
 
 
 @pytest.fixture
-def worn(job_of: JobIn) -> Job:
+def exhausted(job_of: JobIn) -> Job:
     """A job that has gone on twice, as often as it may, and saved nothing."""
     job = job_of(JobState.RUNNING, attempt=3)
     with writing() as session:
@@ -94,48 +94,48 @@ def worn(job_of: JobIn) -> Job:
 
 
 @pytest.mark.parametrize("seen", ["preempted", "node_fail"])
-def test_a_run_that_slurm_begins_again_too_often_is_over(worn: Job, slurm: FakeSlurm, seen: str) -> None:
+def test_a_run_that_slurm_restarts_too_often_is_over(exhausted: Job, slurm: FakeSlurm, seen: str) -> None:
     if seen == "node_fail":
-        show(slurm, worn, "NODE_FAIL", RestartCnt="2")
+        show(slurm, exhausted, "NODE_FAIL", RestartCnt="2")
         reconcile.poll_cluster("near")
-        assert queries.get(worn.id).state is JobState.RECOVERING
-    show(slurm, worn, "PENDING", RestartCnt="3")
+        assert queries.get(exhausted.id).state is JobState.RECOVERING
+    show(slurm, exhausted, "PENDING", RestartCnt="3")
     reconcile.poll_cluster("near")
-    assert slurm.cancelled == [[f"--name={worn.id}.1"]]
-    ingest.ingest(worn.id)
-    now = queries.get(worn.id)
+    assert slurm.cancelled == [[f"--name={exhausted.id}.1"]]
+    ingest.ingest(exhausted.id)
+    now = queries.get(exhausted.id)
     assert now.failure is not None
     assert (now.state, now.attempt, now.failure["class"]) == (JobState.FAILED, 4, seen)
     assert "The recovery limit without a new checkpoint was reached" in now.failure["cause"]
 
 
-def test_what_cannot_be_ended_on_the_cluster_is_not_over(worn: Job, slurm: FakeSlurm) -> None:
-    show(slurm, worn, "PENDING", RestartCnt="3")
+def test_what_cannot_be_ended_on_the_cluster_is_not_over(exhausted: Job, slurm: FakeSlurm) -> None:
+    show(slurm, exhausted, "PENDING", RestartCnt="3")
     slurm.hung = {"scancel"}
     reconcile.poll_cluster("near")
-    assert (queries.get(worn.id).state, queries.get(worn.id).attempt) == (JobState.RUNNING, 3)
+    assert (queries.get(exhausted.id).state, queries.get(exhausted.id).attempt) == (JobState.RUNNING, 3)
 
 
-def test_a_checkpoint_lets_slurm_begin_a_run_again(worn: Job, slurm: FakeSlurm) -> None:
-    write(worn, save(worn, 4))
-    show(slurm, worn, "PENDING", RestartCnt="3")
+def test_a_checkpoint_lets_slurm_restart_a_run(exhausted: Job, slurm: FakeSlurm) -> None:
+    write(exhausted, save(exhausted, 4))
+    show(slurm, exhausted, "PENDING", RestartCnt="3")
     reconcile.poll_cluster("near")
-    assert (queries.get(worn.id).state, slurm.cancelled) == (JobState.QUEUED, [])
+    assert (queries.get(exhausted.id).state, slurm.cancelled) == (JobState.QUEUED, [])
 
 
-def test_what_saved_before_it_was_ended_goes_on_by_our_hand(worn: Job, slurm: FakeSlurm) -> None:
-    show(slurm, worn, "RUNNING", RestartCnt="3")
+def test_a_run_that_saved_before_its_end_is_recovered_by_the_service(
+    exhausted: Job, slurm: FakeSlurm
+) -> None:
+    show(slurm, exhausted, "RUNNING", RestartCnt="3")
     reconcile.poll_cluster("near")
-    now = queries.get(worn.id)
+    now = queries.get(exhausted.id)
     Path(queries.attempt_of(now).directory or "").mkdir()
     write(now, save(now, 4))
     ingest.ingest(now.id)
     assert (queries.get(now.id).state, queries.get(now.id).attempt) == (JobState.SUBMITTING, 5)
 
 
-def test_a_record_that_looks_like_the_end_while_a_run_is_requeued_is_none(
-    job_of: JobIn, slurm: FakeSlurm
-) -> None:
+def test_an_end_record_while_a_run_is_requeued_is_none(job_of: JobIn, slurm: FakeSlurm) -> None:
     job = job_of(JobState.RUNNING)
     slurm.history = [history_line("7", f"{job.id}.1", "PREEMPTED")]
     reconcile.poll_cluster("near")
@@ -163,13 +163,13 @@ def test_a_run_is_lost_where_the_cluster_has_answered_for_a_while(job_of: JobIn,
     assert (queries.get(job.id).state, queries.get(job.id).attempt) == (JobState.SUBMITTING, 2)
 
 
-def test_a_job_that_the_cluster_loses_again_and_again_is_lost(worn: Job, slurm: FakeSlurm) -> None:
+def test_a_job_that_the_cluster_loses_repeatedly_is_lost(exhausted: Job, slurm: FakeSlurm) -> None:
     reconcile.poll_cluster("near")
-    ingest.ingest(worn.id)
-    assert (queries.get(worn.id).state, queries.get(worn.id).attempt) == (JobState.LOST, 3)
+    ingest.ingest(exhausted.id)
+    assert (queries.get(exhausted.id).state, queries.get(exhausted.id).attempt) == (JobState.LOST, 3)
 
 
-def test_a_look_without_accounting_is_no_whole_answer(job_of: JobIn, slurm: FakeSlurm) -> None:
+def test_a_poll_without_accounting_is_incomplete(job_of: JobIn, slurm: FakeSlurm) -> None:
     job_of(JobState.RUNNING)
     for hung, is_complete in (({"sacct"}, False), (set[str](), True)):
         slurm.hung = hung

@@ -1,4 +1,4 @@
-"""How often a job goes on by itself."""
+"""How often a job recovers by itself."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def job(job_in, data_dir, environment) -> Job:  # type: ignore[no-untyped-def]
         ([C, R, R], 3, False),  # a checkpoint refills
         ([C, R, R], 2, False),
         ([C, R, R, R], 2, True),
-        ([C, R, R, Origin.RETRIED], None, False),  # so does whoever wants it to go on
+        ([C, R, R, Origin.RETRIED], None, False),  # so does a client's resume
         ([C, R, R, Origin.RESUMED, R], None, False),
     ],
 )

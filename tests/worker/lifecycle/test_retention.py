@@ -1,4 +1,4 @@
-"""What is past its time goes, whole; whatever lives stays, and so does what is not the job's own."""
+"""Expired jobs, logs and keys are deleted completely; live jobs and files of others stay."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -272,8 +272,8 @@ def test_a_note_cannot_name_a_path(thirty_days: None, data_dir: Path) -> None:
     (data_dir / "jobs").mkdir()
     note = data_dir / "removals" / "x.json"
     note.parent.mkdir()
-    said = {"job_id": "../precious", "cluster": "local", "what": "job", "attempt": 1, "state": "FAILED"}
-    note.write_text(json.dumps({**said, "finished_at": LONG_AGO.isoformat()}))
+    claimed = {"job_id": "../precious", "cluster": "local", "what": "job", "attempt": 1, "state": "FAILED"}
+    note.write_text(json.dumps({**claimed, "finished_at": LONG_AGO.isoformat()}))
     assert retention.remove_expired() == []
     assert (data_dir / "precious").exists()
 
@@ -413,7 +413,7 @@ def test_two_passes_at_once_are_one(thirty_days: None, job_in: JobIn) -> None:
         retention.remove_expired()
 
 
-def test_a_look_removes_nothing(thirty_days: None, job_in: JobIn) -> None:
+def test_a_dry_run_removes_nothing(thirty_days: None, job_in: JobIn) -> None:
     job = job_in(JobState.SUCCEEDED, finished_at=LONG_AGO)
     furnish(job)
     before = rows(job), files_below(directory(job))
@@ -422,7 +422,7 @@ def test_a_look_removes_nothing(thirty_days: None, job_in: JobIn) -> None:
     assert (rows(job), files_below(directory(job))) == before
 
 
-def test_a_key_past_its_time_makes_a_new_job(spec: JobSpec, environment: pytest.MonkeyPatch) -> None:
+def test_an_expired_key_makes_a_new_job(spec: JobSpec, environment: pytest.MonkeyPatch) -> None:
     def make(key: str) -> create.Created:
         return create.create(spec, ANNA, key)
 

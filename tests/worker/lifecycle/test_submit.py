@@ -1,4 +1,4 @@
-"""Handing over: refused, unreachable, cancelled in the middle, asked for twice."""
+"""Submissions: rejected, unreachable, cancelled in the middle, requested twice."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -114,7 +114,7 @@ def test_a_worker_killed_after_the_submission_submits_nothing_twice(
 
 
 def lose_the_answer(job: Job, environment: pytest.MonkeyPatch) -> None:
-    """The job is handed over, and the worker dies before it can say so."""
+    """The job is submitted, and the worker dies before it can record that."""
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -125,7 +125,7 @@ def lose_the_answer(job: Job, environment: pytest.MonkeyPatch) -> None:
             submission.submit(job.id)
 
 
-def test_what_was_never_handed_over_is_cancelled_at_once(job: Job, data_dir: Path) -> None:
+def test_a_job_that_was_never_submitted_is_cancelled_at_once(job: Job, data_dir: Path) -> None:
     actions.cancel(job.id, ANNA)
     stop_requests.cancel(job.id)
     assert queries.get(job.id).state is JobState.CANCELLED
@@ -133,7 +133,9 @@ def test_what_was_never_handed_over_is_cancelled_at_once(job: Job, data_dir: Pat
     assert not (data_dir / "jobs").exists()
 
 
-def test_no_wish_overtakes_a_submission(job: Job, data_dir: Path, environment: pytest.MonkeyPatch) -> None:
+def test_no_cancellation_overtakes_a_submission(
+    job: Job, data_dir: Path, environment: pytest.MonkeyPatch
+) -> None:
     original = LocalBackend.submit
 
     def submit(self: LocalBackend, submission: Submission) -> str:
@@ -152,7 +154,7 @@ def test_no_wish_overtakes_a_submission(job: Job, data_dir: Path, environment: p
         with suppress(BackendUnavailable):
             submission.submit(job.id)
     assert queries.get(job.id).state is JobState.CANCELLING
-    assert [owed for owed, _ in queries.awaiting_task(100)] == [job.id]
+    assert [job_id for job_id, _ in queries.awaiting_task(100)] == [job.id]
     stop_requests.cancel(job.id)
     wait_until(lambda: processes_of_runs(data_dir) == [])
 
@@ -175,7 +177,7 @@ def test_a_submission_that_never_came_through_is_given_up(job: Job, environment:
 
 
 @pytest.mark.parametrize("after", ["submission", "lost answer"])
-def test_a_wish_to_cancel_reaches_the_run_wherever_it_is(
+def test_a_cancellation_reaches_the_run_wherever_it_is(
     job: Job, data_dir: Path, after: str, environment: pytest.MonkeyPatch
 ) -> None:
     if after == "submission":
@@ -189,7 +191,7 @@ def test_a_wish_to_cancel_reaches_the_run_wherever_it_is(
     name = f"{job.id}.1"
     wait_until(lambda: _backend(job).poll([Handle(name, name, data_dir)])[name].phase.value == "ended")
     assert processes_of_runs(data_dir) == []
-    assert queries.get(job.id).state is JobState.CANCELLING  # the watch sees the end
+    assert queries.get(job.id).state is JobState.CANCELLING  # the next poll observes the end
 
 
 def _backend(job: Job) -> LocalBackend:
@@ -199,7 +201,7 @@ def _backend(job: Job) -> LocalBackend:
 
 
 @pytest.mark.parametrize("retried", [False, True])
-def test_a_wish_that_comes_during_the_submission_ends_the_run(
+def test_a_cancellation_during_the_submission_ends_the_run(
     job: Job, data_dir: Path, environment: pytest.MonkeyPatch, retried: bool
 ) -> None:
     original = LocalBackend.submit
