@@ -3,7 +3,8 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.packing.output import write_metadata, write_shards
@@ -33,20 +34,27 @@ def pack(
     tokenizer = load_tokenizer(tokenizer_dir)
     fit = Fit(pack_size, multiple, tokenizer.eos_token_id or 0)
     train, valid, counts = _split(sequences_of(source, tokenizer), fit, valid_share)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix=".packing-"))
-    try:
+    with _appearing(output) as scratch:
         for name, sequences in (("train", train), ("valid", valid)):
             packs = list(first_fit(sequences, pack_size))
             write_shards(packs, scratch / "splits" / name)
             counts[f"{name}_packs"] = len(packs)
         write_metadata(scratch, tokenizer_dir, tokenizer, fit, counts)
+    print(json.dumps(counts), flush=True)
+
+
+@contextmanager
+def _appearing(output: Path) -> Iterator[Path]:
+    """A directory to write into, which appears complete under its name, or not at all."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix=".packing-"))
+    try:
+        yield scratch
         scratch.chmod(0o755)
         scratch.rename(output)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    print(json.dumps(counts), flush=True)
 
 
 def _split(

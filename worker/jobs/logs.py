@@ -67,7 +67,7 @@ def find(job_id: str, attempt: int | None = None, rank: int | None = None) -> Lo
     """The log of an attempt (default: the current one) or of one of its ranks. Raises NotFound, Gone."""
     job = queries.get(job_id)
     chosen = queries.attempt_of(job, attempt)
-    if queries.logs_are_removed(chosen):
+    if queries.logs_are_removed(job_id, chosen.number):
         raise _gone(chosen.number)
     path = RunLayout(Path(chosen.directory)).log(rank) if chosen.directory else None
     files = connect(cluster(job.cluster)).files()

@@ -92,11 +92,11 @@ def awaiting_task(limit: int, in_states: Collection[JobState] = AWAITING_TASK) -
         return [(job_id, JobState(state)) for job_id, state in session.exec(query)]
 
 
-def logs_are_removed(attempt: Attempt) -> bool:
-    """Whether the logs of a job's attempt were removed, or are being removed."""
+def logs_are_removed(job_id: str, attempt: int) -> bool:
+    """Whether the logs of an attempt were removed, or are being removed."""
     with reading() as session:
         query = select(Event.id).where(
-            Event.job_id == attempt.job_id, Event.type == LOGS_REMOVED, col(Event.attempt) >= attempt.number
+            Event.job_id == job_id, Event.type == LOGS_REMOVED, col(Event.attempt) >= attempt
         )
         return session.exec(query.limit(1)).first() is not None
 

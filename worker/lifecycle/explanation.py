@@ -131,7 +131,7 @@ def _candidates(
 
 
 def _of_marker(marker: Failed, found: LogFindings) -> Explanation:
-    """The trainer's own message is the cause where it rejected the config, or where no rule knows the error."""
+    """The trainer's message is the cause where it rejected the config, or where no rule knows the error."""
     name = _name(marker)
     is_cause = marker.traceback is None or name in ("user_code", "unknown", "invalid_config")
     return Explanation(

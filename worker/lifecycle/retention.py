@@ -195,8 +195,7 @@ def _rows_are_removed(removal: Removal) -> bool:
     with reading() as session:
         if session.get(Job, removal.job_id) is None:
             return True
-    attempt = Attempt(job_id=removal.job_id, number=removal.attempt)
-    return removal.what is What.LOGS and logs_are_removed(attempt)
+    return removal.what is What.LOGS and logs_are_removed(removal.job_id, removal.attempt)
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace as Of
 from trainer.bridge import compat; compat.install()
-from trainer.events import EventWriter
+from trainer.event_writer import EventWriter
 from trainer.bridge.callbacks import Report
 run, saves, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 report = Report(EventWriter(run, 0), is_reporter=True, world_size=1)
@@ -48,7 +48,7 @@ from pathlib import Path
 from types import SimpleNamespace as Of
 from trainer.bridge import compat; compat.install()
 from trainer.bridge import callbacks as report
-from trainer.events import EventWriter
+from trainer.event_writer import EventWriter
 report._count_parameters = lambda model: 0
 state = Of(train_state=Of(step=0), cfg=Of(
     checkpoint=Of(async_save=sys.argv[2] == "True"), model=Of(seq_length=8),

@@ -17,7 +17,7 @@ import os, signal, sys, time
 from multiprocessing import get_context
 from pathlib import Path
 from trainer.bridge import checkpoint_writer as writer
-from trainer.events import EventWriter
+from trainer.event_writer import EventWriter
 
 def work(seconds, status):
     time.sleep(seconds)
