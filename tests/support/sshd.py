@@ -40,8 +40,8 @@ class Sshd:
         self.know(self.directory / "host_key.pub")
         self.process: subprocess.Popen[bytes] | None = None
 
-    def new_host_key(self) -> None:
-        make_key(self.directory / "host_key")
+    def new_host_key(self, kind: str = "ed25519") -> None:
+        make_key(self.directory / "host_key", kind)
 
     def know(self, public_key: Path) -> None:
         kind, key, *_ = public_key.read_text().split()
@@ -114,11 +114,11 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
-def make_key(path: Path) -> Path:
+def make_key(path: Path, kind: str = "ed25519") -> Path:
     """A private key; the public one is next to it."""
     for old in (path, path.with_name(path.name + ".pub")):
         old.unlink(missing_ok=True)
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True, timeout=30)
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(path)], check=True, timeout=30)
     return path
 
 

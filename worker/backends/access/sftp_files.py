@@ -1,30 +1,37 @@
-"""Files of a cluster over SFTP, and by commands where SFTP has no words for it.
+"""Files of a cluster over SFTP, and by commands where SFTP has no operation for it.
 
 SFTP version 3 (draft-ietf-secsh-filexfer-02) is what OpenSSH speaks: times are whole seconds, and its
-errors are three: no such file, permission denied, failure.
+errors are three: no such file, permission denied, failure. Hard links are an extension of OpenSSH, and so are
+renames that replace a file.
 """
 
+import asyncio
 import errno
 import os
 import stat
-import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from paramiko import SFTPClient
-from paramiko.sftp_attr import SFTPAttributes
+from asyncssh import (
+    FILEXFER_TYPE_REGULAR,
+    SFTPAttrs,
+    SFTPClient,
+    SFTPClientFile,
+    SFTPError,
+    SFTPFailure,
+    SFTPNoSuchFile,
+)
 
 from worker.backends.access.files import FileStat
-from worker.backends.access.ssh_connection import Connection, Deadline, Link, Lost, Watch
+from worker.backends.access.ssh_connection import Connection, Deadline, Lost, Stale, wait_for
 from worker.errors import BackendUnavailable
 
 MAX_SESSIONS = 4
 OPERATION_SECONDS = 30.0
 TREE_SECONDS = 300.0
-# What OpenSSH answers in one piece; others answer with less, and are asked again.
-_REQUEST_BYTES = 255 * 1024
 _MAX_NAME_BYTES = 255
 
 ABSENT = 44
@@ -44,8 +51,6 @@ if [ ! -L "$name" ] && [ ! -e "$name" ]; then exit {ABSENT}; fi
 """
 _REMOVE = _WALK + 'exec rm -rf --one-file-system -- "$name"'
 _SIZES = _WALK + 'exec find -P "$name" -type f -printf "%s\\n"'
-# SFTP has hard links as an extension that paramiko does not know.
-_LINK = 'ln -T -- "$1" "$2"; code=$?; rm -f -- "$1"; exit $code'
 
 Execute = Callable[[Sequence[str], bytes, float], tuple[int, bytes, bytes]]
 
@@ -60,11 +65,11 @@ class SftpFiles:
     def __init__(self, connection: Connection, execute: Execute) -> None:
         self._connection = connection
         self._execute = execute
-        self._slots = threading.BoundedSemaphore(MAX_SESSIONS)
+        self._slots = asyncio.BoundedSemaphore(MAX_SESSIONS)
 
     def stat(self, path: Path) -> FileStat:
         found = self._ask(path, lambda sftp: _regular(sftp, path))
-        return FileStat(found.st_size or 0, (found.st_mtime or 0) * 1_000_000_000)
+        return FileStat(found.size or 0, (found.mtime or 0) * 1_000_000_000)
 
     def read(self, path: Path, offset: int, limit: int) -> bytes:
         return self._ask(path, lambda sftp: _read(sftp, path, offset, limit))
@@ -99,11 +104,8 @@ class SftpFiles:
         fresh = _fresh(path)
         with self._changing(path, fresh):
             self._ask(path, lambda sftp: _write(sftp, fresh, content, mode))
-            command = ["sh", "-c", _LINK, "sh", str(fresh), str(path)]
-            code, _, err = self._execute(command, b"", OPERATION_SECONDS)
-            if code and not self._ask(path, lambda sftp: _exists(sftp, path)):
-                raise BackendUnavailable(f"{path} cannot be made: {_words(err)}")
-            return not code
+            # Where the answer is lost, a retry would find its own link.
+            return self._ask(path, lambda sftp: _link(sftp, fresh, path), retry_on=Stale)
 
     def make_directory(self, path: Path, mode: int = 0o700) -> None:
         # mkdir gives -m to the last directory only, and the umask to all.
@@ -119,29 +121,24 @@ class SftpFiles:
 
     # -- how ------------------------------------------------------------------------------------
 
-    def _ask[T](self, path: Path, operation: Callable[[SFTPClient], T]) -> T:
-        """One operation, and once more where a connection was cut meanwhile."""
+    def _ask[T](
+        self, path: Path, operation: Callable[[SFTPClient], Awaitable[T]], retry_on: type[Lost] = Lost
+    ) -> T:
+        """Run one operation, and once more where the connection was cut meanwhile."""
         deadline = Deadline(OPERATION_SECONDS)
         try:
-            return self._ask_once(path, operation, deadline)
-        except Lost:
-            return self._ask_once(path, operation, deadline)
+            return wait_for(self._ask_once(path, operation, deadline))
+        except retry_on:
+            return wait_for(self._ask_once(path, operation, deadline))
 
-    def _ask_once[T](self, path: Path, operation: Callable[[SFTPClient], T], deadline: Deadline) -> T:
-        with self._connection.use(self._slots, deadline) as (link, watch):
-            sftp = _session(link, watch, deadline)
-            try:
-                result = operation(sftp)
-            except OSError as error:
-                if _is_over(sftp):
-                    raise
-                link.idle.append(sftp)
-                raise _translated(error, path) from error
-            except BaseException:
-                sftp.close()
-                raise
-            link.idle.append(sftp)
-            return result
+    async def _ask_once[T](
+        self, path: Path, operation: Callable[[SFTPClient], Awaitable[T]], deadline: Deadline
+    ) -> T:
+        try:
+            async with self._connection.use(self._slots, deadline) as link, link.sftp() as sftp:
+                return await operation(sftp)
+        except SFTPError as error:
+            raise _translated(error, path) from error
 
     @contextmanager
     def _changing(self, path: Path, fresh: Path) -> Iterator[None]:
@@ -166,86 +163,78 @@ class SftpFiles:
         return out
 
 
-# -- sessions --------------------------------------------------------------------------------------
-
-
-def _session(link: Link, watch: Watch, deadline: Deadline) -> SFTPClient:
-    """One that nobody else uses: paramiko's is not for several threads at once."""
-    while link.idle:
-        with suppress(IndexError):  # another was faster
-            sftp = link.idle.pop()
-            if not _is_over(sftp):
-                watch.channel = sftp.get_channel()
-                return sftp
-    channel = link.open(deadline)
-    watch.channel = channel
-    channel.invoke_subsystem("sftp")
-    return SFTPClient(channel)
-
-
-def _is_over(sftp: SFTPClient) -> bool:
-    channel = sftp.get_channel()
-    return channel is None or bool(channel.closed or channel.eof_received)
-
-
 # -- operations ------------------------------------------------------------------------------------
 
 
-def _regular(sftp: SFTPClient, path: Path) -> SFTPAttributes:
-    return _checked(sftp.lstat(os.fsencode(path)), path)
+@asynccontextmanager
+async def _open(sftp: SFTPClient, path: Path, mode: str) -> AsyncIterator[SFTPClientFile]:
+    file = await sftp.open(os.fsencode(path), mode)
+    try:
+        yield file
+    except SFTPError:  # after anything else the session ends, and its files with it
+        await file.close()
+        raise
+    await file.close()
 
 
-def _checked(found: SFTPAttributes, path: Path) -> SFTPAttributes:
-    """Raises FileNotFoundError where it is none of a regular file."""
-    if not stat.S_ISREG(found.st_mode or 0):
-        raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
+async def _regular(sftp: SFTPClient, path: Path) -> SFTPAttrs:
+    return _checked(await sftp.lstat(os.fsencode(path)))
+
+
+def _checked(found: SFTPAttrs) -> SFTPAttrs:
+    """Raises SFTPNoSuchFile where it is none of a regular file."""
+    if found.type != FILEXFER_TYPE_REGULAR:
+        raise SFTPNoSuchFile("not a regular file")
     return found
 
 
-def _read(sftp: SFTPClient, path: Path, offset: int, limit: int) -> bytes:
-    _regular(sftp, path)
-    with sftp.open(os.fsencode(path), "rb", bufsize=0) as file:
-        _checked(file.stat(), path)
-        file.MAX_REQUEST_SIZE = _REQUEST_BYTES
-        file.seek(offset)
-        return file.read(limit)
+async def _read(sftp: SFTPClient, path: Path, offset: int, limit: int) -> bytes:
+    await _regular(sftp, path)
+    async with _open(sftp, path, "rb") as file:
+        found = _checked(await file.stat())
+        # asyncssh reads blocks in parallel and fills a short one with zeros: a file that grows meanwhile
+        # would get a hole. So it is asked for what is there, and for a byte where nothing seems to be.
+        size = min(limit, max(1, (found.size or 0) - offset))
+        content: Any = await file.read(size, offset)
+        return bytes(content)
 
 
-def _resolve(sftp: SFTPClient, path: Path) -> Path:
-    sftp.stat(os.fsencode(path))  # what is asked next may let the last name be missing
-    try:
-        return Path(sftp.normalize(os.fsencode(path)) or "/")
-    except UnicodeDecodeError:  # paramiko takes the answer for UTF-8
-        raise FileNotFoundError(errno.ENOENT, "leads to a name that is no text", str(path)) from None
+async def _resolve(sftp: SFTPClient, path: Path) -> Path:
+    await sftp.stat(os.fsencode(path))  # what is asked next may let the last name be missing
+    return Path(os.fsdecode(await sftp.realpath(os.fsencode(path))))
 
 
-def _write(sftp: SFTPClient, path: Path, content: bytes, mode: int, name: Path | None = None) -> None:
+async def _write(sftp: SFTPClient, path: Path, content: bytes, mode: int, name: Path | None = None) -> None:
     """Write a file, then give it another name, replacing what has it."""
-    with sftp.open(os.fsencode(path), "wb") as file:
-        file.chmod(mode)
-        file.set_pipelined(True)
-        file.write(content)
+    async with _open(sftp, path, "wb") as file:
+        await file.chmod(mode)
+        await file.write(content)
     if name is not None:
-        sftp.posix_rename(os.fsencode(path), os.fsencode(name))
+        await sftp.posix_rename(os.fsencode(path), os.fsencode(name))
 
 
-def _exists(sftp: SFTPClient, path: Path) -> bool:
+async def _link(sftp: SFTPClient, path: Path, name: Path) -> bool:
+    """Move a file to another name. False where something has that name already; the file is removed then."""
     try:
-        sftp.lstat(os.fsencode(path))
-    except FileNotFoundError:
-        return False
-    return True
+        await sftp.link(os.fsencode(path), os.fsencode(name))
+        created = True
+    except SFTPFailure:
+        if not await sftp.lexists(os.fsencode(name)):
+            raise
+        created = False
+    await sftp.remove(os.fsencode(path))
+    return created
 
 
 def _fresh(path: Path) -> Path:
     return path.with_name(f".new-{uuid.uuid4().hex}")
 
 
-def _translated(error: OSError, path: Path) -> Exception:
+def _translated(error: SFTPError, path: Path) -> Exception:
     too_long = any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in path.parts)
-    if error.errno == errno.ENOENT or too_long:
+    if isinstance(error, SFTPNoSuchFile) or too_long:
         return FileNotFoundError(errno.ENOENT, "no such file", str(path))
-    return BackendUnavailable(f"{path} cannot be used: {error.strerror or error}")
+    return BackendUnavailable(f"{path} cannot be used: {error.reason}")
 
 
 def _words(err: bytes) -> str:

@@ -3,23 +3,23 @@
 sshd allows 10 sessions on a connection by default (MaxSessions); this uses at most 8 of them.
 """
 
+import asyncio
 import os
 import shlex
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from paramiko import Channel, SSHException
+from asyncssh import ConnectionLost, SSHClientChannel, SSHClientSession
 
 from worker.backends.access.files import Files
 from worker.backends.access.sftp_files import SftpFiles
-from worker.backends.access.ssh_connection import BROKEN, Connection, Deadline, Stale, Target
+from worker.backends.access.ssh_connection import Connection, Deadline, Link, Stale, Target, wait_for
 from worker.backends.access.transport import Answer, answer
 
 MAX_COMMANDS = 4
-_BLOCK_BYTES = 1 << 17
 # The other side ends a command by itself shortly after nobody waits for it any more.
 REMOTE_GRACE_SECONDS = 2.0
 
@@ -48,67 +48,76 @@ class SshTransport:
         return self._shared.files
 
 
+class _Command(SSHClientSession[bytes]):
+    """One run of a command, which does not start after its deadline."""
+
+    def __init__(self, link: Link, deadline: Deadline) -> None:
+        self._link = link
+        self._deadline = deadline
+        self._channel: SSHClientChannel[bytes] | None = None
+        self._out, self._err = bytearray(), bytearray()
+
+    async def run(self, line: Any, stdin: bytes) -> tuple[int, bytes, bytes]:
+        """Exit code, output and errors. Raises ConnectionLost where the command was cut off."""
+        try:
+            await self._link.open(self._link.ssh.create_session(lambda: self, line, encoding=None))
+            assert self._channel is not None
+            with suppress(BrokenPipeError):  # it may end without having read everything
+                self._channel.write(stdin)
+            self._channel.write_eof()
+            await self._channel.wait_closed()
+            code = self._channel.get_returncode()
+        finally:
+            self._close()
+        # The code may come before the output's end.
+        if code is None or self._link.ssh.is_closed():
+            raise ConnectionLost("before the command had ended")
+        return max(code, -1), bytes(self._out), bytes(self._err)
+
+    def _close(self) -> None:
+        if self._channel is not None:
+            self._channel.abort()
+
+    def connection_made(self, chan: SSHClientChannel[bytes]) -> None:
+        self._channel = chan
+        if self._deadline.is_over():
+            self._close()
+            raise ConnectionLost("after the deadline")
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        (self._out if datatype is None else self._err).extend(data)
+
+    def eof_received(self) -> bool:
+        return True  # keep the channel: the exit code may follow
+
+
 class _Shared:
     """What all transports to one target have in common in a process."""
 
     def __init__(self, target: Target) -> None:
         self.connection = Connection(target)
         self.files = SftpFiles(self.connection, self.execute)
-        self._slots = threading.BoundedSemaphore(MAX_COMMANDS)
+        self._slots = asyncio.BoundedSemaphore(MAX_COMMANDS)
 
     def execute(self, command: Sequence[str], stdin: bytes, timeout: float) -> tuple[int, bytes, bytes]:
         """Exit code (-1: ended by a signal), output and errors. Raises BackendUnavailable."""
-        deadline, line = Deadline(timeout), _line(command, timeout, reads=bool(stdin))
+        deadline, line = Deadline(timeout), _line(command, timeout)
         try:
-            return self._execute(line, stdin, deadline)
+            return wait_for(self._execute(line, stdin, deadline))
         except Stale:
-            return self._execute(line, stdin, deadline)
+            return wait_for(self._execute(line, stdin, deadline))
 
-    def _execute(self, line: bytes, stdin: bytes, deadline: Deadline) -> tuple[int, bytes, bytes]:
-        with (
-            self.connection.use(self._slots, deadline) as (link, watch),
-            link.open(deadline) as channel,
-        ):
-            watch.channel = channel
-            channel.exec_command(line)
-            out, err = _exchange(channel, stdin)
-            code = channel.recv_exit_status()
-            # What comes without an end was cut off, be there an exit code or not.
-            if watch.expired or not channel.eof_received:
-                raise SSHException("before the command had ended")
-            return code, out, err
+    async def _execute(self, line: bytes, stdin: bytes, deadline: Deadline) -> tuple[int, bytes, bytes]:
+        async with self.connection.use(self._slots, deadline) as link:
+            return await _Command(link, deadline).run(line, stdin)
 
 
-def _line(command: Sequence[str], timeout: float, *, reads: bool) -> bytes:
-    """The command as the login shell of the other side takes it (POSIX), with an end of its own.
-
-    reads: whether it is sent something. Else its input is closed there and not by a message of ours: paramiko
-        may send that after the channel's end, for which sshd ends the whole connection.
-    """
+def _line(command: Sequence[str], timeout: float) -> bytes:
+    """The command as the login shell of the other side takes it (POSIX), with a time limit of its own."""
     if any("\0" in word for word in command):
         raise ValueError("a command cannot have a NUL in it")
     limit = f"{timeout + REMOTE_GRACE_SECONDS:.3f}"
-    line = shlex.join(["timeout", "--signal=KILL", limit, *command])
-    return os.fsencode(line if reads else f"exec {line} < /dev/null")
-
-
-def _exchange(channel: Channel, stdin: bytes) -> tuple[bytes, bytes]:
-    """Write and read all three streams at once: they share what the other side waits for."""
-    with ThreadPoolExecutor(2, "ssh-stream") as threads:
-        if stdin:
-            threads.submit(_feed, channel, stdin)
-        err = threads.submit(_drain, channel.recv_stderr)
-        return _drain(channel.recv), err.result()
-
-
-def _feed(channel: Channel, stdin: bytes) -> None:
-    with suppress(*BROKEN):  # it may end without having read everything
-        channel.sendall(stdin)
-        channel.shutdown_write()
-
-
-def _drain(receive: Callable[[int], bytes]) -> bytes:
-    return b"".join(iter(lambda: receive(_BLOCK_BYTES), b""))
+    return os.fsencode(shlex.join(["exec", "timeout", "--signal=KILL", limit, *command]))
 
 
 # -- one for each target and process ---------------------------------------------------------------
@@ -123,7 +132,7 @@ def _shared(target: Target) -> _Shared:
 
 
 def disconnect() -> None:
-    """Close all connections of this process; whoever goes on connects anew."""
+    """Close all connections of this process; the next use opens new ones."""
     with _targets_lock:
         for shared in _targets.values():
-            shared.connection.close()
+            wait_for(shared.connection.close())

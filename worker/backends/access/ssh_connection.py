@@ -1,45 +1,44 @@
-"""One SSH connection to a cluster: made when needed, kept, shared by threads, made anew when it is dead.
+"""One SSH connection to a cluster: opened on first use, shared by all threads, replaced when it is dead.
 
-paramiko waits for some answers without a limit (RFC 4254's replies to channel requests, writes to a socket
-that takes nothing), so each call has a Watch that closes under it what it waits for.
+asyncssh runs in one event loop in a thread of its own; other threads pass coroutines to it and wait. The
+deadline of a call cancels its coroutine, so cleanup never awaits: a server that hangs answers nothing.
 """
 
-import base64
-import hashlib
+import asyncio
 import logging
-import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from paramiko import (
-    AuthenticationException,
-    BadHostKeyException,
-    Channel,
-    ChannelException,
-    MissingHostKeyPolicy,
-    PKey,
+import asyncssh
+from asyncssh import (
+    ChannelOpenError,
     SFTPClient,
-    SSHClient,
-    SSHException,
+    SFTPConnectionLost,
+    SFTPError,
+    SFTPNoConnection,
+    SSHClientConnection,
+    SSHKey,
+    SSHKnownHosts,
 )
 
 from worker.errors import BackendUnavailable
 
+DEFAULT_PORT = 22
 CONNECT_SECONDS = 10.0
 KEEPALIVE_SECONDS = 30
-# A server that does not even open a channel for so long is hung, or gone without a word.
+# A server that opens no channel for this long hangs, or is gone without notice.
 SILENCE_SECONDS = 5.0
-# After this a call's end is no longer waited for: the connection is closed under it.
-GRACE_SECONDS = 1.0
 
-# What it logs about lost connections, tracebacks included, is raised as well.
-logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+# It logs each command, and lost connections that are raised as well.
+logging.getLogger("asyncssh").setLevel(logging.CRITICAL)
 
-BROKEN = (OSError, EOFError, SSHException)
+_BROKEN = (OSError, EOFError, asyncssh.DisconnectError, SFTPConnectionLost, SFTPNoConnection)
 
 
 class Lost(BackendUnavailable):
@@ -47,24 +46,40 @@ class Lost(BackendUnavailable):
 
 
 class Stale(Lost):
-    """It was dead before anything was asked of it: a second attempt does nothing twice."""
+    """The connection was dead before anything was sent over it: a retry does nothing twice."""
 
 
-class _Unopened(SSHException):
-    pass
+_loop_lock = threading.Lock()
+
+
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all connections. A process that has it must not fork and use it in the child."""
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # errors of cancelled calls, which nobody awaits
+    threading.Thread(target=loop.run_forever, name="ssh", daemon=True).start()
+    return loop
+
+
+def wait_for[T](coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in the event loop of all connections."""
+    with _loop_lock:
+        future = asyncio.run_coroutine_threadsafe(coroutine, _event_loop())
+    try:
+        return future.result()
+    finally:
+        future.cancel()  # where this thread was interrupted
 
 
 class Deadline:
-    """A moment at which a call is over."""
+    """The moment at which a call is over, on the event loop's clock."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._at = time.monotonic() + seconds
+        self.at = time.monotonic() + seconds
 
-    @property
-    def left(self) -> float:
-        """Seconds, 0 when it is over."""
-        return max(0.0, self._at - time.monotonic())
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.at
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,7 @@ class Target:
 
     host: str
     user: str
-    port: int = 22
+    port: int = DEFAULT_PORT
     identity: Path | None = None
     """A private key; None: those of an agent and of ~/.ssh."""
     known_hosts: Path | None = None
@@ -85,231 +100,182 @@ class Target:
 
 @dataclass
 class Link:
-    """A connection as long as it lives."""
+    """A connection while it is alive, and its SFTP sessions that no call uses."""
 
-    client: SSHClient
-    socket: socket.socket
-    idle: list[SFTPClient] = field(default_factory=list)
-    """Sessions of SFTP that nobody uses now."""
-    _asked: float | None = None
-    """Since when the server has opened no channel, though it was asked to."""
+    ssh: SSHClientConnection
+    _idle: list[SFTPClient] = field(default_factory=list)
+    _asked_at: float | None = None
+    """Since when the server has opened no channel although it was asked to."""
 
-    def is_alive(self) -> bool:
-        transport = self.client.get_transport()
-        return transport is not None and transport.is_active()
+    async def open[T](self, opening: Awaitable[T]) -> T:
+        """Await a channel. Abort the connection where the server is silent for too long.
 
-    def open(self, deadline: Deadline) -> Channel:
-        """A new channel. Raises what is BROKEN, and closes a connection whose other side is silent."""
-        transport = self.client.get_transport()
-        if transport is None:
-            raise SSHException("not connected")
-        self._asked = self._asked or time.monotonic()
+        A cancelled call leaves the opening alone: asyncssh would forget the channel, and the server keep it.
+        """
+        self._asked_at = self._asked_at or time.monotonic()
+        task = asyncio.ensure_future(opening)
         try:
-            channel = transport.open_session(timeout=deadline.left)
-        except ChannelException:
-            self._asked = None  # a refusal is an answer
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            task.add_done_callback(_exit_late)
+            # None: another call was answered meanwhile.
+            if self._asked_at is not None and time.monotonic() - self._asked_at > SILENCE_SECONDS:
+                self.ssh.abort()
             raise
-        except BROKEN as error:
-            if self._asked and time.monotonic() - self._asked > SILENCE_SECONDS:
-                self.close()
-            raise _Unopened(str(error)) from error
-        self._asked = None
-        return channel
+        self._asked_at = None  # a rejection is an answer as well
+        return task.result()
 
-    def close(self) -> None:
-        self.client.close()
-        self.socket.close()  # paramiko leaves it open where it got stuck on the way
+    @asynccontextmanager
+    async def sftp(self) -> AsyncIterator[SFTPClient]:
+        """An SFTP session that no other call uses."""
+        session = self._idle.pop() if self._idle else await self.open(self.ssh.start_sftp_client())
+        try:
+            yield session
+        except BaseException as error:
+            if isinstance(error, SFTPError) and not isinstance(error, _BROKEN):
+                self._idle.append(session)
+            else:
+                self._exit(session)
+            raise
+        self._idle.append(session)
 
-
-class Watch:
-    """Ends a call at its deadline. First its channel is closed; where it goes on waiting, the connection."""
-
-    def __init__(self, link: Link, deadline: Deadline) -> None:
-        self.expired = False
-        self.channel: Channel | None = None
-        self._link = link
-        self._deadline = deadline
-        self._finished = threading.Event()
-
-    def __enter__(self) -> "Watch":
-        threading.Thread(target=self._hold, name="ssh-watch", daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._finished.set()
-
-    def _hold(self) -> None:
-        if self._finished.wait(self._deadline.left):
-            return
-        self.expired = True
-        if self.channel is not None:
-            # Its last message may find no way out: the connection has to be closed then, not waited for.
-            threading.Thread(target=_close, args=(self.channel,), daemon=True).start()
-        if not self._finished.wait(GRACE_SECONDS):
-            self._link.close()
+    def _exit(self, session: SFTPClient) -> None:
+        """End a session that broke, and the idle ones, which may be broken as well."""
+        for each in (session, *self._idle):
+            each.exit()
+        self._idle.clear()
 
 
-def _close(channel: Channel) -> None:
-    with suppress(*BROKEN):
-        channel.close()
+def _exit_late(task: asyncio.Task[Any]) -> None:
+    if task.exception() is None and isinstance(task.result(), SFTPClient):
+        task.result().exit()
 
 
 class Connection:
-    """The connection to one target, and how many channels it may have at once.
-
-    It has threads and locks: a process that uses it must not fork afterwards and use it in the child.
-    """
+    """The connection to one target."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self._lock = threading.Lock()
+        self._lock = asyncio.Lock()
         self._link: Link | None = None
         self._failure: tuple[float, BackendUnavailable] | None = None
 
-    @contextmanager
-    def use(self, slots: threading.Semaphore, deadline: Deadline) -> Iterator[tuple[Link, Watch]]:
+    @asynccontextmanager
+    async def use(self, slots: asyncio.Semaphore, deadline: Deadline) -> AsyncIterator[Link]:
         """A live connection for one call, within its deadline. Raises BackendUnavailable."""
-        if not slots.acquire(timeout=deadline.left):
-            raise BackendUnavailable(
-                f"{self.target}: no channel was free for {deadline.seconds:g} s.",
-                hint="Others are at work on the same connection; try again.",
-            )
+        await self._acquire(slots, deadline)
         try:
-            link = self._alive(deadline)
-            with Watch(link, deadline) as watch, self._translated(watch, deadline):
-                yield link, watch
+            async with asyncio.timeout_at(deadline.at):
+                link = await self._alive()
+                with self._translated(link):
+                    yield link
+        except TimeoutError as error:
+            message = f"{self.target} did not answer within {deadline.seconds:g} s."
+            raise BackendUnavailable(message) from error
         finally:
             slots.release()
 
+    async def _acquire(self, slots: asyncio.Semaphore, deadline: Deadline) -> None:
+        try:
+            async with asyncio.timeout_at(deadline.at):
+                await slots.acquire()
+        except TimeoutError:
+            raise BackendUnavailable(
+                f"{self.target}: no channel was free for {deadline.seconds:g} s.",
+                hint="Others are at work on the same connection; try again.",
+            ) from None
+
     @contextmanager
-    def _translated(self, watch: Watch, deadline: Deadline) -> Iterator[None]:
-        """What breaks is one of ours; FileNotFoundError is an answer."""
+    def _translated(self, link: Link) -> Iterator[None]:
+        """Raise a broken connection as an error of ours; another SFTPError is an answer."""
         try:
             yield
-        except FileNotFoundError:
-            raise
-        except BROKEN as error:
-            if watch.expired or not deadline.left:
-                raise BackendUnavailable(
-                    f"{self.target} did not answer within {deadline.seconds:g} s."
-                ) from error
-            if isinstance(error, ChannelException):
-                raise BackendUnavailable(f"{self.target} opens no more channels: {error.text}") from error
-            kind = Stale if isinstance(error, _Unopened) else Lost
-            raise kind(f"The connection to {self.target} was cut: {error}") from error
+        except ChannelOpenError as error:
+            if not link.ssh.is_closed():
+                raise BackendUnavailable(f"{self.target} opens no more channels: {error.reason}") from error
+            kind = Stale if error.code == asyncssh.OPEN_CONNECT_FAILED else Lost
+            raise kind(f"The connection to {self.target} was cut: {error.reason}") from error
+        except _BROKEN as error:
+            raise Lost(f"The connection to {self.target} was cut: {error}") from error
 
-    def _alive(self, deadline: Deadline) -> Link:
+    async def _alive(self) -> Link:
         began = time.monotonic()
-        if not self._lock.acquire(timeout=deadline.left):
-            raise BackendUnavailable(f"{self.target} was not connected within {deadline.seconds:g} s.")
-        try:
-            if self._link is None or not self._link.is_alive():
+        async with self._lock:
+            if self._link is None or self._link.ssh.is_closed():
                 self._share_failure(began)
-                self._link = self._connect(deadline)
+                self._link = await self._connect()
             return self._link
-        finally:
-            self._lock.release()
 
     def _share_failure(self, since: float) -> None:
-        """Who waited while another tried in vain needs not try for itself, one after the other."""
+        """Calls that waited while another failed to connect do not try one after the other."""
         if self._failure is not None and self._failure[0] > since:
             raise BackendUnavailable(self._failure[1].message, hint=self._failure[1].hint)
 
-    def _connect(self, deadline: Deadline) -> Link:
-        self._drop()
+    async def _connect(self) -> Link:
         try:
-            return connect(self.target, deadline)
+            return Link(await connect(self.target))
         except BackendUnavailable as error:
             self._failure = (time.monotonic(), error)
             raise
 
-    def _drop(self) -> None:
-        if self._link is not None:
-            self._link.close()
-            self._link = None
-
-    def close(self) -> None:
-        """End the connection; the next use makes a new one."""
-        with self._lock:
-            self._drop()
+    async def close(self) -> None:
+        """End the connection; the next use opens a new one."""
+        async with self._lock:
+            if self._link is not None:
+                self._link.ssh.abort()
+                self._link = None
 
 
 # -- connecting ------------------------------------------------------------------------------------
 
 
-def connect(target: Target, deadline: Deadline) -> Link:
-    """Connect and authenticate, in CONNECT_SECONDS each. Raises BackendUnavailable, saying what to do."""
-    client = SSHClient()
-    client.set_missing_host_key_policy(_Refuse())
-    _load_known_hosts(client, target)
-    link = Link(client, _connected_socket(target, deadline))
-    # The limits of paramiko are for single steps; this one is for all of them.
-    guard = threading.Timer(min(CONNECT_SECONDS, deadline.left), link.close)
-    guard.start()
-    try:
-        _authenticate(link, target)
-    except (*BROKEN, _UnknownHost) as error:
-        link.close()
-        raise _refusal(target, error) from error
-    finally:
-        guard.cancel()
-    return link
+class _Client(asyncssh.SSHClient):
+    """Rejects the key of a host that is not a known one, and keeps it for the message."""
+
+    rejected: SSHKey | None = None
+
+    def validate_host_public_key(self, _host: str, _addr: str, _port: int, key: SSHKey) -> bool:
+        self.rejected = key
+        return False
 
 
-def _load_known_hosts(client: SSHClient, target: Target) -> None:
+async def connect(target: Target) -> SSHClientConnection:
+    """Connect and authenticate in CONNECT_SECONDS. Raises BackendUnavailable, which says what to do."""
+    client, hosts = _Client(), _known_hosts(target)
     try:
-        if target.known_hosts is None:
-            client.load_system_host_keys()
-        else:
-            client.load_host_keys(str(target.known_hosts))
-    except (OSError, SSHException) as error:
+        return await asyncssh.connect(
+            target.host,
+            target.port,
+            username=target.user,
+            config=None,
+            known_hosts=hosts,
+            # Known types first; a key of another type is rejected as well, but can be shown.
+            server_host_key_algs="+ssh-ed25519,ecdsa-sha2-*,rsa-sha2-*",
+            client_factory=lambda: client,
+            client_keys=str(target.identity) if target.identity else (),
+            agent_path=None if target.identity else (),
+            preferred_auth="publickey",
+            x509_trusted_certs=None,
+            connect_timeout=CONNECT_SECONDS,
+            keepalive_interval=KEEPALIVE_SECONDS,
+        )
+    except (OSError, EOFError, ValueError, asyncssh.Error) as error:
+        raise _rejection(target, error, client.rejected, hosts) from error
+
+
+def _known_hosts(target: Target) -> SSHKnownHosts:
+    try:
+        return asyncssh.read_known_hosts(str(target.known_hosts or Path("~/.ssh/known_hosts").expanduser()))
+    except (OSError, ValueError) as error:
         raise BackendUnavailable(
             f"The known hosts for {target} cannot be read: {error}",
             hint=f"Make the file: {_learn(target)}",
         ) from error
 
 
-def _connected_socket(target: Target, deadline: Deadline) -> socket.socket:
-    try:
-        found = socket.create_connection((target.host, target.port), min(CONNECT_SECONDS, deadline.left))
-    except OSError as error:
-        raise BackendUnavailable(f"{target} cannot be reached: {error}") from error
-    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return found
-
-
-def _authenticate(link: Link, target: Target) -> None:
-    link.client.connect(
-        target.host,
-        port=target.port,
-        username=target.user,
-        key_filename=str(target.identity) if target.identity else None,
-        allow_agent=target.identity is None,
-        look_for_keys=target.identity is None,
-        sock=link.socket,
-        timeout=CONNECT_SECONDS,
-        banner_timeout=CONNECT_SECONDS,
-        auth_timeout=CONNECT_SECONDS,
-    )
-    transport = link.client.get_transport()
-    if transport is not None:
-        transport.set_keepalive(KEEPALIVE_SECONDS)
-
-
-class _UnknownHost(Exception):
-    def __init__(self, key: PKey) -> None:
-        super().__init__(f"its host key {_fingerprint(key)} is not known")
-
-
-class _Refuse(MissingHostKeyPolicy):
-    def missing_host_key(self, _client: SSHClient, _hostname: str, key: PKey) -> None:
-        raise _UnknownHost(key)
-
-
-def _fingerprint(key: PKey) -> str:
+def _fingerprint(key: SSHKey) -> str:
     """As `ssh-keygen -l` shows it."""
-    digest = base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
-    return f"{key.get_name()} SHA256:{digest}"
+    return f"{key.get_algorithm()} {key.get_fingerprint()}"
 
 
 def _learn(target: Target) -> str:
@@ -317,18 +283,28 @@ def _learn(target: Target) -> str:
     return f"`ssh-keyscan -p {target.port} {target.host} >> {file}`, and compare its fingerprint."
 
 
-def _refusal(target: Target, error: Exception) -> BackendUnavailable:
+def _rejection(
+    target: Target, error: Exception, rejected: SSHKey | None, hosts: SSHKnownHosts
+) -> BackendUnavailable:
     """Why there is no connection, and what to do about it."""
-    hint = None
-    message = f"{target} cannot be used: {error or 'the connection was closed'}"
-    if isinstance(error, _UnknownHost):
-        hint = f"If it is the right host: {_learn(target)}"
-    elif isinstance(error, BadHostKeyException):
-        message = (
-            f"{target} cannot be used: its host key {_fingerprint(error.key)} is not the known "
-            f"{_fingerprint(error.expected_key)}."
-        )
-        hint = "Somebody may be in between. If the host was set up anew, `ssh-keygen -R` removes the old key."
-    elif isinstance(error, AuthenticationException):
+    reason, hint = str(error) or f"no answer within {CONNECT_SECONDS:g} s", None
+    if rejected is not None:
+        reason, hint = _key_rejection(target, rejected, hosts)
+    elif isinstance(error, asyncssh.PermissionDenied):
         hint = f"The key {target.identity or 'of the agent or ~/.ssh'} has to be accepted for {target.user}."
-    return BackendUnavailable(message, hint=hint)
+    elif isinstance(error, OSError) and not error.filename:
+        return BackendUnavailable(f"{target} cannot be reached: {reason}")
+    return BackendUnavailable(f"{target} cannot be used: {reason}", hint=hint)
+
+
+def _key_rejection(target: Target, rejected: SSHKey, hosts: SSHKnownHosts) -> tuple[str, str]:
+    known = hosts.match(target.host, "", target.port if target.port != DEFAULT_PORT else None)[0]
+    if not known:
+        return (
+            f"its host key {_fingerprint(rejected)} is not known",
+            f"If it is the right host: {_learn(target)}",
+        )
+    return (
+        f"its host key {_fingerprint(rejected)} is not the known {_fingerprint(known[0])}.",
+        "Somebody may be in between. If the host was set up again, `ssh-keygen -R` removes the old key.",
+    )

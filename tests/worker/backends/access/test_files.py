@@ -111,6 +111,27 @@ def test_a_hole_of_a_terabyte_is_skipped(files: Files, tmp_path: Path) -> None:
     assert files.read(tmp_path / "file", 1 << 40, 100) == b"end"
 
 
+def test_a_file_that_grows_is_read_without_a_hole(files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    assert files.read(path, 0, 1) == b""
+
+    def grow() -> None:
+        with path.open("ab", buffering=0) as file:
+            for _ in range(100):
+                file.write(b"x" * (1 << 20))
+
+    offset = 0
+    with ThreadPoolExecutor(1) as threads:
+        growing = threads.submit(grow)
+        while not growing.done() or offset < path.stat().st_size:
+            piece = files.read(path, offset, 16 << 20)
+            assert piece.strip(b"x") == b""
+            offset += len(piece)
+        growing.result()
+    assert offset == 100 << 20
+
+
 def test_a_change_is_seen(files: Files, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x")

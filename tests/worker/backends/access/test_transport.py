@@ -167,14 +167,13 @@ def test_a_server_that_hangs_in_mid_command_is_given_up(server: Sshd, tmp_path: 
 def test_a_connection_that_takes_nothing_holds_no_call(
     server: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect = socket.create_connection
+    connect = socket.socket.connect
 
-    def with_small_buffer(*arguments: Any) -> socket.socket:
-        connected = connect(*arguments)
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        return connected
+    def with_small_buffer(connecting: socket.socket, address: Any) -> None:
+        connecting.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        connect(connecting, address)
 
-    monkeypatch.setattr(socket, "create_connection", with_small_buffer)
+    monkeypatch.setattr(socket.socket, "connect", with_small_buffer)
     transport = over_ssh(server)
     with ThreadPoolExecutor(4) as threads:
         # Nobody reads, so each goes on writing until its channel's window is full.
@@ -198,6 +197,33 @@ def test_a_hung_connection_is_replaced(server: Sshd) -> None:
     server.signal_sessions(signal.SIGSTOP)
     # The listening server goes on, and serves a new connection.
     wait_until(lambda: _answers(transport, timeout=3), what="a new connection")
+
+
+def test_a_command_is_not_started_after_its_deadline(server: Sshd, tmp_path: Path) -> None:
+    transport = over_ssh(server)
+    transport.run(["true"], timeout=LIMIT)
+    server.signal_sessions(signal.SIGSTOP)
+    with pytest.raises(BackendUnavailable, match="within 1"):
+        transport.run(["touch", str(tmp_path / "late")], timeout=1)
+    server.signal_sessions(signal.SIGCONT)
+    for _ in range(2 * ssh.MAX_COMMANDS):
+        assert transport.run(["true"], timeout=LIMIT).code == 0
+    assert not (tmp_path / "late").exists()
+    assert server.connections() == 1
+
+
+def test_calls_that_expire_cost_the_server_no_channels(server: Sshd, tmp_path: Path) -> None:
+    transport = over_ssh(server)
+    (tmp_path / "file").write_text("x")
+    transport.run(["true"], timeout=LIMIT)
+    for _ in range(12):  # more than a server allows on a connection
+        server.signal_sessions(signal.SIGSTOP)
+        with pytest.raises(BackendUnavailable):
+            transport.run(["true"], timeout=0.1)
+        server.signal_sessions(signal.SIGCONT)
+        assert transport.run(["true"], timeout=LIMIT).code == 0
+    assert transport.files().read(tmp_path / "file", 0, 1) == b"x"
+    assert server.connections() == 1
 
 
 def _answers(transport: Transport, timeout: float) -> bool:
@@ -283,6 +309,20 @@ def test_a_cut_connection_costs_no_read(server: Sshd, tmp_path: Path) -> None:
         server.signal_sessions(signal.SIGKILL)
 
 
+def test_a_file_session_that_ends_alone_costs_no_read(server: Sshd, tmp_path: Path) -> None:
+    transport = over_ssh(server)
+    (tmp_path / "file").write_text("x")
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(lambda _: transport.files().read(tmp_path / "file", 0, 1), range(40))) == {
+            b"x"
+        }
+    for session in server.sessions():
+        if "internal-sftp" in " ".join(session.cmdline()):
+            session.kill()
+    assert transport.files().read(tmp_path / "file", 0, 1) == b"x"
+    assert server.connections() == 1
+
+
 # -- who is on the other side ----------------------------------------------------------------------
 
 
@@ -303,12 +343,14 @@ def test_an_unknown_host_is_refused(server: Sshd) -> None:
     assert transport.run(["true"], timeout=LIMIT).code == 0
 
 
-def test_a_host_with_another_key_is_refused(server: Sshd) -> None:
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
+def test_a_host_with_another_key_is_refused(server: Sshd, kind: str) -> None:
     server.stop()
-    server.new_host_key()
+    server.new_host_key(kind)
     server.start()
     said = refusal(lambda: over_ssh(server).run(["true"], timeout=LIMIT))
-    assert "is not the known" in said
+    assert f"{kind}-sha2" in said or f"ssh-{kind} SHA256:" in said
+    assert "is not the known ssh-ed25519 SHA256:" in said
     assert "ssh-keygen -R" in said
 
 
