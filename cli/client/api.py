@@ -1,16 +1,15 @@
 """The HTTP API as one small class: who calls, how long to wait, what to send again, and what errors mean."""
 
 import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 from urllib.parse import quote
 
 import httpx2
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from cli.client.errors import UNAVAILABLE, ApiError, ClientError, ExitCode, NotTheService, Unreachable
+from cli.client.retry import LONGEST_PAUSE_SECONDS, RetryPolicy
 from cli.client.where import Where
 
 
@@ -33,12 +32,11 @@ def job_path(job_id: str, *parts: str | int) -> str:
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
-PATIENCE_SECONDS = 5.0
-LONGEST_PAUSE_SECONDS = 5.0
+RETRY_SECONDS = 5.0
 MAX_PAGE = 200
 
 
-class _TryAgain(Exception):
+class _Retryable(Exception):
     """The request may be sent again; `error` is what to say if it is not."""
 
     def __init__(self, error: ClientError, pause_seconds: float = 0.0) -> None:
@@ -51,8 +49,8 @@ class Api:
     """Calls of one service with one key.
 
     Every call raises Unreachable where nobody answers, ApiError where the service refuses, NotTheService
-    where the answer is somebody else's. What can be sent twice is sent again for `patience` seconds after
-    the first failure, while nobody answers or the service is not available.
+    where the answer is somebody else's. What can be sent twice is sent again for `retry_seconds` after the
+    first failure, while nobody answers or the service is not available.
     """
 
     def __init__(self, where: Where) -> None:
@@ -68,8 +66,8 @@ class Api:
     def close(self) -> None:
         self._client.close()
 
-    def get(self, path: str, *, patience: float = PATIENCE_SECONDS, **request: Any) -> Document:
-        return document(self.send("GET", path, patience=patience, **request))
+    def get(self, path: str, *, retry_seconds: float = RETRY_SECONDS, **request: Any) -> Document:
+        return document(self.send("GET", path, retry_seconds=retry_seconds, **request))
 
     def post(self, path: str, *, repeatable: bool, **request: Any) -> Document:
         return document(self.send("POST", path, repeatable=repeatable, **request))
@@ -92,20 +90,21 @@ class Api:
         path: str,
         *,
         repeatable: bool = True,
-        patience: float = PATIENCE_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
         **request: Any,
     ) -> httpx2.Response:
         """The answer, which is a success or 304. `request` is what httpx2 takes.
 
         repeatable: False for what must not happen twice; then it is sent again only if it never arrived.
         """
-        attempts = Retrying(
-            retry=retry_if_exception_type(_TryAgain), wait=_pause, stop=_after(patience), reraise=True
-        )
-        try:
-            return attempts(self._once, method, path, repeatable, request)
-        except _TryAgain as failure:
-            raise failure.error from None
+        policy = None
+        while True:
+            try:
+                return self._once(method, path, repeatable, request)
+            except _Retryable as failure:
+                # The time runs from the first failure: a long poll is none.
+                policy = policy or RetryPolicy(outage_seconds=retry_seconds)
+                policy.wait(failure.error, at_least=failure.pause_seconds)
 
     def _once(self, method: str, path: str, repeatable: bool, request: Mapping[str, Any]) -> httpx2.Response:
         try:
@@ -119,12 +118,12 @@ class Api:
             return response
         refused = refusal(response)
         if repeatable and refused.exit_code is ExitCode.UNAVAILABLE:
-            raise _TryAgain(refused, _retry_after(response))
+            raise _Retryable(refused, _retry_after(response))
         raise refused
 
     def _lost(self, error: httpx2.TransportError, *, again: bool) -> Exception:
         lost = self.unreachable(error)
-        return _TryAgain(lost) if again else lost
+        return _Retryable(lost) if again else lost
 
     def unreachable(self, error: Exception) -> Unreachable:
         why = str(error) or type(error).__name__
@@ -141,23 +140,6 @@ class Api:
                 response.read()
                 raise refusal(response)
             yield response
-
-
-def _after(seconds: float) -> Any:
-    """Stop once so many seconds have passed since the first failure: a long poll is no failure."""
-    began: list[float] = []
-
-    def stop(_state: RetryCallState) -> bool:
-        began[:1] = began or [time.monotonic()]
-        return time.monotonic() - began[0] >= seconds
-
-    return stop
-
-
-def _pause(state: RetryCallState) -> float:
-    failure = state.outcome.exception() if state.outcome else None
-    asked = failure.pause_seconds if isinstance(failure, _TryAgain) else 0.0
-    return max(asked, wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE_SECONDS)(state))
 
 
 def _retry_after(response: httpx2.Response) -> float:

@@ -11,7 +11,7 @@ import httpx2
 
 from cli.client.api import Api, Document, job_path
 from cli.client.errors import BadDownload, ClientError
-from cli.client.patience import Patience
+from cli.client.retry import RetryPolicy
 
 Advance = Callable[[int], None]
 
@@ -72,7 +72,7 @@ def _inside(directory: Path, path: str) -> Path:
     return target
 
 
-def fetch(api: Api, wanted: Sequence[File], patience: Patience, advance: Advance) -> None:
+def fetch(api: Api, wanted: Sequence[File], policy: RetryPolicy, advance: Advance) -> None:
     """Download what is not there. `advance` hears of every byte, also of those that were there.
 
     Raises BadDownload, ApiError, Unreachable, OSError.
@@ -82,24 +82,24 @@ def fetch(api: Api, wanted: Sequence[File], patience: Patience, advance: Advance
             advance(file.size_bytes)
             continue
         file.target.parent.mkdir(parents=True, exist_ok=True)
-        _fetch_part(api, file, patience, advance)
+        _fetch_part(api, file, policy, advance)
         file.finish()
 
 
-def _fetch_part(api: Api, file: File, patience: Patience, advance: Advance) -> None:
+def _fetch_part(api: Api, file: File, policy: RetryPolicy, advance: Advance) -> None:
     """Let the part grow to its size, over as many connections as that takes."""
     file.part.touch()
     advance(file.part.stat().st_size)
     while file.part.stat().st_size < file.size_bytes:
         try:
             for number in _append(api, file):
-                patience.answered()
+                policy.reset()
                 advance(number)
             return  # all that there is
         except httpx2.TransportError as error:
-            patience.bear(api.unreachable(error))
+            policy.wait(api.unreachable(error))
         except ClientError as error:
-            patience.bear(error)
+            policy.wait(error)
 
 
 def _append(api: Api, file: File) -> Iterator[int]:

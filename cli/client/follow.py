@@ -9,7 +9,7 @@ from httpx2 import EventSource, ServerSentEvent
 
 from cli.client.api import ANSWER_SECONDS, CONNECT_SECONDS, Api, Document, document, job_path
 from cli.client.errors import ClientError, NotTheService
-from cli.client.patience import Patience
+from cli.client.retry import RetryPolicy
 
 # The service sends a comment more often than this while there is nothing to say.
 SILENCE_SECONDS = 60.0
@@ -22,24 +22,24 @@ class _CutOff(Exception):
     """The connection ended before the stream did."""
 
 
-def events(api: Api, path: str, params: Mapping[str, Any], patience: Patience) -> Iterator[ServerSentEvent]:
+def events(api: Api, path: str, params: Mapping[str, Any], policy: RetryPolicy) -> Iterator[ServerSentEvent]:
     """The events of a stream, up to and with `end`; each new connection goes on after the last id.
 
-    Raises ApiError, or TimedOut and Unreachable where the patience is over.
+    Raises ApiError, or TimedOut and Unreachable where the policy gives up.
     """
     seen = ""
     while True:
         try:
             for event in _connection(api, path, params, seen):
-                patience.answered()
+                policy.reset()
                 seen = event.id or seen
                 yield event
                 if event.event == "end":
                     return
         except (httpx2.TransportError, _CutOff) as error:
-            patience.bear(api.unreachable(error))
+            policy.wait(api.unreachable(error))
         except ClientError as error:
-            patience.bear(error)
+            policy.wait(error)
 
 
 def _connection(api: Api, path: str, params: Mapping[str, Any], seen: str) -> Iterator[ServerSentEvent]:
@@ -53,16 +53,16 @@ def _connection(api: Api, path: str, params: Mapping[str, Any], seen: str) -> It
     raise _CutOff("the stream broke off")
 
 
-def until_ended(api: Api, job_ids: Sequence[str], patience: Patience) -> Iterator[Document]:
+def until_ended(api: Api, job_ids: Sequence[str], policy: RetryPolicy) -> Iterator[Document]:
     """Each job as it is now and whenever it has changed, until all have ended.
 
-    Raises ApiError, or TimedOut and Unreachable where the patience is over.
+    Raises ApiError, or TimedOut and Unreachable where the policy gives up.
     """
     tags = dict.fromkeys(job_ids, "")
     seconds = 0  # the first look waits for nothing: an unknown job is said at once
     while tags:
         for job_id in list(tags):
-            job, tags[job_id] = _look(api, job_id, tags[job_id], min(seconds, patience.left()), patience)
+            job, tags[job_id] = _look(api, job_id, tags[job_id], min(seconds, policy.seconds_left()), policy)
             if job is None:
                 continue
             yield job
@@ -72,17 +72,19 @@ def until_ended(api: Api, job_ids: Sequence[str], patience: Patience) -> Iterato
         seconds = max(1, LONG_POLL_SECONDS // max(1, len(tags)))
 
 
-def _look(api: Api, job_id: str, tag: str, seconds: float, patience: Patience) -> tuple[Document | None, str]:
+def _look(
+    api: Api, job_id: str, tag: str, seconds: float, policy: RetryPolicy
+) -> tuple[Document | None, str]:
     """The job and its tag once that is another; None after so many seconds, or while the service is away."""
     try:
         response = api.send(
-            "GET", job_path(job_id), patience=0, params={"wait": f"{ceil(seconds)}s"},
+            "GET", job_path(job_id), retry_seconds=0, params={"wait": f"{ceil(seconds)}s"},
             headers={"If-None-Match": tag} if tag else {},
             timeout=httpx2.Timeout(seconds + ANSWER_SECONDS, connect=CONNECT_SECONDS),
         )  # fmt: skip
         job = None if response.status_code == httpx2.codes.NOT_MODIFIED else document(response)
     except ClientError as error:
-        patience.bear(error)
+        policy.wait(error)
         return None, tag
-    patience.answered()
+    policy.reset()
     return job, response.headers.get("etag", tag)

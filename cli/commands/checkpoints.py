@@ -7,7 +7,7 @@ import typer
 
 from cli.client import download
 from cli.client.api import Document, job_path
-from cli.client.patience import Patience
+from cli.client.retry import RetryPolicy
 from cli.commands import jobs, progress, show
 from cli.commands.body import pairs
 from cli.commands.session import AsJson, JobId, Timeout, service, trouble
@@ -68,8 +68,8 @@ def get_checkpoint(
         directory.mkdir(parents=True, exist_ok=True)
         bar, task = progress.download(f"iteration {iteration}", sum(file.size_bytes for file in files))
         with bar:
-            patience = Patience(trouble, away_seconds=SILENCE_SECONDS, endless=False)
-            download.fetch(api, files, patience, lambda number: bar.advance(task, number))
+            policy = RetryPolicy(trouble, outage_seconds=SILENCE_SECONDS, endless=False)
+            download.fetch(api, files, policy, lambda number: bar.advance(task, number))
     show.document(detail) if as_json else show.text(directory)
 
 

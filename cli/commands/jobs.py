@@ -8,7 +8,7 @@ import typer
 from cli.client.api import Api, job_path
 from cli.client.errors import ExitCode
 from cli.client.follow import until_ended
-from cli.client.patience import Patience
+from cli.client.retry import RetryPolicy
 from cli.commands import job_view, show
 from cli.commands.body import Asked, Body, pairs
 from cli.commands.progress import Bars
@@ -117,7 +117,7 @@ def _wait(api: Api, job_ids: list[str], timeout: float | None, *, as_json: bool)
     """Raises typer.Exit with the code of the worst end."""
     codes = set()
     with Bars() as bars:
-        for job in until_ended(api, job_ids, Patience(trouble, timeout=timeout)):
+        for job in until_ended(api, job_ids, RetryPolicy(trouble, timeout=timeout)):
             bars.show(job)
             if job["terminal"]:
                 codes.add(job_view.exit_code(job))

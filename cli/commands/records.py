@@ -11,7 +11,7 @@ import typer
 from cli.client.api import Api, Document, job_path, parse
 from cli.client.errors import ApiError
 from cli.client.follow import events as stream
-from cli.client.patience import Patience
+from cli.client.retry import RetryPolicy
 from cli.commands import show
 from cli.commands.session import AsJson, JobId, service, trouble
 
@@ -70,7 +70,7 @@ def _followed(api: Api, job_id: str, params: dict[str, Any], tail: int | None) -
         offset, params = page["next_offset"], {**params, "attempt": page["attempt"]}
     place = (params.get("attempt", 0), offset)
     path = job_path(job_id, "logs", "stream")
-    for event in stream(api, path, {**params, "offset": offset}, Patience(trouble)):
+    for event in stream(api, path, {**params, "offset": offset}, RetryPolicy(trouble)):
         data = parse(event.data)
         if event.event == "end":
             _refuse_early_end(data)
@@ -114,7 +114,7 @@ def _all_events(api: Api, job_id: str) -> Document:
 
 def _stream_of_events(api: Api, job_id: str) -> Iterator[Document]:
     last = 0
-    for event in stream(api, job_path(job_id, "events", "stream"), {}, Patience(trouble)):
+    for event in stream(api, job_path(job_id, "events", "stream"), {}, RetryPolicy(trouble)):
         data = parse(event.data)
         if event.event == "end":
             _refuse_early_end(data)

@@ -4,25 +4,28 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tenacity import retry, retry_if_exception_type, stop_after_attempt
-
 from demo.slurm.config import Config
 from demo.slurm.daemons import ClusterError
 
 INSTALL_SECONDS = 120
 COMMAND_SECONDS = 30
+MAX_ATTEMPTS = 3
 ACCOUNT = "test"
 MADE = "made-whole"
 
 
 def make_data(directory: Path) -> None:
     """An empty database server's files, once."""
-    if not (directory / "mariadb" / MADE).exists():
-        _make_data(directory / "mariadb")
+    attempts = 0
+    while not (directory / "mariadb" / MADE).exists():
+        attempts += 1
+        try:
+            _make_data(directory / "mariadb")
+        except ClusterError:  # seen once, on a busy machine: what was made until then is of no use
+            if attempts == MAX_ATTEMPTS:
+                raise
 
 
-# Seen to fail, once, while the machine was busy: what was made until then is of no use.
-@retry(retry=retry_if_exception_type(ClusterError), stop=stop_after_attempt(3), reraise=True)
 def _make_data(data: Path) -> None:
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir()
