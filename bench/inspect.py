@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from trainer.preflight.data import Job, examine
+from trainer.preflight.data import DataNeeds, examine
 
 VOCABULARY = 131_072
 DIFFERENT = 8
@@ -54,7 +54,7 @@ def _table(rows: int, tokens: int) -> Any:
 def measure(path: str, how: str) -> None:
     """Inspect once, and print what it took as JSON: the process has done nothing else."""
     began = time.perf_counter()
-    report = examine(Path(path), Job(seq_length=1 << 20), full=how == "full", seconds=3600)
+    report = examine(Path(path), DataNeeds(seq_length=1 << 20), full=how == "full", seconds=3600)
     seconds = time.perf_counter() - began
     assert report.inspection is not None
     found = report.inspection

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from trainer.config.section_checks import faults
+from trainer.config.section_checks import section_faults
 from trainer.config.training_config import TrainingConfig
 from trainer.event_writer import EventWriter
 from trainer.events import Failed
@@ -73,7 +73,7 @@ def _read(path: Path, events: EventWriter) -> TrainingConfig | None:
     except (OSError, yaml.YAMLError, ValidationError) as error:
         _refuse(events, "invalid_config", str(error))
         return None
-    wrong = faults(config)
+    wrong = section_faults(config)
     if wrong:
         _refuse(events, "invalid_config", _in_words(wrong[0].detail, wrong[0].hint))
         return None

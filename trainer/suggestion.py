@@ -1,4 +1,4 @@
-"""A change of one value that may help. No torch."""
+"""A suggested change of one config value. No torch."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Suggestion(BaseModel):
-    """A change of one value that answers a finding or a failure."""
+    """A change of one value that may resolve a finding or a failure."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     field: str = Field(description="Dotted key of the training config, or resources.NAME.")
-    current: Any = Field(alias="from", description="Its value now.")
+    current: Any = Field(alias="from", description="Current value.")
     to: Any = Field(description="Value to set.")
 
 

@@ -16,7 +16,7 @@ from trainer.events import Finished, Stopped
 def train(config: TrainingConfig, events: EventWriter) -> None:
     """Run to the end, and write the last event: finished or stopped. Whatever goes wrong is raised."""
     compat.install()
-    # Bridge's own choice is in the home, which need not be there on a node, or be writable.
+    # Bridge's own choice is in the container_key, which need not be there on a node, or be writable.
     os.environ.setdefault("MEGATRON_CONFIG_LOCK_DIR", f"{tempfile.gettempdir()}/sft-locks-{os.getuid()}")
     if config.device == "cpu":
         cpu_patches.prepare()

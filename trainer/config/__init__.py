@@ -1,1 +1,1 @@
-"""What a run is configured with: the training config, presets, known models, and checks of sections."""
+"""The configuration of a run: training config, presets, known models, and checks of sections."""

@@ -1,6 +1,6 @@
-"""What Megatron-Bridge's recipes are made of and let a config set, as bridge.json says. No torch.
+"""The recipes of Megatron-Bridge and the keys that a config can set, read from bridge.json. No torch.
 
-The file is made by `python -m trainer.bridge.describe` from the Bridge that is installed there.
+`python -m trainer.bridge.describe` generates the file from the installed Megatron-Bridge.
 """
 
 import json
@@ -12,11 +12,11 @@ from typing import Any
 
 DATA = Path(__file__).with_name("bridge.json")
 
-# Where a key of `recipe.*` that the installed recipe does not take lies in what the recipe returns.
-# Not in its checkpoints: the service reads `checkpoint.*` itself.
-HOMES = ("model", "train", "validation", "optimizer", "scheduler")
+# A key of `recipe.*` that is not a parameter of the recipe is set in one of these sections of the container.
+# `checkpoint` is not among them: the service reads `checkpoint.*` itself.
+RECIPE_SECTIONS = ("model", "train", "validation", "optimizer", "scheduler")
 
-# Fields without a default. Not JSON Schema's `required`: a config changes what a recipe has made already.
+# Fields without a default. Not JSON Schema's `required`: a config changes a section that a recipe has built.
 NEEDED = "x-needed"
 
 Schema = Mapping[str, Any]
@@ -24,28 +24,30 @@ Schema = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Recipe:
-    """One recipe of Bridge, or this project's own for models that have none."""
+    """A recipe of Bridge, or this project's own recipe for models without one."""
 
     name: str
     parameters: tuple[str, ...]
-    """What its function takes."""
+    """Parameters of the recipe function."""
     sections: Mapping[str, str]
     """Section of ConfigContainer -> its class."""
     absent: tuple[str, ...]
-    """Sections that are None unless a config sets something in them."""
+    """Sections that are None unless a config sets a value in them."""
     values: Mapping[str, Any]
-    """What the recipe sets, by section; all else has its class's default."""
+    """Values that the recipe sets, by section. Other fields have the default of their class."""
 
     def schema(self, section: str) -> Schema:
-        """JSON Schema of a section; its `$ref`s point into definitions(). Raises KeyError."""
+        """JSON Schema of a section. Its `$ref`s point into definitions(). Raises KeyError."""
         return definitions()[self.sections[section]]
 
-    def home(self, key: str) -> str | None:
-        """Dotted key of ConfigContainer that `recipe.KEY` means; None where there is none."""
-        return next((f"{name}.{key}" for name in HOMES if key in self.schema(name)["properties"]), None)
+    def container_key(self, key: str) -> str | None:
+        """Dotted key of ConfigContainer that `recipe.KEY` sets; None if there is none."""
+        return next(
+            (f"{name}.{key}" for name in RECIPE_SECTIONS if key in self.schema(name)["properties"]), None
+        )
 
     def value(self, key: str) -> Any:
-        """What a dotted key has unless a config sets it; None for what is not known."""
+        """Value of a dotted key unless a config sets it; None if unknown."""
         section, *parts = key.split(".")
         values, schema = self.values.get(section), self.schema(section)
         for part in parts[:-1]:
@@ -69,7 +71,7 @@ def definitions() -> Mapping[str, Schema]:
 
 
 def nested(schema: Schema) -> Schema | None:
-    """The class that a field holds, if it holds one of Bridge's."""
+    """Schema of the Bridge class that a field holds; None if the field holds another type."""
     for one in (schema, *schema.get("anyOf", ())):
         if "$ref" in one:
             return definitions()[one["$ref"].rpartition("/")[2]]
@@ -77,13 +79,13 @@ def nested(schema: Schema) -> Schema | None:
 
 
 def precisions() -> list[str]:
-    """Names of Bridge's recipes of mixed precision."""
+    """Names of Bridge's mixed-precision recipes."""
     names: list[str] = _data()["mixed_precision"]
     return names
 
 
 def versions() -> Mapping[str, str]:
-    """Packages that were described, with their versions."""
+    """Versions of the packages that bridge.json describes."""
     found: dict[str, str] = _data()["versions"]
     return found
 

@@ -1,4 +1,4 @@
-"""The values that a run would have: the config's, else its recipe's, else Bridge's defaults. No torch."""
+"""Effective values of a run: from the config, else the recipe, else Bridge's defaults. No torch."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -13,7 +13,7 @@ from trainer.config.training_config import TrainingConfig, is_local
 from trainer.dataset.files import Meter, read_json
 from trainer.dataset.vocabulary import UNREADABLE
 
-# Hugging Face architectures whose providers have fields of their own; all others are GPTs.
+# Hugging Face architectures whose providers have additional fields. All others use the GPT provider.
 HYBRIDS = frozenset({"NemotronHForCausalLM", "FalconH1ForCausalLM"})
 MLA = frozenset({
     "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV4ForCausalLM", "Glm4MoeLiteForCausalLM",
@@ -22,35 +22,35 @@ MLA = frozenset({
 
 
 def recipe_of(config: TrainingConfig, *, files: bool = True) -> Recipe:
-    """The recipe that a config's model gets: one of Bridge's if it is in the table of models.
+    """The recipe of a config's model: one of Bridge's if the model is in the table of models.
 
-    files: whether the files that the config names are seen from here.
+    files: whether this machine can read the files that the config names.
     """
     return recipes_of(config, files=files)[0]
 
 
 def recipes_of(config: TrainingConfig, *, files: bool = True) -> list[Recipe]:
-    """All that it may be: several where the model's config.json would have to be seen."""
+    """The possible recipes: several if the model's config.json decides and this machine cannot read it."""
     known = recipes()
     if config.recipe.target:
         return [known[target_recipe(config.recipe.target, config.peft)]]
     model = known_model(config.hf_model_path)
     if model is not None:
         return [known[model.peft_recipe if config.peft else model.sft_recipe]]
-    if is_unseen(config.hf_model_path, files=files):
+    if is_only_on_cluster(config.hf_model_path, files=files):
         return [known[name] for name in GENERIC]
     return [known[_generic(hf_config(config.hf_model_path))]]
 
 
-def is_unseen(model: str | None, *, files: bool) -> bool:
-    """Whether a base model is a directory that cannot be looked into from here."""
+def is_only_on_cluster(model: str | None, *, files: bool) -> bool:
+    """Whether a base model is a directory that this machine cannot read."""
     return not files and model is not None and is_local(model)
 
 
 def target_recipe(target: str, peft: str | None) -> str:
-    """Name of the recipe that a `recipe._target_` means. The 2025 containers' names mean what replaced them.
+    """Name of the recipe that `recipe._target_` selects. Names of the 2025 containers map to current ones.
 
-    Raises ValueError for what is no recipe of the Nemotron family.
+    Raises ValueError if it is not a recipe of the Nemotron family.
     """
     module, _, name = target.rpartition(".")
     if module != NEMOTRON and not module.startswith(f"{NEMOTRON}."):
@@ -59,9 +59,7 @@ def target_recipe(target: str, peft: str | None) -> str:
     known = [one for one in recipes() if one.endswith("_config")]  # the others are this project's
     if current not in known:
         nearest = get_close_matches(current, known, n=1)
-        raise ValueError(
-            f"is not known; did you mean {NEMOTRON}.{nearest[0]}?" if nearest else "is not known"
-        )
+        raise ValueError(f"is unknown; did you mean {NEMOTRON}.{nearest[0]}?" if nearest else "is unknown")
     return current
 
 
@@ -76,7 +74,7 @@ def _generic(hf: Mapping[str, Any]) -> str:
 
 
 def hf_config(model: str | None) -> Mapping[str, Any]:
-    """config.json of a local Hugging Face directory; empty where there is none to be read."""
+    """config.json of a local Hugging Face directory; empty if it cannot be read."""
     if model is None or not is_local(model):
         return {}
     try:
@@ -87,12 +85,12 @@ def hf_config(model: str | None) -> Mapping[str, Any]:
 
 
 def given(config: TrainingConfig, recipe: Recipe) -> dict[str, Any]:
-    """Dotted keys of ConfigContainer that a config sets itself, `recipe.*` among them.
+    """Dotted keys of ConfigContainer that a config sets, including those in `recipe.*`, with their values.
 
-    A key that Bridge does not have is given, too; an argument that the recipe takes is not.
+    Includes keys that Bridge does not have. Excludes parameters of the recipe.
     """
     values = {
-        recipe.home(key) or f"recipe.{key}": value
+        recipe.container_key(key) or f"recipe.{key}": value
         for key, value in config.recipe.values().items()
         if key not in recipe.parameters
     }
@@ -112,13 +110,13 @@ SECTIONS = (
 
 
 def section_values(config: TrainingConfig, name: str) -> Any:
-    """What a config says in one of Bridge's sections, as it is."""
+    """The unchanged content of one of Bridge's sections in a config."""
     section = getattr(config, name)
     return section.model_extra if isinstance(section, BaseModel) else section
 
 
 def flat(prefix: str, values: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
-    """Values by dotted key, down to where Bridge has no class of its own."""
+    """Flatten values to dotted keys, down to fields that are not classes of Bridge."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         inner = nested(schema.get("properties", {}).get(key, {}))
@@ -130,9 +128,9 @@ def flat(prefix: str, values: Mapping[str, Any], schema: Schema) -> dict[str, An
 
 
 class Effective:
-    """The values of a run, by dotted key of ConfigContainer.
+    """Values of a run by dotted key of ConfigContainer.
 
-    files: whether the files that the config names are seen from here; else nothing is read.
+    files: whether this machine can read the files that the config names. If not, no file is read.
     """
 
     def __init__(self, config: TrainingConfig, *, files: bool = True) -> None:
@@ -143,7 +141,7 @@ class Effective:
         self.hf = hf_config(config.hf_model_path) if files else {}
 
     def get(self, key: str) -> Any:
-        """A value; of a model without a recipe, as its config.json says. None where nobody says."""
+        """A value; from config.json for a model without a recipe. None if unknown."""
         if key in self.given:
             return self.given[key]
         if key in ("model.seq_length", "dataset.seq_length"):
@@ -152,7 +150,7 @@ class Effective:
         return self.hf.get(HF_NAMES.get(key, ""), value) if self.hf else value
 
     def recipe_values(self) -> dict[str, Any]:
-        """What the recipe sets, lengths and the data's own keys aside."""
+        """Values that the recipe sets, without those in REPLACED."""
         values: dict[str, Any] = {}
         for name, section in self.recipe.values.items():
             if isinstance(section, dict):
@@ -162,21 +160,21 @@ class Effective:
         return {key: value for key, value in values.items() if key not in REPLACED}
 
     def pointer(self, key: str) -> str:
-        """Where a config sets a dotted key (JSON pointer): in `recipe` if it does so there."""
+        """JSON pointer to a dotted key in the config: below `recipe` if the config sets the key there."""
         section, _, name = key.partition(".")
         at_recipe = section == "model" and name in self.config.recipe.values()
         return "/" + (f"recipe/{name}" if at_recipe else key.replace(".", "/"))
 
     def count(self, key: str, default: int = 1) -> int:
-        """A size; `default` where it is not known."""
+        """A positive size; `default` if it is unknown."""
         value = self.get(key)
         return value if isinstance(value, int) and 0 < value < 2**63 else default
 
 
-# Values of a recipe that the config's own keys always replace.
+# Values of a recipe that other keys of the config always replace.
 REPLACED = ("model.seq_length", "dataset.seq_length", "dataset.dataset_root")
 
-# What config.json calls the sizes that checks ask for.
+# Names in config.json of the sizes that checks use.
 HF_NAMES = {
     "model.num_layers": "num_hidden_layers",
     "model.hidden_size": "hidden_size",

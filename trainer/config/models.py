@@ -1,4 +1,4 @@
-"""The models that have a recipe of their own in Megatron-Bridge, and what they need. No torch."""
+"""Models with a recipe in Megatron-Bridge, and their requirements. No torch."""
 
 from typing import Any
 
@@ -9,20 +9,20 @@ SUPER = "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16"
 
 
 class Model(BaseModel):
-    """A base model that the service knows; any other Hugging Face path works through AutoBridge."""
+    """A base model with its own recipe. Any other Hugging Face path works through AutoBridge."""
 
     id: str
-    min_gpus: int = Field(description="GPUs of a full fine-tuning run, at least.")
+    min_gpus: int = Field(description="Minimum number of GPUs for full fine-tuning.")
     default: bool
     notes: str
-    sft_recipe: str = Field(description="Megatron-Bridge's recipe of full fine-tuning.")
-    peft_recipe: str = Field(description="Megatron-Bridge's recipe of adapter tuning.")
+    sft_recipe: str = Field(description="Megatron-Bridge's recipe for full fine-tuning.")
+    peft_recipe: str = Field(description="Megatron-Bridge's recipe for adapter tuning.")
     seq_lengths: list[int] | None = Field(
-        default=None, description="Lengths up to 32768 that may be asked for; null: any."
+        default=None, description="Allowed lengths up to 32768; null if any length is allowed."
     )
 
 
-# Above it any length may be tried, with NVIDIA's advice on long ones.
+# Any length above this is allowed, with NVIDIA's advice on long sequences.
 LONGEST_OFFERED = 32768
 SEED_LENGTHS = [2048, 4096, 8192, 16384, 32768]
 
@@ -42,7 +42,7 @@ MODELS = (
         default=False,
         notes="Nemotron 3 Super, 120.6 billion total and 12.7 billion active parameters.",
         sft_recipe="nemotron_3_super_sft_config",
-        # nemotron_3_super_peft_config is meant for one GPU of more than 240 GB.
+        # nemotron_3_super_peft_config is for one GPU with more than 240 GB.
         peft_recipe="nemotron_3_super_peft_16gpu_h100_bf16_config",
         seq_lengths=SEED_LENGTHS,
     ),
@@ -70,7 +70,7 @@ def known_model(hf_model_path: str | None) -> Model | None:
 
 
 def narrowed(hf_model_path: str | None) -> dict[str, dict[str, Any]]:
-    """Fields of the training config that a model takes fewer values of: their JSON Schema."""
+    """JSON Schema of the training config's fields that a model restricts."""
     model = known_model(hf_model_path)
     if model is None or model.seq_lengths is None:
         return {}

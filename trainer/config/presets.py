@@ -1,4 +1,4 @@
-"""Presets: training configs with a name, in trainer/config/configs/*.yaml. No torch."""
+"""Presets: named training configs in trainer/config/configs/*.yaml. No torch."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 DIRECTORY = Path(__file__).parent / "configs"
 
-# What NVIDIA's step documents as its parameters and most used overrides.
+# Parameters and most used overrides that NVIDIA's step documents.
 PARAMETERS = (
     "seq_length", "peft", "hf_model_path", "recipe.tensor_model_parallel_size",
     "recipe.pipeline_model_parallel_size", "train.global_batch_size", "train.train_iters", "checkpoint.save",
@@ -18,7 +18,7 @@ PARAMETERS = (
 
 
 class PresetNotFound(LookupError):
-    """There is no preset of this name; says which is near."""
+    """There is no preset of this name. The message suggests the nearest name."""
 
 
 class PresetResources(BaseModel):
@@ -30,14 +30,16 @@ class PresetResources(BaseModel):
 
 
 class Preset(BaseModel):
-    """A training config that a job can name."""
+    """A training config that a job can select by name."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
     description: str
     resources: PresetResources = Field(default_factory=PresetResources)
-    config: dict[str, Any] = Field(description="Values of the training config; the rest are its defaults.")
+    config: dict[str, Any] = Field(
+        description="Values of the training config. Other keys have their defaults."
+    )
 
 
 def preset_names() -> list[str]:
@@ -49,6 +51,6 @@ def load_preset(name: str) -> Preset:
     names = preset_names()
     if name not in names:
         nearest = get_close_matches(name, names, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(names)}."
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"available: {', '.join(names)}."
         raise PresetNotFound(f"There is no preset {name!r}: {hint}")
     return Preset(name=name, **yaml.safe_load((DIRECTORY / f"{name}.yaml").read_text()))

@@ -1,4 +1,4 @@
-"""What may stand in a config's sections: names, types and bounds of the described Bridge. No torch."""
+"""Check the sections of a config against bridge.json: names, types and bounds. No torch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from trainer.config.training_config import MOST_PARALLEL, RecipeConfig, Training
 
 @dataclass(frozen=True)
 class SectionFault:
-    """A value that cannot stand where it stands."""
+    """An invalid key or value in a section."""
 
     pointer: str
     """JSON pointer into the training config."""
@@ -23,23 +23,25 @@ class SectionFault:
     hint: str | None
 
 
-# To find the name that was meant takes a while; nobody reads more of them at once.
+# Finding the nearest name is slow, and nobody reads more faults at once.
 MOST_FAULTS = 20
 
 
-def faults(config: TrainingConfig, *, files: bool = True) -> list[SectionFault]:
-    """The first faults of a config's sections, `recipe.*` among them.
+def section_faults(config: TrainingConfig, *, files: bool = True) -> list[SectionFault]:
+    """Return the first faults of a config's sections, including `recipe.*`; at most MOST_FAULTS.
 
-    files: whether the files that it names are seen from here. Where it takes the model's to tell which
-        recipe it gets, the config may be right for any that it may get.
+    files: whether this machine can read the files that the config names. If the recipe depends on a model
+        that is unreadable here, the config need only be valid for one of the possible recipes.
     """
     if unknown := list(_target(config)):
         return unknown
-    found = (list(islice(_all(config, recipe), MOST_FAULTS)) for recipe in recipes_of(config, files=files))
+    found = (
+        list(islice(_all_faults(config, recipe), MOST_FAULTS)) for recipe in recipes_of(config, files=files)
+    )
     return min(found, key=len)
 
 
-def _all(config: TrainingConfig, recipe: Recipe) -> Iterator[SectionFault]:
+def _all_faults(config: TrainingConfig, recipe: Recipe) -> Iterator[SectionFault]:
     yield from _recipe_arguments(config, recipe)
     for name in SECTIONS:
         section = section_values(config, name)
@@ -47,9 +49,9 @@ def _all(config: TrainingConfig, recipe: Recipe) -> Iterator[SectionFault]:
             yield from _section(name, section, recipe)
             yield from _incomplete(name, section, recipe)
     yield from _precision(config.mixed_precision)
-    for key in {**REPLACED, **AT_LEAST}:
-        if (value := _at(config, key)) is not None:
-            yield from (*_replaced(_pointer(key), key), *_bounds(_pointer(key), key, value))
+    for key in {**OWN_KEYS, **AT_LEAST}:
+        if (value := _value_at(config, key)) is not None:
+            yield from (*_has_own_key(_pointer(key), key), *_bounds(_pointer(key), key, value))
 
 
 def _target(config: TrainingConfig) -> Iterator[SectionFault]:
@@ -60,7 +62,7 @@ def _target(config: TrainingConfig) -> Iterator[SectionFault]:
     except ValueError as error:
         detail = f"The recipe {config.recipe.target[:200]!r} {error}."
         yield SectionFault(
-            "/recipe/_target_", "unknown_recipe", detail, "Leave it out: the model has its recipe."
+            "/recipe/_target_", "unknown_recipe", detail, "Omit it: the model determines the recipe."
         )
 
 
@@ -69,26 +71,26 @@ def _target(config: TrainingConfig) -> Iterator[SectionFault]:
 
 def _recipe_arguments(config: TrainingConfig, recipe: Recipe) -> Iterator[SectionFault]:
     for key, value in config.recipe.values().items():
-        home = recipe.home(key)
+        container_key = recipe.container_key(key)
         pointer = f"/recipe/{key}"
         if key in recipe.parameters:
             continue
-        if home is None:
-            yield _unknown(pointer, f"recipe.{key}", _names(recipe, ("recipe", "model", "checkpoint")))
+        if container_key is None:
+            yield _unknown(pointer, f"recipe.{key}", _dotted_keys(recipe, ("recipe", "model", "checkpoint")))
             continue
-        section, _, name = home.partition(".")
+        section, _, name = container_key.partition(".")
         found = _section(section, {name: value}, recipe)
         yield from (SectionFault(pointer, one.code, one.detail, one.hint) for one in found)
-        yield from _said_twice(config, key, value, home)
-        yield from (*_replaced(pointer, home), *_bounds(pointer, home, value))
+        yield from _set_twice(config, key, value, container_key)
+        yield from (*_has_own_key(pointer, container_key), *_bounds(pointer, container_key, value))
 
 
-def _said_twice(config: TrainingConfig, key: str, value: Any, home: str) -> Iterator[SectionFault]:
-    section, _, name = home.partition(".")
+def _set_twice(config: TrainingConfig, key: str, value: Any, container_key: str) -> Iterator[SectionFault]:
+    section, _, name = container_key.partition(".")
     other = section_values(config, section)
     if isinstance(other, dict) and name in other and other[name] != value:
-        detail = f"recipe.{key} is {value!r}, and {home} is {other[name]!r}: both mean the same."
-        yield SectionFault(f"/recipe/{key}", "said_twice", detail, "Set one of them.")
+        detail = f"recipe.{key} is {value!r}, and {container_key} is {other[name]!r}: both set one value."
+        yield SectionFault(f"/recipe/{key}", "said_twice", detail, "Set only one of them.")
 
 
 # -- one section -----------------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def _section(name: str, values: Mapping[str, Any], recipe: Recipe) -> Iterator[S
 
 @cache
 def _validator() -> Any:
-    """JSON Schema's, except that 8.0 is no integer: it would reach `range` and fail there."""
+    """JSON Schema validator, except that 8.0 is not an integer: it would reach `range` and fail there."""
     from jsonschema import Draft202012Validator
     from jsonschema.validators import extend
 
@@ -114,7 +116,7 @@ def _validator() -> Any:
 
 
 def _incomplete(name: str, values: Mapping[str, Any], recipe: Recipe) -> Iterator[SectionFault]:
-    """What a section needs that would not be there without the config."""
+    """Missing keys of a section that is None without the config."""
     if values and name in recipe.absent:
         for key in recipe.schema(name).get(NEEDED, []):
             if key not in values:
@@ -124,7 +126,7 @@ def _incomplete(name: str, values: Mapping[str, Any], recipe: Recipe) -> Iterato
 
 
 def _faults(section: str, error: Any, recipe: Recipe) -> Iterator[SectionFault]:
-    """What one violation of a schema means for people."""
+    """Translate one violation of a schema into faults that people understand."""
     path = [section, *(str(part) for part in error.absolute_path)]
     pointer, key = "".join(f"/{part}" for part in path), ".".join(path)
     inside = [
@@ -137,33 +139,29 @@ def _faults(section: str, error: Any, recipe: Recipe) -> Iterator[SectionFault]:
             yield from _faults(section, one, recipe)
     elif error.validator == "additionalProperties":
         for name in error.instance.keys() - error.schema["properties"].keys():
-            yield _unknown(f"{pointer}/{name}", f"{key}.{name}", _names(recipe, (*SECTIONS, "recipe")))
+            yield _unknown(f"{pointer}/{name}", f"{key}.{name}", _dotted_keys(recipe, (*SECTIONS, "recipe")))
     elif error.validator == "not":
         yield SectionFault(
-            pointer, "not_settable", f"{key} holds an object that no request can name.", "Leave it out."
+            pointer, "not_settable", f"{key} is an object that cannot be set in a request.", "Omit it."
         )
     else:
-        detail = f"{key} has to be {wanted(error.schema)}, and is {str(error.instance)[:100]!r}."
+        detail = f"{key} must be {expected(error.schema)}, and is {str(error.instance)[:100]!r}."
         yield SectionFault(pointer, "wrong_value", detail, None)
 
 
 def _unknown(pointer: str, key: str, known: list[str]) -> SectionFault:
-    """Unknown keys are named with the nearest: the same name elsewhere, else one like it."""
+    """Describe an unknown key, with the nearest: the same name in another section, else a similar name."""
     section, _, name = key.rpartition(".")
     elsewhere = [one for one in known if one.rpartition(".")[2] in (name, f"{section}_{name}")]
     here = get_close_matches(key, [one for one in known if one.startswith(f"{section}.")], n=1)
-    meant = [ELSEWHERE[one] for one in (key, name) if one in ELSEWHERE]
-    nearest = meant or elsewhere or here or get_close_matches(key, known, n=1, cutoff=0.75)
-    hint = (
-        f"Did you mean {nearest[0]!r}?"
-        if nearest
-        else f"Known names of {section}: GET /v1/schema lists them."
-    )
+    aliases = [ALIASES[one] for one in (key, name) if one in ALIASES]
+    nearest = aliases or elsewhere or here or get_close_matches(key, known, n=1, cutoff=0.75)
+    hint = f"Did you mean {nearest[0]!r}?" if nearest else f"GET /v1/schema lists the keys of {section}."
     return SectionFault(pointer, "unknown_key", f"Megatron-Bridge has no {key}.", hint)
 
 
-# What other tools call it: a dotted key, or a name in any section.
-ELSEWHERE = {
+# Names from other tools, as a dotted key or as a name in any section -> key here.
+ALIASES = {
     "lora.rank": "lora.dim", "lora.r": "lora.dim", "learning_rate": "optimizer.lr",
     "batch_size": "train.global_batch_size", "max_steps": "train.train_iters", "steps": "train.train_iters",
     "warmup_steps": "scheduler.lr_warmup_iters", "save_steps": "checkpoint.save_interval",
@@ -172,8 +170,8 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
-def _names(recipe: Recipe, sections: tuple[str, ...]) -> list[str]:
-    """Dotted keys of some sections, two levels of nested ones."""
+def _dotted_keys(recipe: Recipe, sections: tuple[str, ...]) -> list[str]:
+    """Dotted keys of these sections, with two levels of nesting."""
     return [key for name in sections for key in _keys(name, _schema_of(name, recipe))]
 
 
@@ -197,21 +195,21 @@ TYPES = {
 }  # fmt: skip
 
 
-def wanted(schema: Schema) -> str:
-    """A schema in words."""
+def expected(schema: Schema) -> str:
+    """Describe the values that a schema accepts."""
     if "enum" in schema:
         return "one of " + ", ".join(str(choice) for choice in schema["enum"])
     if "anyOf" in schema:
-        return " or ".join(wanted(one) for one in schema["anyOf"])
+        return " or ".join(expected(one) for one in schema["anyOf"])
     if schema.get("type") == "array" and schema.get("items"):
-        return f"a list, each item {wanted(schema['items'])}"
+        return f"a list, each item {expected(schema['items'])}"
     return TYPES.get(schema.get("type", "object"), "a value")
 
 
-# -- values that types do not tell apart -----------------------------------------------------------
+# -- checks beyond types ---------------------------------------------------------------------------
 
-# Keys of Bridge that this project's own key speaks for.
-REPLACED = {
+# Key of Bridge -> this project's own key that sets it.
+OWN_KEYS = {
     "dataset.dataset_root": "dataset.nano3_packed_sft_dir",
     "dataset.hf_dataset": "dataset.nano3_packed_sft_dir",
     "dataset.offline_packing_specs.packed_train_data_path": "dataset.nano3_packed_sft_dir",
@@ -221,15 +219,15 @@ REPLACED = {
 }  # fmt: skip
 
 
-def _replaced(pointer: str, key: str) -> Iterator[SectionFault]:
-    if own := REPLACED.get(key):
+def _has_own_key(pointer: str, key: str) -> Iterator[SectionFault]:
+    if own := OWN_KEYS.get(key):
         yield SectionFault(pointer, "use_own_key", f"{key} is set through {own}.", f"Set {own} instead.")
 
 
 def _precision(name: Any) -> Iterator[SectionFault]:
     if isinstance(name, str) and name not in precisions():
         nearest = get_close_matches(name, precisions(), n=1)
-        hint = f"Did you mean {nearest[0]!r}?" if nearest else f"There are {', '.join(precisions())}."
+        hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Available: {', '.join(precisions())}."
         detail = f"Megatron-Bridge has no precision {name[:100]!r}."
         yield SectionFault("/mixed_precision", "wrong_value", detail, hint)
 
@@ -253,14 +251,14 @@ def _bounds(pointer: str, key: str, value: Any) -> Iterator[SectionFault]:
     least, most = AT_LEAST.get(key, value), AT_MOST.get(key, value)
     if not least <= value <= most:
         bound = f"at least {least}" if value < least else f"at most {most}"
-        yield SectionFault(pointer, "out_of_range", f"{key} has to be {bound}, and is {value}.", None)
+        yield SectionFault(pointer, "out_of_range", f"{key} must be {bound}, and is {value}.", None)
 
 
 def _pointer(key: str) -> str:
     return "/" + key.replace(".", "/")
 
 
-def _at(config: TrainingConfig, key: str) -> Any:
+def _value_at(config: TrainingConfig, key: str) -> Any:
     section, *parts = key.split(".")
     value: Any = section_values(config, section)
     for part in parts:

@@ -1,7 +1,7 @@
-"""The training config: every key of the seed's own, declared once. Pydantic, no torch.
+"""The training config: declares every key of the seed once. Pydantic, no torch.
 
-Sections of Megatron-Bridge's ConfigContainer (train, optimizer, ...) pass through as they are; what
-may stand in them is checked against the installed Bridge's own classes: see sections.py.
+Sections of Megatron-Bridge's ConfigContainer (train, optimizer, ...) pass through unchanged.
+section_checks.py checks their content against the config classes of the described Bridge.
 """
 
 import re
@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 Section = dict[str, JsonValue]
 
-# More than any cluster has; checks try sizes one by one.
+# More than any cluster has. An upper bound is needed because checks try sizes one by one.
 MOST_PARALLEL = 1_000_000
 ParallelSize = Annotated[int, Field(ge=1, le=MOST_PARALLEL)]
 
 
 class RecipeConfig(BaseModel):
-    """Arguments of the recipe; what it does not take is set on what it returns."""
+    """Arguments of the recipe. A key that is not a parameter is set on the container it returns."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=True, serialize_by_alias=True)
     __pydantic_extra__: dict[str, JsonValue]
@@ -26,7 +26,7 @@ class RecipeConfig(BaseModel):
     target: str | None = Field(
         default=None,
         alias="_target_",
-        description="A recipe of megatron.bridge.recipes.nemotronh in place of the model's usual one.",
+        description="A recipe of megatron.bridge.recipes.nemotronh instead of the model's default recipe.",
     )
     tensor_model_parallel_size: ParallelSize | None = None
     pipeline_model_parallel_size: ParallelSize | None = None
@@ -36,13 +36,13 @@ class RecipeConfig(BaseModel):
     sequence_parallel: bool | None = None
 
     def values(self) -> dict[str, Any]:
-        """The arguments that are given."""
+        """Arguments that the config sets."""
         given = self.model_dump(mode="json", exclude={"target"}, exclude_none=True)
         return {key: value for key, value in given.items() if key != "_target_"}
 
 
 class DatasetConfig(BaseModel):
-    """The packed data. Other keys are those of Bridge's GPTSFTDatasetConfig."""
+    """The packed data. Other keys are fields of Bridge's GPTSFTDatasetConfig."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, JsonValue]
@@ -55,7 +55,7 @@ class DatasetConfig(BaseModel):
 
 
 class ExportConfig(BaseModel):
-    """What an export takes: one checkpoint."""
+    """The checkpoint to export."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -71,12 +71,12 @@ def _section(what: str) -> Any:
 
 
 class TrainingConfig(BaseModel):
-    """A whole supervised fine-tuning run."""
+    """The config of a supervised fine-tuning run or an export."""
 
     model_config = ConfigDict(extra="forbid")
 
     device: Literal["cuda", "cpu"] = Field(
-        default="cuda", description="cpu trains small models in float32, to try things out."
+        default="cuda", description="cpu trains small models in float32, for trying things out."
     )
     hf_model_path: str | None = Field(
         default=None,
@@ -86,18 +86,18 @@ class TrainingConfig(BaseModel):
     checkpoint_megatron: str | None = Field(
         default=None,
         min_length=1,
-        description="Megatron checkpoint to begin from; wins over hf_model_path's weights.",
+        description="Megatron checkpoint to begin from; overrides the weights of hf_model_path.",
     )
     seq_length: int = Field(
-        default=4096, ge=1, description="Training sequence length in tokens; equals the data's pack_size."
+        default=4096, ge=1, description="Training sequence length in tokens; must equal the data's pack_size."
     )
     peft: Literal["lora"] | None = Field(
         default=None, description="lora for adapter tuning, null for full fine-tuning."
     )
     export: ExportConfig | None = Field(
         default=None,
-        description="Set, nothing is trained: the checkpoint becomes a Hugging Face directory, written on "
-        "the CPU by one process. hf_model_path has its tokenizer, and the weights that an adapter is for.",
+        description="If set, nothing is trained: one process on the CPU exports the checkpoint as a Hugging "
+        "Face directory. hf_model_path provides the tokenizer and, for an adapter, the base weights.",
     )
     recipe: RecipeConfig = Field(default_factory=RecipeConfig)
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
@@ -115,14 +115,14 @@ class TrainingConfig(BaseModel):
     lora: Section = _section("LoRA adapters (dim, alpha, target_modules)")
     comm_overlap: Section = _section("Overlap of communication (tp_comm_overlap, ...)")
     profiling: Section = _section("Profilers")
-    rerun_state_machine: Section = _section("Checks of results, and what to do about bad ones")
+    rerun_state_machine: Section = _section("Checks of results, and the reaction to bad results")
     straggler: Section = _section("Detection of slow ranks")
     nvrx_straggler: Section = _section("Detection of slow ranks by nvidia-resiliency-ext")
     ft: Section = _section("Fault tolerance by nvidia-resiliency-ext")
     inprocess_restart: Section = _section("Restart within the process by nvidia-resiliency-ext")
     tensor_inspect: Section = _section("Inspection of tensors")
     mixed_precision: str | Section | None = Field(
-        default=None, description="Bridge's recipe of precision, e.g. bf16_mixed, or single values of it."
+        default=None, description="Bridge's precision recipe, e.g. bf16_mixed, or single values of it."
     )
 
     @field_validator("checkpoint")
@@ -131,17 +131,17 @@ class TrainingConfig(BaseModel):
         for where in PATHS:
             _, name, key = where.split("/")
             if name == "checkpoint" and key in section and not isinstance(section[key], str):
-                raise ValueError(f"{key} has to be a path")
+                raise ValueError(f"{key} must be a path")
         return section
 
     def client_paths(self) -> list[tuple[str, str]]:
-        """(JSON pointer, path) of every value that names a place on the cluster's file system."""
+        """(JSON pointer, path) of every value that is a path on the cluster's file system."""
         return list(self._paths())
 
     def _paths(self) -> Iterator[tuple[str, str]]:
         yield from self._own_paths()
-        open_ended = {"dataset": self.dataset.model_extra, "recipe": self.recipe.values()}
-        sections: dict[str, Any] = {**self.__dict__, **open_ended}
+        other_keys = {"dataset": self.dataset.model_extra, "recipe": self.recipe.values()}
+        sections: dict[str, Any] = {**self.__dict__, **other_keys}
         for name, section in sections.items():
             if isinstance(section, dict):
                 for where, item in walk(section, f"/{name}"):
@@ -159,8 +159,8 @@ class TrainingConfig(BaseModel):
         yield from ((where, path) for where, path in named.items() if path)
 
 
-# A path even where it does not look like one. Every other string of a section counts by its looks:
-# Bridge has many keys that name files, and more with each version.
+# Keys whose value is always a path. Any other string of a section is a path if it looks like one: Bridge has
+# many keys that name files, and more with each version.
 PATHS = (
     "/checkpoint/save", "/checkpoint/load", "/checkpoint/pretrained_checkpoint", "/logger/tensorboard_dir",
 )  # fmt: skip
@@ -169,7 +169,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def walk(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    """Everything inside a JSON value, each with its pointer (RFC 6901)."""
+    """All values inside a JSON value, each with its JSON pointer (RFC 6901)."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         here = f"{where}/{str(key).replace('~', '~0').replace('/', '~1')}"
@@ -178,10 +178,11 @@ def walk(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def looks_like_path(text: str) -> bool:
+    """Whether a string is a path or a URL by its form."""
     leads_away = text in (".", "..") or "/../" in text or text.endswith("/..")
     return leads_away or text.startswith(("/", "./", "../", "~", "file:")) or "://" in text
 
 
 def is_local(model: str) -> bool:
-    """Whether a model's name is a path and not an id of the Hugging Face hub."""
+    """Whether a model's name is a path instead of an id of the Hugging Face hub."""
     return HUB_ID.fullmatch(model) is None

@@ -1,4 +1,4 @@
-"""Packed data on disk: where it lies, what it holds, and what is wrong with it. No torch."""
+"""Packed data on disk: its location, its contents and its faults. No torch."""
 
 from trainer.dataset.footers import Limits
 from trainer.dataset.inspection import Inspection, inspect

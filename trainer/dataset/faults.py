@@ -1,34 +1,36 @@
-"""What is wrong with packed data: for each kind the first place where it was seen, and how often."""
+"""Faults of packed data: for each kind the place of the first occurrence, and the number of occurrences."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
-class Kind(StrEnum):
-    """Kinds of faults, the worst first."""
+class FaultKind(StrEnum):
+    """Kinds of faults, in descending severity."""
 
     UNREADABLE = "unreadable"
-    """Not Parquet, or broken."""
+    """The file is not Parquet, or is corrupt."""
     COLUMNS = "columns"
-    """A column is missing, or is no list of integers."""
+    """A column is missing, or is not a list of integers."""
     EMPTY = "empty"
-    """There are no rows."""
+    """A split has no rows."""
     ROWS = "rows"
-    """A row that Bridge cannot train on, or would train on wrongly."""
+    """Bridge cannot train on a row, or would train on it incorrectly."""
     TOO_LONG = "too_long"
-    """More tokens than seq_length."""
+    """A pack has more tokens than seq_length."""
     UNPADDED = "unpadded"
-    """A sequence that cannot be cut evenly over the context-parallel ranks."""
+    """A sequence cannot be split evenly over the context-parallel ranks."""
     VOCABULARY = "vocabulary"
-    """A token that the model does not have."""
-    UNSEEN = "unseen"
-    """Could not be looked at."""
+    """A token id is not in the model's vocabulary."""
+    NOT_INSPECTED = "not_inspected"
+    """The data could not be inspected."""
 
 
 @dataclass(frozen=True)
-class Fault:
-    kind: Kind
+class DataFault:
+    """One fault and its number of occurrences."""
+
+    kind: FaultKind
     message: str
     count: int = 1
 
@@ -39,21 +41,21 @@ class Fault:
         return f"{self.message} There {others} like it."
 
 
-class Faults:
-    """Collects faults; those of one kind with the same `what` become one."""
+class DataFaults:
+    """Collects faults. Faults of the same kind and key are merged into one, which keeps the first message."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[Kind, str], Fault] = {}
+        self._found: dict[tuple[FaultKind, str], DataFault] = {}
 
-    def add(self, kind: Kind, what: str, message: str, count: int = 1) -> None:
-        known = self._found.get((kind, what))
-        self._found[kind, what] = (
-            replace(known, count=known.count + count) if known else Fault(kind, message, count)
+    def add(self, kind: FaultKind, key: str, message: str, count: int = 1) -> None:
+        known = self._found.get((kind, key))
+        self._found[kind, key] = (
+            replace(known, count=known.count + count) if known else DataFault(kind, message, count)
         )
 
-    def has(self, kind: Kind) -> bool:
-        return any(known == kind for known, _what in self._found)
+    def has(self, kind: FaultKind) -> bool:
+        return any(known == kind for known, _key in self._found)
 
-    def __iter__(self) -> Iterator[Fault]:
-        kinds = list(Kind)
+    def __iter__(self) -> Iterator[DataFault]:
+        kinds = list(FaultKind)
         return iter(sorted(self._found.values(), key=lambda fault: kinds.index(fault.kind)))

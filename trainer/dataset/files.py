@@ -1,4 +1,4 @@
-"""Reading files that somebody else names: regular ones, as much as was meant, and every byte counted."""
+"""Read files whose paths come from a client: regular files only, bounded reads, every byte counted."""
 
 import io
 import json
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# A single batch of rows takes far less; a page that asks for more is no sane one.
+# A batch of rows takes far less. A Parquet page that needs more is corrupt or hostile.
 LARGEST_READ = 64 << 20
 LARGEST_JSON = 64 << 20
 
 
-class NotLookedAt(Exception):
-    """It would take more memory than is given to it; says what is too large."""
+class NotInspected(Exception):
+    """An inspection would exceed its memory limit. The message names what is too large."""
 
 
 @dataclass
 class Meter:
-    """Counts the bytes that were read."""
+    """Counts bytes read."""
 
     bytes_read: int = 0
 
 
 class MeteredFile(io.FileIO):
-    """A regular file. Raises OSError for anything else, NotLookedAt for a read beyond `LARGEST_READ`."""
+    """A regular file. Raises OSError for any other, NotInspected for a read of over LARGEST_READ bytes."""
 
     def __init__(self, path: Path, meter: Meter) -> None:
         super().__init__(path, opener=_open_regular)
@@ -33,23 +33,23 @@ class MeteredFile(io.FileIO):
 
     def read(self, size: int | None = -1) -> bytes:
         if size is not None and size > LARGEST_READ:
-            raise NotLookedAt(f"{size} bytes would have to be read at once")
+            raise NotInspected(f"a single read of {size} bytes is needed, and the limit is {LARGEST_READ}")
         data = super().read(size) or b""
         self._meter.bytes_read += len(data)
         return data
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Opening a pipe would wait for its writer, and a device may do anything."""
+    """Open without blocking: opening a pipe would wait for its writer, and a device may do anything."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError("it is no regular file")
+        raise OSError("it is not a regular file")
     return descriptor
 
 
 def read_json(path: Path, meter: Meter) -> Any:
-    """A file of JSON. Raises OSError, and ValueError for what is none or too long."""
+    """Parse a JSON file. Raises OSError, and ValueError if it is not JSON or over LARGEST_JSON bytes."""
     with MeteredFile(path, meter) as file:
         text = file.read(LARGEST_JSON).decode()
         if file.read(1):
@@ -60,6 +60,6 @@ def read_json(path: Path, meter: Meter) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def shown(path: Path | str) -> str:
-    """A path or text as it can be shown: what is no UTF-8 is escaped."""
+def printable(path: Path | str) -> str:
+    """Return a path or text with bytes that are not UTF-8 escaped."""
     return str(path).encode("utf-8", "backslashreplace").decode()

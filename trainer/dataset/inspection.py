@@ -1,6 +1,6 @@
-"""A whole dataset in numbers, and its faults: footers of all shards first, then rows of some of them, or all.
+"""Inspect a dataset: first the footers of all shards, then all rows or a sample of them.
 
-Memory is bounded whatever the size: one batch of rows is held at a time.
+Memory is bounded for any size of dataset: one batch of rows is in memory at a time.
 """
 
 import time
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.dataset.faults import Faults, Kind
-from trainer.dataset.files import Meter, NotLookedAt, shown
+from trainer.dataset.faults import DataFaults, FaultKind
+from trainer.dataset.files import Meter, NotInspected, printable
 from trainer.dataset.footers import (
     COLUMNS,
     BadColumns,
@@ -24,22 +24,22 @@ from trainer.dataset.footers import (
     read_footer,
 )  # fmt: skip
 from trainer.dataset.layout import ABSENT, Shards
-from trainer.dataset.rows import Batch, look
+from trainer.dataset.rows import BatchSummary, inspect_batch
 from trainer.dataset.sample import Choice, choose
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-# About so many values of each column are in memory at a time.
+# Approximate number of values of each column in memory at a time.
 BATCH_VALUES = 1 << 19
 BATCH_ROWS = 4096
-# Longer ones are not read; none is meant to be.
+# Tokens. Longer rows are not read; real packs are much shorter.
 LARGEST_ROW = 2 << 20
 
 
 @dataclass
 class Split:
-    """What the footers of a split's shards say."""
+    """Counts from the footers of a split's shards."""
 
     shards: int
     rows: int = 0
@@ -48,7 +48,7 @@ class Split:
 
 @dataclass
 class Inspection:
-    """What is known about a dataset. Counts of rows read are those of all splits together."""
+    """Counts and faults of a dataset. Counts of rows read are totals over all splits."""
 
     splits: dict[str, Split]
     tokens_exact: bool = True
@@ -58,24 +58,24 @@ class Inspection:
     trained_tokens: int = 0
     longest_pack: int = 0
     meter: Meter = field(default_factory=Meter)
-    faults: Faults = field(default_factory=Faults)
+    faults: DataFaults = field(default_factory=DataFaults)
     unread_shards: int = 0
-    """Shards whose footers were not read, or could not be: rows and tokens lack theirs."""
+    """Shards whose footers were not read. Their rows and tokens are not counted."""
 
     @classmethod
     def of(cls, shards: Shards) -> "Inspection":
-        """Of shards that were not looked at yet."""
+        """Start the inspection of shards, none of which has been read."""
         splits = {name: Split(len(files)) for name, files in shards.splits.items()}
         return cls(splits, unread_shards=sum(split.shards for split in splits.values()))
 
     @property
     def trained_token_share(self) -> float | None:
-        """Of the rows read; None where none were."""
+        """Share of trained tokens in the rows read; None if no row was read."""
         return min(1.0, self.trained_tokens / self.tokens_read) if self.tokens_read else None
 
     @property
     def records(self) -> int | None:
-        """Conversations to train on, counted in the rows read; None where none were."""
+        """Training conversations, estimated from the rows read; None if no row was read."""
         if not self.rows_read or "train" not in self.splits:
             return None
         return round(self.sequences_read / self.rows_read * self.splits["train"].rows)
@@ -86,26 +86,26 @@ class Inspection:
 
 
 class _OutOfTime(Exception):
-    """The time that an inspection may take is over."""
+    """The inspection has reached its time limit."""
 
 
 def inspect(shards: Shards, limits: Limits, found: Inspection, *, full: bool, seconds: float) -> None:
-    """Look at a dataset, and add to `found`. Nothing is raised, whatever is wrong: that is in its `faults`.
+    """Inspect a dataset and add the results to `found`. Errors are added to its `faults`, not raised.
 
-    full: read every row, not a sample.
-    seconds: what is not looked at by then is left, and a fault says so.
+    full: read every row instead of a sample.
+    seconds: time limit. What was not inspected by then is skipped, and a fault says so.
     """
     inspector = _Inspector(shards, limits, found, time.monotonic() + seconds)
     try:
         inspector.read_footers()
         inspector.read_rows(full=full)
     except _OutOfTime:
-        inspector.stop(seconds)
-    inspector.conclude()
+        inspector.add_timeout(seconds)
+    inspector.add_footer_faults()
 
 
 class _Inspector:
-    """One inspection as it goes on."""
+    """An inspection in progress."""
 
     def __init__(self, shards: Shards, limits: Limits, found: Inspection, deadline: float) -> None:
         self.shards, self.limits, self.found, self.deadline = shards, limits, found, deadline
@@ -115,7 +115,7 @@ class _Inspector:
     def read_footers(self) -> None:
         for name, files in self.shards.splits.items():
             for path in files:
-                with self._noted(path):
+                with self._faults_recorded(path):
                     self._add_footer(self.found.splits[name], path)
 
     def _add_footer(self, split: Split, path: Path) -> None:
@@ -128,7 +128,7 @@ class _Inspector:
 
     def read_rows(self, *, full: bool) -> None:
         for choice in choose(self.footers, full=full):
-            with self._noted(choice.footer.path):
+            with self._faults_recorded(choice.footer.path):
                 self._read(choice)
 
     def _read(self, choice: Choice) -> None:
@@ -138,20 +138,20 @@ class _Inspector:
                     self._read_group(shard, choice.footer.path, group, choice.tokens)
 
     def _read_group(self, shard: "pq.ParquetFile", path: Path, group: Group, tokens: int | None) -> None:
-        """The first `tokens` of a row group, or all of it."""
+        """Read the first `tokens` of a row group, or the complete group."""
         if group.mean > LARGEST_ROW:
-            raise NotLookedAt(f"its packs have {group.mean} tokens on average")
+            raise NotInspected(f"its packs have {group.mean} tokens on average; the limit is {LARGEST_ROW}")
         wanted = group.rows if tokens is None else max(1, tokens // max(1, group.mean))
         size = min(BATCH_ROWS, wanted, max(1, BATCH_VALUES // max(1, group.mean)))
         row = group.first_row
         for batch in shard.iter_batches(size, [group.number], list(COLUMNS), use_threads=False):
-            self._add(path, row, look(batch, self.limits))
+            self._add(path, row, inspect_batch(batch, self.limits))
             row += batch.num_rows
             self._check_time()
             if row - group.first_row >= wanted:
                 break
 
-    def _add(self, path: Path, first_row: int, batch: Batch) -> None:
+    def _add(self, path: Path, first_row: int, batch: BatchSummary) -> None:
         found = self.found
         found.rows_read += batch.rows
         found.sequences_read += batch.sequences
@@ -159,54 +159,57 @@ class _Inspector:
         found.trained_tokens += batch.trained
         found.longest_pack = max(found.longest_pack, batch.longest)
         for bad in batch.bad:
-            where = f"{shown(path)}, row {first_row + bad.row}"
-            found.faults.add(bad.kind, bad.what, f"{where}: {bad.detail}.", bad.count)
+            where = f"{printable(path)}, row {first_row + bad.row}"
+            found.faults.add(bad.kind, bad.key, f"{where}: {bad.detail}.", bad.count)
 
-    def stop(self, seconds: float) -> None:
+    def add_timeout(self, seconds: float) -> None:
+        """Add a fault that says how much was inspected before the time limit."""
         found = self.found
-        what = f"{found.rows_read} of {found.rows} rows"
+        inspected = f"{found.rows_read} of {found.rows} rows"
         if found.unread_shards:
-            what = f"the footers of {len(self.footers)} shards"
-        message = f"After {seconds:g} s only {what} had been looked at."
-        found.faults.add(Kind.UNSEEN, "time", message)
+            inspected = f"the footers of {len(self.footers)} shards"
+        message = f"Only {inspected} could be inspected within the time limit of {seconds:g} s."
+        found.faults.add(FaultKind.NOT_INSPECTED, "time", message)
 
-    def conclude(self) -> None:
-        """What the footers alone say."""
+    def add_footer_faults(self) -> None:
+        """Add faults that only the footers show."""
         found = self.found
         for footer in self.footers:
             for suspect in footer.suspects:
-                if not found.faults.has(suspect.kind):  # else the row is named
-                    where = f"{shown(footer.path)}, {suspect.group.named_rows}"
+                if not found.faults.has(suspect.kind):  # else a fault that names the row exists
+                    where = f"{printable(footer.path)}, {suspect.group.named_rows}"
                     found.faults.add(suspect.kind, "group", f"{where}: {suspect.detail}.")
         if not found.unread_shards:
             for name, split in found.splits.items():
                 if split.rows == 0:
-                    message = f"The packed data for {name} has no rows: {shown(self.shards.source)}."
-                    found.faults.add(Kind.EMPTY, name, message)
+                    message = f"The packed data for {name} has no rows: {printable(self.shards.source)}."
+                    found.faults.add(FaultKind.EMPTY, name, message)
 
     def _check_time(self) -> None:
         if time.monotonic() > self.deadline:
             raise _OutOfTime
 
     @contextmanager
-    def _noted(self, path: Path) -> Iterator[None]:
-        """What goes wrong with a shard is a fault of it. Raises _OutOfTime."""
+    def _faults_recorded(self, path: Path) -> Iterator[None]:
+        """Turn exceptions from reading a shard into faults. Raises _OutOfTime."""
         self._check_time()
         try:
             yield
         except BadColumns as error:
-            self.found.faults.add(Kind.COLUMNS, "", f"{shown(path)}: {error}.")
-        except NotLookedAt as error:
-            self.found.faults.add(Kind.UNSEEN, "size", f"{shown(path)} was not looked into: {error}.")
+            self.found.faults.add(FaultKind.COLUMNS, "", f"{printable(path)}: {error}.")
+        except NotInspected as error:
+            self.found.faults.add(
+                FaultKind.NOT_INSPECTED, "size", f"{printable(path)} was not inspected: {error}."
+            )
         except self.errors as error:
             self.found.faults.add(*_broken(path, error))
 
 
-def _broken(path: Path, error: Exception) -> tuple[Kind, str, str]:
-    """A shard that cannot be read: of the system's errors only some mean that it is no data."""
+def _broken(path: Path, error: Exception) -> tuple[FaultKind, str, str]:
+    """Describe an unreadable shard. Of the system errors only those in ABSENT mean that there is no data."""
     if isinstance(error, OSError) and error.errno is not None:
-        kind = Kind.UNREADABLE if error.errno in ABSENT else Kind.UNSEEN
-        return kind, "system", f"{shown(path)} cannot be read: {error.strerror}."
-    words = shown(str(error)).strip().splitlines()
-    reason = (words[0] if words else type(error).__name__)[:300].rstrip(".")
-    return Kind.UNREADABLE, "", f"{shown(path)} cannot be read as packed data: {reason}."
+        kind = FaultKind.UNREADABLE if error.errno in ABSENT else FaultKind.NOT_INSPECTED
+        return kind, "system", f"{printable(path)} cannot be read: {error.strerror}."
+    lines = printable(str(error)).strip().splitlines()
+    reason = (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
+    return FaultKind.UNREADABLE, "", f"{printable(path)} cannot be read as packed data: {reason}."

@@ -1,7 +1,7 @@
-"""Where packed shards lie. The seed's layout is splits/train/*.parquet, splits/valid/, splits/test/.
+"""Find packed shards. The seed's layout is splits/train/*.parquet, splits/valid/, splits/test/.
 
-As for Megatron-Bridge a single file, a directory of files and a pattern (`shard-*.parquet`) will do, too:
-then all of them are for training.
+Like Megatron-Bridge, this accepts a single file, a directory of files and a pattern (`shard-*.parquet`), too.
+Then all files are for training.
 """
 
 import errno
@@ -15,33 +15,33 @@ from pathlib import Path
 SUFFIXES = (".parquet", ".pq")
 SPLITS = ("train", "valid", "test")
 
-# With these errors nothing is there; every other one leaves that open.
+# These errors mean that the path does not exist. Any other error leaves that open.
 ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
 
 
 class MissingPackedData(LookupError):
-    """There are no packed shards where the config says that they are."""
+    """There are no packed shards at the path in the config."""
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Files of the packed splits; a split that is missing is an empty list."""
+    """Files of the packed splits. A missing split is an empty list."""
 
     train: list[Path]
     valid: list[Path]
     test: list[Path] = field(default_factory=list)
     source: Path = Path()
-    """What Bridge is told to train on: a directory, a file or a pattern."""
+    """The path that Bridge gets for training: a directory, a file or a pattern."""
 
     @property
     def splits(self) -> dict[str, list[Path]]:
-        """The files by split, those that are there."""
+        """Files of each split that has files."""
         named = {name: getattr(self, name) for name in SPLITS}
         return {name: files for name, files in named.items() if files}
 
     @property
     def directories(self) -> list[Path]:
-        """Where what was noted about the packing may lie: beside the files, or above the splits."""
+        """Directories that may hold the packing metadata: that of the files, then those above the splits."""
         found = [self.train[0].parent]
         while found[-1].name in (*SPLITS, "splits"):
             found.append(found[-1].parent)
@@ -49,9 +49,11 @@ class Shards:
 
 
 def find_shards(path: Path) -> Shards:
-    """The shards of a directory that holds `splits/`, or that is it; of a flat directory, a file, a pattern.
+    """Find the shards of a dataset.
 
-    Raises MissingPackedData where there certainly are none, OSError where that cannot be seen.
+    path: a directory that holds `splits/`, the `splits` directory, a flat directory, a file or a pattern.
+
+    Raises MissingPackedData if there are certainly no shards, OSError if that cannot be determined.
     """
     if is_pattern(path):
         return _flat(_matching(path), path)
@@ -67,7 +69,7 @@ def find_shards(path: Path) -> Shards:
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether Bridge takes a path for a pattern."""
+    """Whether Bridge treats a path as a pattern."""
     return "*" in str(path) or "?" in str(path)
 
 
@@ -83,8 +85,8 @@ def _single(path: Path) -> list[Path]:
 
 def _matching(pattern: Path) -> list[Path]:
     if has_magic(str(pattern.parent)):
-        # Elsewhere it could lead around the allowed roots, and through a whole file system.
-        raise MissingPackedData(f"A pattern may only stand in the name of the files: {pattern}.")
+        # In a directory name, a pattern could leave the allowed roots and traverse a complete file system.
+        raise MissingPackedData(f"A pattern may only be in the name of the files, not in {pattern.parent}.")
     names = (name for name in _names(pattern.parent) if Path(name).suffix.lower() in SUFFIXES)
     return [pattern.parent / name for name in names if fnmatchcase(name, pattern.name)]
 
@@ -94,7 +96,7 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _names(directory: Path) -> list[str]:
-    """Names of what lies in a directory, sorted; hidden ones are no data. Of what is none: nothing."""
+    """Sorted names in a directory, without hidden ones; empty if the path is not a directory."""
     if not _is_directory(directory):
         return []
     with os.scandir(directory) as entries:
@@ -107,10 +109,10 @@ def _is_directory(path: Path) -> bool:
 
 
 def _mode(path: Path) -> int | None:
-    """Of what lies there; None where nothing does. Raises OSError where that cannot be seen."""
+    """Mode of the file at a path; None if there is no file. Raises OSError if that cannot be determined."""
     try:
         return path.stat().st_mode
-    except ValueError:  # no path at all, such as one with a NUL
+    except ValueError:  # not a valid path, for example one with a NUL
         return None
     except OSError as error:
         if error.errno in ABSENT:

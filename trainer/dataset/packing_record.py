@@ -1,4 +1,4 @@
-"""What was noted when the data were packed: beside the shards, or above their splits.
+"""Read the packing metadata, which lies beside the shards or above their splits.
 
 metadata.json         trainer.pack's: pack_size, tokenizer, tokenizer_sha256, vocab_size
 *_metadata.jsonl      Megatron-Bridge's own packing: a JSON list, each entry with a pack_size
@@ -10,55 +10,53 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from trainer.dataset.files import Meter, read_json, shown
+from trainer.dataset.files import Meter, printable, read_json
 from trainer.dataset.layout import ABSENT
 
 OURS = "metadata.json"
 BRIDGES = "*_metadata.jsonl"
 
-Text = Annotated[str, Field(max_length=4096), AfterValidator(shown)]
+Text = Annotated[str, Field(max_length=4096), AfterValidator(printable)]
 
 
 class BadPacking(ValueError):
-    """What is noted about the packing cannot be read; says where and why."""
+    """The packing metadata cannot be read. The message names the file and the reason."""
 
 
 class Packing(BaseModel):
-    """How data were packed; None: not noted."""
+    """How data were packed; None for values that were not recorded."""
 
     model_config = ConfigDict(strict=True)
 
     tokenizer: Text | None = Field(default=None, description="Directory or id of the tokenizer.")
     tokenizer_sha256: Text | None = Field(default=None, description="Digest of its vocabulary.")
-    pack_size: int | None = Field(
-        default=None, ge=1, lt=2**31, description="Tokens that a pack has room for."
-    )
+    pack_size: int | None = Field(default=None, ge=1, lt=2**31, description="Capacity of a pack in tokens.")
     vocab_size: int | None = Field(default=None, ge=1, lt=2**31, description="Entries of the vocabulary.")
 
 
 def read_packing(directories: Iterable[Path], meter: Meter) -> Packing | None:
-    """What is noted in the first of these directories that has something. Raises BadPacking."""
+    """Read the metadata from the first of these directories that has any. Raises BadPacking."""
     for directory in directories:
-        found = _ours(directory / OURS, meter) or _bridges(directory, meter)
+        found = _read_ours(directory / OURS, meter) or _read_bridges(directory, meter)
         if found is not None:
             return found
     return None
 
 
-def _ours(path: Path, meter: Meter) -> Packing | None:
-    noted = _read(path, meter)
-    if noted is None:
+def _read_ours(path: Path, meter: Meter) -> Packing | None:
+    metadata = _read(path, meter)
+    if metadata is None:
         return None
     try:
-        return Packing.model_validate(noted)
+        return Packing.model_validate(metadata)
     except ValidationError as error:
         fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"]) or "all of it"
-        raise BadPacking(f"{shown(path)} cannot be used: {where}: {fault['msg']}.") from None
+        where = ".".join(str(part) for part in fault["loc"]) or "the document"
+        raise BadPacking(f"{printable(path)} cannot be used: {where}: {fault['msg']}.") from None
 
 
-def _bridges(directory: Path, meter: Meter) -> Packing | None:
-    """Bridge notes sizes alone; where there are several it is not known which is meant."""
+def _read_bridges(directory: Path, meter: Meter) -> Packing | None:
+    """Read Bridge's metadata, which has pack sizes only. Several sizes are ambiguous: then return None."""
     try:
         paths = sorted(directory.glob(BRIDGES))
     except OSError:
@@ -67,17 +65,17 @@ def _bridges(directory: Path, meter: Meter) -> Packing | None:
     return Packing(pack_size=sizes.pop()) if len(sizes) == 1 else None
 
 
-def _sizes(noted: Any) -> list[int]:
-    entries = noted if isinstance(noted, list) else []
+def _sizes(metadata: Any) -> list[int]:
+    entries = metadata if isinstance(metadata, list) else []
     sizes = [entry.get("pack_size") for entry in entries if isinstance(entry, dict)]
     return [size for size in sizes if type(size) is int and 1 <= size < 2**31]
 
 
 def _read(path: Path, meter: Meter) -> Any:
-    """None where there is no such file. Raises BadPacking."""
+    """Parse a JSON file; None if it does not exist. Raises BadPacking."""
     try:
         return read_json(path, meter)
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in ABSENT:
             return None
-        raise BadPacking(f"{shown(path)} cannot be read: {error}.") from error
+        raise BadPacking(f"{printable(path)} cannot be read: {error}.") from error

@@ -1,6 +1,6 @@
-"""Which rows are read where not all are: of row groups spread evenly over all shards, the first rows.
+"""Select the rows of a sample: the first rows of row groups that are spread evenly over all shards.
 
-Row groups of which the footer says that something is wrong come first, so that the row can be named.
+Row groups whose footer shows a fault come first, so that the fault can name its row.
 """
 
 from bisect import bisect_right
@@ -17,17 +17,17 @@ SUSPECT_GROUPS = 4
 
 @dataclass(frozen=True)
 class Choice:
-    """What to read of a shard."""
+    """The part of a shard to read."""
 
     footer: Footer
     groups: set[int] | None = None
-    """Row groups; None: all."""
+    """Numbers of row groups; None for all."""
     tokens: int | None = None
-    """About so many of each; None: all."""
+    """Approximate tokens to read of each row group; None for all."""
 
 
 def choose(footers: Sequence[Footer], *, full: bool) -> Iterator[Choice]:
-    """All of the data if it is wanted or small, else a sample."""
+    """Choose all data if `full` is set or the data is small, else a sample."""
     groups = sum(footer.groups for footer in footers)
     tokens = sum(footer.tokens for footer in footers)
     if full or (groups <= SAMPLE_GROUPS and tokens <= SAMPLE_TOKENS):
@@ -41,7 +41,7 @@ def choose(footers: Sequence[Footer], *, full: bool) -> Iterator[Choice]:
 
 
 def _spread(footers: Sequence[Footer], groups: int, done: set[tuple[int, int]]) -> Iterator[Choice]:
-    """The first and the last row group of all, and others at equal distances between them."""
+    """Choose the first and the last row group, and others at equal distances between them."""
     number = min(groups, SAMPLE_GROUPS)
     chosen = [place * (groups - 1) // max(1, number - 1) for place in range(number)]
     ends = list(accumulate(footer.groups for footer in footers))

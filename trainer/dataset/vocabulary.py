@@ -1,4 +1,4 @@
-"""Vocabularies of tokenizers, told apart without loading them. No torch, no transformers."""
+"""Compare tokenizers by their vocabulary, without loading them. No torch, no transformers."""
 
 import hashlib
 import json
@@ -7,20 +7,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trainer.dataset.files import Meter, NotLookedAt, read_json
+from trainer.dataset.files import Meter, NotInspected, read_json
 
-# What reading them may end in, whatever they hold.
-UNREADABLE = (OSError, NotLookedAt, ValueError, TypeError, LookupError, AttributeError)
+# Exceptions that reading a tokenizer or config file of any content may raise.
+UNREADABLE = (OSError, NotInspected, ValueError, TypeError, LookupError, AttributeError)
 
 
 def digest(vocabulary: Mapping[str, int]) -> str:
-    """SHA-256 of tokens and their ids; equal for tokenizers whose ids mean the same."""
+    """SHA-256 of tokens and ids. Tokenizers with the same id for each token have the same digest."""
     entries = json.dumps(sorted(vocabulary.items(), key=lambda item: item[1]))
     return hashlib.sha256(entries.encode()).hexdigest()
 
 
 def vocabulary_of(model: Path) -> dict[str, int] | None:
-    """Token -> id of a Hugging Face directory's tokenizer.json; None where that cannot be read."""
+    """Map token to id from a Hugging Face directory's tokenizer.json; None if it cannot be read."""
     try:
         tokenizer = read_json(model / "tokenizer.json", Meter())
         entries = tokenizer["model"]["vocab"]
@@ -32,7 +32,7 @@ def vocabulary_of(model: Path) -> dict[str, int] | None:
 
 
 def _numbered(entries: Any) -> dict[str, int]:
-    """Unigram models have pairs of token and score, in the order of their ids."""
+    """Convert a Unigram vocabulary: pairs of token and score, in the order of their ids."""
     return {token: number for number, (token, _score) in enumerate(entries)}
 
 
@@ -41,7 +41,7 @@ def _is_vocabulary(vocabulary: dict[Any, Any]) -> bool:
 
 
 def vocab_size_of(model: Path) -> int | None:
-    """Entries of the embedding that a Hugging Face directory's config.json names."""
+    """vocab_size from a Hugging Face directory's config.json; None if it is missing or unreadable."""
     try:
         config = read_json(model / "config.json", Meter())
         size = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
@@ -51,7 +51,7 @@ def vocab_size_of(model: Path) -> int | None:
 
 
 def tokenizer_digest(model: Path) -> str | None:
-    """The digest of a Hugging Face directory's tokenizer; None where that cannot be read."""
+    """Digest of a Hugging Face directory's tokenizer; None if it cannot be read."""
     try:
         found = (model / "tokenizer.json").stat()
     except (OSError, ValueError):
@@ -61,6 +61,6 @@ def tokenizer_digest(model: Path) -> str | None:
 
 @lru_cache(maxsize=32)
 def _digest_of(model: Path, _version: tuple[int, int, int]) -> str | None:
-    """Kept while the file stays as it is: reading one takes up to a second."""
+    """Cache the digest until the file changes: reading one takes up to a second."""
     vocabulary = vocabulary_of(model)
     return digest(vocabulary) if vocabulary else None

@@ -1,7 +1,7 @@
-"""Checks of a config, made at submission and again before torch is imported. No torch.
+"""Check a config: at submission, and again before the trainer imports torch. No torch.
 
-Every finding's pointer is one into the training config. The config's sections have no faults: see
-trainer.config.section_checks, which comes first.
+The pointer of a finding leads into the training config. The checks need a config whose sections are valid:
+run trainer.config.section_checks first.
 """
 
 from trainer.config.effective import Effective
@@ -16,10 +16,10 @@ __all__ = ["Estimate", "Finding", "Hardware", "Suggestion", "check", "fit", "mem
 
 
 def check(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> list[Finding]:
-    """All findings about a config that would run on this hardware.
+    """Return all findings about a config for this hardware.
 
-    files: whether the files that it names are seen from here; else none is looked at, whatever lies here
-        under the same name, and what would have to be looked at is `unverified`.
+    files: whether this machine can read the files that the config names. If not, no file is read, even if
+        the path exists here, and each unread file is an `unverified` finding.
     """
     if config.export:
         return list(export.check(config, config.export, hardware, files=files))
@@ -41,9 +41,9 @@ def check(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> 
 
 
 def memory_of(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> Estimate | None:
-    """What one GPU would hold, in GiB; None where the model's sizes are not known. files: as for check.
+    """Estimate the memory of one GPU, in GiB; None if the model's sizes are unknown. files: as for check.
 
-    None, too, for an export: it is made on the CPU.
+    None for an export, too: it runs on the CPU.
     """
     if config.export:
         return None

@@ -1,20 +1,22 @@
-"""Where the weights come from. A base that is named and not there is never passed over in silence."""
+"""Check the base weights. A base that is named but missing is always a finding."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trainer.checkpoints import latest_complete
 from trainer.config.training_config import TrainingConfig, is_local
-from trainer.preflight.finding import LOOKED_AT_THERE, NOT_SEEN, Finding, finding
+from trainer.preflight.finding import INSPECTED_THERE, ON_CLUSTER_ONLY, Finding, finding
 
 
 def check(config: TrainingConfig, *, files: bool = True) -> Iterator[Finding]:
-    """What is resumed comes first, then checkpoint_megatron, then the weights of hf_model_path.
+    """Check the model, the checkpoints and the weights that a run begins from.
 
-    files: whether the files that the config names are seen from here.
+    A run begins from checkpoint.load if set, else checkpoint_megatron, else the weights of hf_model_path.
+
+    files: whether this machine can read the files that the config names.
     """
     if not files:
-        yield from _unseen(config)
+        yield from _unverified(config)
         return
     yield from _model(config.hf_model_path)
     yield from _megatron("/checkpoint_megatron", config.checkpoint_megatron)
@@ -24,33 +26,33 @@ def check(config: TrainingConfig, *, files: bool = True) -> Iterator[Finding]:
 
 
 def check_export(config: TrainingConfig, *, files: bool = True) -> Iterator[Finding]:
-    """An export needs the base's weights only where adapters are merged with them. files: as for check."""
+    """Check the base of an export. It needs the weights only to merge adapters. files: as for check."""
     if config.peft or not files:
         yield from check(config, files=files)
     else:
         yield from _model(config.hf_model_path)
 
 
-def _unseen(config: TrainingConfig) -> Iterator[Finding]:
+def _unverified(config: TrainingConfig) -> Iterator[Finding]:
     if config.hf_model_path is None:
         yield from _model(None)
     elif is_local(config.hf_model_path):
-        message = f"{config.hf_model_path} {NOT_SEEN}: neither its sizes nor its weights are known."
-        yield finding("unverified", "unseen_model", "/hf_model_path", message, LOOKED_AT_THERE)
-    begins_from = {
+        message = f"{config.hf_model_path} {ON_CLUSTER_ONLY}: its sizes and weights are unknown."
+        yield finding("unverified", "unseen_model", "/hf_model_path", message, INSPECTED_THERE)
+    checkpoints = {
         "/checkpoint_megatron": config.checkpoint_megatron,
         "/checkpoint/load": config.checkpoint.get("load"),
     }
-    for where, path in begins_from.items():
+    for where, path in checkpoints.items():
         if path:
-            message = f"{path} {NOT_SEEN}."
-            yield finding("unverified", "unseen_checkpoint", where, message, LOOKED_AT_THERE)
+            message = f"{path} {ON_CLUSTER_ONLY}."
+            yield finding("unverified", "unseen_checkpoint", where, message, INSPECTED_THERE)
 
 
 def _megatron(where: str, path: object) -> Iterator[Finding]:
-    if isinstance(path, str) and not seen(lambda: latest_complete(Path(path))):
-        message = f"{path} holds no complete Megatron checkpoint."
-        hint = "Name the directory that holds iter_*, or leave it out to begin from hf_model_path."
+    if isinstance(path, str) and not holds(lambda: latest_complete(Path(path))):
+        message = f"{path} has no complete Megatron checkpoint."
+        hint = "Name the directory that contains iter_*, or omit the key to begin from hf_model_path."
         yield finding("error", "bad_checkpoint", where, message, hint)
 
 
@@ -58,12 +60,12 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def _weights(path: str | None) -> Iterator[Finding]:
-    """A local model without weights is one to take the tokenizer and the sizes from, not to begin with."""
+    """Reject a local model without weights: it only provides the tokenizer and the sizes."""
     if path is None or not is_local(path) or not _has_config(path):
         return
     if not any(file for pattern in WEIGHTS for file in Path(path).glob(pattern)):
-        message = f"{path} holds no weights: no .safetensors and no .bin file."
-        hint = "Download the model's weights there, or name a checkpoint_megatron to begin from."
+        message = f"{path} has no weights: no .safetensors and no .bin file."
+        hint = "Download the model's weights to it, or set checkpoint_megatron to begin from a checkpoint."
         yield finding("error", "bad_checkpoint", "/hf_model_path", message, hint)
 
 
@@ -78,12 +80,12 @@ def _model(path: str | None) -> Iterator[Finding]:
 
 
 def _has_config(path: str) -> bool:
-    return seen((Path(path) / "config.json").is_file)
+    return holds((Path(path) / "config.json").is_file)
 
 
-def seen(look: Callable[[], object]) -> bool:
-    """Whether something is there; what cannot be looked at, or has too long a name, is not."""
+def holds(condition: Callable[[], object]) -> bool:
+    """Whether a condition on files holds. A path that is unreadable or too long does not meet it."""
     try:
-        return bool(look())
+        return bool(condition())
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""What a check has to say."""
+"""The result of a check."""
 
 from typing import Literal
 
@@ -6,26 +6,26 @@ from pydantic import BaseModel, Field
 
 from trainer.suggestion import Suggestion, suggest
 
-__all__ = ["LOOKED_AT_THERE", "NOT_SEEN", "Finding", "Severity", "Suggestion", "finding", "suggest"]
+__all__ = ["INSPECTED_THERE", "ON_CLUSTER_ONLY", "Finding", "Severity", "Suggestion", "finding", "suggest"]
 
-# Of files that only the cluster sees.
-NOT_SEEN = "lies on the cluster, and is not seen from here"
-LOOKED_AT_THERE = "The cluster looks at it before anything is submitted, if it can, and before it trains."
+# For files that only the cluster can read.
+ON_CLUSTER_ONLY = "is on the cluster, and the service cannot read it"
+INSPECTED_THERE = "The cluster inspects it before submission if it can, and always before training."
 
 Severity = Literal["error", "warning", "advice", "unverified"]
 
 
 class Finding(BaseModel):
-    """Something that a check has to say about a config."""
+    """What a check found in a config."""
 
     code: str
     severity: Severity
     pointer: str = Field(
-        description="JSON pointer: of the trainer into its config, of a plan into the request."
+        description="JSON pointer: into the config for the trainer, into the request for a plan."
     )
     message: str
     hint: str | None = None
-    suggestion: Suggestion | None = Field(default=None, description="A change that answers the finding.")
+    suggestion: Suggestion | None = Field(default=None, description="A change that resolves the finding.")
 
 
 def finding(

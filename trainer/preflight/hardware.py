@@ -1,11 +1,11 @@
-"""What a run would occupy."""
+"""The hardware of a run."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Nodes and their accelerators; what the cluster profile does not say is None."""
+    """Nodes and their accelerators; None for values that the cluster profile does not have."""
 
     nodes: int
     gpus_per_node: int
@@ -14,5 +14,5 @@ class Hardware:
 
     @property
     def gpus(self) -> int:
-        """The world size: one rank a GPU."""
+        """The world size: one rank per GPU."""
         return self.nodes * self.gpus_per_node

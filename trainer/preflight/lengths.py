@@ -1,4 +1,4 @@
-"""The sequence length: one that the model is offered with, and the same wherever it stands."""
+"""Check the sequence length: the model must offer it, and all keys for it must have the same value."""
 
 from collections.abc import Iterator
 
@@ -6,26 +6,26 @@ from trainer.config.effective import Effective
 from trainer.config.models import LONGEST_OFFERED, known_model
 from trainer.preflight.finding import Finding, finding, suggest
 
-# Other places where Bridge keeps the length.
-PLACES = ("model.seq_length", "dataset.seq_length", "dataset.offline_packing_specs.packed_sequence_size")
+# Other keys in which Bridge has the length.
+LENGTH_KEYS = ("model.seq_length", "dataset.seq_length", "dataset.offline_packing_specs.packed_sequence_size")
 
 
 def check(effective: Effective) -> Iterator[Finding]:
     length = effective.config.seq_length
-    for key in PLACES:
+    for key in LENGTH_KEYS:
         other = effective.given.get(key, length)
         if other != length:
             yield finding(
                 "error", "seq_length_mismatch", effective.pointer(key),
-                f"{key} is {other!r}, and seq_length is {length}: they have to agree.",
-                "Set seq_length alone; it reaches model, dataset and packing.",
+                f"{key} is {other!r}, and seq_length is {length}: they must be equal.",
+                "Set only seq_length; it applies to model, dataset and packing.",
                 change=suggest(key, other, length),
             )  # fmt: skip
     yield from _offered(effective, length)
 
 
 def _offered(effective: Effective, length: int) -> Iterator[Finding]:
-    """The seed's models have a list of lengths; above its longest, the advice on long ones holds."""
+    """Check the length against the list of the seed's models. Above the list, strategies.py gives advice."""
     model = known_model(effective.config.hf_model_path)
     if model is None or model.seq_lengths is None or length > LONGEST_OFFERED or length in model.seq_lengths:
         return
@@ -34,6 +34,6 @@ def _offered(effective: Effective, length: int) -> Iterator[Finding]:
     yield finding(
         "error", "seq_length_not_offered", "/seq_length",
         f"{model.id} is trained at {choices} tokens, not at {length}.",
-        "Choose one of these, and pack the data to it.",
+        "Choose one of these lengths, and pack the data to it.",
         change=suggest("seq_length", length, nearest),
     )  # fmt: skip

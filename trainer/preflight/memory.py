@@ -1,10 +1,11 @@
-"""An estimate of one GPU's memory: weights, gradients, optimizer states, activations.
+"""Estimate one GPU's memory: weights, gradients, optimizer states, activations.
 
 Parameters are counted from the model's sizes. Bytes per parameter are those of mixed precision with Adam:
-2 weights, 2 or 4 gradients, 12 optimizer (float32 copy and two moments), the last split over the
-data-parallel ranks by the distributed optimizer. Activations: what layers keep for the backward pass
-(Korthikanti et al. 2022, arXiv 2205.05198, section 4, with flash attention); where all is recomputed,
-their inputs and one layer's. On H100 it was within 4% for a dense model (docs/gpu.md).
+2 weights, 2 or 4 gradients, 12 optimizer (float32 copy and two moments). The distributed optimizer splits
+the optimizer states over the data-parallel ranks. Activations are what layers keep for the backward pass
+(Korthikanti et al. 2022, arXiv 2205.05198, section 4, with flash attention); with full recomputation, the
+inputs of all layers and the activations of one. On H100 the estimate was within 4% for a dense model
+(docs/gpu.md).
 """
 
 from collections import Counter
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, Field
 
-from trainer.config.effective import Effective, is_unseen
+from trainer.config.effective import Effective, is_only_on_cluster
 from trainer.preflight.finding import Finding, finding
 from trainer.preflight.hardware import Hardware
 from trainer.preflight.shape import Shape, shape_of
@@ -22,12 +23,12 @@ GIB = 2**30
 TIGHT_SHARE = 0.85
 LEAVES_OUT = (
     "CUDA context, communication buffers, fragmentation, multi-token-prediction layers, "
-    "workspaces of kernels; experts are taken to be used evenly"
+    "kernel workspaces; assumes that experts are used evenly"
 )
 
 
 class Estimate(BaseModel):
-    """Memory of the fullest GPU in GiB."""
+    """Memory of the GPU that uses most, in GiB."""
 
     parameters: int = Field(description="Parameters of the model.")
     weights_gib: float
@@ -40,7 +41,7 @@ class Estimate(BaseModel):
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameters by how they are split."""
+    """Parameter counts, grouped by how they are split over GPUs."""
 
     dense: int
     experts: int
@@ -53,7 +54,7 @@ class Parameters:
 
 
 def estimate(effective: Effective, hardware: Hardware) -> Estimate | None:
-    """None where the model's sizes are not known, or the shape does not fit the GPUs."""
+    """Estimate the memory of one GPU; None if the model's sizes are unknown or the shape does not fit."""
     shape = shape_of(effective)
     if not _is_known(effective) or hardware.gpus % shape.dense or hardware.gpus % shape.experts:
         return None
@@ -83,8 +84,8 @@ def check(effective: Effective, hardware: Hardware, of: Estimate | None) -> Iter
     if memory is None and of is not None and effective.config.device == "cuda":
         yield finding(
             "unverified", "gpu_memory_unknown", "/device",
-            f"A GPU would hold about {of.total_gib:g} GiB (an estimate); what it has is not known.",
-            "The cluster's profile can say it: gpu_memory_gib.",
+            f"A GPU would hold about {of.total_gib:g} GiB (an estimate); the memory of a GPU is unknown.",
+            "Set gpu_memory_gib in the cluster's profile.",
         )  # fmt: skip
     elif memory is not None and of is not None and of.total_gib > memory:
         yield finding(
@@ -98,13 +99,13 @@ def check(effective: Effective, hardware: Hardware, of: Estimate | None) -> Iter
 
 
 def _is_known(effective: Effective) -> bool:
-    if is_unseen(effective.config.hf_model_path, files=effective.files):
+    if is_only_on_cluster(effective.config.hf_model_path, files=effective.files):
         return False
     return bool(_layers(effective).total() and effective.count("model.hidden_size", 0))
 
 
 def count(effective: Effective) -> Parameters:
-    """Parameters of a model whose sizes are known."""
+    """Count the parameters of a model whose sizes are known."""
     layers = _layers(effective)
     vocabulary = effective.count("model.vocab_size", 0) * effective.count("model.hidden_size")
     return Parameters(
@@ -116,19 +117,19 @@ def count(effective: Effective) -> Parameters:
 
 
 def _tied(effective: Effective) -> bool:
-    """Whether one matrix serves as embedding and output layer: the model's own config.json knows it."""
+    """Whether embedding and output layer share one matrix. The model's config.json has precedence."""
     key = "model.share_embeddings_and_output_weights"
     if effective.hf and key not in effective.given:
         return bool(effective.hf.get("tie_word_embeddings", False))
     return bool(effective.get(key))
 
 
-# As transformers 5 names a hybrid's layers in config.json, and as Bridge's patterns do.
+# Names of a hybrid's layers in config.json of transformers 5 -> their letters in Bridge's patterns.
 BLOCKS = {"mamba": "M", "attention": "*", "mlp": "-", "moe": "E"}
 
 
 def _pattern(effective: Effective) -> str | None:
-    """A hybrid's layers by their letters: M Mamba, * attention, - MLP, E experts."""
+    """A hybrid's layers as letters: M Mamba, * attention, - MLP, E experts. None for other models."""
     pattern, blocks = effective.get("model.hybrid_layer_pattern"), effective.hf.get("layers_block_type")
     if isinstance(blocks, list) and not pattern:
         pattern = "".join(BLOCKS.get(str(block), "") for block in blocks)
@@ -136,7 +137,7 @@ def _pattern(effective: Effective) -> str | None:
 
 
 def _layers(effective: Effective) -> Counter[str]:
-    """Layers of each kind."""
+    """Number of layers of each kind."""
     pattern = _pattern(effective)
     if pattern:
         return Counter(pattern)
@@ -145,7 +146,7 @@ def _layers(effective: Effective) -> Counter[str]:
 
 
 def _dense(kind: str, effective: Effective) -> int:
-    """Parameters of a layer that are not routed experts'; norms and biases are too few to count."""
+    """Parameters of a layer, without routed experts. Norms and biases are negligible."""
     hidden, size = effective.count("model.hidden_size"), effective.count
     if kind == "*":
         heads = size("model.num_attention_heads")
@@ -162,7 +163,7 @@ def _dense(kind: str, effective: Effective) -> int:
 
 
 def _mamba_width(effective: Effective) -> int:
-    """Of what goes into the scan (z, x, B, C, dt) and what comes out."""
+    """Width of the scan's inputs (z, x, B, C, dt) and its output."""
     size = effective.count
     inner = size("model.mamba_num_heads") * size("model.mamba_head_dim")
     states = 2 * size("model.mamba_num_groups") * size("model.mamba_state_dim")
@@ -180,13 +181,13 @@ def _expert_ffn(effective: Effective) -> int:
 
 
 def _matrices(effective: Effective) -> int:
-    """Matrices of an MLP: a gated one has three."""
+    """Number of matrices of an MLP: 3 if it is gated, else 2."""
     gated = effective.get("model.gated_linear_unit") or effective.hf.get("hidden_act") == "silu"
     return 3 if gated else 2
 
 
 def _adapter(kind: str, effective: Effective) -> int:
-    """LoRA's two thin matrices for each of a layer's projections, about."""
+    """Approximate parameters of LoRA: two thin matrices for each projection of a layer."""
     rank = effective.count("lora.dim", 32)
     width = effective.count("model.ffn_hidden_size", effective.count("model.hidden_size"))
     return 2 * rank * (effective.count("model.hidden_size") + (width if kind in "-E" else 0)) * 2
@@ -197,7 +198,7 @@ def _adapter(kind: str, effective: Effective) -> int:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Bytes a parameter."""
+    """Bytes per parameter."""
 
     weight: int
     gradient: int
@@ -212,20 +213,20 @@ def _bytes(effective: Effective) -> Bytes:
 
 
 def _copies(effective: Effective, ranks: int) -> int:
-    """Ranks over which the optimizer's states are split."""
+    """Number of ranks over which the optimizer states are split."""
     return max(1, ranks) if effective.get("ddp.use_distributed_optimizer") else 1
 
 
-# Of a token, by hidden unit: what attention keeps, norm included; what other layers keep beside their
-# inner widths; a layer's input.
+# Bytes per token and hidden unit: kept by attention, norm included; kept by other layers besides their
+# inner widths; input of a layer.
 ATTENTION_BYTES, OTHER_BYTES, INPUT_BYTES = 13, 5, 2
-# By vocabulary entry: bf16 logits, their float32 copy, its softmax and gradient; Transformer Engine's loss
-# writes the gradient over the logits.
+# Bytes per token and vocabulary entry: bf16 logits, float32 copy, softmax and gradient. Transformer Engine's
+# loss overwrites the logits with the gradient.
 LOGIT_BYTES, LOGIT_BYTES_OF_TE = 12, 4
 
 
 def _activations(effective: Effective, shape: Shape) -> float:
-    """Of all layers: a pipeline stage has 1/PP of them, and PP micro batches in flight."""
+    """Bytes of all layers: a pipeline stage has 1/PP of the layers, and PP micro batches in flight."""
     tokens = effective.config.seq_length / shape.context
     kinds = _layers(effective)
     kept = {kind: _kept(kind, effective) for kind in kinds}
@@ -233,7 +234,7 @@ def _activations(effective: Effective, shape: Shape) -> float:
     if effective.get("model.recompute_granularity") == "full":
         is_hybrid = _pattern(effective) is not None
         number = kinds.total() if is_hybrid else effective.count("model.num_layers")
-        # A hybrid's layer is of one kind; another has attention and MLP.
+        # A layer of a hybrid has one kind; a layer of other models has attention and MLP.
         largest = max(kept.values()) if is_hybrid else sum(kept.values())
         layers = number * effective.count("model.hidden_size") * INPUT_BYTES + largest
     by_te = effective.get("model.cross_entropy_fusion_impl") == "te"
@@ -242,7 +243,7 @@ def _activations(effective: Effective, shape: Shape) -> float:
 
 
 def _kept(kind: str, effective: Effective) -> int:
-    """Bytes of a token in a layer."""
+    """Bytes per token that a layer keeps."""
     hidden = effective.count("model.hidden_size")
     if kind == "*":
         return ATTENTION_BYTES * hidden
@@ -255,12 +256,12 @@ def _kept(kind: str, effective: Effective) -> int:
 
 
 def _mlp_bytes(effective: Effective) -> int:
-    """By inner unit: what all matrices but the last put out, and what the activation makes of it."""
+    """Bytes per inner unit: outputs of all matrices but the last, and of the activation function."""
     return 2 * _matrices(effective)
 
 
 def _routed(effective: Effective) -> int:
-    """Bytes of a token in one layer's routed experts: what goes in and out, and what is between."""
+    """Bytes per token in one layer's routed experts: inputs, outputs and intermediate values."""
     width = effective.count("model.moe_latent_size", effective.count("model.hidden_size"))
     of_one = 4 * width + _mlp_bytes(effective) * _expert_ffn(effective)
     return effective.count("model.moe_router_topk") * of_one

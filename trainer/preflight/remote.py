@@ -1,7 +1,7 @@
-"""`python -m trainer.preflight.remote`: inspect files where they are, for a service that does not see them.
+"""`python -m trainer.preflight.remote`: inspect files on the cluster, for a service that cannot read them.
 
-A request comes as JSON on stdin, the answer goes as JSON to stdout. Where the service sees the files it
-calls `inspect` itself.
+Reads a request as JSON from stdin and writes the result as JSON to stdout. A service that can read the files
+calls `inspect` directly.
 """
 
 import json
@@ -13,11 +13,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter
 
-from trainer.config.section_checks import faults
+from trainer.config.section_checks import section_faults
 from trainer.config.training_config import TrainingConfig, is_local
 from trainer.dataset import Packing
 from trainer.preflight import Finding, Hardware, check
-from trainer.preflight.data import POINTER, SAMPLE_SECONDS, Job, Report, examine
+from trainer.preflight.data import POINTER, SAMPLE_SECONDS, DataNeeds, DatasetReport, examine
 from trainer.preflight.finding import finding
 
 
@@ -25,11 +25,11 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     roots: list[Path]
-    """Where everything that is named has to lie, symlinks resolved."""
+    """Every path of the request must be inside one of these, with symlinks resolved."""
 
 
 class ConfigRequest(_Request):
-    """Whether a run with this config can begin on this hardware."""
+    """Check whether a run with this config can begin on this hardware."""
 
     seconds: ClassVar[float] = SAMPLE_SECONDS
 
@@ -42,7 +42,7 @@ class ConfigRequest(_Request):
 
 
 class DataRequest(_Request):
-    """What packed data hold, and whether they fit. What is None is not checked."""
+    """Inspect packed data and check that they fit. Values that are None are not checked."""
 
     kind: Literal["data"] = "data"
     path: str
@@ -50,8 +50,9 @@ class DataRequest(_Request):
     global_batch_size: int | None = None
     hf_model_path: str | None = None
     full: bool = False
-    """Read every row, as far as the time allows."""
+    """Read every row, within the time limit."""
     seconds: float = SAMPLE_SECONDS
+    """Time limit."""
 
     def paths(self) -> list[tuple[str, str]]:
         model = self.hf_model_path
@@ -70,61 +71,69 @@ class SplitView(BaseModel):
 
 
 class Counts(BaseModel):
-    """Packed data in numbers: those of all splits together."""
+    """Counts of packed data, totals over all splits."""
 
     shards: int
-    rows: int = Field(description="Packs, as the footers of the shards count them.")
+    rows: int = Field(description="Number of packs, from the footers of the shards.")
     tokens: int
-    tokens_exact: bool = Field(description="False where footers lack statistics: then it is an estimate.")
-    trained_token_share: float | None = Field(description="Of the rows read; null where none were.")
-    longest_pack: int | None = Field(description="Tokens, among the rows read; null where none were.")
+    tokens_exact: bool = Field(description="False if footers have no statistics: then tokens is an estimate.")
+    trained_token_share: float | None = Field(
+        description="Share of trained tokens in the rows read; null if no row was read."
+    )
+    longest_pack: int | None = Field(
+        description="Tokens of the longest pack among the rows read; null if no row was read."
+    )
     rows_read: int
     bytes_read: int
-    packing: Packing | None = Field(description="What is noted beside the data about how they were packed.")
+    packing: Packing | None = Field(
+        description="Metadata about the packing, from beside the data; null if there is none."
+    )
     splits: dict[str, SplitView]
 
 
-class Seen(BaseModel):
-    """What there is to say. Pointers lead into the training config."""
+class InspectionResult(BaseModel):
+    """The answer to a request. Pointers of findings lead into the training config."""
 
     findings: list[Finding]
     data: Counts | None = None
-    """What a DataRequest asked for; None where one of its paths is refused."""
+    """Counts, for a DataRequest; None if one of its paths is rejected."""
 
 
-def inspect(request: ConfigRequest | DataRequest) -> Seen:
-    """Look at what a request names, on this machine's file system; at nothing if a path of it is refused."""
-    if outside := list(_outside(request)):
-        return Seen(findings=outside)
+def inspect(request: ConfigRequest | DataRequest) -> InspectionResult:
+    """Inspect the paths of a request on this machine. If one path is rejected, no path is read."""
+    if outside := list(_outside_roots(request)):
+        return InspectionResult(findings=outside)
     if isinstance(request, DataRequest):
-        return _of_data(request)
-    return Seen(findings=list(_invalid(request.config)) or check(request.config, request.hardware))
+        return _inspect_data(request)
+    return InspectionResult(
+        findings=list(_config_faults(request.config)) or check(request.config, request.hardware)
+    )
 
 
-def _outside(request: ConfigRequest | DataRequest) -> Iterator[Finding]:
+def _outside_roots(request: ConfigRequest | DataRequest) -> Iterator[Finding]:
     roots = [os.path.realpath(root) for root in request.roots]
     for where, path in request.paths():
         real = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a loop
         if not any(real.is_relative_to(root) for root in roots):
-            message = f"{path!r} leads, its symlinks resolved, to no path that the cluster allows."
+            message = f"{path!r}, with symlinks resolved, is not inside a path that the cluster allows."
             hint = f"Allowed: {', '.join(str(root) for root in request.roots) or 'none'}."
             yield finding("error", "path_not_allowed", where, message, hint)
 
 
-def _invalid(config: TrainingConfig) -> Iterator[Finding]:
-    """What only the model's own config.json shows to be wrong: it tells which recipe a run gets."""
-    for fault in faults(config):
-        hint = fault.hint or "GET /v1/schema lists what may be set."
+def _config_faults(config: TrainingConfig) -> Iterator[Finding]:
+    """Faults that only the model's config.json reveals, since it determines the recipe of a run."""
+    for fault in section_faults(config):
+        hint = fault.hint or "GET /v1/schema lists the keys that a config can set."
         yield finding("error", "invalid_config", fault.pointer, fault.detail, hint)
 
 
-def _of_data(request: DataRequest) -> Seen:
-    job = Job(request.seq_length, request.global_batch_size, request.hf_model_path)
-    report = examine(Path(request.path), job, full=request.full, seconds=request.seconds)
-    return Seen(findings=report.findings, data=_counts(report))
+def _inspect_data(request: DataRequest) -> InspectionResult:
+    needs = DataNeeds(request.seq_length, request.global_batch_size, request.hf_model_path)
+    report = examine(Path(request.path), needs, full=request.full, seconds=request.seconds)
+    return InspectionResult(findings=report.findings, data=_counts(report))
 
 
-def _counts(report: Report) -> Counts:
+def _counts(report: DatasetReport) -> Counts:
     found = report.inspection
     splits = found.splits if found else {}
     return Counts(
@@ -143,7 +152,7 @@ def _counts(report: Report) -> Counts:
 
 def main() -> None:
     request = _REQUEST.validate_json(sys.stdin.buffer.read())
-    # In ASCII: the other side may take the bytes for anything.
+    # json.dump writes ASCII, which the reader decodes correctly with any encoding.
     json.dump(inspect(request).model_dump(mode="json"), sys.stdout)
 
 

@@ -1,4 +1,4 @@
-"""How checkpoints are written."""
+"""Check how checkpoints are written."""
 
 from collections.abc import Iterator
 
@@ -7,10 +7,10 @@ from trainer.preflight.finding import Finding, finding
 
 
 def check(effective: Effective) -> Iterator[Finding]:
-    """Without CUDA megatron-core's process that writes them fails, and the run waits for it for ever."""
+    """Reject async saves without CUDA: the writer process of megatron-core fails, and the run hangs."""
     if effective.config.device == "cpu" and effective.get("checkpoint.async_save"):
         yield finding(
             "error", "invalid_config", effective.pointer("checkpoint.async_save"),
-            "Checkpoints can be written in the background only where there is a GPU.",
-            "Leave checkpoint.async_save out, or set it to false.",
+            "Checkpoints can be written in the background only on a GPU.",
+            "Omit checkpoint.async_save, or set it to false.",
         )  # fmt: skip

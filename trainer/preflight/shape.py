@@ -1,7 +1,7 @@
-"""The parallel shape against the GPUs, the batch and the model.
+"""Check the parallel shape against the GPUs, the batch and the model.
 
-megatron-core 0.19.2 makes two grids of the ranks: TP x CP x PP for dense layers and ETP x EP x PP for
-experts; both have to divide the world size, and what is left over is data parallel.
+megatron-core 0.19.2 arranges the ranks in two grids: TP x CP x PP for dense layers and ETP x EP x PP for
+experts. Both sizes must divide the world size; the quotient is the data-parallel size.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Shape:
         return self.expert_tensor * self.expert * self.pipeline
 
     def data(self, gpus: int) -> int:
-        """Replicas of the model on so many GPUs."""
+        """Number of replicas of the model on this number of GPUs."""
         return max(1, gpus // self.dense)
 
 
@@ -47,24 +47,24 @@ def shape_of(effective: Effective) -> Shape:
         pipeline=effective.count("model.pipeline_model_parallel_size"),
         context=effective.count("model.context_parallel_size"),
         expert=effective.count("model.expert_model_parallel_size"),
-        # Unset, it is the tensor-parallel size.
+        # Defaults to the tensor-parallel size.
         expert_tensor=effective.count("model.expert_tensor_parallel_size", tensor),
     )
 
 
 def fit(config: TrainingConfig, gpus: int, *, files: bool = True) -> list[Finding]:
-    """What of a recipe's own shape has to change for these GPUs: advice, with fields of `recipe.*` to set.
+    """Return the changes that fit a recipe's own shape to these GPUs: advice with values for `recipe.*`.
 
-    Recipes are made for one number of GPUs. Experts are spread over fewer ranks where the recipe's
-    number does not divide; and mixtures of experts under tensor parallelism want sequence parallelism
-    (megatron-core 0.19.2, moe_layer.py). What a config sets itself is left alone.
+    A recipe is written for one number of GPUs. Experts are spread over fewer ranks if the recipe's number
+    does not divide the GPUs. Mixtures of experts under tensor parallelism need sequence parallelism
+    (megatron-core 0.19.2, moe_layer.py). Values that the config sets itself are not changed.
 
-    files: whether the files that it names are seen from here.
+    files: whether this machine can read the files that the config names.
     """
     effective = Effective(config, files=files)
     shape = shape_of(effective)
     if gpus % shape.dense:
-        return []  # nothing fits before that is mended
+        return []  # nothing fits until that is fixed
     return [*_fit_experts(effective, shape, gpus), *_fit_sequence(effective, shape)]
 
 
@@ -75,8 +75,8 @@ def _fit_experts(effective: Effective, shape: Shape, gpus: int) -> Iterator[Find
     if fitting is not None:
         yield _fitted(
             "expert_model_parallel_size", shape.expert, fitting,
-            f"The recipe's EP {shape.expert} does not fit {gpus} GPUs with PP {shape.pipeline}: "
-            f"it is lowered to {fitting}.",
+            f"The recipe's EP {shape.expert} does not fit {gpus} GPUs with PP {shape.pipeline}. "
+            f"EP is lowered to {fitting}.",
         )  # fmt: skip
 
 
@@ -86,19 +86,19 @@ def _fit_sequence(effective: Effective, shape: Shape) -> Iterator[Finding]:
     if is_mixture and is_open and shape.tensor > 1 and not effective.get("model.sequence_parallel"):
         yield _fitted(
             "sequence_parallel", False, True,
-            "Experts under tensor parallelism need sequence parallelism: it is switched on.",
+            "Experts under tensor parallelism need sequence parallelism. It is enabled.",
         )  # fmt: skip
 
 
 def _fitted(name: str, current: int, to: int, message: str) -> Finding:
-    hint = f"Set recipe.{name} to decide it yourself."
+    hint = f"Set recipe.{name} to choose another value."
     return finding(
         "advice", "fitted", f"/recipe/{name}", message, hint, change=suggest(f"recipe.{name}", current, to)
     )
 
 
 def _largest_expert(effective: Effective, shape: Shape, gpus: int) -> int | None:
-    """The largest expert-parallel size, below the recipe's, that fits GPUs and experts."""
+    """The largest expert-parallel size below the recipe's that fits GPUs and experts; None if none fits."""
     experts = effective.count("model.num_moe_experts")
     fixed = shape.expert_tensor * shape.pipeline
     sizes = range(min(shape.expert - 1, experts), 0, -1)
@@ -120,10 +120,10 @@ def _grids(effective: Effective, shape: Shape, hardware: Hardware) -> Iterator[F
     gpus = hardware.gpus
     if gpus % shape.dense:
         yield finding(
-            "error", CODE, _where(effective),
+            "error", CODE, _given_pointer(effective),
             f"{gpus} GPUs cannot be split into groups of {shape.dense} "
             f"(TP {shape.tensor} x PP {shape.pipeline} x CP {shape.context}).",
-            f"Ask for a multiple of {shape.dense} GPUs in resources, or lower one of the three.",
+            f"Request a multiple of {shape.dense} GPUs in resources, or lower TP, PP or CP.",
             change=_nodes(hardware, shape.dense),
         )  # fmt: skip
     elif gpus % shape.experts:
@@ -134,13 +134,13 @@ def _grids(effective: Effective, shape: Shape, hardware: Hardware) -> Iterator[F
             "error", CODE, effective.pointer("model.expert_model_parallel_size"),
             f"{gpus} GPUs cannot be split into groups of {shape.experts} "
             f"(ETP {shape.expert_tensor} x EP {shape.expert} x PP {shape.pipeline}).",
-            "Lower recipe.expert_model_parallel_size, or ask for more GPUs.",
+            "Lower recipe.expert_model_parallel_size, or request more GPUs.",
             change=change,
         )  # fmt: skip
 
 
-def _where(effective: Effective) -> str:
-    """The parallel size that a client has given, if any."""
+def _given_pointer(effective: Effective) -> str:
+    """Pointer to the parallel size that the config sets, else to the recipe."""
     names = ("pipeline", "tensor", "context")
     keys = [f"model.{name}_model_parallel_size" for name in names[:2]] + ["model.context_parallel_size"]
     given = [key for key in keys if key in effective.given]
@@ -148,7 +148,7 @@ def _where(effective: Effective) -> str:
 
 
 def _nodes(hardware: Hardware, group: int) -> Suggestion:
-    """The fewest nodes whose GPUs make whole groups."""
+    """Suggest the smallest number of nodes whose GPUs form complete groups."""
     nodes = group // gcd(group, hardware.gpus_per_node)
     return suggest("resources.nodes", hardware.nodes, nodes)
 
@@ -168,14 +168,14 @@ def _batch(effective: Effective, shape: Shape, hardware: Hardware) -> Iterator[F
         fitting = -(-batch // replicas) * replicas
         yield finding(
             "error", CODE, effective.pointer("train.global_batch_size"),
-            f"train.global_batch_size {batch} is no multiple of {replicas} data-parallel replicas.",
+            f"train.global_batch_size {batch} is not a multiple of {replicas} data-parallel replicas.",
             f"Set a multiple of {replicas}.",
             change=suggest("train.global_batch_size", batch, fitting),
         )  # fmt: skip
 
 
 def _no_experts(effective: Effective, shape: Shape) -> Iterator[Finding]:
-    """Of models without a recipe, config.json names the number of experts in too many ways to tell."""
+    """Reject EP for a model without experts. Checks known models only: others name experts in many ways."""
     is_known = effective.recipe.name not in GENERIC
     if is_known and shape.expert > 1 and not effective.get("model.num_moe_experts"):
         yield finding(
@@ -187,7 +187,7 @@ def _no_experts(effective: Effective, shape: Shape) -> Iterator[Finding]:
 
 
 def _groups(effective: Effective, shape: Shape) -> Iterator[Finding]:
-    """Query groups are split over the ranks, or ranks share one (megatron-core, transformer_config.py)."""
+    """Check query groups: ranks split the groups or share one (megatron-core, transformer_config.py)."""
     groups, size = effective.count("model.num_query_groups", 0), shape.tensor
     if groups and groups % size and size % groups:
         yield finding(
@@ -198,7 +198,7 @@ def _groups(effective: Effective, shape: Shape) -> Iterator[Finding]:
 
 
 def _model(effective: Effective, shape: Shape) -> Iterator[Finding]:
-    """What is split has to be divisible, where the model's sizes are known."""
+    """Check that what is split is divisible, if the model's sizes are known."""
     splits = (
         (
             "model.num_attention_heads",
@@ -212,15 +212,15 @@ def _model(effective: Effective, shape: Shape) -> Iterator[Finding]:
         ("model.num_moe_experts", "experts", shape.expert, "EP", "model.expert_model_parallel_size"),
         ("model.num_layers", "layers", shape.pipeline, "PP", "model.pipeline_model_parallel_size"),
     )
-    for key, things, size, name, decides in splits:
+    for key, things, size, name, key_of_size in splits:
         number = effective.count(key, 0)
         if number % size == 0 or (name == "PP" and _is_uneven(effective)):
             continue
         fitting = next(one for one in range(min(size - 1, number), 0, -1) if number % one == 0)
         yield finding(
-            "error", CODE, effective.pointer(decides),
+            "error", CODE, effective.pointer(key_of_size),
             f"{number} {things} cannot be split over {name} {size}.", f"Set {name} to a divisor of {number}.",
-            change=suggest(decides.replace("model.", "recipe.", 1), size, fitting),
+            change=suggest(key_of_size.replace("model.", "recipe.", 1), size, fitting),
         )  # fmt: skip
 
 
@@ -232,7 +232,7 @@ UNEVEN = (
 
 
 def _is_uneven(effective: Effective) -> bool:
-    """Whether the layout says itself which stage has which layers."""
+    """Whether the config or recipe assigns layers to pipeline stages explicitly."""
     return any(effective.get(key) for key in UNEVEN) or "|" in str(
         effective.get("model.hybrid_layer_pattern")
     )
@@ -244,21 +244,21 @@ def _context(effective: Effective, shape: Shape) -> Iterator[Finding]:
     where = effective.pointer("model.context_parallel_size")
     if not effective.get("model.calculate_per_token_loss"):
         yield finding(
-            "error", CODE, where, "Context parallelism needs the loss to be counted per token.",
+            "error", CODE, where, "Context parallelism needs a loss that is computed per token.",
             "Set model.calculate_per_token_loss=true.",
             change=suggest("model.calculate_per_token_loss", False, True),
         )  # fmt: skip
     if effective.get("ddp.average_in_collective"):
         yield finding(
             "error", CODE, effective.pointer("ddp.average_in_collective"),
-            "Under context parallelism the loss must not be averaged in the collective.",
+            "With context parallelism the loss must not be averaged in the collective.",
             "Set ddp.average_in_collective=false.",
             change=suggest("ddp.average_in_collective", True, False),
         )  # fmt: skip
     length = effective.config.seq_length
     if length % (2 * shape.context):
         yield finding(
-            "error", CODE, where, f"seq_length {length} is no multiple of 2 x CP {shape.context}.",
+            "error", CODE, where, f"seq_length {length} is not a multiple of 2 x CP {shape.context}.",
             "Lower recipe.context_parallel_size, or pack to another length.",
         )  # fmt: skip
 
@@ -271,7 +271,7 @@ def _minimum(effective: Effective, hardware: Hardware) -> Iterator[Finding]:
     nodes = -(-model.min_gpus // hardware.gpus_per_node)
     yield finding(
         "warning" if lora else "error", "too_few_gpus", "/hf_model_path",
-        f"{model.id} needs at least {model.min_gpus} GPUs; these are {hardware.gpus}.",
-        "Ask for more in resources." + ("" if lora else " LoRA (peft=lora) may do with fewer."),
+        f"{model.id} needs at least {model.min_gpus} GPUs, and {hardware.gpus} are requested.",
+        "Request more in resources." + ("" if lora else " LoRA (peft=lora) may need fewer."),
         change=suggest("resources.nodes", hardware.nodes, nodes),
     )  # fmt: skip

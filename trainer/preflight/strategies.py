@@ -1,4 +1,4 @@
-"""The operator strategies of NVIDIA's step sft/megatron_bridge, as advice with a field and a value."""
+"""The operator strategies of NVIDIA's step sft/megatron_bridge, as advice: a field and its new value."""
 
 from collections.abc import Iterator
 
@@ -19,10 +19,10 @@ def _advice(code: str, pointer: str, message: str, hint: str, change: Suggestion
 def check(
     effective: Effective, hardware: Hardware, *, records: int | None, estimate: Estimate | None
 ) -> Iterator[Finding]:
-    """All advice.
+    """Return all advice.
 
-    records: conversations of the training data, None where they could not be counted.
-    estimate: memory of one GPU, None where the model's sizes are not known.
+    records: number of training conversations, None if unknown.
+    estimate: memory of one GPU, None if the model's sizes are unknown.
     """
     yield from _few_records(effective, records)
     yield from _lora(effective, hardware, estimate)
@@ -45,12 +45,12 @@ def _few_records(effective: Effective, records: int | None) -> Iterator[Finding]
 
 
 def _lora(effective: Effective, hardware: Hardware, estimate: Estimate | None) -> Iterator[Finding]:
-    """Full fine-tuning that hardly fits, or adapters described and not asked for."""
+    """Advise LoRA if full fine-tuning hardly fits, or if lora.* is set without peft."""
     if effective.config.peft is not None:
         return
     message = "LoRA lowers the GPU requirement and shrinks the checkpoints."
     if effective.config.lora:
-        message = f"lora.* does nothing while peft is null. {message}"
+        message = f"lora.* has no effect while peft is null. {message}"
     if effective.config.lora or is_tight(hardware, estimate):
         yield _advice(
             "use_lora", "/lora" if effective.config.lora else "/peft", message,
@@ -96,7 +96,7 @@ def _long(effective: Effective) -> Iterator[Finding]:
 
 
 def is_tight(hardware: Hardware, estimate: Estimate | None) -> bool:
-    """Whether a GPU is small, or the estimate nearly fills it."""
+    """Whether a GPU is small, or the estimate is close to its memory."""
     memory = hardware.gpu_memory_gib
     if memory is None:
         return False
@@ -120,7 +120,7 @@ def _tight_memory(effective: Effective, hardware: Hardware, estimate: Estimate |
 
 
 def _throughput(effective: Effective, hardware: Hardware) -> Iterator[Finding]:
-    """Packing is always on here; what is left to tune is the overlap."""
+    """Advise overlap of communication. Packing, the other strategy for throughput, is always on here."""
     if "H100" not in (hardware.gpu_type or "").upper():
         return
     for key in ("ddp.overlap_grad_reduce", "ddp.overlap_param_gather"):

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from trainer.preflight.remote import ConfigRequest, DataRequest, Seen
+from trainer.preflight.remote import ConfigRequest, DataRequest, InspectionResult
 from trainer.run_layout import RunLayout
 from worker.backends.access.files import Files
 from worker.runs.observation import Observation
@@ -104,7 +104,7 @@ class Backend(Protocol):
         """Bring what a run has written to where files() finds it; True where nothing is to follow."""
         ...
 
-    def look(self, request: ConfigRequest | DataRequest) -> Seen | None:
+    def look(self, request: ConfigRequest | DataRequest) -> InspectionResult | None:
         """Look at what a config or a client names, where its files are; None where nothing there can.
 
         It takes at most the request's seconds, and some for the start.

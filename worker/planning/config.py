@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from yaml import AliasToken, YAMLError, scan
 
 from trainer.config.presets import Preset
-from trainer.config.section_checks import faults as section_faults
+from trainer.config.section_checks import section_faults
 from trainer.config.training_config import TrainingConfig
 from worker.errors import FieldError
 from worker.field_errors import field_errors, pointer

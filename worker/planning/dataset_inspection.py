@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from trainer.config.training_config import is_local
 from trainer.preflight import Finding
 from trainer.preflight.data import BATCH_SIZE, POINTER, SAMPLE_SECONDS
-from trainer.preflight.remote import Counts, DataRequest, Seen
+from trainer.preflight.remote import Counts, DataRequest, InspectionResult
 from worker.backends.connect import connect
 from worker.clusters.registry import Cluster, named_in_request
 from worker.errors import FieldError, InvalidSpec, ServiceUnavailable
@@ -97,7 +97,7 @@ def _full_pass() -> Iterator[None]:
         FULL_PASSES.release()
 
 
-def _dataset(seen: Seen, path: str, cluster: Cluster) -> Dataset:
+def _dataset(seen: InspectionResult, path: str, cluster: Cluster) -> Dataset:
     problems = [_placed(finding) for finding in seen.findings]
     if seen.data is None:
         raise invalid([

@@ -7,7 +7,7 @@ import pytest
 from trainer.config.bridge_schema import recipes
 from trainer.config.models import MODELS, NANO
 from trainer.config.presets import load_preset, preset_names
-from trainer.config.section_checks import faults
+from trainer.config.section_checks import section_faults
 from trainer.config.training_config import TrainingConfig
 
 
@@ -58,7 +58,7 @@ MISSPELT = {
 
 @pytest.mark.parametrize(("key", "meant"), MISSPELT.items())
 def test_a_misspelt_key_is_refused_and_the_nearest_named(key: str, meant: str) -> None:
-    [fault] = faults(config(**at(key, 8)))
+    [fault] = section_faults(config(**at(key, 8)))
     assert (fault.pointer, fault.code) == ("/" + key.replace(".", "/"), "unknown_key")
     assert fault.hint == f"Did you mean '{meant}'?"
 
@@ -81,7 +81,7 @@ def test_a_misspelt_key_is_refused_and_the_nearest_named(key: str, meant: str) -
     ],
 )
 def test_a_wrong_type_is_refused_and_the_wanted_one_named(key: str, value: Any, words: str) -> None:
-    [fault] = faults(config(**at(key, value)))
+    [fault] = section_faults(config(**at(key, value)))
     assert (fault.pointer, fault.code) == ("/" + key.replace(".", "/"), "wrong_value")
     assert words in fault.detail
 
@@ -102,20 +102,20 @@ def test_a_wrong_type_is_refused_and_the_wanted_one_named(key: str, value: Any, 
     ],
 )  # fmt: skip
 def test_what_no_request_may_set_is_refused(key: str, value: Any, code: str) -> None:
-    assert [fault.code for fault in faults(config(**at(key, value)))] == [code]
+    assert [fault.code for fault in section_faults(config(**at(key, value)))] == [code]
 
 
 def test_precisions_are_those_of_bridge() -> None:
-    [fault] = faults(config(mixed_precision="bf16_mixd"))
+    [fault] = section_faults(config(mixed_precision="bf16_mixd"))
     assert (fault.pointer, fault.hint) == ("/mixed_precision", "Did you mean 'bf16_mixed'?")
-    assert faults(config(mixed_precision="bf16_mixed")) == []
+    assert section_faults(config(mixed_precision="bf16_mixed")) == []
 
 
 def test_recipe_and_model_may_not_disagree() -> None:
     both = config(recipe={"tensor_model_parallel_size": 2}, model={"tensor_model_parallel_size": 4})
-    assert [fault.code for fault in faults(both)] == ["said_twice"]
+    assert [fault.code for fault in section_faults(both)] == ["said_twice"]
     same = config(recipe={"tensor_model_parallel_size": 4}, model={"tensor_model_parallel_size": 4})
-    assert faults(same) == []
+    assert section_faults(same) == []
 
 
 @pytest.mark.parametrize(
@@ -126,18 +126,18 @@ def test_recipe_and_model_may_not_disagree() -> None:
     ],
 )  # fmt: skip
 def test_what_bridge_knows_may_be_set(key: str) -> None:
-    assert faults(config(**at(key, 8))) == []
+    assert section_faults(config(**at(key, 8))) == []
 
 
 @pytest.mark.parametrize("target", ["nemotron_3_nano_finetune_config", "nemotron_3_nano_sft_config"])
 def test_names_of_the_2025_containers_mean_what_replaced_them(target: str) -> None:
     module = "megatron.bridge.recipes.nemotronh.nemotron_3_nano"
-    assert faults(config(recipe={"_target_": f"{module}.{target}"})) == []
+    assert section_faults(config(recipe={"_target_": f"{module}.{target}"})) == []
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_have_no_faults(name: str) -> None:
-    assert faults(TrainingConfig.model_validate(load_preset(name).config)) == []
+    assert section_faults(TrainingConfig.model_validate(load_preset(name).config)) == []
 
 
 def test_every_recipe_of_the_table_is_described() -> None:

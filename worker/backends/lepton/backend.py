@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from random import sample
 
-from trainer.preflight.remote import ConfigRequest, DataRequest, Seen, inspect
+from trainer.preflight.remote import ConfigRequest, DataRequest, InspectionResult, inspect
 from trainer.run_layout import RunLayout
 from worker.backends import attempt_claim
 from worker.backends.access.files import Files
@@ -67,7 +67,7 @@ class LeptonBackend:
     def files(self) -> Files:
         return LeptonFiles(self.profile, self.mirror)
 
-    def look(self, request: ConfigRequest | DataRequest) -> Seen | None:
+    def look(self, request: ConfigRequest | DataRequest) -> InspectionResult | None:
         return inspect(request) if self.profile.sees_files else None
 
     # -- submitting -----------------------------------------------------------------------------

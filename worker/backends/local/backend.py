@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from trainer.preflight.remote import ConfigRequest, DataRequest, Seen, inspect
+from trainer.preflight.remote import ConfigRequest, DataRequest, InspectionResult, inspect
 from trainer.run_layout import JobLayout, RunLayout
 from worker.backends.access.environment import inherited_environment
 from worker.backends.access.local_files import LocalFiles
@@ -55,7 +55,7 @@ class LocalBackend:
     def _job(self, job_id: str) -> JobLayout:
         return JobLayout(self.root / "jobs" / job_id)
 
-    def look(self, request: ConfigRequest | DataRequest) -> Seen | None:
+    def look(self, request: ConfigRequest | DataRequest) -> InspectionResult | None:
         return inspect(request)
 
     def render(self, run: Run) -> Submission:

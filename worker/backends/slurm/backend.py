@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from trainer.preflight.remote import ConfigRequest, DataRequest, Seen, inspect
+from trainer.preflight.remote import ConfigRequest, DataRequest, InspectionResult, inspect
 from trainer.run_layout import RunLayout
 from worker.backends.access.files import Files
 from worker.backends.access.transport import Answer, Transport
@@ -71,7 +71,7 @@ class SlurmBackend:
     def files(self) -> Files:
         return self.transport.files()
 
-    def look(self, request: ConfigRequest | DataRequest) -> Seen | None:
+    def look(self, request: ConfigRequest | DataRequest) -> InspectionResult | None:
         if self.profile.sees_files:
             return inspect(request)
         if self.profile.login_python is None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trainer.preflight.remote import ConfigRequest, DataRequest, Seen
+from trainer.preflight.remote import ConfigRequest, DataRequest, InspectionResult
 from worker.backends.access.transport import Transport
 from worker.errors import BackendUnavailable
 
@@ -10,7 +10,9 @@ from worker.errors import BackendUnavailable
 START_SECONDS = 30.0
 
 
-def look(request: ConfigRequest | DataRequest, *, python: Path, code: Path, transport: Transport) -> Seen:
+def look(
+    request: ConfigRequest | DataRequest, *, python: Path, code: Path, transport: Transport
+) -> InspectionResult:
     """Ask python -m trainer.preflight.remote. Raises BackendUnavailable.
 
     code: directory of the trainer's code, staged.
@@ -21,7 +23,7 @@ def look(request: ConfigRequest | DataRequest, *, python: Path, code: Path, tran
     if answer.code != 0:
         raise _failed(python, transport, answer.err)
     try:
-        return Seen.model_validate_json(answer.out)
+        return InspectionResult.model_validate_json(answer.out)
     except ValueError:
         raise _failed(python, transport, f"its answer was {answer.out[:200]!r}") from None
 
