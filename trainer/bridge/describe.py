@@ -77,13 +77,13 @@ def describe() -> dict[str, Any]:
     described, recipes = Described(), {}
     names = [name for model in MODELS for name in (model.sft_recipe, model.peft_recipe)]
     for name in (*dict.fromkeys(names), *container.GENERIC):
-        container = container.bare(name)
+        made = container.bare(name)
         recipes[name] = {
             "parameters": container.parameters(name),
-            "sections": {key: described.refer(kind).rpartition("/")[2] for key, kind in _sections(container)},
-            "absent": [_own_name(key) for key, part in vars(container).items() if part is None],
+            "sections": {key: described.refer(kind).rpartition("/")[2] for key, kind in _sections(made)},
+            "absent": [_own_name(key) for key, part in vars(made).items() if part is None],
             "values": {
-                _own_name(key): values for key, part in vars(container).items() if (values := _changed(part))
+                _own_name(key): values for key, part in vars(made).items() if (values := _changed(part))
             },
         }
     from megatron.bridge.training.mixed_precision import MIXED_PRECISION_RECIPES
