@@ -1,1 +1,1 @@
-"""What runs on the cluster. Imports nothing of ours outside this package."""
+"""The code that runs on the cluster. It imports nothing of this project outside this package."""

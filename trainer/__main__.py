@@ -1,6 +1,6 @@
 """`python -m trainer CONFIG`: one rank of a fine-tuning run, or an export.
 
-The run directory is the config's own. What is wrong with a config is said before torch is imported.
+The run directory is the directory of the config. An invalid config is reported before torch is imported.
 """
 
 import os
@@ -17,12 +17,12 @@ from trainer.config.section_checks import section_faults
 from trainer.config.training_config import TrainingConfig
 from trainer.event_writer import EventWriter
 from trainer.events import Failed
-from trainer.failures import name_of
+from trainer.failures import classify
 from trainer.preflight import Hardware, check
 from trainer.run_layout import RunLayout
 
 TRACEBACK_CHARACTERS = 4000
-INVALID = 2
+INVALID_CONFIG_STATUS = 2
 
 
 def main() -> int:
@@ -32,12 +32,12 @@ def main() -> int:
     events = EventWriter(path.parent, rank)
     config = _read(path, events)
     if config is None:
-        return INVALID
-    _rendezvous_alone()
+        return INVALID_CONFIG_STATUS
+    _set_up_single_rank()
     try:
         _run(config, events)
     except BaseException as error:
-        events.end(Failed(code=name_of(_tail()), message=_message(error), traceback=_tail()))
+        events.end(Failed(code=classify(_tail()), message=_message(error), traceback=_tail()))
         raise
     return 0
 
@@ -54,9 +54,9 @@ def _run(config: TrainingConfig, events: EventWriter) -> None:
 
 
 def _keep_log(path: Path) -> None:
-    """Copy all output, that of child processes and C libraries too, to this rank's own file.
+    """Copy all output, including that of child processes and C libraries, to this rank's log file.
 
-    The copying is done by another process: it ends after the last byte, even if this one is killed.
+    Another process copies: it ends after the last byte, even if this process is killed.
     """
     path.parent.mkdir(exist_ok=True)
     tee = subprocess.Popen(["tee", "-a", str(path)], stdin=subprocess.PIPE)
@@ -67,54 +67,54 @@ def _keep_log(path: Path) -> None:
 
 
 def _read(path: Path, events: EventWriter) -> TrainingConfig | None:
-    """The config, if a run can begin with it; else the failure is written."""
+    """Read and check the config. If it is invalid, write the failure and return None."""
     try:
         config = TrainingConfig.model_validate(yaml.safe_load(path.read_text()))
     except (OSError, yaml.YAMLError, ValidationError) as error:
-        _refuse(events, "invalid_config", str(error))
+        _reject(events, "invalid_config", str(error))
         return None
-    wrong = section_faults(config)
-    if wrong:
-        _refuse(events, "invalid_config", _in_words(wrong[0].detail, wrong[0].hint))
+    faults = section_faults(config)
+    if faults:
+        _reject(events, "invalid_config", _with_hint(faults[0].detail, faults[0].hint))
         return None
     for finding in check(config, _hardware()):
         if finding.severity == "error":
-            _refuse(events, finding.code, _in_words(finding.message, finding.hint))
+            _reject(events, finding.code, _with_hint(finding.message, finding.hint))
             return None
     return config
 
 
-def _in_words(message: str, hint: str | None) -> str:
+def _with_hint(message: str, hint: str | None) -> str:
     return f"{message} {hint or ''}".strip()
 
 
 def _hardware() -> Hardware:
-    """As torchrun tells it; what the GPUs are is left to the service."""
+    """Nodes and GPUs from torchrun's environment. The type of the GPUs is known only to the service."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
     return Hardware(nodes=ranks // here, gpus_per_node=here)
 
 
-def _refuse(events: EventWriter, code: str, message: str) -> None:
+def _reject(events: EventWriter, code: str, message: str) -> None:
     print(f"trainer: {message}", file=sys.stderr, flush=True)
     events.end(Failed(code=code, message=message))
 
 
-def _rendezvous_alone() -> None:
-    """Started without torchrun: a world of one rank, on a port of its own."""
+def _set_up_single_rank() -> None:
+    """Without torchrun, set up a world of one rank on a free port."""
     if "RANK" in os.environ:
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    alone = {
+    single_rank = {
         "RANK": "0",
         "LOCAL_RANK": "0",
         "WORLD_SIZE": "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
     }
-    os.environ.update({name: str(value) for name, value in alone.items()})
+    os.environ.update({name: str(value) for name, value in single_rank.items()})
 
 
 def _message(error: BaseException) -> str:

@@ -13,17 +13,21 @@ def main() -> None:
     parser.add_argument(
         "--tokenizer", type=Path, required=True, help="Hugging Face directory of the model to train"
     )
-    parser.add_argument("--output", type=Path, required=True, help="directory to make")
-    parser.add_argument("--pack-size", type=int, default=4096, help="tokens of a pack; the job's seq_length")
+    parser.add_argument("--output", type=Path, required=True, help="directory to create")
     parser.add_argument(
-        "--pad-to-multiple", type=int, default=1, help="2 x context_parallel_size, to train with it"
+        "--pack-size", type=int, default=4096, help="tokens of a pack; equals the job's seq_length"
     )
-    parser.add_argument("--valid-share", type=float, default=VALID_SHARE, help="share kept for validation")
-    wanted = parser.parse_args()
+    parser.add_argument(
+        "--pad-to-multiple", type=int, default=1, help="2 x context_parallel_size, for context parallelism"
+    )
+    parser.add_argument(
+        "--valid-share", type=float, default=VALID_SHARE, help="share of records for validation"
+    )
+    options = parser.parse_args()
     try:
         pack(
-            wanted.input, wanted.tokenizer, wanted.output, wanted.pack_size, wanted.valid_share,
-            wanted.pad_to_multiple,
+            options.input, options.tokenizer, options.output, options.pack_size, options.valid_share,
+            options.pad_to_multiple,
         )  # fmt: skip
     except (BadRecord, OSError) as error:
         raise SystemExit(f"trainer.pack: {error}") from error

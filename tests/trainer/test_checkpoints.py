@@ -9,11 +9,11 @@ import pytest
 from tests.support.checkpoint_files import LENGTH, Index, Piece, save
 from trainer.checkpoints import (
     Damaged,
-    fewest_bytes,
     is_complete,
     iterations,
     latest_complete,
-    missing_of_export,
+    minimum_sizes,
+    missing_export_files,
 )
 
 
@@ -50,7 +50,7 @@ def test_an_index_runs_nothing(tmp_path: Path) -> None:
     path = save(tmp_path, 9)
     index = Index({Hostile(tmp_path / "made"): Piece("__0_0.distcp", 0, LENGTH)})
     (path / ".metadata").write_bytes(pickle.dumps(index))
-    assert fewest_bytes(path) == {"__0_0.distcp": LENGTH}
+    assert minimum_sizes(path) == {"__0_0.distcp": LENGTH}
     assert not (tmp_path / "made").exists()
 
 
@@ -60,7 +60,7 @@ def test_what_is_no_index_is_damage(tmp_path: Path) -> None:
     for text in (b"garbage", pickle.dumps(["a", "list"]), pickle.dumps(Index()), pickle.dumps(elsewhere)):
         (path / ".metadata").write_bytes(text)
         with pytest.raises(Damaged):
-            fewest_bytes(path)
+            minimum_sizes(path)
         assert not is_complete(path)
 
 
@@ -78,15 +78,15 @@ def test_nothing_is_complete_where_nothing_is(tmp_path: Path) -> None:
 
 
 def test_an_export_has_a_config_and_all_weights() -> None:
-    assert missing_of_export(["config.json", "model.safetensors", "tokenizer.json"], None) == set()
-    assert missing_of_export(["model.safetensors"], None) == {"config.json"}
-    assert missing_of_export(["config.json"], None) == {"model.safetensors"}
+    assert missing_export_files(["config.json", "model.safetensors", "tokenizer.json"], None) == set()
+    assert missing_export_files(["model.safetensors"], None) == {"config.json"}
+    assert missing_export_files(["config.json"], None) == {"model.safetensors"}
     index = b'{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}'
-    assert missing_of_export(["config.json", "one.safetensors"], index) == {"two.safetensors"}
-    assert missing_of_export(["config.json", "one.safetensors", "two.safetensors"], index) == set()
+    assert missing_export_files(["config.json", "one.safetensors"], index) == {"two.safetensors"}
+    assert missing_export_files(["config.json", "one.safetensors", "two.safetensors"], index) == set()
 
 
 @pytest.mark.parametrize("index", [b"", b"{}", b"[]", b'{"weight_map": []}', b"[" * 100_000, b"\xff"])
 def test_an_index_that_is_none_is_refused(index: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - in json's own words
-        missing_of_export(["config.json"], index)
+        missing_export_files(["config.json"], index)

@@ -15,7 +15,7 @@ from trainer.checkpoints import (
     files_of,
     iteration_of,
     latest_complete,
-    missing_of_export,
+    missing_export_files,
 )
 from trainer.config.training_config import TrainingConfig
 from trainer.event_writer import EventWriter
@@ -51,7 +51,9 @@ def _emptied(target: Path) -> Path:
 
 def _refuse_incomplete(directory: Path) -> None:
     files, index = files_of(directory), directory / HF_INDEX
-    missing = missing_of_export((file.path for file in files), index.read_bytes() if index.exists() else None)
+    missing = missing_export_files(
+        (file.path for file in files), index.read_bytes() if index.exists() else None
+    )
     if missing:
         raise Incomplete(f"The export lacks {', '.join(sorted(missing))}.")
 

@@ -1,7 +1,7 @@
-"""Why runs fail: what signs they leave, and for each class its cause and the way out. No torch."""
+"""Why runs fail: log patterns of failures, and the cause and recovery of each class. No torch."""
 
-from trainer.failures.known import FAILURES, Evidence, Failure, Weight, explain, known_as
-from trainer.failures.log_patterns import LogMatch, LogTail, clean, match_log, name_of
+from trainer.failures.catalog import FAILURES, Evidence, Failure, Precedence, explain, failure_name
+from trainer.failures.log_patterns import LogMatch, LogTail, classify, clean, match_log
 
 __all__ = [
     "FAILURES",
@@ -9,10 +9,10 @@ __all__ = [
     "Failure",
     "LogMatch",
     "LogTail",
-    "Weight",
+    "Precedence",
+    "classify",
     "clean",
     "explain",
-    "known_as",
+    "failure_name",
     "match_log",
-    "name_of",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What lines of a log tell of which failure: one table. The samples of tests/trainer have each of them."""
+"""Log patterns of each failure, in one table. tests/trainer has a log sample for each failure."""
 
 import re
 
@@ -7,10 +7,10 @@ def _rule(name: str, *patterns: str) -> tuple[str, re.Pattern[bytes]]:
     return name, re.compile("|".join(patterns).encode(), re.MULTILINE)
 
 
-# An exception's line, behind the mark that torch puts before those that nobody caught.
+# Begin of an exception's line, with the prefix that torch adds to uncaught exceptions.
 _RAISED = r"^(?:\[rank\d+\]: )?(?:\w+\.)*"
 
-# Where two rules fit one line the first counts.
+# If two rules match the same line, the first one wins.
 RULES = (
     _rule(
         "tokenizer_mismatch",

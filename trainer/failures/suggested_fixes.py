@@ -1,4 +1,4 @@
-"""Changes of one value with which a failed run may succeed. Pure; the best comes first."""
+"""Suggest changes of one value with which a failed run may succeed. Pure."""
 
 from collections.abc import Iterator
 
@@ -14,19 +14,20 @@ def suggested_fixes(
     config: TrainingConfig,
     gpus_per_node: int,
     time_limit_minutes: int,
-    most_minutes: int,
+    max_minutes: int,
     *,
     files: bool = True,
 ) -> Iterator[Suggestion]:
-    """Changes for a failure of this name (of FAILURES); none where nothing sound is known.
+    """Yield changes for a failure (a name in FAILURES), the best first; none if no fix is known.
 
-    Whether one fits the hardware, the model and the data is for the checks of a plan to say.
+    The checks of a plan decide whether a change fits the hardware, the model and the data.
 
-    files: whether the files that the config names are seen from here.
+    max_minutes: the largest time limit that the cluster allows.
+    files: whether this machine can read the files that the config names.
     """
     effective = Effective(config, files=files)
     if config.export and name != "time_limit":
-        return  # the others are about training
+        return  # other fixes concern training
     match name:
         case "oom":
             yield from _smaller_micro_batch(effective)
@@ -37,7 +38,7 @@ def suggested_fixes(
         case "writer_lost":
             yield suggest("checkpoint.async_save", True, False)
         case "time_limit":
-            longer = min(2 * time_limit_minutes, most_minutes)
+            longer = min(2 * time_limit_minutes, max_minutes)
             if longer > time_limit_minutes:
                 yield suggest("resources.time_limit_minutes", time_limit_minutes, longer)
 
@@ -49,7 +50,7 @@ def _smaller_micro_batch(effective: Effective) -> Iterator[Suggestion]:
 
 
 def _more_tensor_parallel(effective: Effective, gpus_per_node: int) -> Iterator[Suggestion]:
-    """The next sizes that divide a node: beyond it tensor parallelism is slow."""
+    """Suggest the next sizes that divide a node: across nodes, tensor parallelism is slow."""
     key = "model.tensor_model_parallel_size"
     now = effective.count(key)
     field = effective.pointer(key) if key in effective.given else "/recipe/tensor_model_parallel_size"
@@ -59,7 +60,7 @@ def _more_tensor_parallel(effective: Effective, gpus_per_node: int) -> Iterator[
 
 
 def _recompute(effective: Effective) -> Iterator[Suggestion]:
-    """Activations are computed again instead of kept: slower, and it fits."""
+    """Suggest recomputing activations instead of keeping them: slower, but it needs less memory."""
     now = {key: effective.get(f"model.{key}") for key in RECOMPUTE}
     if now["recompute_granularity"] != "full":
         yield suggest("model", now, dict(RECOMPUTE))
@@ -67,7 +68,7 @@ def _recompute(effective: Effective) -> Iterator[Suggestion]:
 
 def _fewer_workers(effective: Effective) -> Iterator[Suggestion]:
     key = "dataset.num_workers"
-    # On a CPU there are none unless the config asks for them.
+    # On a CPU there are no workers unless the config sets them.
     now = 0 if effective.config.device == "cpu" and key not in effective.given else effective.count(key, 0)
     if now > 0:
         yield suggest(key, now, now // 2)

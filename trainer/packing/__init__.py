@@ -1,1 +1,1 @@
-"""From chat records to packed data. No torch."""
+"""Pack chat records for training. No torch."""

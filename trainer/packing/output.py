@@ -1,14 +1,12 @@
-"""Write packed data.
+"""Write packed data in the layout of data_prep/sft_packing, with Megatron-Bridge 0.6.2's columns:
 
-Output, in the layout of data_prep/sft_packing and the columns of Megatron-Bridge 0.6.2's packed parquet:
+DIR/splits/train/part-00000.parquet, DIR/splits/valid/part-00000.parquet
+DIR/metadata.json      packing metadata: pack_size, tokenizer, tokenizer_sha256, vocab_size, counts
 
-    DIR/splits/train/part-00000.parquet, DIR/splits/valid/part-00000.parquet
-    DIR/metadata.json      how it was packed: pack_size, tokenizer, tokenizer_sha256, vocab_size, counts
-
-    input_ids     list<int32>   the tokens of a pack's sequences, one after the other, at most pack_size
-    loss_mask     list<int8>    1 where the *next* token is an assistant's: Bridge's packed mask is shifted
-                                already (megatron/bridge/data/packing/algorithms.py, fill_packing_strategy)
-    seq_start_id  list<int32>   where each sequence begins; the first is 0
+input_ids     list<int32>   tokens of a pack's sequences, concatenated, at most pack_size
+loss_mask     list<int8>    1 where the *next* token is an assistant's: Bridge's packed mask is already
+                            shifted (megatron/bridge/data/packing/algorithms.py, fill_packing_strategy)
+seq_start_id  list<int32>   start of each sequence; the first is 0
 """
 
 import json
@@ -39,7 +37,7 @@ def write_shards(packs: list[Pack], directory: Path) -> None:
 def write_metadata(
     directory: Path, tokenizer_dir: Path, tokenizer: Any, fit: Fit, counts: dict[str, int]
 ) -> None:
-    # As the service reads it, which has no transformers; where it cannot, as the tokenizer says itself.
+    # As the service reads the vocabulary, without transformers; if it cannot, as the tokenizer reports it.
     vocabulary = vocabulary_of(tokenizer_dir) or tokenizer.get_vocab()
     metadata = {
         "pack_size": fit.pack_size,

@@ -22,15 +22,15 @@ def pack(
     valid_share: float = VALID_SHARE,
     multiple: int = 1,
 ) -> None:
-    """Pack the records of `source` into `output`, which appears whole or not at all.
+    """Pack the records of `source` into `output`, which appears atomically and complete.
 
-    multiple: of tokens that each sequence has after Bridge has shifted its last one away: 2 x
-        context_parallel_size, to train with context parallelism.
+    multiple: pad each sequence so that its length, without the last token that Bridge drops, is a multiple
+        of this; 2 x context_parallel_size for context parallelism.
 
-    Raises BadRecord, and FileExistsError where `output` exists.
+    Raises BadRecord, and FileExistsError if `output` exists.
     """
     if output.exists():
-        raise FileExistsError(f"{output} exists; name a new directory or remove it.")
+        raise FileExistsError(f"{output} exists. Name a new directory, or remove this one.")
     tokenizer = load_tokenizer(tokenizer_dir)
     fit = Fit(pack_size, multiple, tokenizer.eos_token_id or 0)
     train, valid, counts = _split(sequences_of(source, tokenizer), fit, valid_share)
@@ -60,7 +60,7 @@ def _appearing(output: Path) -> Iterator[Path]:
 def _split(
     sequences: Iterable[Sequence], fit: Fit, valid_share: float
 ) -> tuple[list[Sequence], list[Sequence], dict[str, int]]:
-    """Every n-th sequence to validation; those longer than a pack are cut, and counted."""
+    """Assign every n-th sequence to validation. Truncate sequences longer than a pack, and count them."""
     every = round(1 / valid_share) if valid_share > 0 else 0
     parts: tuple[list[Sequence], list[Sequence]] = ([], [])
     counts = {"records": 0, "truncated": 0, "tokens": 0, "trained_tokens": 0}

@@ -1,9 +1,9 @@
-"""Sequences of tokens, and packs of them. Pure."""
+"""Put sequences of tokens into packs. Pure."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-# Packs that still have room; an old one that nothing fits into is closed.
+# Maximum number of open packs, which still have room. If there are more, the oldest is closed.
 OPEN_PACKS = 64
 
 
@@ -17,6 +17,8 @@ class Sequence:
 
 @dataclass
 class Pack:
+    """Sequences of one row, concatenated."""
+
     ids: list[int] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
@@ -29,17 +31,17 @@ class Pack:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a sequence is brought to."""
+    """Fits sequences to a pack: truncates and pads them."""
 
     pack_size: int
     multiple: int
     pad_id: int
 
     def __call__(self, sequence: Sequence) -> Sequence:
-        """Cut to the pack size, then padded with what is not trained."""
+        """Truncate a sequence to the pack size, then pad it with tokens that are not trained."""
         longest = (self.pack_size - 1) // self.multiple * self.multiple + 1
         ids, mask = sequence.ids[:longest], sequence.mask[:longest]
-        mask[-1] = 0  # nothing follows it
+        mask[-1] = 0  # no token follows the last one
         missing = (1 - len(ids)) % self.multiple
         return Sequence(ids + [self.pad_id] * missing, mask + [0] * missing)
 

@@ -1,4 +1,4 @@
-"""Chat records, JSON lines of {"messages": [{"role": ..., "content": ...}, ...]}, as tokens and masks."""
+"""Tokenize chat records: JSON lines of {"messages": [{"role": ..., "content": ...}, ...]}."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from trainer.packing.packs import Sequence
 
 
 class BadRecord(ValueError):
-    """A line of the input is not a chat record; says which and why."""
+    """A line of the input is not a valid chat record. The message names the line and the reason."""
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -21,6 +21,7 @@ def load_tokenizer(directory: Path) -> Any:
 
 
 def sequences_of(source: Path, tokenizer: Any) -> Iterator[Sequence]:
+    """Tokenize the records of a file, skipping empty lines. Raises BadRecord."""
     lines = source.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(track(lines, description="Tokenizing"), start=1):
         if line.strip():
@@ -37,27 +38,27 @@ def _messages(line: str) -> list[dict[str, str]]:
     except (ValueError, KeyError, TypeError) as error:
         raise BadRecord('expected {"messages": [{"role": ..., "content": ...}, ...]}') from error
     if not well_formed or not any(m["role"] == "assistant" for m in messages):
-        raise BadRecord("a record needs text messages, one of them the assistant's")
+        raise BadRecord("a record needs messages with text, and at least one from the assistant")
     return list(messages)
 
 
 def tokenize(messages: list[dict[str, str]], tokenizer: Any) -> Sequence:
-    """A conversation's tokens, and a mask of what the assistant said, its end token included.
+    """Tokenize a conversation. The mask marks the assistant's messages, including their end tokens.
 
-    The template is rendered up to each assistant's turn. Raises BadRecord where the template writes
-    earlier turns differently later on, so that the turns cannot be told apart.
+    Renders the template up to each assistant turn. Raises BadRecord if the template renders earlier turns
+    differently when later turns follow, because the turns cannot be located then.
     """
     ids = _render(messages, tokenizer)
-    spoken = [0] * len(ids)
+    is_assistant = [0] * len(ids)
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         before = _render(messages[:index], tokenizer, add_generation_prompt=True)
         after = _render(messages[: index + 1], tokenizer)
         if ids[: len(after)] != after or after[: len(before)] != before:
-            raise BadRecord("the tokenizer's chat template does not keep earlier turns as they were")
-        spoken[len(before) : len(after)] = [1] * (len(after) - len(before))
-    return Sequence(ids, [*spoken[1:], 0])
+            raise BadRecord("the tokenizer's chat template changes earlier turns when later turns follow")
+        is_assistant[len(before) : len(after)] = [1] * (len(after) - len(before))
+    return Sequence(ids, [*is_assistant[1:], 0])
 
 
 def _render(

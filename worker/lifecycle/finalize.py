@@ -3,7 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 
-from trainer.checkpoints import HF_INDEX, missing_of_export
+from trainer.checkpoints import HF_INDEX, missing_export_files
 from trainer.events import Ending, Finished
 from worker.backends.access.files import Files
 from worker.backends.interface import Backend
@@ -101,4 +101,4 @@ def _missing(final: Checkpoint, files: Files) -> set[str]:
         return set()
     names = {file["path"] for file in final.files}
     index = files.read(Path(final.path) / HF_INDEX, 0, LARGEST_INDEX_BYTES) if HF_INDEX in names else None
-    return missing_of_export(names, index)
+    return missing_export_files(names, index)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.trainer_runs import PROJECT
-from trainer.failures import known_as
+from trainer.failures import failure_name
 
 # As Bridge starts the writer, and a manager of its results beside it, before it asks for data.
 RANK = """
@@ -69,7 +69,7 @@ def test_a_lost_writer_ends_its_rank(tmp_path: Path, case: str, how: str) -> Non
     assert done.returncode == 1
     assert how in done.stderr
     end = json.loads((tmp_path / "end.json").read_text())
-    assert (end["event"], end["rank"], known_as(end["code"])) == ("failed", 3, "writer_lost")
+    assert (end["event"], end["rank"], failure_name(end["code"])) == ("failed", 3, "writer_lost")
     assert how in end["message"]
 
 

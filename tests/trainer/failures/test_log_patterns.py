@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.config.training_config import TrainingConfig
-from trainer.failures import FAILURES, LogTail, explain, match_log, name_of
+from trainer.failures import FAILURES, LogTail, classify, explain, match_log
 from trainer.failures.suggested_fixes import suggested_fixes
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -223,13 +223,13 @@ def test_the_last_lines_are_those_that_say_something() -> None:
 
 
 def test_an_exception_has_a_name_in_the_trainer() -> None:
-    assert name_of(KEY_ERROR.decode()) == "user_code"
-    assert name_of("no traceback at all") == "user_code"
+    assert classify(KEY_ERROR.decode()) == "user_code"
+    assert classify("no traceback at all") == "user_code"
     assert (
-        name_of("Traceback (most recent call last):\n  x\ntrainer.checkpoints.Incomplete: a.b")
+        classify("Traceback (most recent call last):\n  x\ntrainer.checkpoints.Incomplete: a.b")
         == "bad_checkpoint"
     )
-    assert name_of(sample("gloo-peer-killed").decode().partition("W1123")[0]) == "peer_lost"
+    assert classify(sample("gloo-peer-killed").decode().partition("W1123")[0]) == "peer_lost"
 
 
 # -- what may help -----------------------------------------------------------------------------------
