@@ -19,7 +19,7 @@ from typing import Any
 
 from trainer.events import SavedFile
 
-# `.metadata` is written last: a directory without it is a save that did not end.
+# `.metadata` is written last: a directory without it is an unfinished save.
 REQUIRED = (".metadata", "metadata.json", "run_config.yaml", "train_state.pt")
 
 # A larger index is not read. The sizes of the files are then not checked.

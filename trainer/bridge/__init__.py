@@ -1,1 +1,1 @@
-"""Everything that needs torch or Megatron-Bridge. Nothing outside of this room imports them."""
+"""All code that needs torch or Megatron-Bridge. No module outside this package imports them."""

@@ -1,4 +1,4 @@
-"""Python annotations as JSON Schema (draft 2020-12). What JSON cannot say is None."""
+"""Convert Python annotations to JSON Schema (draft 2020-12). Types without a JSON value convert to None."""
 
 import dataclasses
 import enum
@@ -10,7 +10,7 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-# Dataclasses that hold modules of code.
+# Dataclasses that contain code.
 OBJECTS = ("ModuleSpec",)
 
 SIMPLE: dict[Any, Schema] = {
@@ -28,9 +28,9 @@ SIMPLE: dict[Any, Schema] = {
 
 
 def schema_of(annotation: Any, refer: Callable[[type], str]) -> Schema | None:
-    """The schema of an annotation; None where no JSON value can be of it.
+    """Return the schema of an annotation; None if no JSON value has this type.
 
-    refer: gives the `$ref` of a dataclass, whose own fields are described elsewhere.
+    refer: returns the `$ref` of a dataclass, whose fields are described elsewhere.
     """
     if isinstance(annotation, str):  # a name that could not be resolved
         return None
@@ -63,7 +63,7 @@ def _generic(origin: Any, arguments: tuple[Any, ...], refer: Callable[[type], st
 
 
 def _any_of(schemas: list[Schema]) -> Schema | None:
-    """One of several. Only null is not worth a name: nothing can be set then."""
+    """Combine schemas with anyOf. If only null is left, return None: no value can be set then."""
     if not [schema for schema in schemas if schema != {"type": "null"}]:
         return None
     if {} in schemas:
@@ -72,7 +72,7 @@ def _any_of(schemas: list[Schema]) -> Schema | None:
 
 
 def _array(arguments: tuple[Any, ...], refer: Callable[[type], str]) -> Schema | None:
-    """Items of one kind; a tuple of several kinds is an array of any of them."""
+    """Schema of a list, tuple or set. A tuple of several types is an array of any of them."""
     items = [schema_of(one, refer) for one in arguments if one is not Ellipsis]
     if any(item is None for item in items):
         return None

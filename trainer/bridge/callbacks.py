@@ -1,4 +1,4 @@
-"""Bridge's callbacks as event lines, and the wish to stop."""
+"""Write events from Bridge's callbacks, and observe stop requests."""
 
 import signal
 import time
@@ -21,24 +21,24 @@ from trainer.events import CheckpointSaved, Started, StepDone, Stopping, Validat
 LOSS = "lm loss"
 
 
-class Report(Callback):  # type: ignore[misc]
-    """Writes what happens, on the reporter: the last rank, which is in the last pipeline stage."""
+class EventCallback(Callback):  # type: ignore[misc]
+    """Writes events on the reporter: the last rank, which is in the last pipeline stage."""
 
     def __init__(self, events: EventWriter, *, is_reporter: bool, world_size: int) -> None:
         self.events = events
         self.is_reporter = is_reporter
         self.world_size = world_size
-        self.stopping: str | None = None
+        self.stop_reason: str | None = None
         self.saved_iteration: int | None = None
         self.last_step = 0
         self._began = 0.0
         self._flops_before = 0.0
-        self._done: CallbackContext | None = None
-        """A step that is done, and that Bridge has not counted and logged yet."""
+        self._unlogged: CallbackContext | None = None
+        """A finished step that Bridge has not yet counted and logged."""
         self._validated: set[int] = set()
 
     def install(self) -> None:
-        """Hear of each step when Bridge has logged it: its callbacks come before that, or after a save."""
+        """Flush after Bridge has logged a step: its callbacks run before that, or after a save."""
         import megatron.bridge.training.train as loop
 
         original = loop.training_log
@@ -75,17 +75,17 @@ class Report(Callback):  # type: ignore[misc]
     def on_train_step_end(self, context: CallbackContext) -> None:
         # Bridge counts the step after this callback.
         self.last_step = context.state.train_state.step + 1
-        self._done = context
-        self._hear_wish()
+        self._unlogged = context
+        self._observe_stop_request()
 
     def flush(self) -> None:
-        """Write the event of a step that Bridge has logged since."""
-        if self._done is not None and self.is_reporter:
-            self._write_step(self._done, time.perf_counter() - self._began)
-        self._done = None
+        """Write the event of the last finished step, if it is not yet written."""
+        if self._unlogged is not None and self.is_reporter:
+            self._write_step(self._unlogged, time.perf_counter() - self._began)
+        self._unlogged = None
 
     def _write_step(self, context: CallbackContext, seconds: float) -> None:
-        """What Bridge's log line of the step says; its time is that from the step's begin to that line."""
+        """Write the values of Bridge's log line of a step. seconds: from the step's start to that line."""
         state, config = context.state.train_state, context.state.cfg
         tokens = config.train.global_batch_size * config.model.seq_length
         flops = state.floating_point_operations_so_far - self._flops_before
@@ -103,10 +103,10 @@ class Report(Callback):  # type: ignore[misc]
         )
         self.events.write(done)
 
-    def _hear_wish(self) -> None:
-        """Tell Bridge of a wish to stop as it wants to hear it: it asks all ranks for a SIGTERM received."""
-        if self.stopping is None and (reason := self.events.stop_reason()):
-            self.stopping = reason
+    def _observe_stop_request(self) -> None:
+        """Pass a stop request to Bridge as a SIGTERM: Bridge stops all ranks once one has received it."""
+        if self.stop_reason is None and (reason := self.events.stop_reason()):
+            self.stop_reason = reason
             if self.is_reporter:
                 self.events.write(Stopping(step=self.last_step, reason=reason))
             signal.raise_signal(signal.SIGTERM)
@@ -116,18 +116,18 @@ class Report(Callback):  # type: ignore[misc]
 
     def on_eval_end(self, context: CallbackContext) -> None:
         step = context.state.train_state.step
-        # Bridge validates once more after the last step: the same number, and no news.
+        # Bridge validates once more after the last step, with the same result.
         if self.is_reporter and step not in self._validated and context.total_loss_dict:
             self._validated.add(step)
             self.events.write(Validated(step=step, loss=_loss(context.total_loss_dict)))
 
     def on_checkpoint_save(self, context: CallbackContext) -> None:
-        """A save is whole; it may be one of some steps ago (checkpoint.async_save): the tracker knows."""
+        """Report a complete save. If it was async, its step is an earlier one, which the tracker file has."""
         self.flush()
         directory = Path(context.state.cfg.checkpoint.save)
         iteration = tracked_iteration(directory)
         if iteration is None or iteration == self.saved_iteration:
-            return  # a save of another kind (checkpoint.non_persistent_*), which no resume looks at
+            return  # a non-persistent save (checkpoint.non_persistent_*), which is not used for resuming
         self.saved_iteration = iteration
         path = iteration_directory(directory, iteration)
         if self.is_reporter and is_complete(path):
@@ -141,7 +141,7 @@ class Report(Callback):  # type: ignore[misc]
 
 
 def _peak_memory_gib() -> float | None:
-    """What torch has reserved of this rank's GPU at most so far, GiB; None without one."""
+    """Peak memory that torch has reserved on this rank's GPU, in GiB; None without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -155,17 +155,17 @@ def _loss(losses: dict[str, Any] | None) -> float | None:
 
 
 def _count_parameters(model: list[Any]) -> int:
-    """Parameters of the whole model: each once, over tensor- and pipeline-parallel ranks."""
+    """Number of parameters of the complete model, each counted once over all model-parallel ranks."""
     import torch
     from megatron.core import parallel_state
 
-    first = parallel_state.get_tensor_model_parallel_rank() == 0
+    is_first = parallel_state.get_tensor_model_parallel_rank() == 0
     own = sum(
         int(parameter.numel())
         for chunk in model
         for parameter in chunk.parameters()
-        # What is not split over the tensor-parallel ranks is the same on each of them.
-        if first or getattr(parameter, "tensor_model_parallel", False)
+        # Parameters that are not split are replicated on all tensor-parallel ranks.
+        if is_first or getattr(parameter, "tensor_model_parallel", False)
     )
     total = torch.tensor([own], dtype=torch.int64, device="cuda")
     torch.distributed.all_reduce(total, group=parallel_state.get_model_parallel_group())

@@ -1,4 +1,4 @@
-"""The process that writes a rank's checkpoints while training goes on (checkpoint.async_save)."""
+"""Watch the process that writes a rank's checkpoints during training (checkpoint.async_save)."""
 
 import multiprocessing
 import os
@@ -9,17 +9,17 @@ from multiprocessing.process import BaseProcess
 from trainer.event_writer import EventWriter
 from trainer.events import Failed
 
-# A rank that fails, or is told to end, takes its writer with it: within this time it has done so.
-# Launchers kill ranks 30 s after a SIGTERM.
+# A rank that fails or is terminated ends its writer first. The rank itself ends within this time:
+# launchers kill ranks 30 s after a SIGTERM.
 GRACE_SECONDS = 60.0
 
 
 def watch(events: EventWriter) -> None:
-    """End this rank when its writer is lost: megatron-core 0.19.2 would wait for its next word for ever.
+    """End this rank if its writer is lost: megatron-core 0.19.2 would wait for the writer indefinitely.
 
-    Call it once the writer has been started, and no process that loads data: those are torch's to watch.
+    Call it after the writer has started and before data loaders start: torch watches those.
     """
-    # Another process holds the queue of the writer's results, and is no daemon: without it the writer fails.
+    # The process with the queue of the writer's results is not a daemon. Without it the writer fails.
     writers = [process for process in multiprocessing.active_children() if process.daemon]
     if not writers:
         _end(events, "had ended before training began")
@@ -28,12 +28,12 @@ def watch(events: EventWriter) -> None:
 
 
 def _watch(process: BaseProcess, events: EventWriter) -> None:
-    """Wait for the end of a process, and leave its status to whoever started it."""
+    """Wait for the end of a process without collecting its status, which multiprocessing needs."""
     assert process.pid is not None
     try:
         ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     except ChildProcessError:
-        return  # another thread has waited for it, as Bridge does when it has told it to end
+        return  # another thread has collected the status, as Bridge does after it ends the writer
     assert ended is not None  # only with WNOHANG
     if ended.si_code == os.CLD_EXITED and ended.si_status == 0:
         return
@@ -51,5 +51,5 @@ def _end(events: EventWriter, how: str) -> None:
         events.end(Failed(code="writer_lost", message=message))
     finally:
         for child in multiprocessing.active_children():
-            child.kill()  # they would wait for this process for ever
+            child.kill()  # they would wait for this process indefinitely
         os._exit(1)

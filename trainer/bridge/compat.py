@@ -1,4 +1,4 @@
-"""What Megatron-Bridge 0.6.2 needs where it was installed as a wheel, or an optional package is absent."""
+"""Make Megatron-Bridge 0.6.2 work as a wheel, and without optional packages."""
 
 import importlib.abc
 import importlib.machinery
@@ -7,7 +7,7 @@ import types
 from collections.abc import Sequence
 from typing import Any
 
-# Module of Bridge -> packages that it imports without a guard, although SFT does not use them.
+# Module of Bridge -> packages that it imports unconditionally, although SFT does not use them.
 UNGUARDED = {
     "megatron.bridge.peft.lora_layers": ("transformer_engine", "transformer_engine.pytorch"),
     "megatron.bridge.training.pretrain": ("nvidia_resiliency_ext", "nvidia_resiliency_ext.inprocess"),
@@ -16,7 +16,7 @@ UNGUARDED = {
 
 
 def install() -> None:
-    """Call before Bridge is imported: what is not installed of UNGUARDED is not asked for."""
+    """Replace missing packages of UNGUARDED by stand-ins. Call before Bridge is imported."""
     absent = {
         module: tuple(name for name in packages if not is_installed(name))
         for module, packages in UNGUARDED.items()
@@ -25,9 +25,10 @@ def install() -> None:
 
 
 def keep_compiled_helpers() -> None:
-    """Call after Bridge is imported. Its `make` has no Makefile in a wheel, and ends the process.
+    """Disable Bridge's `make` of a helper. Call after Bridge is imported.
 
-    The wheel brings megatron-core's helper compiled; a checkout without it goes on making it.
+    A wheel has no Makefile, so `make` would end the process, but it has the helper compiled. A checkout
+    without the compiled helper still compiles it.
     """
     import megatron.bridge.training.initialize as initialize
 
@@ -36,9 +37,9 @@ def keep_compiled_helpers() -> None:
 
 
 def is_installed(name: str) -> bool:
-    """Whether a package is there. It is looked for without importing it, or what it lies in.
+    """Whether a package is installed. Neither the package nor its parents are imported.
 
-    Transformer Engine's wheel takes NCCL from torch, and does not import before it.
+    Transformer Engine's wheel uses NCCL from torch, and importing it before torch fails.
     """
     path: Sequence[str] | None = None
     parts = name.split(".")
@@ -51,13 +52,13 @@ def is_installed(name: str) -> bool:
 
 
 def _spec(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
-    """What the import system finds under a name, in these directories of its parent."""
+    """Find the import spec of a module. path: directories of its parent package."""
     found = (finder.find_spec(name, path) for finder in sys.meta_path)
     return next((spec for spec in found if spec is not None), None)
 
 
 class _Empty(type):
-    """A class that has every attribute, each such a class again; it can be subclassed and does nothing."""
+    """A class with every attribute, each of which is such a class. It can be subclassed and does nothing."""
 
     def __getattr__(cls, name: str) -> type:
         if name.startswith("__"):
@@ -66,6 +67,8 @@ class _Empty(type):
 
 
 class _Absent(types.ModuleType):
+    """A stand-in for a module that is not installed."""
+
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -73,10 +76,10 @@ class _Absent(types.ModuleType):
 
 
 class _StandIns(importlib.abc.MetaPathFinder):
-    """Shows empty packages to one module while it is imported, and to nobody else.
+    """Provides stand-ins to a module only while that module is imported.
 
-    Elsewhere in Bridge and megatron-core the same packages are probed with try/except, and there
-    the answer has to stay no.
+    Other modules of Bridge and megatron-core probe the same packages with try/except, and these probes
+    must still fail.
     """
 
     def __init__(self, absent: dict[str, tuple[str, ...]]) -> None:

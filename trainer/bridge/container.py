@@ -1,4 +1,4 @@
-"""A TrainingConfig as Megatron-Bridge's ConfigContainer: the recipe's, then what the config says on top."""
+"""Build Megatron-Bridge's ConfigContainer from a TrainingConfig: the recipe's values, then the config's."""
 
 import dataclasses
 import enum
@@ -17,9 +17,9 @@ from trainer.dataset import find_shards
 
 
 def build(config: TrainingConfig) -> Any:
-    """The ConfigContainer of a run. Raises MissingPackedData."""
+    """Build the ConfigContainer of a run. Raises MissingPackedData."""
     recipe = recipe_of(config)
-    container = _begin(recipe, config)
+    container = _recipe_container(recipe, config)
     _lengths(container, config)
     _data(container, config)
     _peft(container, config)
@@ -27,40 +27,40 @@ def build(config: TrainingConfig) -> Any:
     values = given(config, recipe)
     _set_all(container, values)
     fallbacks.apply_fallbacks(container.model, values)
-    _suit_context_parallelism(container)
+    _apply_context_parallelism(container)
     _schedule(container.scheduler, container.optimizer, values)
     _resume(container.checkpoint)
     return container
 
 
-# -- what there is to begin from -------------------------------------------------------------------
+# -- the recipe ------------------------------------------------------------------------------------
 
 
-def _begin(recipe: Recipe, config: TrainingConfig) -> Any:
+def _recipe_container(recipe: Recipe, config: TrainingConfig) -> Any:
     if recipe.name in GENERIC:
         container = recipes.generic(_provider(config), on_cpu=config.device == "cpu")
         container.tokenizer.tokenizer_model = config.hf_model_path
         return container
-    taken = {key: value for key, value in config.recipe.values().items() if key in recipe.parameters}
-    return recipes.named(recipe.name, taken)
+    arguments = {key: value for key, value in config.recipe.values().items() if key in recipe.parameters}
+    return recipes.named(recipe.name, arguments)
 
 
 def _provider(config: TrainingConfig) -> Any:
-    """The model as its Hugging Face config describes it; the weights come later, from the checkpoint."""
+    """The model of a Hugging Face config. Its weights are loaded later, from the checkpoint."""
     from megatron.bridge import AutoBridge
 
     return AutoBridge.from_hf_pretrained(config.hf_model_path).to_megatron_provider(load_weights=False)
 
 
 def bare(name: str) -> Any:
-    """What a recipe returns before any config has touched it."""
+    """The container that a recipe returns, before values of a config are set."""
     if name in GENERIC:
         return recipes.generic(GENERIC[name](), on_cpu=False)
     return recipes.named(name, {})
 
 
 def parameters(name: str) -> list[str]:
-    """What a config may pass to a recipe. Whether adapters are tuned is `peft`'s to say."""
+    """Parameters that a config may pass to a recipe, without `peft_scheme`, which `peft` replaces."""
     if name in GENERIC:
         return []
     return [parameter for parameter in recipes.parameters(name) if parameter != "peft_scheme"]
@@ -84,15 +84,15 @@ def _hybrid() -> Any:
     return HybridModelProvider()
 
 
-# Recipes of models that have none in Bridge, by the kind of their provider.
+# Recipes for models that have none in Bridge, by the kind of their provider.
 GENERIC: dict[str, Callable[[], Any]] = {"gpt": _gpt, "mla": _mla, "hybrid": _hybrid}
 
 
-# -- the seed's own keys ---------------------------------------------------------------------------
+# -- keys of the seed ------------------------------------------------------------------------------
 
 
 def _lengths(container: Any, config: TrainingConfig) -> None:
-    """One length for model, dataset and packing: Bridge asserts that they agree."""
+    """Set the length of model, dataset and packing: Bridge asserts that they are equal."""
     container.model.seq_length = container.dataset.seq_length = config.seq_length
     container.dataset.offline_packing_specs.packed_sequence_size = config.seq_length
 
@@ -103,7 +103,7 @@ def _data(container: Any, config: TrainingConfig) -> None:
     dataset.dataset_root = str(shards.directories[-1])
     specs.packed_train_data_path = str(shards.source)
     specs.packed_val_data_path = str(shards.valid[0].parent) if shards.valid else None
-    # Unnamed, Bridge makes a directory for it among the data, which may be read-only.
+    # Without a path, Bridge creates a directory among the data, which may be read-only.
     specs.packed_metadata_path = specs.packed_metadata_path or str(shards.directories[-1] / "metadata.jsonl")
     dataset.do_validation = bool(shards.valid)
 
@@ -124,8 +124,8 @@ def _peft(container: Any, config: TrainingConfig) -> None:
         container.peft = LoRA()
 
 
-def _suit_context_parallelism(container: Any) -> None:
-    """What Bridge asks for: each sequence is cut into two pieces a rank, and each token counts the same."""
+def _apply_context_parallelism(container: Any) -> None:
+    """Set what Bridge needs: sequences that split into two pieces per rank, and a loss per token."""
     ranks, specs = container.model.context_parallel_size, container.dataset.offline_packing_specs
     if ranks == 1:
         return
@@ -136,25 +136,25 @@ def _suit_context_parallelism(container: Any) -> None:
 
 
 def _schedule(scheduler: Any, optimizer: Any, values: Mapping[str, Any]) -> None:
-    """What a recipe's schedule has of its own run gives way to what the config says of this one.
+    """Replace values that a recipe's schedule has for its own run by values for this run.
 
-    The decay of weights is the scheduler's to set at each step, whatever the optimizer holds; the learning
-    rate decays over all iterations, unless somebody says for how long.
+    The scheduler sets the weight decay at each step and overrides the optimizer's value. The learning rate
+    decays over all iterations unless the config sets another number.
     """
     for name in ("start_weight_decay", "end_weight_decay"):
         if getattr(scheduler, name) is None or (
             "optimizer.weight_decay" in values and f"scheduler.{name}" not in values
         ):
             setattr(scheduler, name, optimizer.weight_decay)
-    is_other_length = not values.keys().isdisjoint(("train.train_iters", "train.num_epochs"))
-    if is_other_length and "scheduler.lr_decay_iters" not in values:
+    has_own_length = not values.keys().isdisjoint(("train.train_iters", "train.num_epochs"))
+    if has_own_length and "scheduler.lr_decay_iters" not in values:
         scheduler.lr_decay_iters = None
 
 
 def _resume(checkpoint: Any) -> None:
-    """Go on from the newest complete checkpoint of an earlier attempt, whatever else is named.
+    """Resume from the newest complete checkpoint of an earlier attempt. It overrides any other checkpoint.
 
-    Bridge's own tracker would name the newest, whole or not.
+    Bridge's tracker file names the newest checkpoint even if it is incomplete.
     """
     if checkpoint.save is None:
         return
@@ -167,25 +167,25 @@ def _resume(checkpoint: Any) -> None:
 
 
 def _set_all(container: Any, values: Mapping[str, Any]) -> None:
-    """Set dotted keys; sections that are None are made of what is said about them."""
+    """Set dotted keys. A section that is None is created from the values that the config has for it."""
     for name in ("comm_overlap", "ft", "straggler", "nvrx_straggler", "inprocess_restart", "tensor_inspect"):
         inside = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{name}.")}
         if inside and getattr(container, name) is None:
-            setattr(container, name, _kind_of(container, name)(**inside))
+            setattr(container, name, _dataclass_of(container, name)(**inside))
     if any(key.startswith("mixed_precision.") for key in values):
         container.mixed_precision = _precision(values.get("mixed_precision") or container.mixed_precision)
     for key, value in values.items():
         _set(container, key, value)
 
 
-def _kind_of(target: Any, name: str) -> Any:
-    """The dataclass that a field may hold."""
+def _dataclass_of(target: Any, name: str) -> Any:
+    """The dataclass that a field can hold."""
     kinds = typing.get_args(typing.get_type_hints(type(target))[name])
     return next(kind for kind in kinds if dataclasses.is_dataclass(kind))
 
 
 def _precision(current: Any) -> Any:
-    """Single values are set on an object; a recipe may only have its name."""
+    """Return the precision config as an object, to set single values. A recipe may only have its name."""
     from megatron.bridge.training.mixed_precision import get_mixed_precision_config
 
     return (
@@ -201,14 +201,14 @@ def _set(container: Any, key: str, value: Any) -> None:
     for name in parents:
         inner = getattr(target, "peft" if target is container and name == "lora" else name)
         if inner is None:
-            inner = _kind_of(target, name)()
+            inner = _dataclass_of(target, name)()
             setattr(target, name, inner)
         target = inner
     setattr(target, last, _typed(target, last, value))
 
 
 def _typed(target: Any, name: str, value: Any) -> Any:
-    """The member of an enum that a config names, also where a recipe has put a mere name."""
+    """Convert a name to the enum member of the field, also if the recipe has set a string there."""
     if not isinstance(value, str):
         return value
     hint = typing.get_type_hints(type(target)).get(name)

@@ -1,7 +1,6 @@
-"""Megatron-Bridge without CUDA, to try things out: float32, gloo, megatron-core's local layers.
+"""Run Megatron-Bridge without CUDA, for trying things out: float32, gloo, megatron-core's local layers.
 
-Each patch stands beside the reason why Bridge 0.6.2 or megatron-core 0.19.2 needs it. Nothing here
-runs where CUDA is.
+Each patch states why Bridge 0.6.2 or megatron-core 0.19.2 needs it. Nothing here runs on a machine with CUDA.
 """
 
 import logging
@@ -10,13 +9,16 @@ from typing import Any
 
 
 def prepare() -> None:
-    """Before torch is imported."""
-    # megatron-core's jit_fuser is torch.compile, which would want a C++ compiler at run time.
+    """Set the environment. Call before torch is imported."""
+    # megatron-core's jit_fuser is torch.compile, which would need a C++ compiler at run time.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 def install() -> None:
-    """After Bridge is imported, before its config is built. Raises RuntimeError where CUDA is."""
+    """Apply all patches. Call after Bridge is imported and before its config is built.
+
+    Raises RuntimeError on a machine with CUDA.
+    """
     import torch
 
     if torch.cuda.is_available():
@@ -29,7 +31,7 @@ def install() -> None:
 
 
 def _on_cpu(device: Any) -> Any:
-    """The CPU for everything that names a CUDA device: "cuda", "cuda:0", an index."""
+    """Return "cpu" for any name of a CUDA device ("cuda", "cuda:0", an index), else the device."""
     import torch
 
     if device is None or isinstance(device, bool):
@@ -43,7 +45,7 @@ def _on_cpu(device: Any) -> Any:
 
 
 def _devices() -> None:
-    """Tensors that are asked for, or moved, to CUDA stay where they are."""
+    """Keep tensors on the CPU that are created on CUDA or moved to it."""
     import torch
 
     class CpuMode(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
@@ -62,14 +64,14 @@ def _devices() -> None:
 
 
 def _tensor_type() -> None:
-    """megatron-core's optimizers accept parameters by the name of their type, and list CUDA's alone."""
+    """Report CUDA type names: megatron-core's optimizers accept only parameters with these."""
     import torch
 
     original = torch.Tensor.type
 
     def type_(self: Any, *args: Any, **kwargs: Any) -> Any:
         name = original(self, *args, **kwargs)
-        # The call comes here a second time through the mode above.
+        # CpuMode makes this call run twice.
         is_cpu_name = isinstance(name, str) and "cuda" not in name
         return name.replace("torch.", "torch.cuda.", 1) if is_cpu_name else name
 
@@ -77,7 +79,7 @@ def _tensor_type() -> None:
 
 
 class _Nothing:
-    """A stream or event: there is one order of things on a CPU."""
+    """A stand-in for a stream or event. A CPU runs everything in order."""
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
         pass
@@ -97,7 +99,7 @@ def _cuda_module() -> None:
     import torch
 
     cuda = torch.cuda
-    # With 0 devices Bridge would leave the model-parallel random tracker without a seed.
+    # With 0 devices Bridge would not seed the model-parallel random tracker.
     cuda.device_count = lambda: 1
     cuda.current_device = lambda: 0
     for name in ("synchronize", "empty_cache", "set_device", "set_stream", "reset_peak_memory_stats"):
@@ -106,7 +108,7 @@ def _cuda_module() -> None:
 
 
 def _random_state() -> None:
-    """The CUDA generator is the CPU's, in checkpoints too."""
+    """Use the CPU's random generator for CUDA's, also in checkpoints."""
     import megatron.core.tensor_parallel.random as mcore_random
     import torch
 
@@ -116,7 +118,7 @@ def _random_state() -> None:
     seed = torch.default_generator.manual_seed
     cuda.manual_seed = cuda.manual_seed_all = cuda.random.manual_seed = seed
     mcore_random._set_cuda_rng_state = lambda state, *_args, **_kwargs: torch.set_rng_state(state)
-    # It warns at each step that the CPU's state changed, as here it has to.
+    # megatron-core warns at each step that the CPU's state changed, which is expected here.
     logging.getLogger(mcore_random.__name__).setLevel(logging.ERROR)
 
 
@@ -124,15 +126,15 @@ def _bridge() -> None:
     import megatron.bridge.peft.utils as peft
     import megatron.bridge.training.setup as setup
 
-    # It says "Megatron requires CUDA." unless told otherwise.
+    # Without allow_no_cuda it raises "Megatron requires CUDA."
     original = setup.initialize_megatron
     setup.initialize_megatron = lambda **kwargs: original(allow_no_cuda=True, **kwargs)
-    # megatron-core defines Transformer Engine's names, as None, without it: the probe is misled.
+    # Without Transformer Engine, megatron-core defines its names as None, which misleads Bridge's probe.
     peft.HAVE_TE = False
 
 
 def _packed_attention() -> None:
-    """megatron-core's own attention refuses packed input: here it gets a block-diagonal causal mask."""
+    """Give megatron-core's attention a block-diagonal causal mask: it rejects packed input."""
     from megatron.core.transformer.dot_product_attention import DotProductAttention
 
     original = DotProductAttention.forward
@@ -159,7 +161,7 @@ def _packed_attention() -> None:
 
 
 def _blocks(packed: Any, tokens: int) -> Any:
-    """[1, 1, tokens, tokens], True where a token must not look: into the future, or another sequence."""
+    """Mask [1, 1, tokens, tokens]: True where attention is masked, for later tokens and other sequences."""
     import torch
 
     padded = packed.cu_seqlens_q_padded

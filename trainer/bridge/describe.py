@@ -1,10 +1,10 @@
-"""Writes bridge.json: what the installed Megatron-Bridge lets a config set.
+"""Write bridge.json: the keys that the installed Megatron-Bridge lets a config set.
 
     make schema
 
-Under `$defs` stands one JSON Schema (draft 2020-12) for each config class; under `recipes`, for each
-recipe, the class of each of its sections and the values that it sets. The service reads the file
-instead of importing torch. What holds functions, dtypes or other objects is `readOnly`.
+`$defs` has a JSON Schema (draft 2020-12) for each config class. `recipes` has, for each recipe, the class of
+each section and the values that the recipe sets. The service reads this file instead of importing torch.
+Fields that hold functions, dtypes or other objects are `readOnly`.
 """
 
 import argparse
@@ -28,19 +28,19 @@ from trainer.bridge.annotations import Schema, schema_of
 from trainer.config.bridge_schema import DATA, NEEDED
 from trainer.config.models import MODELS
 
-# Sections of ConfigContainer that no request sets: the process environment, and what holds functions.
+# Sections of ConfigContainer that no request can set: the process environment, and sections with functions.
 LEFT_OUT = ("env_vars", "optimizer_config_override_provider")
 UNSETTABLE = "Holds a function, a dtype or another object: it cannot be set from a request."
 
 
 class Described:
-    """Schemas of the config classes that have been asked for, and of those that they refer to."""
+    """Schemas of the requested config classes and of all classes that they refer to."""
 
     def __init__(self) -> None:
         self.schemas: dict[str, Schema] = {}
 
     def refer(self, kind: type) -> str:
-        """The `$ref` of a dataclass; describes it on the way."""
+        """Return the `$ref` of a dataclass, and describe it if needed."""
         if kind.__name__ not in self.schemas:
             self.schemas[kind.__name__] = {}  # a class may refer to itself
             self.schemas[kind.__name__] = self._describe(kind)
@@ -70,7 +70,7 @@ class Described:
 
 
 def describe() -> dict[str, Any]:
-    """The whole file. Raises where a recipe cannot be built."""
+    """Return the content of the file. Raises if a recipe cannot be built."""
     compat.install()
     from trainer.bridge import container
 
@@ -97,7 +97,7 @@ def describe() -> dict[str, Any]:
 
 
 def _sections(container: Any) -> Iterator[tuple[str, type]]:
-    """Sections of a container with their classes; of what is None, the class that it could be."""
+    """Sections of a container with their classes. For a section that is None, the class that it can have."""
     hints = typing.get_type_hints(type(container))
     for field in dataclasses.fields(container):
         if field.name in LEFT_OUT or field.name.startswith("_"):
@@ -109,7 +109,7 @@ def _sections(container: Any) -> Iterator[tuple[str, type]]:
 
 
 def _own_name(section: str) -> str:
-    """`peft` says here whether adapters are tuned; what they are is `lora`'s to say."""
+    """Our name of a section. Bridge's `peft` is our `lora`; our `peft` only selects adapter tuning."""
     return "lora" if section == "peft" else section
 
 
@@ -126,7 +126,7 @@ def _dataclass_in(name: str, hint: Any) -> type:
 
 
 def _hints(kind: type) -> dict[str, Any]:
-    """Types of the fields; one that cannot be resolved stays a string."""
+    """Types of the fields. A type that cannot be resolved stays a string."""
     hints: dict[str, Any] = {}
     for parent in reversed(kind.__mro__):
         for name, annotation in inspect.get_annotations(parent).items():
@@ -148,14 +148,14 @@ def _is_needed(field: "dataclasses.Field[Any]") -> bool:
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:
-    """A field's default where JSON has it, else MISSING."""
+    """A field's default as JSON, MISSING if it has no JSON value."""
     if field.default_factory is not dataclasses.MISSING:
         return _json(field.default_factory())
     return _json(field.default)
 
 
 def _changed(section: Any) -> Any:
-    """What a section holds besides its class's defaults, as JSON."""
+    """Values of a section that differ from the defaults of its class, as JSON."""
     if not dataclasses.is_dataclass(section):
         return None if _json(section) is dataclasses.MISSING else section
     values = {}
@@ -168,7 +168,7 @@ def _changed(section: Any) -> Any:
 
 
 def _json(value: Any) -> Any:
-    """A value as JSON has it, else MISSING."""
+    """A value as JSON, MISSING if it has no JSON value."""
     if isinstance(value, enum.Enum):
         return value.name
     if (
@@ -183,13 +183,13 @@ def _json(value: Any) -> Any:
     return dataclasses.MISSING
 
 
-# -- what the sources say about fields -------------------------------------------------------------
+# -- descriptions of fields in the source ----------------------------------------------------------
 
 ARGUMENT = re.compile(r"^ {4,}(\w+)(?: \([^)]*\))?: (.+)$", re.MULTILINE)
 
 
 def _texts(kind: type) -> Iterator[tuple[str, str]]:
-    """Descriptions of fields, the nearest class's last: of a docstring's Args, else under the field."""
+    """Descriptions of fields, from Args in docstrings and strings below fields; the nearest class last."""
     for parent in reversed(kind.__mro__):
         if dataclasses.is_dataclass(parent):
             yield from ((name, text.strip()) for name, text in ARGUMENT.findall(inspect.getdoc(parent) or ""))

@@ -1,4 +1,4 @@
-"""A trained checkpoint as a Hugging Face directory: on the CPU, by one process, also where GPUs are."""
+"""Export a checkpoint as a Hugging Face directory: on the CPU, in one process, even if there are GPUs."""
 
 import shutil
 from pathlib import Path
@@ -23,25 +23,25 @@ from trainer.events import CheckpointSaved, Finished, Started
 
 
 def export(config: TrainingConfig, events: EventWriter) -> None:
-    """Write the directory, and the last event. Whatever goes wrong is raised.
+    """Write the directory and the last event. Errors are raised.
 
-    It appears whole, under its own name; what an earlier attempt left is removed.
+    The directory appears atomically and complete. Files of an earlier attempt are removed.
     """
     assert config.export is not None
     checkpoint = Path(config.export.checkpoint)
     iteration = iteration_of(checkpoint)
     target = export_directory(Path(str(config.checkpoint["save"])), iteration)
     events.write(Started(start_step=iteration, total_steps=iteration, world_size=1))
-    scratch = _emptied(target)
+    scratch = _make_scratch(target)
     _convert(config, checkpoint, scratch)
-    _refuse_incomplete(scratch)
+    _reject_incomplete(scratch)
     scratch.rename(target)
     _report(events, target, iteration)
     events.end(Finished(step=iteration, iteration=iteration))
 
 
-def _emptied(target: Path) -> Path:
-    """A directory to write into, beside the target, which is removed."""
+def _make_scratch(target: Path) -> Path:
+    """Remove the target, and create an empty scratch directory beside it."""
     scratch = target.with_name(f".writing-{target.name}")
     for leftover in (target, scratch):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -49,13 +49,13 @@ def _emptied(target: Path) -> Path:
     return scratch
 
 
-def _refuse_incomplete(directory: Path) -> None:
+def _reject_incomplete(directory: Path) -> None:
     files, index = files_of(directory), directory / HF_INDEX
     missing = missing_export_files(
         (file.path for file in files), index.read_bytes() if index.exists() else None
     )
     if missing:
-        raise Incomplete(f"The export lacks {', '.join(sorted(missing))}.")
+        raise Incomplete(f"The export is missing {', '.join(sorted(missing))}.")
 
 
 def _report(events: EventWriter, target: Path, iteration: int) -> None:
@@ -88,19 +88,19 @@ def _convert(config: TrainingConfig, checkpoint: Path, directory: Path) -> None:
     # One process with gloo: Bridge then keeps everything on the CPU.
     with temporary_distributed_context(backend="gloo"):
         adapter = _adapter(run)
-        model = _adapted(config, bridge, checkpoint, adapter) if adapter else _loaded(bridge, checkpoint)
+        model = _with_adapter(config, bridge, checkpoint, adapter) if adapter else _load(bridge, checkpoint)
         _save(bridge, model, base, directory)
 
 
 def _base_directory(config: TrainingConfig, run: dict[str, Any]) -> str:
-    """Where the base's files lie, of the revision that the run had."""
+    """Directory of the base model, in the revision of the training run."""
     tokenizer = run.get("tokenizer") or {}
     pinned = {name: tokenizer.get(name) for name in ("tokenizer_model", "hf_tokenizer_kwargs")}
     return directory_of(str(config.hf_model_path), SimpleNamespace(**pinned))
 
 
 def _bridge(base: str) -> Any:
-    """A base without weights, which a Megatron checkpoint has replaced, is known by its config alone."""
+    """Bridge for the base model. If a Megatron checkpoint provided the weights, only the config is needed."""
     from megatron.bridge import AutoBridge
     from transformers import AutoConfig
 
@@ -109,22 +109,22 @@ def _bridge(base: str) -> Any:
     return AutoBridge.from_hf_config(AutoConfig.from_pretrained(base))
 
 
-def _loaded(bridge: Any, checkpoint: Path | None) -> Any:
-    """The model of a checkpoint. There are no gradients to fuse, with what this machine may lack."""
+def _load(bridge: Any, checkpoint: Path | None) -> Any:
+    """Load the model of a checkpoint. Gradient fusion is off: its kernel may not be installed here."""
     return bridge.load_megatron_model(checkpoint, mp_overrides={"gradient_accumulation_fusion": False})
 
 
 def _save(bridge: Any, model: list[Any], base: str, directory: Path) -> None:
-    """Tokenizer, chat template and generation config are the base's; adapters are merged."""
-    known = getattr(bridge.hf_pretrained, "config", bridge.hf_pretrained)
-    # As the weights are written; the base's may have been of another precision.
-    known.dtype = next(model[0].parameters()).dtype
+    """Save the model with merged adapters, and the base's tokenizer, chat template and generation config."""
+    config = getattr(bridge.hf_pretrained, "config", bridge.hf_pretrained)
+    # The precision of the written weights, which may differ from that of the base.
+    config.dtype = next(model[0].parameters()).dtype
     bridge.save_hf_pretrained(model, directory, show_progress=False, source_path=base)
 
 
 # -- adapters --------------------------------------------------------------------------------------
 
-# Of the settings of a run's adapters those that make their shape.
+# Settings of a run's adapters that determine their shape and scale.
 ADAPTER = (
     "target_modules", "exclude_modules", "dim", "alpha", "dropout", "dropout_position", "normalize_moe_lora",
     "share_expert_adapters",
@@ -132,19 +132,19 @@ ADAPTER = (
 
 
 def _adapter(run: dict[str, Any]) -> Any:
-    """LoRA as the run had it; None where all of the model was trained."""
+    """LoRA with the settings of the run; None for full fine-tuning."""
     from megatron.bridge.peft.lora import LoRA
 
     settings = run.get("peft")
     return LoRA(**{key: settings[key] for key in ADAPTER if key in settings}) if settings else None
 
 
-def _adapted(config: TrainingConfig, bridge: Any, checkpoint: Path, adapter: Any) -> list[Any]:
-    """The base model with the adapters of a checkpoint on it."""
+def _with_adapter(config: TrainingConfig, bridge: Any, checkpoint: Path, adapter: Any) -> list[Any]:
+    """The base model with the adapters of a checkpoint."""
     from megatron.core.utils import unwrap_model
 
     model = unwrap_model(_base(config, bridge))
-    # A loaded checkpoint has its run's setting again: adapters would be made on the GPU, if there is one.
+    # A loaded checkpoint restores the setting of its run, which would create adapters on a GPU.
     model[0].config.use_cpu_initialization = True
     adapter(model, training=False)
     _load_adapter(model[0], checkpoint, adapter)
@@ -152,11 +152,11 @@ def _adapted(config: TrainingConfig, bridge: Any, checkpoint: Path, adapter: Any
 
 
 def _base(config: TrainingConfig, bridge: Any) -> Any:
-    """What the run began from: its Megatron checkpoint, else the weights of hf_model_path."""
+    """The model that the run began from: its Megatron checkpoint, else the weights of hf_model_path."""
     import torch
 
     if config.checkpoint_megatron:
-        return _loaded(bridge, latest_complete(Path(config.checkpoint_megatron)))
+        return _load(bridge, latest_complete(Path(config.checkpoint_megatron)))
     provider = bridge.to_megatron_provider()
     if not torch.cuda.is_available():
         plain_model(provider)
@@ -166,7 +166,7 @@ def _base(config: TrainingConfig, bridge: Any) -> Any:
 
 
 def _load_adapter(model: Any, checkpoint: Path, adapter: Any) -> None:
-    """Load the adapters' weights, all of them: what the checkpoint lacks is raised by megatron-core."""
+    """Load all weights of the adapters. megatron-core raises if the checkpoint has missing weights."""
     from megatron.bridge.training.checkpointing import (
         _generate_model_state_dict,
         apply_peft_adapter_filter_to_state_dict,
@@ -175,4 +175,4 @@ def _load_adapter(model: Any, checkpoint: Path, adapter: Any) -> None:
 
     wanted = apply_peft_adapter_filter_to_state_dict(_generate_model_state_dict([model], {}), adapter)
     loaded = dist_checkpointing.load(wanted, str(checkpoint))["model"]
-    model.load_state_dict(loaded, strict=False)  # the base's weights are there already
+    model.load_state_dict(loaded, strict=False)  # the base's weights are already loaded

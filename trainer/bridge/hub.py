@@ -1,18 +1,18 @@
-"""Models on the Hugging Face hub, as directories."""
+"""Download models from the Hugging Face hub."""
 
 from typing import Any
 
 from trainer.config.training_config import is_local
 
-# Weights twice (.bin, original/) and what other programs read stay where they are.
+# Not downloaded: duplicate weights (.bin, original/) and files for other programs.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 
 
 def directory_of(model: str, tokenizer: Any) -> str:
-    """Where a base model's files lie; of the hub's they are fetched, unless the cache has them.
+    """Directory of a base model. A model of the hub is downloaded unless it is in the cache.
 
-    Bridge itself takes weights from directories alone. All ranks may do this at once: the hub's client locks
-    each file. Where a recipe pins the tokenizer's revision, the weights are of the same.
+    Bridge loads weights only from directories. All ranks may call this at once: the hub's client locks each
+    file. If a recipe pins the revision of the tokenizer, the weights have the same revision.
     """
     if is_local(model):
         return model
@@ -23,7 +23,7 @@ def directory_of(model: str, tokenizer: Any) -> str:
         model,
         revision=pinned.get("revision"),
         allow_patterns=list(WANTED),
-        # Of a pinned revision it would ask the hub which files there are, offline or not.
+        # For a pinned revision the client would request the list of files from the hub, even offline.
         local_files_only=constants.HF_HUB_OFFLINE,
     )
     return str(found)

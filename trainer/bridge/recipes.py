@@ -1,6 +1,6 @@
-"""ConfigContainers to begin from: Bridge's own recipes by name, and a generic one for other models.
+"""Create ConfigContainers: from Bridge's recipes by name, and a generic one for other models.
 
-What a job's config says comes on top: see recipe.py.
+container.py then sets the values of a job's config.
 """
 
 import importlib
@@ -16,15 +16,15 @@ RECIPES = "megatron.bridge.recipes"
 
 
 def named(name: str, arguments: Mapping[str, Any]) -> Any:
-    """What one of Bridge's Nemotron recipes returns for these arguments; other outputs than ours are off."""
+    """Call one of Bridge's Nemotron recipes. Outputs that this project does not use are disabled."""
     container = _function(name)(**arguments)
-    # Below the working directory, with a tracker that another run may have left there.
+    # These default to paths below the working directory, where another run may have left a tracker file.
     container.checkpoint.save = container.checkpoint.load = container.logger.tensorboard_dir = None
-    return _ours(container)
+    return _with_defaults(container)
 
 
-def _ours(container: Any) -> Any:
-    """What this project wants of every run: packed data, a line for each step, saves that are waited for."""
+def _with_defaults(container: Any) -> Any:
+    """Set this project's defaults: packed data, a log line for each step, synchronous saves."""
     from megatron.bridge.data.builders import GPTSFTDatasetConfig
     from megatron.bridge.data.packing import PackedSequenceSpecs
 
@@ -43,7 +43,7 @@ def _ours(container: Any) -> Any:
 
 
 def parameters(name: str) -> list[str]:
-    """Names of the arguments that a recipe takes."""
+    """Names of a recipe's parameters."""
     return list(inspect.signature(_function(name)).parameters)
 
 
@@ -54,7 +54,7 @@ def _function(name: str) -> Any:
 
 
 def _skip_other_recipes() -> None:
-    """The package's own __init__ would import all recipes, and what they need: diffusers, energon, ..."""
+    """Bypass the package's __init__: it imports all recipes, which need diffusers, energon, ..."""
     if RECIPES not in sys.modules:
         spec = find_spec("megatron.bridge")
         assert spec is not None
@@ -65,7 +65,7 @@ def _skip_other_recipes() -> None:
 
 
 def generic(provider: Any, *, on_cpu: bool) -> Any:
-    """A container for a model without a recipe; float32 and gloo on a CPU."""
+    """Create a container for a model without a recipe; with float32 and gloo on a CPU."""
     from megatron.bridge.training import config as bridge
     from megatron.bridge.training.tokenizers.config import TokenizerConfig
 
@@ -86,14 +86,14 @@ def generic(provider: Any, *, on_cpu: bool) -> Any:
         rng=bridge.RNGConfig(),
         mixed_precision=None if on_cpu else "bf16_mixed",
     )
-    container = _ours(container)
+    container = _with_defaults(container)
     if on_cpu:
         container.dataset.num_workers, container.dataset.pin_memory = 0, False
     return container
 
 
 def plain_model(provider: Any) -> None:
-    """Float32, and no layer or fusion that is a CUDA kernel."""
+    """Set float32, and disable layers and fusions that need CUDA kernels."""
     import torch
     from megatron.bridge.models.gpt_provider import local_layer_spec
 

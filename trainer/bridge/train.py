@@ -1,4 +1,4 @@
-"""One fine-tuning run, from its config to its end marker."""
+"""Run one fine-tuning job, from its config to its end marker."""
 
 import os
 import tempfile
@@ -14,9 +14,9 @@ from trainer.events import Finished, Stopped
 
 
 def train(config: TrainingConfig, events: EventWriter) -> None:
-    """Run to the end, and write the last event: finished or stopped. Whatever goes wrong is raised."""
+    """Train to the end and write the last event: finished or stopped. Errors are raised."""
     compat.install()
-    # Bridge's own choice is in the container_key, which need not be there on a node, or be writable.
+    # Bridge's default is in the home directory, which may be missing or read-only on a node.
     os.environ.setdefault("MEGATRON_CONFIG_LOCK_DIR", f"{tempfile.gettempdir()}/sft-locks-{os.getuid()}")
     if config.device == "cpu":
         cpu_patches.prepare()
@@ -26,24 +26,24 @@ def train(config: TrainingConfig, events: EventWriter) -> None:
     compat.keep_compiled_helpers()
     reject_missing_weights()
     from trainer.bridge import validation
-    from trainer.bridge.callbacks import Report
+    from trainer.bridge.callbacks import EventCallback
     from trainer.bridge.container import build
 
     if config.device == "cpu":
         cpu_patches.install()
     container = build(config)
-    container.train.exit_signal_handler = True  # how a wish to stop reaches Bridge: see Report
+    container.train.exit_signal_handler = True  # EventCallback passes stop requests as SIGTERM
     validation.install(container.validation.eval_iters)
-    report = Report(events, is_reporter=is_reporter(), world_size=world_size())
-    report.install()
+    callback = EventCallback(events, is_reporter=is_reporter(), world_size=world_size())
+    callback.install()
     try:
-        finetune(container, forward_step, callbacks=[report])
+        finetune(container, forward_step, callbacks=[callback])
     except SystemExit:
-        # All ranks stop when one has heard the wish, which need not have been this one.
-        report.stopping = report.stopping or events.stop_reason()
-        if report.stopping is None:
+        # All ranks stop once one of them has observed the stop request. That may be another rank.
+        callback.stop_reason = callback.stop_reason or events.stop_reason()
+        if callback.stop_reason is None:
             raise
-    _conclude(config, events, report)
+    _conclude(config, events, callback)
 
 
 def world_size() -> int:
@@ -54,17 +54,17 @@ def is_reporter() -> bool:
     return int(os.environ.get("RANK", "0")) == world_size() - 1
 
 
-def _conclude(config: TrainingConfig, events: EventWriter, report: Any) -> None:
-    iteration = report.saved_iteration
-    if not report.is_reporter:
+def _conclude(config: TrainingConfig, events: EventWriter, callback: Any) -> None:
+    iteration = callback.saved_iteration
+    if not callback.is_reporter:
         return
-    if report.stopping is not None:
-        events.end(Stopped(step=report.last_step, iteration=iteration, reason=report.stopping))
+    if callback.stop_reason is not None:
+        events.end(Stopped(step=callback.last_step, iteration=iteration, reason=callback.stop_reason))
         return
-    if iteration is not None and not is_complete(_path(config, iteration)):
+    if iteration is not None and not is_complete(_checkpoint_path(config, iteration)):
         raise Incomplete(f"The checkpoint of iteration {iteration} is not complete on disk.")
-    events.end(Finished(step=report.last_step, iteration=iteration))
+    events.end(Finished(step=callback.last_step, iteration=iteration))
 
 
-def _path(config: TrainingConfig, iteration: int) -> Path:
+def _checkpoint_path(config: TrainingConfig, iteration: int) -> Path:
     return iteration_directory(Path(str(config.checkpoint["save"])), iteration)

@@ -1,4 +1,4 @@
-"""Validation losses that can be compared: before the first step and after, in this process and another."""
+"""Make validation losses comparable: over all steps of a run, and between runs."""
 
 import itertools
 from collections.abc import Iterator
@@ -6,20 +6,20 @@ from typing import Any
 
 
 def install(batches: int) -> None:
-    """Make every validation look at the same `batches` global batches, and make one before the first step."""
+    """Use the same `batches` global batches for every validation, and validate before the first step."""
     _same_batches(batches)
     _before_first_step()
 
 
 def _same_batches(batches: int) -> None:
-    """Bridge goes on through the validation set, so that two validations see different samples."""
+    """Reuse the same batches: Bridge would use the next samples of the validation set each time."""
     import megatron.bridge.training.setup as setup
     from megatron.core.rerun_state_machine import RerunDataIterator
 
     original = setup.setup_data_iterators
 
     def setup_data_iterators(*args: Any, **kwargs: Any) -> Any:
-        # A resumed run would begin where the last one stopped.
+        # A resumed run would continue in the validation set where the last run stopped.
         kwargs["train_state"].consumed_valid_samples = 0
         train, valid, test = original(*args, **kwargs)
         if valid is not None and not isinstance(valid, list):
@@ -30,13 +30,13 @@ def _same_batches(batches: int) -> None:
 
 
 def _first(iterator: Iterator[Any], batches: int) -> Iterator[Any]:
-    """The first items, again and again; read when they are asked for."""
+    """Cycle through the first items. They are read on the first request."""
     kept = [next(iterator) for _ in range(batches)]
     yield from itertools.cycle(kept)
 
 
 def _before_first_step() -> None:
-    """Bridge validates only after training steps; what the base model knew is worth a number."""
+    """Validate the base model, too: Bridge validates only after training steps."""
     import megatron.bridge.training.pretrain as pretrain
     from megatron.bridge.training.eval import evaluate_and_print_results
 
