@@ -1,4 +1,4 @@
-"""One GPU for each process of pytest, and inputs that all of them share. Without a GPU there are no tests."""
+"""One GPU per pytest process, and inputs that all processes share. Without a GPU the tests are skipped."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gpu_runs import Hardware
+from tests.support.gpu_runs import GpuHardware
 from tests.support.trainer_runs import PYTHON, locked, trainer_python
 
 ASK = """
@@ -26,18 +26,18 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="session")
-def hardware() -> Hardware:
+def hardware() -> GpuHardware:
     if not PYTHON.exists():
         pytest.skip(f"there is no {PYTHON}: name the trainer's environment with SFT_TRAINER_PYTHON")
     done = trainer_python("-c", ASK)
     if done.returncode:
         pytest.skip(f"no GPU with Transformer Engine: {(done.stderr.strip() or '?').splitlines()[-1]}")
-    return Hardware(**json.loads(done.stdout.splitlines()[-1]))
+    return GpuHardware(**json.loads(done.stdout.splitlines()[-1]))
 
 
 @pytest.fixture(autouse=True)
-def one_gpu(request: pytest.FixtureRequest, hardware: Hardware, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes of pytest-xdist use one GPU each; a test that needs two runs alone."""
+def one_gpu(request: pytest.FixtureRequest, hardware: GpuHardware, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each process of pytest-xdist one GPU. A test that needs two GPUs runs alone."""
     needed = 2 if request.node.get_closest_marker("two_gpus") else 1
     if hardware.gpus < needed:
         pytest.skip(f"needs {needed} GPUs")
@@ -49,8 +49,8 @@ def one_gpu(request: pytest.FixtureRequest, hardware: Hardware, monkeypatch: pyt
 
 
 @pytest.fixture(scope="session")
-def inputs(hardware: Hardware, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models and packed data: demo/gpu.py. SFT_TEST_GPU_INPUTS keeps them for another time."""
+def inputs(hardware: GpuHardware, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models and packed data from demo/gpu.py. SFT_TEST_GPU_INPUTS keeps them for later test runs."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if base.name.startswith("popen") else base
     directory = Path(os.environ.get("SFT_TEST_GPU_INPUTS", shared / "gpu-inputs"))

@@ -1,4 +1,4 @@
-"""Saves that are written while training goes on: paused in the middle of one, and its writer lost."""
+"""Async saves: a pause in the middle of a save, and a lost writer."""
 
 import signal
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from tests.support.gpu_runs import (
     RESUMED,
     Config,
-    Hardware,
+    GpuHardware,
     after,
     config,
     finished,
@@ -35,11 +35,11 @@ def _config(inputs: Path, directory: Path) -> Config:
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.two_gpus)])
-def test_a_pause_while_a_save_is_on_its_way(
-    inputs: Path, hardware: Hardware, tmp_path: Path, ranks: int
+def test_a_pause_during_an_async_save(
+    inputs: Path, hardware: GpuHardware, tmp_path: Path, ranks: int
 ) -> None:
     values = _config(inputs, tmp_path)
-    whole = finished(train(tmp_path / "whole", saving_elsewhere(values, tmp_path / "other"), ranks))
+    complete = finished(train(tmp_path / "complete", saving_elsewhere(values, tmp_path / "other"), ranks))
     paused = place(tmp_path / "paused", values)
     process = start(paused, ranks)
     _wait_for_save(paused, process)
@@ -61,16 +61,16 @@ def test_a_pause_while_a_save_is_on_its_way(
     assert saved == sorted({SAVED_AT, at, *range(SAVED_AT, at, SAVED_AT)})
     resumed = finished(train(tmp_path / "resumed", values, ranks))
     assert resumed.of_kind("started")[0]["start_step"] == at
-    apart = furthest_apart(after(whole, at), resumed.losses())
+    apart = furthest_apart(after(complete, at), resumed.losses())
     assert apart < RESUMED
     note(
         f"async-save-{ranks}", hardware, paused, paused_at=at, saved=saved, furthest_apart=apart,
-        losses_whole=whole.losses(), losses_resumed=resumed.losses(), processes_left=0,
+        losses_whole=complete.losses(), losses_resumed=resumed.losses(), processes_left=0,
     )  # fmt: skip
 
 
-def test_a_lost_writer(inputs: Path, hardware: Hardware, tmp_path: Path) -> None:
-    """As the kernel ends it where a host has no memory for what it writes."""
+def test_a_lost_writer_fails_the_run(inputs: Path, hardware: GpuHardware, tmp_path: Path) -> None:
+    """Kill the writer like the kernel does if the host has too little memory for a save."""
     values = _config(inputs, tmp_path)
     run = place(tmp_path / "run", values)
     process = start(run)
@@ -92,7 +92,7 @@ def _wait_for_save(run: Run, process: "subprocess.Popen[bytes]") -> None:
 
 
 def _writer_of(run: Run, process: "subprocess.Popen[bytes]") -> psutil.Process:
-    """What the first rank has started, not forked."""
+    """The writer: the child of the first rank that was spawned, not forked."""
     children = rank_of(run, process.pid).children(recursive=True)
     return next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
 

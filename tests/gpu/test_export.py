@@ -1,4 +1,4 @@
-"""What was taught on a GPU is what the exported model answers: a Llama, an adapter on it, a hybrid."""
+"""A model trained on a GPU gives the trained answers after export: a Llama, an adapter on it, a hybrid."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.gpu_runs import Config, Hardware, config, finished, note
+from tests.support.gpu_runs import Config, GpuHardware, config, finished, note
 from tests.support.teaching import MOVED, TAUGHT, answers
 from tests.support.trainer_runs import Run, train, trainer_python
 
@@ -30,7 +30,7 @@ def _packed(directory: Path, model: Path, lessons: dict[str, str]) -> Path:
 
 
 def _taught(directory: Path, model: Path, lessons: dict[str, str], **changes: Any) -> Run:
-    """A model that has seen nothing but a few records, many times."""
+    """Train a model on only a few records, many times."""
     packed = _packed(directory, model, lessons)
     values = config(
         model.parent.parent, directory, model.name, dataset={"nano3_packed_sft_dir": str(packed)},
@@ -51,28 +51,32 @@ def _exported(directory: Path, trained: Run, model: Path, **changes: Any) -> Pat
     return Path(run.of_kind("checkpoint")[0]["path"])
 
 
-def test_a_llama_and_an_adapter_on_it(inputs: Path, hardware: Hardware, tmp_path: Path) -> None:
+def test_an_exported_llama_and_a_merged_adapter_give_the_trained_answers(
+    inputs: Path, hardware: GpuHardware, tmp_path: Path
+) -> None:
     model = inputs / "models" / "small"
     trained = _taught(tmp_path / "full", model, TAUGHT, optimizer={"lr": 5e-4, "min_lr": 5e-5})
     exported = _exported(tmp_path / "export", trained, model)
-    said = answers(exported)
-    assert said["answers"] == TAUGHT
+    given = answers(exported)
+    assert given["answers"] == TAUGHT
     lora = {"peft": "lora", "lora": {"dim": 16, "alpha": 32}, "optimizer": {"lr": 5e-3, "min_lr": 1e-3}}
     adapter = _taught(tmp_path / "lora", exported, MOVED, **lora)
     merged = _exported(tmp_path / "merged", adapter, exported, peft="lora")
     assert answers(merged)["answers"] == MOVED
     note(
-        "export-llama", hardware, trained, answers=said, answers_of_the_merged_adapter=MOVED,
+        "export-llama", hardware, trained, answers=given, answers_of_the_merged_adapter=MOVED,
         losses={step: loss for step, loss in trained.losses().items() if step % 20 == 0},
     )  # fmt: skip
 
 
-def test_a_hybrid(inputs: Path, hardware: Hardware, tmp_path: Path) -> None:
+def test_an_exported_hybrid_gives_the_trained_answers(
+    inputs: Path, hardware: GpuHardware, tmp_path: Path
+) -> None:
     model = inputs / "models" / "hybrid"
     trained = _taught(tmp_path / "full", model, TAUGHT, optimizer={"lr": 1e-3, "min_lr": 1e-4})
-    said = answers(_exported(tmp_path / "export", trained, model))
-    assert said["answers"] == TAUGHT
+    given = answers(_exported(tmp_path / "export", trained, model))
+    assert given["answers"] == TAUGHT
     note(
-        "export-hybrid", hardware, trained, answers=said,
+        "export-hybrid", hardware, trained, answers=given,
         losses={step: loss for step, loss in trained.losses().items() if step % 20 == 0},
     )  # fmt: skip

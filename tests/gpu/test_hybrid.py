@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gpu_runs import Hardware, config, finished, note, rate
+from tests.support.gpu_runs import GpuHardware, config, finished, note, rate
 from tests.support.trainer_runs import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize("peft", [None, "lora"])
-def test_it_learns(inputs: Path, hardware: Hardware, tmp_path: Path, peft: str | None) -> None:
+def test_a_hybrid_learns(inputs: Path, hardware: GpuHardware, tmp_path: Path, peft: str | None) -> None:
     lr = {"lr": 2e-3 if peft else 1e-3}
     run = finished(train(tmp_path / "run", config(inputs, tmp_path, "hybrid", peft=peft, optimizer=lr)))
     losses, validation = run.losses(), run.validation_losses()

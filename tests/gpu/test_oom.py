@@ -1,4 +1,4 @@
-"""A run that is too large for the GPU fails as `oom`, and with what is suggested it fits."""
+"""A run that is too large for the GPU fails as `oom`. With the suggested change it fits."""
 
 import os
 from pathlib import Path
@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 
 from demo.gpu import LONG
-from tests.support.gpu_runs import Hardware, config, note
+from tests.support.gpu_runs import GpuHardware, config, note
 from tests.support.service import Service
 from tests.support.trainer_runs import PYTHON, Run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
 
-def test_the_suggestion_fits(inputs: Path, hardware: Hardware, data_dir: Path, tmp_path: Path) -> None:
+def test_a_retry_with_the_suggested_change_fits(
+    inputs: Path, hardware: GpuHardware, data_dir: Path, tmp_path: Path
+) -> None:
     names = ("NCCL_", "TORCH_", "NVSHMEM_", "CUDA_", "HF_")
     variables = {name: value for name, value in os.environ.items() if name.startswith(names)}
     settings = ", ".join(f'{name} = "{value}"' for name, value in variables.items())

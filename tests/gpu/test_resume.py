@@ -1,4 +1,4 @@
-"""A run that is paused in the middle saves, however long that takes, and goes on as if nothing had been."""
+"""A paused run saves, however long that takes, and resumes with the losses of an uninterrupted run."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.gpu_runs import (
     RESUMED,
-    Hardware,
+    GpuHardware,
     after,
     config,
     finished,
@@ -29,9 +29,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 SLOW_SAVE_SECONDS = 35
 
 
-def test_a_pause_saves_and_the_run_goes_on(inputs: Path, hardware: Hardware, tmp_path: Path) -> None:
+def test_a_paused_run_saves_and_resumes(inputs: Path, hardware: GpuHardware, tmp_path: Path) -> None:
     every = config(inputs, tmp_path, checkpoint={"save_interval": 15}, validation={"eval_interval": 20})
-    whole = finished(train(tmp_path / "whole", saving_elsewhere(every, tmp_path / "other")))
+    complete = finished(train(tmp_path / "complete", saving_elsewhere(every, tmp_path / "other")))
     paused = _pause_at(7, place(tmp_path / "paused", every))
     step = paused.end["step"]
     assert (paused.end["event"], paused.end["reason"], paused.end["iteration"]) == ("stopped", "pause", step)
@@ -42,17 +42,17 @@ def test_a_pause_saves_and_the_run_goes_on(inputs: Path, hardware: Hardware, tmp
 
     resumed = finished(train(tmp_path / "resumed", every))
     assert resumed.of_kind("started")[0]["start_step"] == step
-    apart = furthest_apart(after(whole, step), resumed.losses())
+    apart = furthest_apart(after(complete, step), resumed.losses())
     assert apart < RESUMED
 
-    # The newest checkpoint, of step 20, is cut off: the one of step 15 is gone on from.
+    # The newest checkpoint, of step 20, is truncated: the run resumes from that of step 15.
     os.truncate(tmp_path / "checkpoints/iter_0000020/__0_0.distcp", 1 << 20)
     again = finished(train(tmp_path / "again", every))
     assert again.of_kind("started")[0]["start_step"] == 15
-    apart_again = furthest_apart(after(whole, 15), again.losses())
+    apart_again = furthest_apart(after(complete, 15), again.losses())
     assert apart_again < RESUMED
     note(
-        "resume", hardware, paused, paused_at=step, pause_took_seconds=took, losses_whole=whole.losses(),
+        "resume", hardware, paused, paused_at=step, pause_took_seconds=took, losses_whole=complete.losses(),
         losses_resumed=resumed.losses(), furthest_apart=apart, losses_after_a_cut_checkpoint=again.losses(),
         furthest_apart_after_a_cut_checkpoint=apart_again, processes_left=0,
     )  # fmt: skip
@@ -66,7 +66,7 @@ def _seconds_between(run: Run, first: str, last: str) -> float:
 
 
 def _pause_at(step: int, run: Run) -> Run:
-    """Ask a run to stop once it has done a step, and hold its rank while it saves."""
+    """Request a pause after a number of steps, and suspend the rank while it saves."""
     process = start(run)
     wait_until(lambda: len(run.losses()) >= step or process.poll() is not None, 200, "a step")
     pause(run)

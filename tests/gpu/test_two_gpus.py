@@ -1,16 +1,16 @@
-"""However a model and its batch are split over two GPUs, the losses are those of one."""
+"""The losses on two GPUs are those on one GPU, however the model and its batch are split."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.gpu_runs import Hardware, config, finished, furthest_apart, note, rate
+from tests.support.gpu_runs import GpuHardware, config, finished, furthest_apart, note, rate
 from tests.support.trainer_runs import Run, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
-# bf16 has 8 bits of precision; sums are made in another order.
+# bf16 has 8 bits of precision, and the order of sums differs.
 NOISE = 1e-2
 
 SPLITS: dict[str, dict[str, Any]] = {
@@ -32,13 +32,15 @@ def _run(inputs: Path, directory: Path, ranks: int, base: str = "small", **chang
 
 @pytest.fixture(scope="module")
 def alone(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """On one GPU."""
+    """The run on one GPU."""
     return _run(inputs, tmp_path_factory.mktemp("alone") / "run", 1)
 
 
 @pytest.mark.two_gpus
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_losses_agree(inputs: Path, hardware: Hardware, tmp_path: Path, alone: Run, split: str) -> None:
+def test_the_losses_are_equal(
+    inputs: Path, hardware: GpuHardware, tmp_path: Path, alone: Run, split: str
+) -> None:
     run = _run(inputs, tmp_path / "run", 2, **SPLITS[split])
     assert run.of_kind("started")[0]["parameters"] == alone.of_kind("started")[0]["parameters"]
     apart = furthest_apart(alone.losses(), run.losses())
@@ -50,7 +52,7 @@ def test_the_losses_agree(inputs: Path, hardware: Hardware, tmp_path: Path, alon
 
 
 @pytest.mark.two_gpus
-def test_experts_are_split(inputs: Path, hardware: Hardware, tmp_path: Path) -> None:
+def test_the_losses_with_split_experts_are_equal(inputs: Path, hardware: GpuHardware, tmp_path: Path) -> None:
     one = _run(inputs, tmp_path / "one", 1, "hybrid")
     two = _run(inputs, tmp_path / "two", 2, "hybrid", recipe={"expert_model_parallel_size": 2})
     apart = furthest_apart(one.losses(), two.losses())

@@ -1,8 +1,9 @@
-"""Builds ConfigContainers as a run does, in the trainer's environment, and says what became of them.
+"""Build ConfigContainers like a run, in the trainer's environment, and report values and rejections.
 
-Reads cases from stdin and writes all answers as stdout's last line: importing takes longer than hundreds of
-cases. `values` are read from what trainer.bridge.container.build returns; `refusal` is what Bridge and
-megatron-core say of it with so many GPUs: runtime_config_update (validate() is its end) and process groups.
+Reads cases from stdin and writes all answers in the last line of stdout: importing takes longer than hundreds
+of cases. `values` are read from the result of trainer.bridge.container.build. `rejection` is the error of
+Bridge or megatron-core for a number of GPUs: in runtime_config_update (which ends with validate()) or when
+process groups are created.
 """
 
 import contextlib
@@ -25,13 +26,13 @@ from trainer.config.training_config import TrainingConfig
 def main() -> None:
     cases = json.load(sys.stdin)
     with contextlib.redirect_stdout(sys.stderr):
-        lacking = lacks()
-        answers = {name: answer(case, lacking) for name, case in cases.items()}
-    print(json.dumps({"lacking": lacking, "answers": answers}))
+        missing = missing_packages()
+        answers = {name: answer(case, missing) for name, case in cases.items()}
+    print(json.dumps({"missing": missing, "answers": answers}))
 
 
-def lacks() -> str | None:
-    """Why nothing can be validated here; None if it can."""
+def missing_packages() -> str | None:
+    """Why configs cannot be validated here; None if they can."""
     try:
         importlib.import_module("transformer_engine.pytorch")
     except (ImportError, OSError, RuntimeError) as error:
@@ -39,21 +40,21 @@ def lacks() -> str | None:
     return None
 
 
-def answer(case: dict[str, Any], lacking: str | None) -> dict[str, Any]:
+def answer(case: dict[str, Any], missing: str | None) -> dict[str, Any]:
     config = TrainingConfig.model_validate(case["config"])
     answer: dict[str, Any] = {}
     if "keys" in case:
         with having(case.get("installed")):
             container = build(config)
         answer["values"] = {key: plain(read(container, key)) for key in case["keys"]}
-    if "gpus" in case and lacking is None:
-        answer["refusal"] = refusal(config, case["gpus"])
+    if "gpus" in case and missing is None:
+        answer["rejection"] = rejection(config, case["gpus"])
     return answer
 
 
 @contextlib.contextmanager
 def having(installed: list[str] | None) -> Iterator[None]:
-    """On a machine where of what recipes ask for these packages are installed; None: as it is here."""
+    """Pretend that only these optional packages are installed; None: no change."""
     if installed is None:
         yield
         return
@@ -72,14 +73,14 @@ def read(container: Any, key: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """A value as JSON."""
     if value is None or isinstance(value, bool | int | float | str | list | dict):
         return value
     return getattr(value, "name", type(value).__name__)
 
 
-def refusal(config: TrainingConfig, gpus: int) -> str | None:
-    """What Bridge says against a config on so many GPUs."""
+def rejection(config: TrainingConfig, gpus: int) -> str | None:
+    """Bridge's error for a config on this number of GPUs; None if Bridge accepts the config."""
     from megatron.bridge.training.config import runtime_config_update
 
     before = dict(os.environ)
@@ -98,7 +99,7 @@ def refusal(config: TrainingConfig, gpus: int) -> str | None:
 
 @contextlib.contextmanager
 def world(gpus: int) -> Iterator[None]:
-    """One rank of so many, the others of which are not there: torch's own stand-in for a backend."""
+    """A world with this number of ranks, of which only one exists: torch's fake backend."""
     from megatron.core import parallel_state
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -111,7 +112,7 @@ def world(gpus: int) -> Iterator[None]:
 
 
 def make_groups(model: Any) -> None:
-    """As megatron-core does first in a run."""
+    """Create process groups like megatron-core at the start of a run."""
     from megatron.core import parallel_state
 
     parallel_state.initialize_model_parallel(
@@ -127,7 +128,7 @@ def make_groups(model: Any) -> None:
 if __name__ == "__main__":
     compat.install()
     warnings.simplefilter("ignore")
-    # Bridge asks the GPU what it is, to say which dispatcher of tokens works there.
+    # Bridge reads the type of the GPU to choose a token dispatcher.
     hopper = types.SimpleNamespace(major=9, minor=0, name="NVIDIA H100 80GB HBM3")
     torch.cuda.get_device_properties = lambda *_: hopper
     torch.cuda.get_device_capability = lambda *_: (9, 0)

@@ -21,7 +21,7 @@ Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Hardware:
+class GpuHardware:
     """What the tests run on, for the evidence."""
 
     gpus: int
@@ -105,7 +105,7 @@ def rate(run: Run, after: int = 5) -> dict[str, float]:
     return {name: round(statistics.median(event[name] for event in steps), 4) for name in names}
 
 
-def note(name: str, hardware: Hardware, run: Run, **figures: Any) -> None:
+def note(name: str, hardware: GpuHardware, run: Run, **figures: Any) -> None:
     """Leave what was seen in docs/evidence/NAME.yaml."""
     EVIDENCE.mkdir(exist_ok=True)
     seen = {

@@ -1,4 +1,4 @@
-"""Which checkpoints on disk are whole."""
+"""Complete and incomplete checkpoints on disk."""
 
 import os
 import pickle
@@ -18,7 +18,7 @@ from trainer.checkpoints import (
 
 
 class Hostile:
-    """Would make a file where it is unpickled as pickles usually are."""
+    """Creates a directory if it is unpickled in the usual way."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,25 +28,25 @@ class Hostile:
 
 
 def test_an_unfinished_save_is_not_the_latest(tmp_path: Path) -> None:
-    whole = save(tmp_path, 9)
+    complete = save(tmp_path, 9)
     save(tmp_path, 10, without=".metadata")
     save(tmp_path, 11, without="__0_1.distcp")
     (tmp_path / "iter_0000012").touch()
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("11")
     assert iterations(tmp_path) == [12, 11, 10, 9]
-    assert latest_complete(tmp_path) == whole
+    assert latest_complete(tmp_path) == complete
 
 
 @pytest.mark.parametrize(
     ("name", "size"), [("__0_1.distcp", LENGTH - 1), (".metadata", 50), (".metadata", 0)]
 )
-def test_a_save_that_was_cut_off_is_passed_over(tmp_path: Path, name: str, size: int) -> None:
-    whole = save(tmp_path, 9)
+def test_a_truncated_save_is_ignored(tmp_path: Path, name: str, size: int) -> None:
+    complete = save(tmp_path, 9)
     os.truncate(save(tmp_path, 10) / name, size)
-    assert latest_complete(tmp_path) == whole
+    assert latest_complete(tmp_path) == complete
 
 
-def test_an_index_runs_nothing(tmp_path: Path) -> None:
+def test_reading_an_index_runs_no_code(tmp_path: Path) -> None:
     path = save(tmp_path, 9)
     index = Index({Hostile(tmp_path / "made"): Piece("__0_0.distcp", 0, LENGTH)})
     (path / ".metadata").write_bytes(pickle.dumps(index))
@@ -54,7 +54,7 @@ def test_an_index_runs_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
-def test_what_is_no_index_is_damage(tmp_path: Path) -> None:
+def test_an_invalid_index_is_damaged(tmp_path: Path) -> None:
     path = save(tmp_path, 9)
     elsewhere = Index({"a": Piece("/etc/passwd", 0, 1), "b": Piece("../x", 0, 1)})
     for text in (b"garbage", pickle.dumps(["a", "list"]), pickle.dumps(Index()), pickle.dumps(elsewhere)):
@@ -64,12 +64,12 @@ def test_what_is_no_index_is_damage(tmp_path: Path) -> None:
         assert not is_complete(path)
 
 
-def test_a_checkpoint_may_be_named_by_its_own_directory(tmp_path: Path) -> None:
-    whole = save(tmp_path, 9)
-    assert latest_complete(whole) == whole
+def test_the_directory_of_a_checkpoint_is_accepted(tmp_path: Path) -> None:
+    complete = save(tmp_path, 9)
+    assert latest_complete(complete) == complete
 
 
-def test_nothing_is_complete_where_nothing_is(tmp_path: Path) -> None:
+def test_an_empty_or_missing_directory_has_no_complete_checkpoint(tmp_path: Path) -> None:
     assert latest_complete(tmp_path) is None
     assert latest_complete(tmp_path / "missing") is None
 
@@ -77,7 +77,7 @@ def test_nothing_is_complete_where_nothing_is(tmp_path: Path) -> None:
 # -- exports ---------------------------------------------------------------------------------------
 
 
-def test_an_export_has_a_config_and_all_weights() -> None:
+def test_an_export_needs_a_config_and_all_weights() -> None:
     assert missing_export_files(["config.json", "model.safetensors", "tokenizer.json"], None) == set()
     assert missing_export_files(["model.safetensors"], None) == {"config.json"}
     assert missing_export_files(["config.json"], None) == {"model.safetensors"}
@@ -87,6 +87,6 @@ def test_an_export_has_a_config_and_all_weights() -> None:
 
 
 @pytest.mark.parametrize("index", [b"", b"{}", b"[]", b'{"weight_map": []}', b"[" * 100_000, b"\xff"])
-def test_an_index_that_is_none_is_refused(index: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - in json's own words
+def test_an_invalid_index_of_weights_is_rejected(index: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the message is json's
         missing_export_files(["config.json"], index)

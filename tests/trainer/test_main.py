@@ -1,4 +1,4 @@
-"""A config that cannot run is refused before torch is imported: here there is no torch at all."""
+"""An invalid config is rejected before torch is imported: the tests run without torch."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.support import packed_data
 from tests.support.trainer_runs import PROJECT
 
 
-def refused(directory: Path, text: str) -> dict[str, Any]:
+def rejected(directory: Path, text: str) -> dict[str, Any]:
     """Start the trainer in the service's environment, and return its end marker."""
     (directory / "config.yaml").write_text(text)
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
@@ -28,20 +28,20 @@ def refused(directory: Path, text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("text", ["a: [", "seq_lenght: 512", "seq_length: many", "[]"])
-def test_a_config_that_is_none_is_named(tmp_path: Path, text: str) -> None:
-    assert refused(tmp_path, text)["code"] == "invalid_config"
+def test_an_invalid_config_is_reported(tmp_path: Path, text: str) -> None:
+    assert rejected(tmp_path, text)["code"] == "invalid_config"
 
 
-def test_missing_data_says_how_to_make_it(tmp_path: Path) -> None:
+def test_missing_data_is_reported_with_a_way_to_create_it(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
     config = {"hf_model_path": str(tmp_path), "dataset": {"nano3_packed_sft_dir": str(tmp_path)}}
-    marker = refused(tmp_path, yaml.safe_dump(config))
+    marker = rejected(tmp_path, yaml.safe_dump(config))
     assert marker["code"] == "missing_packed_data"
     assert str(tmp_path / "train") in marker["message"]
     assert "data_prep/sft_packing" in marker["message"]
 
 
-def test_a_base_checkpoint_that_is_not_there_is_not_replaced_by_another(tmp_path: Path) -> None:
+def test_a_missing_base_checkpoint_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
     packed_data.make_dataset(tmp_path, pack_size=4096)
     config = {
@@ -49,11 +49,11 @@ def test_a_base_checkpoint_that_is_not_there_is_not_replaced_by_another(tmp_path
         "checkpoint_megatron": str(tmp_path / "nothing"),
         "dataset": {"nano3_packed_sft_dir": str(tmp_path)},
     }
-    assert refused(tmp_path, yaml.safe_dump(config))["code"] == "bad_checkpoint"
+    assert rejected(tmp_path, yaml.safe_dump(config))["code"] == "bad_checkpoint"
 
 
-def test_output_goes_to_the_log_of_the_rank_too(tmp_path: Path) -> None:
-    marker = refused(tmp_path, "[]")
+def test_output_is_copied_to_the_log_of_the_rank(tmp_path: Path) -> None:
+    marker = rejected(tmp_path, "[]")
     log = (tmp_path / "logs/rank-0.log").read_text()
     assert marker["message"].splitlines()[0] in log
     assert "SFT_EVENT" in log

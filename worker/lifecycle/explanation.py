@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trainer.events import Ending, Failed, Finished, Stopped
-from trainer.failures import FAILURES, Evidence, LogMatch, LogTail, Weight, clean, known_as, match_log
+from trainer.failures import FAILURES, Evidence, LogMatch, LogTail, Precedence, clean, failure_name, match_log
 from trainer.run_layout import STOP_PREEMPTION, STOP_TERMINATED, STOP_TIME_LIMIT
 from worker.runs.observation import ExitRecord, ObservationCode
 
@@ -78,7 +78,7 @@ def read_logs(logs: Iterable[LogTail], marker: Ending | None) -> LogFindings:
 
 def _order(match: LogMatch, first: int | None) -> tuple[int, bool, bool, int, int]:
     """A cause before its consequences; ranks before the launcher, whose log repeats theirs."""
-    return match.weight, match.rank is None, match.rank != first, match.rank or 0, match.offset
+    return match.precedence, match.rank is None, match.rank != first, match.rank or 0, match.offset
 
 
 def _match_of(marker: Failed, log: LogTail, here: list[LogMatch]) -> LogMatch | None:
@@ -104,7 +104,7 @@ def likeliest(marker: Ending | None, ended: ExitRecord, found: LogFindings) -> E
     # Of equal weights min takes the first: the trainer's own message.
     candidates = list(_candidates(marker, ended, found))
     silent = f"The run ended without an end marker of the trainer. {ended.message}".strip()
-    weakest = (Weight.ECHO, Explanation("unknown", silent))
+    weakest = (Precedence.PEER_LOST, Explanation("unknown", silent))
     return min(candidates, key=lambda one: one[0], default=weakest)[1]
 
 
@@ -120,14 +120,14 @@ def _of_stop(marker: Stopped, ended: ExitRecord, found: LogFindings) -> Explanat
 
 def _candidates(
     marker: Ending | None, ended: ExitRecord, found: LogFindings
-) -> Iterable[tuple[Weight, Explanation]]:
+) -> Iterable[tuple[Precedence, Explanation]]:
     if isinstance(marker, Failed):
         own = _of_marker(marker, found)
-        yield FAILURES[own.name].weight, own
+        yield FAILURES[own.name].precedence, own
     if found.best and not isinstance(marker, Stopped):
-        yield found.best.weight, _of_match(found.best)
+        yield found.best.precedence, _of_match(found.best)
     if failure := FAILURE_OF_EXIT.get(ended.code):
-        yield Weight.WORD, Explanation(failure, ended.message or None)
+        yield Precedence.CLUSTER_REPORT, Explanation(failure, ended.message or None)
 
 
 def _of_marker(marker: Failed, found: LogFindings) -> Explanation:
@@ -148,7 +148,7 @@ def _name(marker: Failed) -> str:
     """The code of a rejection may be that of a preflight check: then it is about the config."""
     if marker.traceback and marker.code not in FAILURES:
         return "user_code"
-    return known_as(marker.code)
+    return failure_name(marker.code)
 
 
 def _of_match(match: LogMatch) -> Explanation:

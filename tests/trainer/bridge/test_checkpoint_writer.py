@@ -1,4 +1,4 @@
-"""A rank whose writer of checkpoints is lost."""
+"""A rank whose checkpoint writer is lost."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from tests.support.trainer_runs import PROJECT
 from trainer.failures import failure_name
 
-# As Bridge starts the writer, and a manager of its results beside it, before it asks for data.
+# Like Bridge, start the writer and a manager of its results before data loaders start.
 RANK = """
 import os, signal, sys, time
 from multiprocessing import get_context
@@ -40,19 +40,19 @@ if __name__ == "__main__":
     if case in ("killed", "full disk"):
         os.kill(process.pid, signal.SIGKILL)
     if case == "own failure":
-        process.kill()  # as Bridge does before it passes the exception on
+        process.kill()  # as Bridge does before it raises the exception again
         time.sleep(1)
     if case == "told":
         process.join()
-        assert process.exitcode == 0, "its status was taken away"
+        assert process.exitcode == 0, "its status was collected elsewhere"
     if case in ("killed", "failed", "full disk"):
-        time.sleep(600)  # as Bridge waits for its word
-    print("GOES ON")
+        time.sleep(600)  # as Bridge waits for the writer
+    print("CONTINUES")
 """
 
 
 def rank(directory: Path, case: str) -> "subprocess.CompletedProcess[str]":
-    """What the rank leaves running would keep its output open, and this waiting."""
+    """Run a rank to its end. A process that it leaves running would keep its output open and block this."""
     script = directory / "rank.py"
     script.write_text(RANK)
     command = [sys.executable, str(script), str(directory), case]
@@ -73,12 +73,12 @@ def test_a_lost_writer_ends_its_rank(tmp_path: Path, case: str, how: str) -> Non
     assert how in end["message"]
 
 
-def test_also_where_its_end_cannot_be_written_down(tmp_path: Path) -> None:
+def test_a_lost_writer_ends_its_rank_even_if_the_end_marker_cannot_be_written(tmp_path: Path) -> None:
     assert rank(tmp_path, "full disk").returncode == 1
 
 
 @pytest.mark.parametrize("case", ["told", "leaving", "own failure"])
 def test_a_writer_that_ends_with_its_rank_is_not_lost(tmp_path: Path, case: str) -> None:
     done = rank(tmp_path, case)
-    assert (done.returncode, "GOES ON" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "CONTINUES" in done.stdout) == (0, True), done.stderr
     assert not (tmp_path / "end.json").exists()

@@ -1,4 +1,4 @@
-"""Bridge imports where optional packages are missing."""
+"""Bridge imports without optional packages."""
 
 import sys
 from pathlib import Path
@@ -8,10 +8,8 @@ import pytest
 from trainer.bridge.compat import is_installed
 
 
-def test_a_package_is_looked_for_without_importing_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Transformer Engine of a wheel does not import before torch."""
+def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing Transformer Engine's wheel before torch fails."""
     inner = tmp_path / "needs_torch" / "inner"
     inner.mkdir(parents=True)
     (inner.parent / "__init__.py").write_text("raise OSError('libnccl.so.2: cannot open')")

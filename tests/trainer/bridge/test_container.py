@@ -1,4 +1,4 @@
-"""What a config says reaches Megatron-Bridge's own ConfigContainer. In the trainer's environment."""
+"""Values of a config reach Megatron-Bridge's ConfigContainer. In the trainer's environment."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ for path, keys in json.loads(sys.argv[1]):
 
 @pytest.fixture(autouse=True)
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The models' files as on the hub."""
+    """A cache with the models' files of the hub."""
     need_trainer()
     hub = make_hub(tmp_path / "hub")
     monkeypatch.setenv("HF_HUB_CACHE", str(hub))
@@ -41,7 +41,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def built(tmp_path: Path, *cases: tuple[dict[str, Any], list[str]]) -> list[dict[str, Any]]:
-    """Values of the containers that these configs become, by dotted key."""
+    """Values of the containers that are built from these configs, by dotted key."""
     shard = tmp_path / "packed" / "splits" / "train" / "a.parquet"
     shard.parent.mkdir(parents=True)
     shard.touch()
@@ -88,7 +88,7 @@ def test_values_reach_the_container(tmp_path: Path, hub: Path) -> None:
     assert found == [expected, expected_of_lora, expected_of_based]
 
 
-def test_every_model_of_the_table_has_its_recipe(tmp_path: Path) -> None:
+def test_every_model_of_the_table_has_a_recipe(tmp_path: Path) -> None:
     cases = [
         ({"hf_model_path": one.id, "peft": peft}, ["model.hidden_size"])
         for one in MODELS
@@ -106,7 +106,7 @@ def test_every_model_of_the_table_has_its_recipe(tmp_path: Path) -> None:
     ]
 
 
-def test_the_description_is_of_the_installed_bridge(tmp_path: Path) -> None:
+def test_bridge_json_describes_the_installed_bridge(tmp_path: Path) -> None:
     done = trainer_python("-m", "trainer.bridge.describe", "--output", str(tmp_path / "new"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "new").read_text() == DATA.read_text(), "run `make schema`"

@@ -1,7 +1,7 @@
-"""Every model, full and with adapters, with every preset: what is said arrives in Bridge's ConfigContainer.
+"""Values of every preset reach Bridge's ConfigContainer, for every model, with and without adapters.
 
-And Bridge accepts, on 8, 16 and 32 GPUs, whatever our checks accept. A field that a new Bridge renames is
-found here, and not on GPUs.
+And Bridge accepts, on 8, 16 and 32 GPUs, every config that our checks accept. These tests find a field that
+a new Bridge renames before a run on GPUs does.
 """
 
 import itertools
@@ -33,7 +33,7 @@ SHORT = {model.id: model.id.rpartition("/")[2].removesuffix("-BF16") for model i
 
 EIGHT_BY_FOUR = ("recipe.tensor_model_parallel_size=8", "recipe.pipeline_model_parallel_size=4")
 
-# The command lines of NVIDIA's reference, and its parameters' examples.
+# Command lines of NVIDIA's reference, and examples for its parameters.
 SEED = {
     "longer": ("default", ["peft=lora", "seq_length=8192", "train.global_batch_size=256"]),
     "super": (
@@ -59,7 +59,7 @@ OURS = {
 CASES = OURS | SEED
 WORLDS = (8, 16, 32)
 
-# What NVIDIA's containers have, and a machine where pip has installed Transformer Engine has not.
+# Packages of NVIDIA's containers that are missing on a machine where pip has installed Transformer Engine.
 KERNELS = ["fused_weight_gradient_mlp_cuda", "flash_attn", "deep_ep"]
 ONE_RANK, FLEX = "recipe.expert_model_parallel_size=1", "model.moe_token_dispatcher_type=flex"
 HYBRID = "HYBRID"
@@ -67,14 +67,14 @@ MACHINES: dict[str, tuple[list[str], list[str], dict[str, Any]]] = {
     "nothing": ([], [], {"model.moe_token_dispatcher_type": "alltoall"}),
     "all": ([], KERNELS, {"model.moe_token_dispatcher_type": "flex"}),
     "one-rank": ([ONE_RANK], KERNELS, {"model.moe_token_dispatcher_type": "alltoall"}),
-    "said": ([FLEX], [], {"model.moe_token_dispatcher_type": "flex"}),
+    "set": ([FLEX], [], {"model.moe_token_dispatcher_type": "flex"}),
     "no-apex": ([f"hf_model_path={SUPER}"], [], {"model.gradient_accumulation_fusion": False}),
     "apex": ([f"hf_model_path={SUPER}"], KERNELS, {"model.gradient_accumulation_fusion": True}),
     "no-flash": ([f"hf_model_path={HYBRID}"], [], {"model.attention_backend": "fused"}),
     "flash": ([f"hf_model_path={HYBRID}"], KERNELS, {"model.attention_backend": "flash"}),
 }  # fmt: skip
 
-# TP, PP, CP, EP and ETP (0: unset) of each model, whether or not they make sense.
+# TP, PP, CP, EP and ETP (0: unset) of each model, valid or not.
 SHAPES = [
     (model.id, *sizes)
     for model in MODELS
@@ -84,7 +84,7 @@ SHAPES = [
 
 
 def composed(preset: str, overrides: list[str], packed: Path) -> TrainingConfig:
-    """As the service composes a request."""
+    """Compose a config like the service."""
     spec = JobSpec(
         name="recipe", config=preset, overrides=[*overrides, f"dataset.nano3_packed_sft_dir={packed}"]
     )
@@ -92,14 +92,14 @@ def composed(preset: str, overrides: list[str], packed: Path) -> TrainingConfig:
 
 
 def fitted(config: TrainingConfig, gpus: int) -> TrainingConfig:
-    """With what a plan changes of the recipe's shape."""
+    """Apply the changes that a plan makes to the recipe's shape."""
     found = [one.suggestion for one in fit(config, gpus) if one.suggestion]
     changes = {one.field.removeprefix("recipe."): one.to for one in found}
     return config.model_copy(update={"recipe": config.recipe.model_copy(update=changes)})
 
 
 def errors(config: TrainingConfig, gpus: int) -> list[Finding]:
-    """What our checks refuse of the shape. How many GPUs a model needs is no rule of Bridge's."""
+    """Errors of our checks of the shape. Bridge has no rule for the minimum number of GPUs of a model."""
     found = check(Effective(config), Hardware(nodes=gpus // 8, gpus_per_node=8))
     return [one for one in found if one.severity == "error" and one.code != "too_few_gpus"]
 
@@ -120,7 +120,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(packed: Path, hub: Path) -> dict[str, Any]:
-    """The answers of tests/support/building.py to all cases at once."""
+    """Answers of tests/support/building.py to all cases, in one process."""
     need_trainer()
     return ask(dict([*_asked(packed), *_machines(packed, hub), *_shapes(packed)]), hub)
 
@@ -171,7 +171,7 @@ def ask(cases: dict[str, dict[str, Any]], hub: Path) -> dict[str, Any]:
 
 
 def expected(config: TrainingConfig, base: Path) -> dict[str, Any]:
-    """Every value that a config sets, and what follows from its own keys."""
+    """Every value that a config sets, and values that its own keys imply."""
     length = config.seq_length
     return {
         **given(config, recipe_of(config)),
@@ -188,14 +188,16 @@ def expected(config: TrainingConfig, base: Path) -> dict[str, Any]:
 
 
 def schedule(config: TrainingConfig) -> dict[str, Any]:
-    """What the recipes set for runs of their own, and a config decides otherwise."""
+    """Values of schedules that recipes set for their own runs, and configs replace."""
     decay = config.optimizer.get("weight_decay")
     decays = {"scheduler.start_weight_decay": decay, "scheduler.end_weight_decay": decay} if decay else {}
     return {"scheduler.lr_decay_iters": config.scheduler.get("lr_decay_iters"), **decays}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_config_says_arrives(name: str, built: dict[str, Any], packed: Path, hub: Path) -> None:
+def test_values_of_a_config_reach_the_container(
+    name: str, built: dict[str, Any], packed: Path, hub: Path
+) -> None:
     config = composed(*CASES[name], packed)
     base = directory_in(hub, str(config.hf_model_path))
     assert built["answers"][name]["values"] == expected(config, base)
@@ -207,25 +209,25 @@ def test_bridge_accepts_what_the_checks_accept(
     name: str, gpus: int, built: dict[str, Any], packed: Path
 ) -> None:
     need_validation(built)
-    refusal = built["answers"][f"{name}-{gpus}"]["refusal"]
+    rejection = built["answers"][f"{name}-{gpus}"]["rejection"]
     found = errors(fitted(composed(*CASES[name], packed), gpus), gpus)
-    assert bool(refusal) == bool(found), (refusal, [one.message for one in found])
+    assert bool(rejection) == bool(found), (rejection, [one.message for one in found])
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_what_a_machine_lacks_is_done_without(name: str, built: dict[str, Any]) -> None:
+def test_missing_packages_have_fallbacks(name: str, built: dict[str, Any]) -> None:
     assert built["answers"][name]["values"] == MACHINES[name][2]
 
 
 @pytest.mark.parametrize("gpus", WORLDS)
-def test_no_shape_is_refused_by_bridge_alone(gpus: int, built: dict[str, Any], packed: Path) -> None:
+def test_no_shape_is_rejected_only_by_bridge(gpus: int, built: dict[str, Any], packed: Path) -> None:
     need_validation(built)
-    refused = {shape: built["answers"][f"{shape}-{gpus}"]["refusal"] for shape in SHAPES}
+    rejected = {shape: built["answers"][f"{shape}-{gpus}"]["rejection"] for shape in SHAPES}
     passed = [shape for shape in SHAPES if not errors(fitted(shaped(shape, packed), gpus), gpus)]
-    assert {shape: refused[shape] for shape in passed if refused[shape]} == {}
+    assert {shape: rejected[shape] for shape in passed if rejected[shape]} == {}
     assert passed
 
 
 def need_validation(built: dict[str, Any]) -> None:
-    if built["lacking"]:
-        pytest.skip(built["lacking"])
+    if built["missing"]:
+        pytest.skip(built["missing"])

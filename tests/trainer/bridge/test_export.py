@@ -1,4 +1,4 @@
-"""What was taught is what the exported model answers: trained, exported and asked in earnest, on the CPU."""
+"""An exported model gives the answers that it was trained on: training, export and inference on a CPU."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ Config = dict[str, Any]
 
 
 def teach(directory: Path, model: Path, lessons: dict[str, str], **config: Any) -> Path:
-    """Overfit a model on a few records; returns the checkpoint."""
+    """Overfit a model on a few records, and return the checkpoint."""
     chats = [
         [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         for question, answer in lessons.items()
@@ -46,7 +46,7 @@ def export(directory: Path, checkpoint: Path, model: Path, **config: Any) -> Run
 
 
 def alone(directory: Path, config: Config) -> Run:
-    """A run to its end, without torchrun: one process less to wait for."""
+    """Run to the end without torchrun, which saves a process."""
     run = place(directory, config)
     done = trainer_python("-m", "trainer", str(directory / "config.yaml"))
     (directory / "output.log").write_text(done.stdout + done.stderr)
@@ -60,7 +60,7 @@ def exported(run: Run) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of the model was trained."""
+    """A checkpoint of full fine-tuning."""
     return teach(tmp_path_factory.mktemp("full") / "taught", inputs / "model", TAUGHT)
 
 
@@ -69,7 +69,7 @@ def run(inputs: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
     return export(tmp_path_factory.mktemp("full") / "export", checkpoint, inputs / "model")
 
 
-def test_a_model_answers_what_it_was_taught(run: Run, inputs: Path) -> None:
+def test_an_exported_model_gives_the_trained_answers(run: Run, inputs: Path) -> None:
     directory = exported(run)
     assert [event["event"] for event in run.events] == ["started", "checkpoint", "finished"]
     event = run.of_kind("checkpoint")[0]
@@ -87,20 +87,20 @@ def test_a_model_answers_what_it_was_taught(run: Run, inputs: Path) -> None:
 LORA = {"peft": "lora", "lora": {"dim": 16, "alpha": 32}, "optimizer": {"lr": 1e-2, "min_lr": 2e-3}}
 
 
-def test_an_adapter_is_merged_with_what_it_was_trained_on(run: Run, tmp_path: Path) -> None:
-    """On the exported model, which answers otherwise: so that neither base nor adapter alone would do."""
+def test_an_adapter_is_merged_with_its_base(run: Run, tmp_path: Path) -> None:
+    """The base is the exported model, which gives other answers: base or adapter alone would fail."""
     base = exported(run)
     checkpoint = teach(tmp_path / "taught", base, MOVED, **LORA)
     merged = exported(export(tmp_path / "export", checkpoint, base, peft="lora"))
     assert answers(merged)["answers"] == MOVED
     names = {path.name for path in merged.iterdir()}
-    assert names == {path.name for path in base.iterdir()}  # a whole model, and no adapter
+    assert names == {path.name for path in base.iterdir()}  # a complete model, and no adapter
 
 
 def test_an_adapter_is_merged_with_a_megatron_checkpoint(
     inputs: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Then the Hugging Face directory need not have weights."""
+    """The Hugging Face directory then needs no weights."""
     bare = tmp_path / "bare"
     shutil.copytree(inputs / "model", bare, ignore=shutil.ignore_patterns("*.safetensors"))
     base = {"peft": "lora", "checkpoint_megatron": str(checkpoint.parent)}

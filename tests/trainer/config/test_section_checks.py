@@ -1,4 +1,4 @@
-"""What cannot stand in a config is refused by name, with the nearest that can."""
+"""Invalid keys and values of a config are rejected, with the nearest valid name."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def at(key: str, value: Any) -> dict[str, Any]:
     return nested
 
 
-MISSPELT = {
+MISSPELLED = {
     "train.gloabl_batch_size": "train.global_batch_size",
     "train.global_batchsize": "train.global_batch_size",
     "train.globalBatchSize": "train.global_batch_size",
@@ -56,15 +56,15 @@ MISSPELT = {
 }
 
 
-@pytest.mark.parametrize(("key", "meant"), MISSPELT.items())
-def test_a_misspelt_key_is_refused_and_the_nearest_named(key: str, meant: str) -> None:
+@pytest.mark.parametrize(("key", "nearest"), MISSPELLED.items())
+def test_a_misspelled_key_is_rejected_with_the_nearest_name(key: str, nearest: str) -> None:
     [fault] = section_faults(config(**at(key, 8)))
     assert (fault.pointer, fault.code) == ("/" + key.replace(".", "/"), "unknown_key")
-    assert fault.hint == f"Did you mean '{meant}'?"
+    assert fault.hint == f"Did you mean '{nearest}'?"
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "words"),
+    ("key", "value", "message"),
     [
         ("train.global_batch_size", "many", "an integer or null"),
         ("train.train_iters", "abc", "an integer or null"),
@@ -80,10 +80,10 @@ def test_a_misspelt_key_is_refused_and_the_nearest_named(key: str, meant: str) -
         ("dataset.offline_packing_specs.packed_sequence_size", "long", "an integer"),
     ],
 )
-def test_a_wrong_type_is_refused_and_the_wanted_one_named(key: str, value: Any, words: str) -> None:
+def test_a_wrong_type_is_rejected_with_the_expected_type(key: str, value: Any, message: str) -> None:
     [fault] = section_faults(config(**at(key, value)))
     assert (fault.pointer, fault.code) == ("/" + key.replace(".", "/"), "wrong_value")
-    assert words in fault.detail
+    assert message in fault.detail
 
 
 @pytest.mark.parametrize(
@@ -101,17 +101,17 @@ def test_a_wrong_type_is_refused_and_the_wanted_one_named(key: str, value: Any, 
         ("recipe._target_", "megatron.bridge.recipes.llama.llama3_8b_sft_config", "unknown_recipe"),
     ],
 )  # fmt: skip
-def test_what_no_request_may_set_is_refused(key: str, value: Any, code: str) -> None:
+def test_a_key_that_no_request_may_set_is_rejected(key: str, value: Any, code: str) -> None:
     assert [fault.code for fault in section_faults(config(**at(key, value)))] == [code]
 
 
-def test_precisions_are_those_of_bridge() -> None:
+def test_only_precisions_of_bridge_are_accepted() -> None:
     [fault] = section_faults(config(mixed_precision="bf16_mixd"))
     assert (fault.pointer, fault.hint) == ("/mixed_precision", "Did you mean 'bf16_mixed'?")
     assert section_faults(config(mixed_precision="bf16_mixed")) == []
 
 
-def test_recipe_and_model_may_not_disagree() -> None:
+def test_recipe_and_model_must_not_contradict() -> None:
     both = config(recipe={"tensor_model_parallel_size": 2}, model={"tensor_model_parallel_size": 4})
     assert [fault.code for fault in section_faults(both)] == ["said_twice"]
     same = config(recipe={"tensor_model_parallel_size": 4}, model={"tensor_model_parallel_size": 4})
@@ -125,12 +125,12 @@ def test_recipe_and_model_may_not_disagree() -> None:
         "model.moe_router_topk", "train.train_iters", "lora.dim",
     ],
 )  # fmt: skip
-def test_what_bridge_knows_may_be_set(key: str) -> None:
+def test_keys_of_bridge_may_be_set(key: str) -> None:
     assert section_faults(config(**at(key, 8))) == []
 
 
 @pytest.mark.parametrize("target", ["nemotron_3_nano_finetune_config", "nemotron_3_nano_sft_config"])
-def test_names_of_the_2025_containers_mean_what_replaced_them(target: str) -> None:
+def test_recipe_names_of_the_2025_containers_are_mapped(target: str) -> None:
     module = "megatron.bridge.recipes.nemotronh.nemotron_3_nano"
     assert section_faults(config(recipe={"_target_": f"{module}.{target}"})) == []
 

@@ -1,4 +1,4 @@
-"""Where packed data may lie, and what is counted of them."""
+"""Find packed data, and count and check their content."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from trainer.dataset import Inspection, Limits, MissingPackedData, find_shards, 
 from trainer.dataset.sample import SAMPLE_GROUPS
 
 
-def look(path: Path, *, full: bool = False, seconds: float = 60, **limits: Any) -> Inspection:
+def inspected(path: Path, *, full: bool = False, seconds: float = 60, **limits: Any) -> Inspection:
     shards = find_shards(path)
     found = Inspection.of(shards)
     inspect(shards, Limits(**limits), found, full=full, seconds=seconds)
@@ -49,7 +49,7 @@ def test_packed_data_are_found_as_bridge_finds_them(
     assert shards.directories[-1] == data
 
 
-def test_what_is_hidden_or_named_otherwise_is_no_shard(data: Path) -> None:
+def test_hidden_and_other_files_are_not_shards(data: Path) -> None:
     train = data / "splits/train"
     for name in (".part-1.parquet", "part-2.parquet.tmp", "part-3.json"):
         (train / name).touch()
@@ -61,12 +61,12 @@ def test_what_is_hidden_or_named_otherwise_is_no_shard(data: Path) -> None:
 @pytest.mark.parametrize(
     "where", ["nowhere", "splits/train/*.pq", "splits/*/x.parquet", "metadata.json", "a\0b"]
 )
-def test_what_is_not_there_is_missing(data: Path, where: str) -> None:
+def test_a_path_without_shards_is_missing_data(data: Path, where: str) -> None:
     with pytest.raises(MissingPackedData):
         find_shards(data / where)
 
 
-def test_a_pattern_does_not_lead_through_links(data: Path, tmp_path: Path) -> None:
+def test_a_pattern_in_a_directory_name_is_rejected(data: Path, tmp_path: Path) -> None:
     (tmp_path / "allowed").mkdir()
     (tmp_path / "allowed/link").symlink_to(data / "splits/train")
     for pattern in ("*/part-*.parquet", "[l]ink/part-*.parquet"):
@@ -75,7 +75,7 @@ def test_a_pattern_does_not_lead_through_links(data: Path, tmp_path: Path) -> No
 
 
 def test_rows_and_tokens_are_counted(data: Path) -> None:
-    found = look(data)
+    found = inspected(data)
     assert vars(found.splits["train"]) == {"shards": 1, "rows": 8, "tokens": 4096}
     assert found.tokens_exact
     assert (found.rows_read, found.longest_pack, found.trained_token_share) == (16, 512, 0.5)
@@ -85,7 +85,7 @@ def test_rows_and_tokens_are_counted(data: Path) -> None:
 
 def test_without_statistics_tokens_are_estimated(tmp_path: Path) -> None:
     packed_data.write_shard(tmp_path / "a.parquet", packed_data.packs(3), write_statistics=False)
-    found = look(tmp_path)
+    found = inspected(tmp_path)
     assert (found.splits["train"].tokens, found.tokens_exact) == (3 * 512, False)
 
 
@@ -96,7 +96,7 @@ def test_other_columns_are_not_read(tmp_path: Path) -> None:
     columns |= {f"other_{number}": pa.array(["x", "y"]) for number in range(3000)}
     columns["input_ids.more"] = pa.array([1, 2])
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    found = look(tmp_path)
+    found = inspected(tmp_path)
     assert (found.rows_read, found.splits["train"].tokens, list(found.faults)) == (2, 1024, [])
 
 
@@ -113,22 +113,22 @@ def many(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def spoilt(many: Path, **values: Any) -> None:
-    """One row in the middle of a shard has other values."""
+def spoil(many: Path, **values: Any) -> None:
+    """Replace values of one row in the middle of a shard."""
     columns = packed_data.packs(SAMPLE_GROUPS, tokens=8)
     for name, value in values.items():
         columns[name][103] = value
     packed_data.write_shard(many / "part-2.parquet", columns, row_group_size=2)
 
 
-def test_a_sample_reads_from_all_shards_and_a_full_pass_everything(many: Path) -> None:
-    sampled, full = look(many), look(many, full=True)
+def test_a_sample_reads_from_all_shards_and_a_full_pass_reads_all_rows(many: Path) -> None:
+    sampled, full = inspected(many), inspected(many, full=True)
     assert sampled.rows == full.rows == full.rows_read == 4 * SAMPLE_GROUPS
     assert sampled.rows_read == 2 * SAMPLE_GROUPS
     assert sampled.meter.bytes_read < full.meter.bytes_read
     for shard in many.iterdir():
         packed_data.write_shard(shard, {**packed_data.packs(1, tokens=8), "loss_mask": [[7] * 8]})
-        assert list(look(many).faults), shard
+        assert list(inspected(many).faults), shard
         packed_data.write_shard(shard, packed_data.packs(SAMPLE_GROUPS, tokens=8), row_group_size=2)
 
 
@@ -139,11 +139,9 @@ def test_a_sample_reads_from_all_shards_and_a_full_pass_everything(many: Path) -
         {"seq_start_id": []}, {"input_ids": [5] * 900, "loss_mask": [1] * 900},
     ],
 )  # fmt: skip
-def test_what_the_footers_betray_is_found_without_reading_everything(
-    many: Path, values: dict[str, Any]
-) -> None:
-    spoilt(many, **values)
-    [fault] = look(many, vocab_size=100, seq_length=8).faults
+def test_a_sample_includes_row_groups_with_faulty_footers(many: Path, values: dict[str, Any]) -> None:
+    spoil(many, **values)
+    [fault] = inspected(many, vocab_size=100, seq_length=8).faults
     assert "part-2.parquet, row 103: " in str(fault)
 
 
@@ -151,26 +149,26 @@ def test_a_row_is_counted_once(many: Path) -> None:
     columns = packed_data.packs(2, tokens=8)
     columns["loss_mask"][0] = [1]
     packed_data.write_shard(many / "part-0.parquet", columns)
-    found = look(many)
+    found = inspected(many)
     assert [fault.count for fault in found.faults] == [1]
     assert found.rows_read == 2 * SAMPLE_GROUPS
 
 
-def test_what_footers_do_not_tell_needs_a_full_pass(many: Path) -> None:
-    spoilt(many, seq_start_id=[0, 20])
-    assert list(look(many).faults) == []
-    [fault] = look(many, full=True).faults
+def test_a_fault_that_footers_do_not_show_needs_a_full_pass(many: Path) -> None:
+    spoil(many, seq_start_id=[0, 20])
+    assert list(inspected(many).faults) == []
+    [fault] = inspected(many, full=True).faults
     assert "row 103: seq_start_id 20" in str(fault)
 
 
-def test_an_inspection_ends_in_time_and_says_what_it_left(many: Path) -> None:
-    found = look(many, full=True, seconds=0)
+def test_an_inspection_stops_at_its_time_limit_and_says_how_much_it_read(many: Path) -> None:
+    found = inspected(many, full=True, seconds=0)
     [fault] = found.faults
-    assert (found.rows_read, found.unread_shards, fault.kind) == (0, 4, "unseen")
-    assert "After 0 s only the footers of 0 shards" in str(fault)
+    assert (found.rows_read, found.unread_shards, fault.kind) == (0, 4, "not_inspected")
+    assert "Only the footers of 0 shards could be inspected" in str(fault)
 
 
-def test_a_shard_that_goes_away_meanwhile_is_a_fault(many: Path) -> None:
+def test_a_shard_that_disappears_meanwhile_is_a_fault(many: Path) -> None:
     shards = find_shards(many)
     found = Inspection.of(shards)
     (many / "part-1.parquet").unlink()
@@ -188,25 +186,25 @@ def test_a_row_that_is_too_large_is_not_read(tmp_path: Path) -> None:
         for name, values in one.items()
     }
     pq.write_table(pa.table(lists), tmp_path / "a.parquet")
-    found = look(tmp_path, seq_length=512)
+    found = inspected(tmp_path, seq_length=512)
     assert found.rows_read == 0
-    assert [fault.kind for fault in found.faults] == ["too_long", "unseen"]
+    assert [fault.kind for fault in found.faults] == ["too_long", "not_inspected"]
 
 
-def test_a_process_that_looks_at_no_data_does_not_load_pyarrow() -> None:
+def test_a_process_that_inspects_no_data_does_not_load_pyarrow() -> None:
     script = "import sys, api.app, worker.tasks; sys.exit('pyarrow' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "SFT_REDIS_URL": "redis://127.0.0.1:1/0"}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=60)
 
 
-def test_spoilt_bytes_end_in_faults_and_nothing_else(tmp_path: Path) -> None:
-    """Whatever byte is wrong: an answer, and no exception."""
+def test_corrupt_bytes_raise_no_exception(tmp_path: Path) -> None:
+    """Whichever byte is corrupt, the inspection returns a result."""
     path = packed_data.write_shard(tmp_path / "a.parquet", packed_data.packs(3, tokens=8))
     good = path.read_bytes()
     for place in range(0, len(good), 7):
         path.write_bytes(good[:place] + bytes([good[place] ^ 0xFF]) + good[place + 1 :])
-        look(tmp_path, full=True, vocab_size=100, seq_length=8)
+        inspected(tmp_path, full=True, vocab_size=100, seq_length=8)
     for length in range(0, len(good), 97):
         os.truncate(path, length)
-        assert list(look(tmp_path, full=True).faults)
+        assert list(inspected(tmp_path, full=True).faults)
         path.write_bytes(good)

@@ -1,4 +1,4 @@
-"""What is read out of logs: samples are the texts of real failures, or have their form; each says which."""
+"""Match log patterns in samples. A sample is the log of a real failure or has its form, and says which."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from trainer.failures.suggested_fixes import suggested_fixes
 
 SAMPLES = Path(__file__).parent / "samples"
 
-# Sample: the failure's name, its class, and what its decisive line says.
-TOLD = {
+# Sample -> name of the failure, its class, and text of the decisive line.
+EXPECTED = {
     "bridge-batch-size": (
         "bad_parallel_batch_shape",
         "bad_parallel_batch_shape",
@@ -88,29 +88,29 @@ def sample(name: str) -> bytes:
     return (SAMPLES / f"{name}.log").read_bytes()
 
 
-def test_every_sample_is_told_and_says_where_it_comes_from() -> None:
-    assert {path.stem for path in SAMPLES.iterdir()} == set(TOLD)
-    assert all(sample(name).startswith((b"# Real: ", b"# Form: ")) for name in TOLD)
+def test_every_sample_is_expected_and_states_its_origin() -> None:
+    assert {path.stem for path in SAMPLES.iterdir()} == set(EXPECTED)
+    assert all(sample(name).startswith((b"# Real: ", b"# Form: ")) for name in EXPECTED)
 
 
-@pytest.mark.parametrize("name", TOLD)
-def test_a_sample_is_recognized_by_its_decisive_line(name: str) -> None:
-    expected, failure_class, text = TOLD[name]
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_sample_is_classified_by_its_decisive_line(name: str) -> None:
+    expected, failure_class, text = EXPECTED[name]
     data = sample(name)
-    sign = match_log(LogTail(3, 1000, data))[0]
-    assert (sign.name, FAILURES[sign.name].failure_class) == (expected, failure_class)
-    assert text in sign.line
-    assert sign.rank == 3
-    # The range is one of the whole log, of which this is an end: whole lines that hold the decisive one.
-    lines = data[sign.offset - 1000 :][: sign.limit].decode()
+    match = match_log(LogTail(3, 1000, data))[0]
+    assert (match.name, FAILURES[match.name].failure_class) == (expected, failure_class)
+    assert text in match.line
+    assert match.rank == 3
+    # The range is relative to the complete log, and covers complete lines, with the decisive one among them.
+    lines = data[match.offset - 1000 :][: match.limit].decode()
     assert text in lines
-    assert data[sign.offset - 1001 : sign.offset - 1000] == b"\n"
+    assert data[match.offset - 1001 : match.offset - 1000] == b"\n"
     assert not lines.endswith("\n")
 
 
-def test_the_classes_are_those_of_the_interface() -> None:
-    assert {known.failure_class for known in FAILURES.values()} == CLASSES
-    assert all(known.cause and known.recovery for known in FAILURES.values())
+def test_the_classes_are_those_of_the_api() -> None:
+    assert {kind.failure_class for kind in FAILURES.values()} == CLASSES
+    assert all(kind.cause and kind.recovery for kind in FAILURES.values())
 
 
 @pytest.mark.parametrize(
@@ -121,17 +121,17 @@ def test_the_classes_are_those_of_the_interface() -> None:
         ("missing_packed_data", "Run data_prep/sft_packing first, or override dataset.nano3_packed_sft_dir"),
     ],
 )
-def test_the_reference_says_what_to_do(failure_class: str, recovery: str) -> None:
+def test_recoveries_are_those_of_the_reference(failure_class: str, recovery: str) -> None:
     assert recovery in explain(failure_class).recovery
 
 
-def test_what_a_check_found_is_about_the_config() -> None:
+def test_codes_of_checks_map_to_failure_classes() -> None:
     assert explain("missing_model", cause="None is named.").failure_class == "invalid_config"
     assert explain("too_few_rows").failure_class == "bad_parallel_batch_shape"
     assert explain("bad_packed_data").failure_class == "missing_packed_data"
 
 
-# -- of several signs ------------------------------------------------------------------------------
+# -- several matches -------------------------------------------------------------------------------
 
 CAUGHT = b"""Import of FP8 failed:
 Traceback (most recent call last):
@@ -147,26 +147,26 @@ KeyError: 'x'
 """
 
 
-def test_a_cause_counts_more_than_what_follows_from_it() -> None:
+def test_a_cause_precedes_its_consequences() -> None:
     for consequence in ("nccl-remote-error", "nccl-watchdog-timeout", "gloo-peer-killed", "gloo-timeout"):
         for cause in ("cuda-oom", "gpu-ecc", "disk-quota", "slurm-oom-kill"):
             text = sample(consequence) + sample(cause)
-            assert match_log(LogTail(0, 0, text))[0].name == TOLD[cause][0]
+            assert match_log(LogTail(0, 0, text))[0].name == EXPECTED[cause][0]
         assert match_log(LogTail(0, 0, sample(consequence) + KEY_ERROR))[0].name == "user_code"
 
 
-def test_of_two_causes_the_first_counts() -> None:
+def test_the_first_of_two_causes_wins() -> None:
     assert match_log(LogTail(0, 0, sample("cuda-oom") + sample("disk-quota")))[0].name == "oom"
     assert match_log(LogTail(0, 0, sample("disk-quota") + sample("cuda-oom")))[0].name == "quota"
 
 
-def test_an_error_that_nobody_knows_is_the_last_traceback() -> None:
-    [sign] = match_log(LogTail(0, 0, CAUGHT + KEY_ERROR + b"the end\n"))
-    assert (sign.name, sign.line) == ("user_code", "KeyError: 'x'")
-    assert (sign.offset, sign.limit) == (len(CAUGHT), len(KEY_ERROR) - 1)
+def test_an_unknown_error_is_the_last_traceback() -> None:
+    [match] = match_log(LogTail(0, 0, CAUGHT + KEY_ERROR + b"the end\n"))
+    assert (match.name, match.line) == ("user_code", "KeyError: 'x'")
+    assert (match.offset, match.limit) == (len(CAUGHT), len(KEY_ERROR) - 1)
 
 
-def test_the_launchers_list_of_failed_ranks_is_no_sign() -> None:
+def test_the_launchers_list_of_failed_ranks_does_not_match() -> None:
     summary = sample("two-ranks-on-one-gpu")
     launcher = KEY_ERROR.replace(b"KeyError: 'x'", b"torch.distributed.ChildFailedError: ")
     assert b"ChildFailedError" not in summary
@@ -185,11 +185,11 @@ def test_the_launchers_list_of_failed_ranks_is_no_sign() -> None:
         "OSError: [Errno 2] No such file or directory: 'x'",
     ],
 )
-def test_what_means_nothing_is_no_sign(harmless: str) -> None:
+def test_a_harmless_line_does_not_match(harmless: str) -> None:
     assert match_log(LogTail(0, 0, f"{harmless}\n".encode())) == []
 
 
-# -- whatever the bytes ----------------------------------------------------------------------------
+# -- arbitrary bytes -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -198,13 +198,13 @@ def test_what_means_nothing_is_no_sign(harmless: str) -> None:
      b"x" * 300_000, b"(1) " * 60_000, b"[rank0]: " * 30_000, b" \n" * 100_000, b"*** JOB " * 30_000],
     ids=lambda junk: f"{junk[:12]!r}",
 )  # fmt: skip
-def test_a_sign_is_found_in_any_junk(junk: bytes) -> None:
+def test_a_pattern_is_found_between_any_junk(junk: bytes) -> None:
     text = junk + b"\n" + sample("cuda-oom") + junk
     assert match_log(LogTail(0, 0, text))[0].name == "oom"
     assert LogTail(0, 0, text).last_lines() is not None
 
 
-def test_a_line_is_short_and_does_nothing_to_a_terminal() -> None:
+def test_a_line_is_short_and_safe_for_a_terminal() -> None:
     text = b"\x1b[31mRuntimeError: CUDA error: out of memory\x00\x07\xe2\x80\xae\xff" + b"y" * 5000
     line = match_log(LogTail(0, 0, text))[0].line
     assert line.startswith("RuntimeError: CUDA error: out of memory\ufffd\ufffd\ufffd\ufffdyyy")
@@ -212,17 +212,17 @@ def test_a_line_is_short_and_does_nothing_to_a_terminal() -> None:
     assert line.isprintable()
 
 
-def test_a_tail_that_begins_within_a_traceback_still_tells() -> None:
+def test_a_tail_that_begins_inside_a_traceback_still_matches() -> None:
     text = sample("cuda-oom")
     assert match_log(LogTail(0, 0, text[text.index(b"randn") :]))[0].name == "oom"
 
 
-def test_the_last_lines_are_those_that_say_something() -> None:
+def test_the_last_lines_are_not_empty_and_no_events() -> None:
     text = b"first\n" * 50 + b'SFT_EVENT {"event": "step"}\n\n  \nlast \x1b[0mwords\n\n'
     assert LogTail(0, 0, text).last_lines() == ["first"] * 9 + ["last words"]
 
 
-def test_an_exception_has_a_name_in_the_trainer() -> None:
+def test_a_traceback_is_classified() -> None:
     assert classify(KEY_ERROR.decode()) == "user_code"
     assert classify("no traceback at all") == "user_code"
     assert (
@@ -232,7 +232,7 @@ def test_an_exception_has_a_name_in_the_trainer() -> None:
     assert classify(sample("gloo-peer-killed").decode().partition("W1123")[0]) == "peer_lost"
 
 
-# -- what may help -----------------------------------------------------------------------------------
+# -- suggested fixes -------------------------------------------------------------------------------
 
 
 def suggested(
@@ -242,7 +242,7 @@ def suggested(
     return [(one.field, one.to) for one in found]
 
 
-def test_gpu_memory_is_saved_by_smaller_batches_then_more_parallelism_then_recomputing() -> None:
+def test_fixes_for_oom_are_smaller_batches_then_more_parallelism_then_recomputation() -> None:
     config = {"train": {"micro_batch_size": 5}, "recipe": {"tensor_model_parallel_size": 2}}
     fields = suggested("oom", config)
     assert fields[:3] == [
@@ -251,13 +251,13 @@ def test_gpu_memory_is_saved_by_smaller_batches_then_more_parallelism_then_recom
         ("recipe.tensor_model_parallel_size", 8),
     ]
     assert fields[3][0] == "model"
-    # Where the section of the model says it, a change elsewhere would change nothing.
+    # If the model section sets the size, a change of the recipe would have no effect.
     own = {"model": {"tensor_model_parallel_size": 4, "recompute_granularity": "full"}}
     assert suggested("oom", own) == [("model.tensor_model_parallel_size", 8)]
     assert suggested("oom", own, gpus=4) == []
 
 
-def test_other_remedies() -> None:
+def test_other_suggested_fixes() -> None:
     assert suggested("host_oom", {}) == [("dataset.num_workers", 1)]
     assert suggested("host_oom", {"dataset": {"num_workers": 0}}) == []
     assert suggested("host_oom", {"device": "cpu"}) == []
@@ -266,5 +266,5 @@ def test_other_remedies() -> None:
     assert suggested("time_limit", {}, minutes=100) == []
     in_background = {"checkpoint": {"async_save": True}}
     assert suggested("writer_lost", in_background) == [("checkpoint.async_save", False)]
-    helped = {"oom", "host_oom", "time_limit", "writer_lost"}
-    assert all(suggested(name, {}) == [] for name in set(FAILURES) - helped)
+    fixable = {"oom", "host_oom", "time_limit", "writer_lost"}
+    assert all(suggested(name, {}) == [] for name in set(FAILURES) - fixable)

@@ -1,4 +1,4 @@
-"""The packer, in the trainer's environment: what it writes, and what it refuses."""
+"""The packer, in the trainer's environment: its output, and the records that it rejects."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from tests.support.trainer_runs import trainer_python
 
 pytestmark = pytest.mark.training
 
-# Decodes what the packer wrote, as Megatron-Bridge reads it: mask[i] speaks of token i + 1.
+# Decodes packed data as Megatron-Bridge reads them: mask[i] is for token i + 1.
 READ = """
 import json, sys
 from pathlib import Path
@@ -26,7 +26,7 @@ for file in sorted(Path(sys.argv[1]).glob("splits/*/*.parquet")):
         packs.append({
             "split": file.parent.name, "tokens": len(ids), "starts": starts, "aligned": len(ids) == len(mask),
             "texts": [tokenizer.decode(ids[a:b]) for a, b in zip(starts, ends)],
-            "taught": [tokenizer.decode([ids[i + 1] for i in range(a, b - 1) if mask[i]])
+            "trained": [tokenizer.decode([ids[i + 1] for i in range(a, b - 1) if mask[i]])
                        for a, b in zip(starts, ends)],
             "last": [mask[b - 1] for b in ends],
         })
@@ -53,7 +53,7 @@ def packs_in(output: Path, tokenizer: Path) -> list[dict[str, Any]]:
     return packs
 
 
-def test_only_what_the_assistant_says_is_taught(inputs: Path, tmp_path: Path) -> None:
+def test_only_messages_of_the_assistant_are_trained(inputs: Path, tmp_path: Path) -> None:
     records = [chat("What is a list?", "A sequence."), chat("Hello.", "Hi!", "And a set?", "No order.")]
     done = pack(records, inputs / "model", tmp_path / "out", "--pack-size", "256", "--valid-share", "0")
     assert done.returncode == 0, done.stderr
@@ -61,12 +61,12 @@ def test_only_what_the_assistant_says_is_taught(inputs: Path, tmp_path: Path) ->
     assert only["aligned"]
     assert len(only["starts"]) == 2
     assert only["starts"][0] == 0
-    first, second = only["taught"]
+    first, second = only["trained"]
     assert first.startswith("A sequence.")
     assert "Hi!" in second
     assert "No order." in second
-    assert not any("What is" in text or "Hello" in text or "set?" in text for text in only["taught"])
-    assert only["last"] == [0, 0]  # the first token of the next conversation is not taught
+    assert not any("What is" in text or "Hello" in text or "set?" in text for text in only["trained"])
+    assert only["last"] == [0, 0]  # the first token of the next conversation is not trained
     assert "What is a list?" in only["texts"][0]
 
 
@@ -84,7 +84,7 @@ def test_no_pack_is_too_long_and_no_record_is_lost(inputs: Path, tmp_path: Path)
     assert (metadata["pack_size"], metadata["records"], metadata["truncated"]) == (128, 200, 0)
 
 
-def test_the_same_records_make_the_same_bytes(inputs: Path, tmp_path: Path) -> None:
+def test_the_same_records_produce_the_same_bytes(inputs: Path, tmp_path: Path) -> None:
     records = [chat(f"Question {n}?", "word " * (n % 7)) for n in range(30)]
     for name in ("one", "two"):
         assert pack(records, inputs / "model", tmp_path / name).returncode == 0
@@ -104,15 +104,15 @@ def test_sequences_are_padded_for_context_parallelism(inputs: Path, tmp_path: Pa
     assert len(lengths) == 40
     assert {(length - 1) % 4 for length in lengths} == {0}
     assert max(one["tokens"] for one in packs) <= 129
-    taught = [text for one in packs for text in one["taught"]]
-    assert sum(text.startswith("word") for text in taught) == 39  # the padding is not taught
-    assert not any("<|pad|>" in text or text.endswith("<|end|><|end|>") for text in taught)
+    trained = [text for one in packs for text in one["trained"]]
+    assert sum(text.startswith("word") for text in trained) == 39  # the padding is not trained
+    assert not any("<|pad|>" in text or text.endswith("<|end|><|end|>") for text in trained)
 
 
 @pytest.mark.parametrize(
     "record", [{"text": "no messages"}, chat("no answer"), {"messages": [{"role": "assistant"}]}, 7]
 )
-def test_a_bad_record_is_named_by_its_line_and_nothing_is_left(
+def test_a_bad_record_is_reported_with_its_line_and_no_output_is_left(
     inputs: Path, tmp_path: Path, record: Any
 ) -> None:
     done = pack([chat("a", "b"), record], inputs / "model", tmp_path / "out")

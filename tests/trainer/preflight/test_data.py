@@ -1,4 +1,4 @@
-"""Every kind of bad packed data is named before a GPU is asked for: file, row, what is wrong, what to do."""
+"""Every kind of bad packed data is reported before GPUs are requested: file, row, fault and hint."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.support import packed_data
 from tests.support.trainer_runs import PROJECT
 from trainer.config.training_config import TrainingConfig
 from trainer.preflight import Finding
-from trainer.preflight.data import Job, check, examine
+from trainer.preflight.data import DataNeeds, check, examine
 
 SHARD = "splits/train/part-00000.parquet"
 VOCABULARY = {"a": 0, "b": 1, "c": 99}
@@ -40,7 +40,7 @@ def make_model(directory: Path, vocabulary: dict[str, int] | None = None, **conf
 
 
 def findings(data: Path, **changes: Any) -> list[Finding]:
-    """What is said about a job with these data."""
+    """Findings about a config with these data."""
     values: dict[str, Any] = {
         "seq_length": 512,
         "hf_model_path": str(data.parent / "model"),
@@ -54,31 +54,31 @@ def errors(data: Path, **changes: Any) -> list[Finding]:
     return [finding for finding in findings(data, **changes) if finding.severity == "error"]
 
 
-def test_good_data_leave_nothing_to_say(data: Path) -> None:
+def test_good_data_have_no_findings(data: Path) -> None:
     assert findings(data) == []
 
 
-def test_context_parallelism_needs_sequences_that_can_be_cut(data: Path) -> None:
-    def said() -> list[str]:
+def test_context_parallelism_needs_padded_sequences(data: Path) -> None:
+    def messages() -> list[str]:
         found = check(config, context_parallel_size=2).findings
         assert {(one.code, one.severity) for one in found} <= {("seq_length_mismatch", "error")}
         return [one.message for one in found]
 
     values = {"seq_length": 512, "dataset": {"nano3_packed_sft_dir": str(data)}}
     config = TrainingConfig.model_validate(values)
-    [unpadded] = said()
+    [unpadded] = messages()
     assert "row 0: the sequence at 0 is not padded to a multiple of 4 plus one" in unpadded
     assert "15 more" in unpadded  # rows of both splits
     columns = packed_data.packs(tokens=2 * 257)
     for name in ("train", "valid"):
         packed_data.write_shard(data / "splits" / name / "part-00000.parquet", columns)
-    assert said() == []
+    assert messages() == []
     columns["seq_start_id"][3] = [0, 100]
     packed_data.write_shard(data / SHARD, columns)
-    assert ["row 3: the sequence at 0" in message for message in said()] == [True]
+    assert ["row 3: the sequence at 0" in message for message in messages()] == [True]
 
 
-# -- the table of what Bridge says of bad data -----------------------------------------------------
+# -- bad data --------------------------------------------------------------------------------------
 
 
 def without(column: str) -> Callable[[Path], None]:
@@ -90,7 +90,7 @@ def without(column: str) -> Callable[[Path], None]:
 
 
 def with_row(row: int, **values: Any) -> Callable[[Path], None]:
-    """One row of the shard has other values."""
+    """Replace values of one row of the shard."""
 
     def spoil(data: Path) -> None:
         columns = packed_data.packs()
@@ -117,12 +117,12 @@ def with_types(**types: Any) -> Callable[[Path], None]:
     return spoil
 
 
-def cut(data: Path) -> None:
+def truncated(data: Path) -> None:
     os.truncate(data / SHARD, 500)
 
 
 def scrambled(data: Path) -> None:
-    """The footer is whole, the rows are not."""
+    """The footer is intact, the rows are not."""
     with (data / SHARD).open("r+b") as file:
         file.seek(8)
         file.write(b"\xff" * 200)
@@ -153,11 +153,11 @@ BAD: list[tuple[str, Callable[[Path], Any], str, str]] = [
     ("foreign token", with_row(3, input_ids=[100] * 512), "tokenizer_mismatch",
      "row 3: token id 100 is not in the vocabulary, which has 100 entries"),
     ("negative token", with_row(3, input_ids=[-1] * 512), "tokenizer_mismatch", "token id -1 is negative"),
-    ("garbage", with_bytes(b"not parquet at all"), "bad_packed_data", "it is no Parquet file"),
+    ("garbage", with_bytes(b"not parquet at all"), "bad_packed_data", "it is not a Parquet file"),
     ("garbage within", with_bytes(b"PAR1" + b"\x15\x00" * 40 + b"\x50\0\0\0PAR1"), "bad_packed_data",
      "cannot be read as packed data"),
-    ("empty file", with_bytes(b""), "bad_packed_data", "cut off"),
-    ("cut off", cut, "bad_packed_data", "cut off"),
+    ("empty file", with_bytes(b""), "bad_packed_data", "truncated"),
+    ("truncated", truncated, "bad_packed_data", "truncated"),
     ("scrambled", scrambled, "bad_packed_data", "cannot be read as packed data"),
     ("short mask", with_row(5, loss_mask=[1] * 511), "bad_packed_data",
      "row 5: loss_mask has 511 entries for 512 input_ids"),
@@ -176,27 +176,27 @@ BAD: list[tuple[str, Callable[[Path], Any], str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("spoil", "code", "words"), [bad[1:] for bad in BAD], ids=[bad[0] for bad in BAD])
-def test_bad_data_are_named(data: Path, spoil: Callable[[Path], Any], code: str, words: str) -> None:
+@pytest.mark.parametrize(("spoil", "code", "message"), [bad[1:] for bad in BAD], ids=[bad[0] for bad in BAD])
+def test_bad_data_are_reported(data: Path, spoil: Callable[[Path], Any], code: str, message: str) -> None:
     spoil(data)
     found = [finding for finding in errors(data) if finding.code == code]
     assert len(found) == 1, errors(data)
-    assert words in found[0].message
+    assert message in found[0].message
     assert found[0].hint
-    place = "/train/global_batch_size" if code == "too_few_rows" else "/dataset/nano3_packed_sft_dir"
-    assert found[0].pointer == place
-    if "row " in words:
+    pointer = "/train/global_batch_size" if code == "too_few_rows" else "/dataset/nano3_packed_sft_dir"
+    assert found[0].pointer == pointer
+    if "row " in message:
         assert str(data / SHARD) in found[0].message
 
 
-def test_the_seed_says_what_to_do(data: Path) -> None:
+def test_hints_are_those_of_the_seed(data: Path) -> None:
     with_row(3, input_ids=[100] * 512)(data)
     assert "regenerate the packed Parquet shards" in (errors(data)[0].hint or "")
     shutil.rmtree(data)
     assert "data_prep/sft_packing" in (errors(data)[0].hint or "")
 
 
-def test_many_rows_alike_are_one_finding(data: Path) -> None:
+def test_many_rows_with_the_same_fault_are_one_finding(data: Path) -> None:
     columns = packed_data.packs()
     columns["loss_mask"] = [[1]] * packed_data.ROWS
     packed_data.write_shard(data / SHARD, columns)
@@ -205,8 +205,8 @@ def test_many_rows_alike_are_one_finding(data: Path) -> None:
     assert finding.message.endswith("There are 7 more like it.")
 
 
-def test_packs_as_bridge_writes_them_are_good(data: Path) -> None:
-    """Bridge gives each sequence one token more, which it takes away again for the labels."""
+def test_packs_written_by_bridge_are_good(data: Path) -> None:
+    """Bridge writes one more token for each sequence, and drops it again for the labels."""
     columns = packed_data.packs(tokens=514)
     for path in (data / "splits").rglob("*.parquet"):
         packed_data.write_shard(path, columns, {**packed_data.TYPES, "input_ids": pa.int64()})
@@ -215,7 +215,7 @@ def test_packs_as_bridge_writes_them_are_good(data: Path) -> None:
     assert errors(data)[0].code == "seq_length_mismatch"
 
 
-def test_a_mask_may_be_of_numbers_and_truth_values(data: Path) -> None:
+def test_a_mask_may_have_floats_and_booleans(data: Path) -> None:
     for kind in (pa.bool_(), pa.float32(), pa.uint8()):
         columns = packed_data.packs()
         columns["loss_mask"] = [[kind == pa.bool_() or 1] * 512 for _ in range(packed_data.ROWS)]
@@ -223,7 +223,7 @@ def test_a_mask_may_be_of_numbers_and_truth_values(data: Path) -> None:
         assert findings(data) == []
 
 
-def test_data_that_train_nothing(data: Path) -> None:
+def test_data_without_trained_tokens_are_rejected(data: Path) -> None:
     columns = packed_data.packs()
     columns["loss_mask"] = [[0] * 512] * packed_data.ROWS
     for path in (data / "splits").rglob("*.parquet"):
@@ -231,10 +231,10 @@ def test_data_that_train_nothing(data: Path) -> None:
     assert "nothing would be trained" in errors(data)[0].message
 
 
-# -- what does not fit the job ---------------------------------------------------------------------
+# -- data that do not fit the config ---------------------------------------------------------------
 
 
-def test_seq_length_is_the_pack_size(data: Path) -> None:
+def test_seq_length_must_equal_the_pack_size(data: Path) -> None:
     [finding] = errors(data, seq_length=1024)
     assert (finding.code, finding.pointer) == ("seq_length_mismatch", "/seq_length")
     assert "pack_size 512" in finding.message
@@ -244,15 +244,15 @@ def test_seq_length_is_the_pack_size(data: Path) -> None:
     )  # fmt: skip
 
 
-def test_a_pack_size_that_bridge_noted_counts(data: Path) -> None:
+def test_a_pack_size_recorded_by_bridge_is_checked(data: Path) -> None:
     (data / "metadata.json").unlink()
-    noted = [{"dataset_max_seqlen": 9, "pack_size": 512}, {"dataset_max_seqlen": 8, "pack_size": 512}]
-    (data / "splits/train/512_metadata.jsonl").write_text(json.dumps(noted))
+    recorded = [{"dataset_max_seqlen": 9, "pack_size": 512}, {"dataset_max_seqlen": 8, "pack_size": 512}]
+    (data / "splits/train/512_metadata.jsonl").write_text(json.dumps(recorded))
     assert errors(data) == []
     assert "pack_size 512" in errors(data, seq_length=1024)[0].message
 
 
-def test_without_a_batch_size_nothing_is_said_of_it(data: Path) -> None:
+def test_without_a_batch_size_it_is_not_checked(data: Path) -> None:
     packed_data.write_shard(data / SHARD, packed_data.packs(1))
     assert errors(data, train={}) == []
     config = TrainingConfig(dataset={"nano3_packed_sft_dir": str(data)}, seq_length=512)
@@ -266,13 +266,13 @@ def test_fewer_rows_suggest_a_smaller_batch(data: Path) -> None:
     assert (finding.suggestion.field, finding.suggestion.to) == ("train.global_batch_size", 4)
 
 
-def test_few_rows_do_where_an_incomplete_batch_is_filled_up(data: Path) -> None:
+def test_few_rows_are_enough_if_an_incomplete_batch_is_filled(data: Path) -> None:
     packed_data.write_shard(data / SHARD, packed_data.packs(7))
     assert errors(data, dataset={"nano3_packed_sft_dir": str(data), "drop_last": False}) == []
     assert errors(data, train={"global_batch_size": 8, "num_epochs": 2}) == []
 
 
-def test_rows_to_validate_do_not_matter_where_nothing_is_validated(data: Path) -> None:
+def test_validation_rows_are_not_checked_without_validation(data: Path) -> None:
     packed_data.write_shard(data / "splits/valid/part-00000.parquet", packed_data.packs(1))
     assert errors(data, validation={"eval_iters": 0}) == []
 
@@ -280,13 +280,13 @@ def test_rows_to_validate_do_not_matter_where_nothing_is_validated(data: Path) -
 @pytest.mark.parametrize(
     ("vocabulary", "codes"), [(VOCABULARY, []), ({**VOCABULARY, "b": 2}, ["tokenizer_mismatch"])]
 )
-def test_the_tokenizer_is_told_by_its_vocabulary(
+def test_tokenizers_are_compared_by_their_vocabulary(
     data: Path, vocabulary: dict[str, int], codes: list[str]
 ) -> None:
     from trainer.dataset.vocabulary import digest
 
-    noted = {"pack_size": 512, "tokenizer": "/elsewhere", "tokenizer_sha256": digest(vocabulary)}
-    (data / "metadata.json").write_text(json.dumps(noted))
+    recorded = {"pack_size": 512, "tokenizer": "/elsewhere", "tokenizer_sha256": digest(vocabulary)}
+    (data / "metadata.json").write_text(json.dumps(recorded))
     found = errors(data)
     assert [finding.code for finding in found] == codes
     for finding in found:
@@ -294,23 +294,23 @@ def test_the_tokenizer_is_told_by_its_vocabulary(
         assert "/elsewhere" in finding.message
 
 
-def test_a_tokenizer_that_is_replaced_is_read_again(data: Path) -> None:
+def test_a_replaced_tokenizer_is_read_again(data: Path) -> None:
     from trainer.dataset.vocabulary import digest
 
-    noted = {"pack_size": 512, "tokenizer_sha256": digest(VOCABULARY)}
-    (data / "metadata.json").write_text(json.dumps(noted))
+    recorded = {"pack_size": 512, "tokenizer_sha256": digest(VOCABULARY)}
+    (data / "metadata.json").write_text(json.dumps(recorded))
     assert errors(data) == []
     shutil.rmtree(data.parent / "model")
     make_model(data.parent / "model", {"a": 0, "b": 1, "other": 2})
     assert [finding.code for finding in errors(data)] == ["tokenizer_mismatch"]
 
 
-def test_a_tokenizer_larger_than_the_model(data: Path) -> None:
+def test_a_tokenizer_larger_than_the_model_is_rejected(data: Path) -> None:
     (data.parent / "model/config.json").write_text('{"text_config": {"vocab_size": 60}}')
     assert "100 entries" in errors(data)[0].message
 
 
-def test_what_cannot_be_told_is_not_passed(data: Path) -> None:
+def test_an_unknown_tokenizer_is_unverified(data: Path) -> None:
     [finding] = findings(data, hf_model_path="nvidia/other")
     assert (finding.severity, finding.code) == ("unverified", "tokenizer_mismatch")
     (data / "metadata.json").unlink()
@@ -323,26 +323,26 @@ def test_what_cannot_be_told_is_not_passed(data: Path) -> None:
         assert "metadata.json" in finding.message
 
 
-def test_a_noted_name_that_is_no_text_can_be_shown(data: Path) -> None:
+def test_a_recorded_name_that_is_not_utf_8_is_printable(data: Path) -> None:
     (data / "metadata.json").write_text('{"pack_size": 512, "tokenizer": "\\ud800"}')
     assert all(finding.model_dump_json() for finding in findings(data))
 
 
-# -- what cannot be seen ---------------------------------------------------------------------------
+# -- unreadable data -------------------------------------------------------------------------------
 
 
-def test_a_directory_that_may_not_be_read_is_unverified(data: Path) -> None:
-    """Not as root, who may read everything."""
+def test_an_unreadable_directory_is_unverified(data: Path) -> None:
+    """Runs as another user, because root may read everything."""
     for directory in (data.parent, *data.parent.parents):
         if not directory.stat().st_mode & 0o005:
             directory.chmod(0o755)
     script = (
         "import os, sys, pyarrow.parquet, pyarrow.compute\n"
         "from pathlib import Path\n"
-        "from trainer.preflight.data import Job, examine\n"
+        "from trainer.preflight.data import DataNeeds, examine\n"
         "os.geteuid() or os.setuid(65534)\n"
         "for path in sys.argv[1:]:\n"
-        "    print(*[(f.severity, f.code) for f in examine(Path(path), Job()).findings])\n"
+        "    print(*[(f.severity, f.code) for f in examine(Path(path), DataNeeds()).findings])\n"
     )
     (data / SHARD).chmod(0)
     (data / "splits/valid").chmod(0)
@@ -359,25 +359,25 @@ def test_a_directory_that_may_not_be_read_is_unverified(data: Path) -> None:
     assert done.stdout.splitlines() == ["('unverified', 'unseen_data')"] * 3, done.stderr
 
 
-def test_links_that_lead_nowhere_and_files_that_are_none(data: Path) -> None:
+def test_broken_links_and_irregular_files_are_faults(data: Path) -> None:
     train = data / "splits/train"
     (train / "loop.parquet").symlink_to("loop.parquet")
     (train / "gone.parquet").symlink_to("nowhere")
     (train / "directory.parquet").mkdir()
     os.mkfifo(train / "pipe.parquet")
     directory, link = (finding.message for finding in errors(data))
-    assert "directory.parquet cannot be read as packed data: it is no regular file" in directory
+    assert "directory.parquet cannot be read as packed data: it is not a regular file" in directory
     assert "gone.parquet cannot be read: No such file" in link
     assert all(message.endswith("There is 1 more like it.") for message in (directory, link))
 
 
-def test_a_path_that_loops_is_missing(tmp_path: Path) -> None:
+def test_a_symlink_loop_is_missing_data(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
-    assert examine(tmp_path / "loop", Job()).findings[0].code == "missing_packed_data"
-    assert examine(Path("/" + "x" * 5000), Job()).findings[0].code == "missing_packed_data"
+    assert examine(tmp_path / "loop", DataNeeds()).findings[0].code == "missing_packed_data"
+    assert examine(Path("/" + "x" * 5000), DataNeeds()).findings[0].code == "missing_packed_data"
 
 
-def test_names_that_are_no_text_can_be_shown(data: Path) -> None:
+def test_names_that_are_not_utf_8_are_printable(data: Path) -> None:
     shutil.move(data / SHARD, os.fsencode(data / "splits/train") + b"/\xff.parquet")
     columns: dict[str, list[int]] = {"a\ud800".encode("utf-8", "replace").decode(): []}
     packed_data.write_shard(data / "splits/train/bad.parquet", columns, {"a?": pa.int8()})

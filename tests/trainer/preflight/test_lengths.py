@@ -1,4 +1,4 @@
-"""One sequence length, and for the seed's models one of their list."""
+"""Sequence lengths must be equal everywhere, and in the list of the seed's models."""
 
 import pytest
 
@@ -15,13 +15,13 @@ def codes(**values: object) -> list[str]:
 
 @pytest.mark.parametrize("model", [NANO, SUPER])
 @pytest.mark.parametrize("length", [2048, 4096, 8192, 16384, 32768, 40000, 65536])
-def test_lengths_of_the_list_and_above_it(model: str, length: int) -> None:
+def test_lengths_in_the_list_and_above_it_are_accepted(model: str, length: int) -> None:
     assert codes(hf_model_path=model, seq_length=length) == []
 
 
 @pytest.mark.parametrize("model", [NANO, SUPER])
 @pytest.mark.parametrize("length", [512, 4095, 5000, 32767])
-def test_other_lengths_are_refused_with_the_nearest(model: str, length: int) -> None:
+def test_other_lengths_are_rejected_with_the_nearest(model: str, length: int) -> None:
     config = TrainingConfig(hf_model_path=model, seq_length=length)
     [finding] = check(Effective(config))
     assert (finding.severity, finding.code) == ("error", "seq_length_not_offered")
@@ -29,13 +29,13 @@ def test_other_lengths_are_refused_with_the_nearest(model: str, length: int) -> 
     assert finding.suggestion.to == min((2048, 4096, 8192, 16384, 32768), key=lambda one: abs(one - length))
 
 
-def test_other_models_are_free() -> None:
+def test_other_models_accept_any_length() -> None:
     assert codes(hf_model_path="meta-llama/Llama-3.2-1B", seq_length=777) == []
 
 
-@pytest.mark.parametrize("place", ["model", "dataset"])
-def test_lengths_that_differ(place: str) -> None:
-    assert codes(**{place: {"seq_length": 8192}}) == ["seq_length_mismatch"]
-    assert codes(**{place: {"seq_length": 4096}}) == []
+@pytest.mark.parametrize("section", ["model", "dataset"])
+def test_different_lengths_are_rejected(section: str) -> None:
+    assert codes(**{section: {"seq_length": 8192}}) == ["seq_length_mismatch"]
+    assert codes(**{section: {"seq_length": 4096}}) == []
     specs = {"offline_packing_specs": {"packed_sequence_size": 2048}}
     assert codes(dataset=specs) == ["seq_length_mismatch"]

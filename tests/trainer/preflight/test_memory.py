@@ -20,12 +20,12 @@ def config(path: str = NANO, /, **values: object) -> TrainingConfig:
 @pytest.mark.parametrize(
     ("model", "billions"), [(NANO, 31.6), (SUPER, 120.6), ("nvidia/NVIDIA-Nemotron-3-Nano-4B-BF16", 4.0)]
 )
-def test_parameters_are_those_that_nvidia_names(model: str, billions: float) -> None:
+def test_parameter_counts_match_nvidias(model: str, billions: float) -> None:
     assert count(Effective(config(model))).total / 1e9 == pytest.approx(billions, rel=0.01)
 
 
-def test_bytes_of_a_parameter_are_those_of_mixed_precision_with_adam() -> None:
-    """Of a dense model on 8 replicas: 2 of weights, 4 of gradients, 12 of states that the replicas share."""
+def test_bytes_per_parameter_are_those_of_mixed_precision_with_adam() -> None:
+    """Dense model, 8 replicas: 2 bytes of weights, 4 of gradients, 12 of states split over the replicas."""
     found = memory_of(config("nvidia/NVIDIA-Nemotron-3-Nano-4B-BF16"), Hardware(1, 8))
     assert found is not None
     gib = found.parameters / 2**30
@@ -33,7 +33,7 @@ def test_bytes_of_a_parameter_are_those_of_mixed_precision_with_adam() -> None:
     assert parts == pytest.approx((2 * gib, 4 * gib, 12 * gib / 8), rel=0.01)
 
 
-def test_parts_shrink_with_what_splits_them() -> None:
+def test_parallelism_reduces_the_parts_that_it_splits() -> None:
     one, four = (memory_of(config(), Hardware(nodes, 8)) for nodes in (1, 4))
     assert one is not None
     assert four is not None
@@ -50,14 +50,14 @@ def test_parts_shrink_with_what_splits_them() -> None:
     assert spared.activations_gib < one.activations_gib / 2
 
 
-def test_no_guess_where_nothing_is_known() -> None:
+def test_unknown_sizes_have_no_estimate() -> None:
     assert memory_of(config("meta-llama/Llama-3.2-1B"), Hardware(1, 8)) is None
     assert memory_of(config(recipe={"tensor_model_parallel_size": 3}), Hardware(1, 8)) is None
 
 
 def test_a_gpu_that_is_too_small_is_a_warning() -> None:
-    told = [("warning", "oom_likely")], [("unverified", "gpu_memory_unknown")], []
-    for gib, codes in zip((80, None, 141), told, strict=True):
+    expected = [("warning", "oom_likely")], [("unverified", "gpu_memory_unknown")], []
+    for gib, codes in zip((80, None, 141), expected, strict=True):
         hardware = Hardware(1, 8, gpu_memory_gib=gib)
         found = check(Effective(config()), hardware, memory_of(config(), hardware))
         assert [(one.severity, one.code) for one in found] == codes
@@ -67,7 +67,7 @@ def test_every_known_model_has_an_estimate() -> None:
     assert all(memory_of(config(model.id), Hardware(4, 8)) for model in MODELS)
 
 
-# Llama of 1.1 billion parameters, as demo/gpu.py makes it.
+# Llama of 1.1 billion parameters, as in demo/gpu.py.
 LLAMA = {
     "model_type": "llama", "vocab_size": 32_768, "hidden_size": 2048, "intermediate_size": 8192,
     "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_act": "silu",
@@ -86,16 +86,16 @@ RECOMPUTED = {"recompute_granularity": "full", "recompute_method": "uniform", "r
         (131_072, 2048, RECOMPUTED, 44.32, 0.15),
     ],
 )
-def test_it_is_near_what_an_h100_held(
+def test_the_estimate_is_close_to_measurements_on_an_h100(
     tmp_path: Path, seq_length: int, vocabulary: int, model: dict[str, object], measured: float, within: float
 ) -> None:
-    """docs/evidence/bench.txt, switches.txt, oom.yaml."""
+    """Measured in docs/evidence: bench.txt, switches.txt, oom.yaml."""
     found = estimated(tmp_path, {**LLAMA, "vocab_size": vocabulary}, seq_length=seq_length, model=model)
     assert found.total_gib == pytest.approx(measured, rel=within)
 
 
 def test_the_loss_of_transformer_engine_keeps_less(tmp_path: Path) -> None:
-    """1.05 GiB less were seen (docs/evidence/switches.txt)."""
+    """1.05 GiB less were measured (docs/evidence/switches.txt)."""
     native, te = (
         estimated(tmp_path, LLAMA, seq_length=4096, model={"cross_entropy_fusion_impl": implementation})
         for implementation in ("native", "te")
@@ -103,17 +103,17 @@ def test_the_loss_of_transformer_engine_keeps_less(tmp_path: Path) -> None:
     assert native.total_gib - te.total_gib == pytest.approx(1.05, abs=0.1)
 
 
-def test_embeddings_are_counted_once_where_they_are_tied(tmp_path: Path) -> None:
+def test_tied_embeddings_are_counted_once(tmp_path: Path) -> None:
     apart = estimated(tmp_path, LLAMA)
     assert apart.parameters == pytest.approx(1_107_363_840, rel=1e-3)
     tied = {**LLAMA, "tie_word_embeddings": True}
     assert apart.parameters - estimated(tmp_path, tied).parameters == 32_768 * 2048
-    said = estimated(tmp_path, tied, model={"share_embeddings_and_output_weights": False})
-    assert said.parameters == apart.parameters
+    untied = estimated(tmp_path, tied, model={"share_embeddings_and_output_weights": False})
+    assert untied.parameters == apart.parameters
 
 
 def estimated(directory: Path, model_config: dict[str, object], **values: object) -> Estimate:
-    """Of a model on one GPU, in bf16."""
+    """Estimate for a model on one GPU, in bf16."""
     (directory / "config.json").write_text(json.dumps(model_config))
     wanted = config(str(directory), mixed_precision="bf16_mixed", **values)
     found = memory_of(wanted, Hardware(1, 1))
@@ -121,8 +121,8 @@ def estimated(directory: Path, model_config: dict[str, object], **values: object
     return found
 
 
-def test_a_local_copy_is_counted_as_the_model_of_the_hub(tmp_path: Path) -> None:
-    """By its config.json, also as transformers 5 writes it: with layers by their names."""
+def test_a_local_copy_has_the_same_count_as_the_model_of_the_hub(tmp_path: Path) -> None:
+    """Also with config.json in the format of transformers 5, which has names of layers."""
     name = f"models--{NANO.replace('/', '--')}"
     values = json.loads(next((HUB / name).glob("snapshots/*/config.json")).read_text())
     (tmp_path / "config.json").write_text(json.dumps(values))
@@ -135,8 +135,8 @@ def test_a_local_copy_is_counted_as_the_model_of_the_hub(tmp_path: Path) -> None
     assert count(Effective(config(str(tmp_path)))) == by_id
 
 
-def test_a_hybrid_keeps_what_its_kinds_of_layers_keep(tmp_path: Path) -> None:
-    """Bytes of a token, by hand: Mamba (M), attention (*), an MLP (-) of two matrices; 12 for each logit."""
+def test_activations_of_a_hybrid_are_the_sum_over_its_layers(tmp_path: Path) -> None:
+    """Bytes per token by hand: Mamba (M), attention (*), an MLP (-) of two matrices; 12 per logit."""
     hybrid = {
         "architectures": ["NemotronHForCausalLM"], "hybrid_override_pattern": "M*-", "num_hidden_layers": 3,
         "vocab_size": 1000, "hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4,

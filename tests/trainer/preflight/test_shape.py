@@ -1,4 +1,4 @@
-"""The parallel shape is checked before a GPU is taken, with the rules of megatron-core."""
+"""The parallel shape is checked with the rules of megatron-core, before a GPU is allocated."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def test_the_recipes_own_shapes_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "hardware", "words", "suggested"),
+    ("recipe", "hardware", "message", "suggested"),
     [
         ({"tensor_model_parallel_size": 16}, ONE_NODE, "TP 16 x PP 1 x CP 1", ("resources.nodes", 1, 2)),
         ({"pipeline_model_parallel_size": 13}, Hardware(3, 8), "TP 1 x PP 13", ("resources.nodes", 3, 13)),
@@ -51,25 +51,25 @@ def test_the_recipes_own_shapes_fit() -> None:
         ),
     ],
 )
-def test_ranks_that_do_not_divide(
-    recipe: dict[str, int], hardware: Hardware, words: str, suggested: tuple[str, int, int] | None
+def test_group_sizes_must_divide_the_gpus(
+    recipe: dict[str, int], hardware: Hardware, message: str, suggested: tuple[str, int, int] | None
 ) -> None:
     first = found(config(recipe=recipe), hardware)[0]
     assert (first.severity, first.code) == ("error", "bad_parallel_batch_shape")
-    assert words in first.message
+    assert message in first.message
     assert (change(first) if first.suggestion else None) == suggested
 
 
-def test_unset_expert_tensor_parallelism_is_tensor_parallelism() -> None:
+def test_expert_tensor_parallelism_defaults_to_tensor_parallelism() -> None:
     generic = config("meta-llama/Llama-3.2-1B", recipe={"tensor_model_parallel_size": 4})
     assert shape_of(Effective(generic)).expert_tensor == 4
 
 
 @pytest.mark.parametrize(
-    ("values", "words", "suggested"),
+    ("values", "message", "suggested"),
     [
         ({"train": {"micro_batch_size": 2}}, "micro batch of 1", ("train.micro_batch_size", 2, 1)),
-        ({"train": {"global_batch_size": 12}}, "no multiple of 8", ("train.global_batch_size", 12, 16)),
+        ({"train": {"global_batch_size": 12}}, "not a multiple of 8", ("train.global_batch_size", 12, 16)),
         (
             {"recipe": {"tensor_model_parallel_size": 8, "pipeline_model_parallel_size": 8,
                         "expert_model_parallel_size": 8}},
@@ -81,28 +81,28 @@ def test_unset_expert_tensor_parallelism_is_tensor_parallelism() -> None:
         ),
     ],
 )  # fmt: skip
-def test_batch_heads_and_layers_are_divisible(
-    values: dict[str, Any], words: str, suggested: tuple[str, int, int]
+def test_batch_heads_and_layers_must_be_divisible(
+    values: dict[str, Any], message: str, suggested: tuple[str, int, int]
 ) -> None:
     hardware = Hardware(8, 8) if "recipe" in values else ONE_NODE
-    [one] = [one for one in found(config(**values), hardware) if words in one.message]
+    [one] = [one for one in found(config(**values), hardware) if message in one.message]
     assert (one.severity, one.code) == ("error", "bad_parallel_batch_shape")
     assert change(one) == suggested
 
 
-def test_mamba_groups_are_split_over_tensor_parallel_ranks() -> None:
+def test_mamba_groups_must_be_divisible_by_the_tensor_parallel_size() -> None:
     [found_of_groups] = found(config(recipe={"tensor_model_parallel_size": 16}), TWO_NODES)[:1]
     assert "8 Mamba groups cannot be split over TP 16" in found_of_groups.message
     assert change(found_of_groups)[1:] == (16, 8)
 
 
-def test_a_model_without_experts_has_none_to_spread() -> None:
+def test_a_model_without_experts_rejects_expert_parallelism() -> None:
     dense = "nvidia/NVIDIA-Nemotron-3-Nano-4B-BF16"
     [spread] = found(config(dense, recipe={"expert_model_parallel_size": 8}), ONE_NODE)
     assert (spread.severity, change(spread)) == ("error", ("recipe.expert_model_parallel_size", 8, 1))
 
 
-def test_query_groups_are_a_multiple_or_a_divisor() -> None:
+def test_query_groups_must_be_a_multiple_or_a_divisor() -> None:
     six = {
         "recipe": {"tensor_model_parallel_size": 3},
         "model": {"num_query_groups": 2, "sequence_parallel": True},
@@ -127,7 +127,7 @@ def test_an_uneven_layout_need_not_divide_the_layers() -> None:
     assert any("52 layers" in one.message for one in found(even, ONE_NODE))
 
 
-def test_context_parallelism_counts_the_loss_per_token() -> None:
+def test_context_parallelism_needs_a_loss_per_token() -> None:
     off = config(recipe={"context_parallel_size": 2}, model={"calculate_per_token_loss": False})
     [one] = found(off, TWO_NODES)
     assert change(one) == ("model.calculate_per_token_loss", False, True)
@@ -135,7 +135,7 @@ def test_context_parallelism_counts_the_loss_per_token() -> None:
     averaged = config(recipe={"context_parallel_size": 2}, ddp={"average_in_collective": True})
     assert [change(one) for one in found(averaged, TWO_NODES)] == [("ddp.average_in_collective", True, False)]
     odd = config(seq_length=4098, recipe={"context_parallel_size": 2})
-    assert "no multiple of 2 x CP 2" in found(odd, TWO_NODES)[0].message
+    assert "not a multiple of 2 x CP 2" in found(odd, TWO_NODES)[0].message
 
 
 @pytest.mark.parametrize(("peft", "severity"), [(None, "error"), ("lora", "warning")])
@@ -157,7 +157,7 @@ def test_experts_of_super_are_spread_over_fewer_ranks() -> None:
         assert [change(one) for one in fitted] == [("recipe.expert_model_parallel_size", 16, 8)]
 
 
-def test_what_a_config_says_itself_is_not_fitted() -> None:
+def test_values_of_the_config_are_not_fitted() -> None:
     asked = {"pipeline_model_parallel_size": 4, "expert_model_parallel_size": 16}
     assert fit(config(SUPER, recipe=asked), 32) == []
     assert found(config(SUPER, recipe=asked), FOUR_NODES)[0].pointer == "/recipe/expert_model_parallel_size"

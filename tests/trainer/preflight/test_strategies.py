@@ -1,4 +1,4 @@
-"""The six operator strategies of NVIDIA's step: each is fired by one test and silent in its counterpart."""
+"""The six operator strategies of NVIDIA's step: for each a case with the advice and a case without."""
 
 from typing import Any
 
