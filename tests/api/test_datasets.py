@@ -162,7 +162,7 @@ def test_a_full_pass_ends_in_time(
     assert found["ok"]
     assert not found["tokens_exact"]
     assert [one["severity"] for one in found["problems"]] == ["unverified"]
-    assert "only the footers of" in found["problems"][0]["message"]
+    assert "Only the footers of" in found["problems"][0]["message"]
 
 
 def test_full_passes_do_not_take_all_of_the_service(

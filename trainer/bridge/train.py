@@ -15,11 +15,7 @@ from trainer.events import Finished, Stopped
 
 def train(config: TrainingConfig, events: EventWriter) -> None:
     """Train to the end and write the last event: finished or stopped. Errors are raised."""
-    compat.install()
-    # Bridge's default is in the home directory, which may be missing or read-only on a node.
-    os.environ.setdefault("MEGATRON_CONFIG_LOCK_DIR", f"{tempfile.gettempdir()}/sft-locks-{os.getuid()}")
-    if config.device == "cpu":
-        cpu_patches.prepare()
+    _prepare(config)
     from megatron.bridge.training.finetune import finetune
     from megatron.bridge.training.gpt_step import forward_step
 
@@ -44,6 +40,15 @@ def train(config: TrainingConfig, events: EventWriter) -> None:
         if callback.stop_reason is None:
             raise
     _conclude(config, events, callback)
+
+
+def _prepare(config: TrainingConfig) -> None:
+    """Set up what must be in place before Bridge or torch is imported."""
+    compat.install()
+    # Bridge's default is in the home directory, which may be missing or read-only on a node.
+    os.environ.setdefault("MEGATRON_CONFIG_LOCK_DIR", f"{tempfile.gettempdir()}/sft-locks-{os.getuid()}")
+    if config.device == "cpu":
+        cpu_patches.prepare()
 
 
 def world_size() -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def install(batches: int) -> None:
-    """Use the same `batches` global batches for every validation, and validate before the first step."""
+    """Use the same `batches` global batches in each validation, and validate before the first step."""
     _same_batches(batches)
     _before_first_step()
 

@@ -38,9 +38,13 @@ def suggested_fixes(
         case "writer_lost":
             yield suggest("checkpoint.async_save", True, False)
         case "time_limit":
-            longer = min(2 * time_limit_minutes, max_minutes)
-            if longer > time_limit_minutes:
-                yield suggest("resources.time_limit_minutes", time_limit_minutes, longer)
+            yield from _longer_time_limit(time_limit_minutes, max_minutes)
+
+
+def _longer_time_limit(current: int, max_minutes: int) -> Iterator[Suggestion]:
+    longer = min(2 * current, max_minutes)
+    if longer > current:
+        yield suggest("resources.time_limit_minutes", current, longer)
 
 
 def _smaller_micro_batch(effective: Effective) -> Iterator[Suggestion]:

@@ -113,15 +113,18 @@ def check(
         return DatasetReport(
             findings=[finding("unverified", "unseen_data", POINTER, message, INSPECTED_THERE)]
         )
+    return examine(Path(directory), _needs_of(config, global_batch_size, context_parallel_size))
+
+
+def _needs_of(config: TrainingConfig, global_batch_size: int | None, context_parallel_size: int) -> DataNeeds:
     size = config.train.get("global_batch_size", global_batch_size)
-    needs = DataNeeds(
+    return DataNeeds(
         seq_length=config.seq_length,
         global_batch_size=size if type(size) is int and _drops_last(config) else None,
         hf_model_path=config.hf_model_path,
         validates=config.validation.get("eval_iters") != 0,
         piece_multiple=2 * context_parallel_size if context_parallel_size > 1 else None,
     )
-    return examine(Path(directory), needs)
 
 
 def _drops_last(config: TrainingConfig) -> bool:

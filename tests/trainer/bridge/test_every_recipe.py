@@ -1,4 +1,4 @@
-"""Values of every preset reach Bridge's ConfigContainer, for every model, with and without adapters.
+"""Values of every preset reach Bridge's ConfigContainer, for all models, with and without adapters.
 
 And Bridge accepts, on 8, 16 and 32 GPUs, every config that our checks accept. These tests find a field that
 a new Bridge renames before a run on GPUs does.
