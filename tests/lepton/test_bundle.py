@@ -57,9 +57,9 @@ def test_the_largest_config_arrives_in_the_container(on: Bare) -> None:
 
 
 def test_a_config_that_is_larger_is_refused_with_a_hint(on: Bare) -> None:
-    with pytest.raises(SubmissionRejected, match="where 1024 fit") as refused:
+    with pytest.raises(SubmissionRejected, match="at most 1024 KiB fit") as refused:
         on.backend.submit(submission(on, noise(environment_bundle.LARGEST_BYTES)))
-    assert "let it name a file on a mount" in (refused.value.hint or "")
+    assert "to a file on a mount" in (refused.value.hint or "")
     assert on.lepton.requests == []
 
 

@@ -74,7 +74,7 @@ def test_a_workspace_that_does_not_say_for_how_long_is_left_alone_for_a_while(
 ) -> None:
     lepton.faults.add("status", status=status, headers=headers)
     assert refused(workspace).retry_after == USUAL_PAUSE_SECONDS
-    assert "left alone" in refused(workspace).message
+    assert "pauses its calls" in refused(workspace).message
     assert len(lepton.requests) == 1
 
 

@@ -11,7 +11,7 @@ from tests.support.lepton.server.server import LeptonServer
 from worker.backends.lepton.client import PAGE_JOBS
 from worker.backends.lepton.observations import (
     EXPLAIN_SECONDS,
-    MOST_QUESTIONS,
+    MAX_QUERIES,
     OVERTIME_SECONDS,
     STOP_SECONDS,
 )
@@ -126,11 +126,11 @@ def test_an_event_that_makes_no_sense_hides_no_other(on: Bare) -> None:
 
 
 def test_of_many_that_have_failed_the_next_look_asks_for_the_others(on: Bare) -> None:
-    numbers = range(1, MOST_QUESTIONS + 4)
+    numbers = range(1, MAX_QUERIES + 4)
     for number in numbers:
         on.submitted(number, "Failed").note_event("Warning", "Preempted")
     seen = on.codes(*numbers)
-    assert (seen.count(PREEMPTED), seen.count(None)) == (MOST_QUESTIONS, 3)
+    assert (seen.count(PREEMPTED), seen.count(None)) == (MAX_QUERIES, 3)
     left = [number for number, code in zip(numbers, seen, strict=True) if code is None]
     assert on.codes(*left) == [PREEMPTED] * 3
 

@@ -32,7 +32,7 @@ def on_lenient(lenient: Cluster, tmp_path: Path, stand_in: Path, secret_file: Pa
 def test_a_job_that_can_never_run_says_so(on_lenient: SlurmService, cluster: str, nodes: int) -> None:
     job_id = on_lenient.submit(on_lenient.body(cluster=cluster, resources={"nodes": nodes}))["id"]
     job = wait_until(lambda: never_runs(on_lenient, job_id), what="the reason")
-    assert job["queue"]["reason"].startswith("Can never run like this: It asks for ")
+    assert job["queue"]["reason"].startswith("Can never run as submitted: It requests ")
     on_lenient.ask(job_id, "cancel")
     assert on_lenient.wait_for(job_id)["state"] == "CANCELLED"
 

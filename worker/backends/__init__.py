@@ -1,1 +1,1 @@
-"""Where runs are executed: the interface that the engine knows, and a folder for each kind of cluster."""
+"""Backends: the interface that the engine uses, and one package for each kind of cluster."""

@@ -1,4 +1,4 @@
-"""Who has an attempt: the first to write its claim, the run as it begins or the service that gives it up."""
+"""The claim of an attempt: the first writer owns it, either the starting run or the abandoning service."""
 
 from trainer.run_layout import RunLayout
 from worker.backends.access.files import Files
@@ -7,6 +7,7 @@ ABANDONED = b"abandoned\n"
 
 
 def abandon(layout: RunLayout, files: Files) -> bool:
-    """Make sure that a run never begins in this directory; False where it has begun."""
-    files.make_directory(layout.directory)  # of a run that the scheduler was to restart, and forgot
+    """Claim the attempt so that no run starts in this directory; return False if a run has started."""
+    # Missing for a run that the scheduler should have restarted and no longer knows.
+    files.make_directory(layout.directory)
     return files.create(layout.claim, ABANDONED) or files.read(layout.claim, 0, len(ABANDONED)) == ABANDONED

@@ -1,4 +1,4 @@
-"""From a cluster profile to the backend that speaks to this cluster."""
+"""Create the backend of a cluster profile."""
 
 from worker.backends.access.transport import LocalTransport, Transport
 from worker.backends.interface import Backend
@@ -10,7 +10,7 @@ from worker.settings import get_settings
 
 
 def connect(profile: Cluster) -> Backend:
-    """The backend of a profile."""
+    """Return the backend of a profile."""
     settings = get_settings()
     if isinstance(profile, SlurmCluster):
         return SlurmBackend(profile, _transport(profile))

@@ -1,4 +1,4 @@
-"""What every cluster kind can do. The engine knows a backend only through this module."""
+"""The interface of all backends. The engine uses a backend only through this module."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -14,12 +14,12 @@ from worker.runs.run import Run, split_run_name
 
 
 class Handle(NamedTuple):
-    """A submission, as it is asked about. An id alone may mean another run by now: schedulers reuse them."""
+    """Identifies a submission. The id alone is not enough: schedulers reuse ids."""
 
     external_id: str
     name: str
     directory: Path
-    """Of the current attempt. Its submission's is another one where the scheduler has restarted the run."""
+    """Directory of the current attempt. It differs from the submitted one after a scheduler's restart."""
 
     @property
     def layout(self) -> RunLayout:
@@ -33,7 +33,7 @@ class Handle(NamedTuple):
 
 
 class Submission(BaseModel):
-    """An attempt as it is handed to a backend: files, and the command that starts it."""
+    """An attempt as it is submitted to a backend: files, and the command that starts it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,9 +43,9 @@ class Submission(BaseModel):
     """Path relative to `directory` -> content."""
     command: list[str]
     secrets: dict[str, str] = {}
-    """Environment name -> name of a secret. The values are read when it is submitted, and kept nowhere."""
+    """Environment name -> name of a secret. The values are read at submission and never stored."""
     image: str | None = None
-    """Container image that the cluster has to have before it can run."""
+    """Container image that the cluster needs before the run can start."""
     fresh_image: bool = False
 
     @property
@@ -57,60 +57,60 @@ class Submission(BaseModel):
 
 
 class Backend(Protocol):
-    """One cluster. Every call has a time limit of its own and raises BackendError."""
+    """One cluster. Every call has its own time limit and raises BackendError."""
 
     @property
     def settle_seconds(self) -> float:
-        """For so long after a run's end its last files may not be seen yet."""
+        """Seconds after a run's end during which its last files may not be visible yet."""
         ...
 
     @property
     def must_collect(self) -> bool:
-        """Whether what a run writes is seen only after collect()."""
+        """Whether a run's files are visible only after collect()."""
         ...
 
     def job_directory(self, job_id: str) -> Path:
-        """Directory of the job on the cluster; see docs/job-directory.md."""
+        """Return the job's directory on the cluster; see docs/job-directory.md."""
         ...
 
     def render(self, run: Run) -> Submission:
-        """Pure: no I/O."""
+        """Render a run as a submission. Pure: no I/O."""
         ...
 
     def submit(self, submission: Submission) -> str:
-        """Hand it over and return its external id. A second call with the same name changes nothing."""
+        """Submit and return the external id. Idempotent: a second call with the same name does nothing."""
         ...
 
     def find(self, handle: Handle) -> str | None:
-        """Return the external id of the run with this name, or None: asked where an answer was lost."""
+        """Return the external id of the run with this name, or None. Used after a lost answer."""
         ...
 
     def poll(self, handles: Collection[Handle]) -> dict[str, Observation]:
-        """One look at all of them, by name. A name that is not in the answer is no news."""
+        """Poll all of them in one call; return observations by name. A missing name means no change."""
         ...
 
     def cancel(self, handle: Handle) -> None:
-        """End it, queued or running. Ending what has ended is no error."""
+        """Cancel the run, queued or running. If it has ended already, do nothing."""
         ...
 
     def abandon(self, handle: Handle) -> bool:
-        """Make sure that a run that the scheduler does not know never begins.
+        """Make sure that a run that the scheduler does not know never starts.
 
-        False where it has begun, or where that cannot be made sure.
+        Return False if the run has started, or if its start cannot be ruled out.
         """
         ...
 
     def collect(self, handle: Handle, *, is_over: bool) -> bool:
-        """Bring what a run has written to where files() finds it; True where nothing is to follow."""
+        """Copy the run's output to where files() finds it; return True if no more output will follow."""
         ...
 
-    def look(self, request: ConfigRequest | DataRequest) -> InspectionResult | None:
-        """Look at what a config or a client names, where its files are; None where nothing there can.
+    def inspect(self, request: ConfigRequest | DataRequest) -> InspectionResult | None:
+        """Inspect the files that a request names, where they are; None if the cluster cannot inspect files.
 
-        It takes at most the request's seconds, and some for the start.
+        The inspection takes at most the request's seconds plus its start.
         """
         ...
 
     def files(self) -> Files:
-        """The cluster's files, as far as the service can see them."""
+        """Return the cluster's files, as far as the service can see them."""
         ...

@@ -1,4 +1,4 @@
-"""Shell scripts from templates: what is put in is quoted by the filter `quote`, or was checked before."""
+"""Shell scripts from templates. Inserted values are quoted by the filter `quote`, or validated before."""
 
 import shlex
 
@@ -6,14 +6,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def templates(package: str) -> Environment:
-    """The templates of a backend."""
+    """Return the template environment of a backend's package."""
     environment = Environment(
         loader=PackageLoader(package),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  # shell, not HTML: what is not ours is quoted
+        autoescape=False,  # noqa: S701  # shell, not HTML: values are quoted or validated
     )
     environment.filters["quote"] = lambda value: shlex.quote(str(value))
     return environment

@@ -1,4 +1,4 @@
-"""The trainer's code as it travels to a cluster: the same files, the same bytes."""
+"""The trainer's code as an archive for a cluster. Deterministic: the same files give the same bytes."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ Member = tuple[str, bytes]
 
 @lru_cache
 def code_hash() -> str:
-    """Of the names and contents of the trainer's files."""
+    """Return the hash of the names and contents of the trainer's files."""
     digest = hashlib.sha256()
     for name, content in sources():
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
@@ -24,14 +24,14 @@ def code_hash() -> str:
 
 
 def sources() -> list[Member]:
-    """The trainer's files, by their paths in the project."""
+    """Return the trainer's files, by their paths in the project."""
     root = PROJECT_ROOT / "trainer"
     found = sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES and path.is_file())
     return [(str(path.relative_to(PROJECT_ROOT)), path.read_bytes()) for path in found]
 
 
 def archive(members: Iterable[Member], compression: str) -> bytes:
-    """A tar file. compression: `gz` or `xz`."""
+    """Return a tar file. compression: `gz` or `xz`."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=f"w:{compression}") as file:  # type: ignore[call-overload]
         for name, content in members:

@@ -1,1 +1,1 @@
-"""The clusters that jobs may run on: profiles, their registry, their secrets."""
+"""The clusters that jobs may run on: profiles, registry, secrets."""

@@ -31,7 +31,7 @@ TEMPLATE_PREFIX = "_"
 
 @lru_cache
 def clusters() -> dict[str, Cluster]:
-    """All profiles by name. Raises Misconfigured where the file cannot be read or is wrong."""
+    """Return all profiles by name. Raises Misconfigured if the file cannot be read or is invalid."""
     path = get_settings().clusters_path
     if get_settings().clusters_file is None and not path.exists():
         return {"local": _built_in()}
@@ -43,49 +43,49 @@ def clusters() -> dict[str, Cluster]:
 
 
 def _profile(name: str, tables: dict[str, Table]) -> Cluster:
-    """A table with what it inherits. Raises ValueError."""
+    """Return the profile of a table and the tables that it extends. Raises ValueError."""
     try:
         return _PROFILE.validate_python({"executor": "local", **_inherited(name, tables), "name": name})
     except ValidationError as error:
-        raise ValueError(f"[{name}] {'; '.join(map(_fault, error.errors()))}") from error
+        raise ValueError(f"[{name}] {'; '.join(map(_message, error.errors()))}") from error
 
 
-def _fault(error: ErrorDetails) -> str:
-    """`field: what is wrong`, with the nearest name for one that does not exist."""
-    executor, *place = error["loc"] or ("",)
-    where = ".".join(map(str, place))
-    if error["type"] == "extra_forbidden" and len(place) == 1:
+def _message(error: ErrorDetails) -> str:
+    """Return `field: what is wrong`; for an unknown field, with the nearest name."""
+    executor, *location = error["loc"] or ("",)
+    field = ".".join(map(str, location))
+    if error["type"] == "extra_forbidden" and len(location) == 1:
         known = KINDS[str(executor)].model_fields
-        return f"{where}: There is no such field. {suggestion(where, known)}"
-    return f"{where}: {error['msg']}" if where else error["msg"]
+        return f"{field}: There is no such field. {suggestion(field, known)}"
+    return f"{field}: {error['msg']}" if field else error["msg"]
 
 
 def _inherited(name: str, tables: dict[str, Table], below: tuple[str, ...] = ()) -> Table:
-    """`extends` names a table whose values hold where this one has none."""
+    """Return a table merged over the one that it extends."""
     if name in below:
         raise ValueError(f"{name!r} extends itself: {' -> '.join((*below, name))}")
     if not isinstance(tables.get(name), dict):
-        raise ValueError(f"{name!r} is no table of the file, as in [{name}]{_wanted_by(below)}")
+        raise ValueError(f"the file has no table [{name}]{_extended_by(below)}")
     own = dict(tables[name])
     parent = own.pop("extends", None)
     return own if parent is None else {**_inherited(parent, tables, (*below, name)), **own}
 
 
-def _wanted_by(below: tuple[str, ...]) -> str:
+def _extended_by(below: tuple[str, ...]) -> str:
     return f", and {below[-1]!r} extends it" if below else ""
 
 
 def _built_in() -> Cluster:
     return LocalCluster(
         name="local",
-        description="This machine. Data and models that jobs name lie under the service's inputs folder.",
+        description="This machine. The data and models of jobs lie under the service's inputs folder.",
         max_gpus_per_node=8,
         roots=[get_settings().data_dir / "inputs"],
     )
 
 
 def cluster(name: str) -> Cluster:
-    """A profile. Raises NotFound, naming the nearest, where there is none of this name."""
+    """Return a profile. Raises NotFound, with the nearest name, if there is none of this name."""
     known = clusters()
     if name not in known:
         nearest = get_close_matches(name, known, n=1)
@@ -95,12 +95,12 @@ def cluster(name: str) -> Cluster:
 
 
 def named_in_request(name: str | None) -> Cluster:
-    """The profile that a job asks for. Raises InvalidSpec where there is none of this name."""
+    """Return the profile that a request names, or the default. Raises InvalidSpec if there is none."""
     try:
         return cluster(name or get_settings().default_cluster)
     except NotFound as error:
         hint = error.hint or ""
         if name is None:
-            hint += " A job that names none goes where SFT_DEFAULT_CLUSTER of the service says."
-        fault = FieldError(pointer="/cluster", code="unknown_cluster", detail=error.message, hint=hint)
-        raise InvalidSpec(error.message, hint=hint, errors=[fault]) from error
+            hint += " The service's SFT_DEFAULT_CLUSTER is the cluster of a job that names none."
+        field_error = FieldError(pointer="/cluster", code="unknown_cluster", detail=error.message, hint=hint)
+        raise InvalidSpec(error.message, hint=hint, errors=[field_error]) from error

@@ -16,7 +16,7 @@ from worker.errors import FieldError, InvalidSpec, SftError
 from worker.field_errors import pointer
 from worker.planning.config import INPUTS
 from worker.planning.plan import Plan, checked_plan, parse_config
-from worker.planning.request_guards import fault
+from worker.planning.request_guards import rejection
 from worker.planning.spec import Inputs, JobSpec, Overrides, RequestedResources, Strict
 
 APPLY = "/apply_suggestion"
@@ -95,7 +95,7 @@ def _suggested(job: Job, request: RetryRequest) -> list[_Override]:
     change = _suggestion_of(job)
     if change is None:
         hint = "Name the changes in `overrides`; failure.suggestion shows whether there is a suggestion."
-        raise fault(APPLY, "no_suggestion", "The job's failure has no suggestion to apply.", hint)
+        raise rejection(APPLY, "no_suggestion", "The job's failure has no suggestion to apply.", hint)
     return [] if change.field.startswith(RESOURCES) else [_Override(_text(change.field, change.to), APPLY)]
 
 

@@ -79,7 +79,7 @@ def _inspect(job: Job) -> list[Finding]:
         roots=[*profile.roots, *map(backend.job_directory, own)],
     )
     with metrics.observed(job.cluster, "look"):
-        seen = backend.look(request)
+        seen = backend.inspect(request)
     return seen.findings if seen else []
 
 

@@ -1,1 +1,1 @@
-"""From a request to a plan: config, checks, and exactly what would be submitted."""
+"""From a request to a plan: the config, its checks, and the submission."""

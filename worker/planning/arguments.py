@@ -1,18 +1,18 @@
-"""Passthrough arguments, by the rule of NVIDIA's step: a flag named like a field of the config sets it."""
+"""Passthrough arguments, by the rule of NVIDIA's step: a flag sets the config field of the same name."""
 
 from collections.abc import Iterator, Sequence
 
 from trainer.config.training_config import TrainingConfig
 from worker.field_errors import pointer, suggestion
-from worker.planning.request_guards import fault
+from worker.planning.request_guards import rejection
 
 Argument = tuple[str, str, str]
 
 
 def arguments(args: Sequence[str]) -> Iterator[Argument]:
-    """Each argument as (pointer into the request, name of the field, text of its value).
+    """Yield each argument as (pointer into the request, field name, text of its value).
 
-    `--seq-length 8192` and `--seq-length=8192` say the same. Raises InvalidSpec for what maps to nothing.
+    `--seq-length 8192` and `--seq-length=8192` are equal. Raises InvalidSpec for an unknown argument.
     """
     index = 0
     while index < len(args):
@@ -32,14 +32,14 @@ def _field(where: str, flag: str) -> str:
     if not flag.startswith("--") or name not in fields:
         near = suggestion(name, fields) if flag.startswith("--") else "A flag looks like --seq-length 8192."
         hint = f"{near} Keys of sections are overrides: train.train_iters=3."
-        raise fault(where, "unknown_argument", f"{flag[:100]!r} maps to nothing.", hint)
+        raise rejection(where, "unknown_argument", f"No config field matches {flag[:100]!r}.", hint)
     if isinstance(fields[name].default_factory, type):
         hint = f"Set one of its keys in overrides: {name}.KEY=VALUE."
-        raise fault(where, "unknown_argument", f"{name} is a section, and no flag sets a section.", hint)
+        raise rejection(where, "unknown_argument", f"{name} is a section, and a flag cannot set it.", hint)
     return name
 
 
 def _next(where: str, flag: str, following: Sequence[str]) -> str:
     if not following or following[0].startswith("--"):
-        raise fault(where, "unknown_argument", f"{flag} needs a value.", f"Write {flag} VALUE.")
+        raise rejection(where, "unknown_argument", f"{flag} needs a value.", f"Write {flag} VALUE.")
     return following[0]

@@ -16,10 +16,10 @@ from trainer.config.training_config import TrainingConfig
 from worker.errors import FieldError
 from worker.field_errors import field_errors, pointer
 from worker.planning.arguments import arguments
-from worker.planning.request_guards import fault, invalid, refuse_items
-from worker.planning.spec import JobSpec, refuse_endless
+from worker.planning.request_guards import invalid_spec, reject_items, rejection
+from worker.planning.spec import JobSpec, reject_deep_nesting
 
-# `inputs` are other names for these keys of the config.
+# `inputs` are aliases of these keys of the config.
 INPUTS = {
     "dataset.nano3_packed_sft_dir": "packed_parquet",
     "checkpoint_megatron": "checkpoint_megatron",
@@ -27,7 +27,7 @@ INPUTS = {
 
 KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
 
-# What OmegaConf and its YAML make of nonsense; of endless nesting, too.
+# What OmegaConf and its YAML parser raise for invalid text, or for text that is nested too deeply.
 UNREADABLE = (
     OmegaConfBaseException, YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError,
 )  # fmt: skip
@@ -35,32 +35,32 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class Composed:
-    """An effective config, and where in the request its values came from."""
+    """An effective config, and the places in the request that its values come from."""
 
     config: TrainingConfig
     origin: Mapping[str, str]
     """Dotted key of the config -> JSON pointer into the request."""
     inline: bool
     files: bool = True
-    """Whether the files that the config names are seen from here."""
+    """Whether the service sees the files that the config names."""
 
     def source(self, where: str) -> str:
-        """The place in the request that decides about this place (a JSON pointer) of the config."""
+        """Return the JSON pointer into the request that sets a place (a JSON pointer) of the config."""
         return _source(where, self.origin, inline=self.inline)
 
 
 def compose(spec: JobSpec, preset: Preset | None, *, files: bool = True) -> Composed:
-    """Preset or inline config, then overrides, then inputs. Raises InvalidSpec.
+    """Merge preset or inline config, then overrides and arguments, then inputs. Raises InvalidSpec.
 
-    files: whether the files that it names are seen from here.
+    files: whether the service sees the files that the config names.
     """
     if isinstance(spec.config, dict):
-        refuse_items(spec.config, "/config", exact=True)
+        reject_items(spec.config, "/config", exact=True)
     origin: dict[str, str] = {}
     merged = OmegaConf.create(preset.config if preset else spec.config)
     for where, key, value in (*_overrides(spec), *_arguments(spec)):
-        # Before OmegaConf has it: an interpolation would be resolved, whatever it was disguised as.
-        refuse_items({key: value}, where)
+        # Check before OmegaConf merges the value: it would resolve interpolations.
+        reject_items({key: value}, where)
         _set(merged, where, key, value)
         origin[key] = where
     values = OmegaConf.to_container(merged)
@@ -68,68 +68,68 @@ def compose(spec: JobSpec, preset: Preset | None, *, files: bool = True) -> Comp
     try:
         config = TrainingConfig.model_validate(values)
     except ValidationError as error:
-        faults = field_errors(error.errors(), TrainingConfig)
-        raise invalid([_at_source(fault, origin, inline=preset is None) for fault in faults]) from error
+        errors = field_errors(error.errors(), TrainingConfig)
+        raise invalid_spec([_at_source(one, origin, inline=preset is None) for one in errors]) from error
     composed = Composed(config, origin, inline=preset is None, files=files)
-    _refuse_faults(composed)
+    _check_sections(composed)
     return composed
 
 
-def _refuse_faults(composed: Composed) -> None:
-    """What Megatron-Bridge does not know, or not like this. Raises InvalidSpec."""
-    faults = [
+def _check_sections(composed: Composed) -> None:
+    """Raise InvalidSpec for keys and values that Megatron-Bridge does not accept."""
+    errors = [
         FieldError(pointer=composed.source(one.pointer), code=one.code, detail=one.detail, hint=one.hint)
         for one in section_faults(composed.config, files=composed.files)
     ]
-    if faults:
-        raise invalid(faults)
+    if errors:
+        raise invalid_spec(errors)
 
 
 def _overrides(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
-    """Each override as (pointer into the request, dotted key, value)."""
+    """Yield each override as (pointer into the request, dotted key, value)."""
     if isinstance(spec.overrides, dict):
         for key, value in spec.overrides.items():
             where = pointer(["overrides", key])
-            _refuse_key(where, key, key)
+            _check_key(where, key, key)
             yield where, key, value
         return
     for index, text in enumerate(spec.overrides):
         where = pointer(["overrides", index])
         key, equals, _ = text.partition("=")
-        _refuse_key(where, key if equals else "", text)
+        _check_key(where, key if equals else "", text)
         yield where, key, _parsed(where, key, text)
 
 
 def _arguments(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
-    """Each passthrough argument, as an override of the same meaning."""
+    """Yield each passthrough argument as an equivalent override."""
     for where, name, text in arguments(spec.args):
         yield where, name, _parsed(where, name, f"{name}={text}")
 
 
-def _refuse_key(where: str, key: str, text: str) -> None:
+def _check_key(where: str, key: str, text: str) -> None:
     if not KEY.fullmatch(key):
         hint = "An override looks like train.global_batch_size=8."
-        raise fault(where, "not_an_override", f"{text[:100]!r} does not name a key of the config.", hint)
+        raise rejection(where, "not_an_override", f"{text[:100]!r} does not name a key of the config.", hint)
 
 
 def _parsed(where: str, key: str, text: str) -> Any:
-    """The value of a dotlist entry, as OmegaConf reads it and with nothing resolved."""
+    """Return the value of a dotlist entry as OmegaConf parses it, without resolving interpolations."""
     try:
-        _refuse_aliases(text.partition("=")[2])
+        _reject_aliases(text.partition("=")[2])
         value = OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=False)
         for part in key.split("."):
             value = value[part]  # type: ignore[index, call-overload]
-        refuse_endless(value)
+        reject_deep_nesting(value)
     except UNREADABLE as error:
         detail = f"The value of {text[:100]!r} cannot be read: {str(error)[:500]}"
-        raise fault(where, "not_an_override", detail) from error
+        raise rejection(where, "not_an_override", detail) from error
     return value
 
 
-def _refuse_aliases(text: str) -> None:
-    """A few of them, each of others, are more than any memory holds."""
+def _reject_aliases(text: str) -> None:
+    """Raise ValueError for YAML aliases: a few nested ones can expand beyond any memory."""
     if "*" in text and any(isinstance(token, AliasToken) for token in scan(text)):
-        raise ValueError("YAML's aliases (*NAME) are not allowed; quote a text that begins with *")
+        raise ValueError("YAML aliases (*NAME) are not allowed; quote a text that begins with *")
 
 
 def _set(config: Any, where: str, key: str, value: Any) -> None:
@@ -137,11 +137,11 @@ def _set(config: Any, where: str, key: str, value: Any) -> None:
         OmegaConf.update(config, key, value, merge=True)
     except UNREADABLE as error:
         detail = f"{key[:100]!r} cannot be set: {str(error)[:500]}"
-        raise fault(where, "not_an_override", detail) from error
+        raise rejection(where, "not_an_override", detail) from error
 
 
 def _apply_inputs(values: Any, spec: JobSpec, origin: dict[str, str]) -> None:
-    """What `inputs` and an override both say must be the same."""
+    """Apply `inputs`. Raises InvalidSpec if an override sets the same key to another value."""
     for key, name in INPUTS.items():
         path = getattr(spec.inputs, name)
         if path is None:
@@ -152,15 +152,15 @@ def _apply_inputs(values: Any, spec: JobSpec, origin: dict[str, str]) -> None:
         for parent in parents:
             section = section.setdefault(parent, {})
         if not isinstance(section, dict):
-            continue  # the config is refused for it
+            continue  # the validation rejects the config
         if section.get(last, path) != path and key in origin:
-            raise fault(where, "contradiction", f"inputs.{name} and {key} mean the same and differ.")
+            raise rejection(where, "contradiction", f"inputs.{name} and {key} mean the same and differ.")
         section[last] = path
         origin[key] = where
 
 
-def _at_source(fault: FieldError, origin: Mapping[str, str], *, inline: bool) -> FieldError:
-    return fault.model_copy(update={"pointer": _source(fault.pointer, origin, inline=inline)})
+def _at_source(error: FieldError, origin: Mapping[str, str], *, inline: bool) -> FieldError:
+    return error.model_copy(update={"pointer": _source(error.pointer, origin, inline=inline)})
 
 
 def _source(where: str, origin: Mapping[str, str], *, inline: bool) -> str:

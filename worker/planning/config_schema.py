@@ -1,4 +1,4 @@
-"""What a form needs to know of a preset: parameters, effective values, and a JSON Schema of its config."""
+"""The data of a form for a preset: parameters, effective values, and a JSON Schema of its config."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -17,25 +17,25 @@ from worker.planning.spec import JobSpec
 
 
 class Parameter(BaseModel):
-    """A value that people change most."""
+    """A value that users change often."""
 
-    name: str = Field(description="Dotted key, as an override names it.")
+    name: str = Field(description="Dotted key, as used in overrides.")
     description: str | None
-    value: Any = Field(description="What the preset comes to unless it is changed.")
-    choices: list[Any] | None = Field(description="The values there are, where they are few.")
+    value: Any = Field(description="The preset's effective value.")
+    choices: list[Any] | None = Field(description="The allowed values, if they can be listed.")
 
 
 class PresetDetails(Preset):
-    """A preset and what it comes to."""
+    """A preset with its parameters and effective values."""
 
-    recipe: str = Field(description="Megatron-Bridge's recipe, or gpt, mla or hybrid: one of this project.")
+    recipe: str = Field(description="Megatron-Bridge's recipe, or one of this project: gpt, mla or hybrid.")
     parameters: list[Parameter]
     values: dict[str, Value] = Field(description="All values that the preset or its recipe sets.")
 
 
 @cache
 def details(name: str) -> PresetDetails:
-    """A preset with its parameters and effective values. Raises PresetNotFound."""
+    """Return a preset with its parameters and effective values. Raises PresetNotFound."""
     preset = load_preset(name)
     composed = compose(JobSpec(name="form", config=preset.name), preset)
     effective = Effective(composed.config)
@@ -70,7 +70,7 @@ def _choices(schema: Schema) -> list[Any] | None:
 
 
 def config_schema(preset: Preset) -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a preset's training config, with its effective values as defaults."""
+    """Return the JSON Schema (draft 2020-12) of a preset's config, with its effective values as defaults."""
     config = TrainingConfig.model_validate(preset.config)
     effective = Effective(config)
     schema = _inlined(TrainingConfig.model_json_schema())
@@ -89,7 +89,7 @@ def config_schema(preset: Preset) -> dict[str, Any]:
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """Pydantic's schema with its own models in place of the references to them."""
+    """Return pydantic's schema with references to its own models replaced by these models."""
     models = schema.pop("$defs")
 
     def inlined(one: dict[str, Any]) -> dict[str, Any]:
@@ -103,11 +103,11 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _section(name: str, own: dict[str, Any], effective: Effective) -> dict[str, Any]:
-    """Bridge's class, with this project's own keys of the section and the values that hold."""
+    """Return the schema of Bridge's class, with this project's own keys and the effective values."""
     bridge = effective.recipe.schema(name)
-    properties = {**bridge["properties"], **own.get("properties", {})}
-    held = {key: _with_default(f"{name}.{key}", one, effective) for key, one in properties.items()}
-    section = {**bridge, "properties": held, "description": own.get("description")}
+    merged = {**bridge["properties"], **own.get("properties", {})}
+    properties = {key: _with_default(f"{name}.{key}", one, effective) for key, one in merged.items()}
+    section = {**bridge, "properties": properties, "description": own.get("description")}
     return {"anyOf": [section, {"enum": [*precisions(), None]}]} if name == "mixed_precision" else section
 
 
@@ -118,14 +118,14 @@ def _with_default(key: str, schema: Schema, effective: Effective) -> dict[str, A
 
 
 def _needed(schema: Any) -> dict[str, Schema]:
-    """Bridge's classes that a schema refers to, and those that these refer to."""
+    """Return the definitions of Bridge's classes that a schema refers to, directly or indirectly."""
     needed: dict[str, Schema] = {}
-    waiting = [schema]
-    while waiting:
-        for name in _references(waiting.pop()):
+    pending = [schema]
+    while pending:
+        for name in _references(pending.pop()):
             if name not in needed:
                 needed[name] = definitions().get(name, {})  # pydantic's JsonValue is anything
-                waiting.append(needed[name])
+                pending.append(needed[name])
     return needed
 
 

@@ -1,4 +1,4 @@
-"""From a job spec to a plan: the effective config, its checks, and exactly what would be submitted."""
+"""From a job spec to a plan: the effective config, its checks, and the exact submission."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,55 +18,58 @@ from worker.backends.connect import connect
 from worker.backends.interface import Submission
 from worker.clusters.registry import Cluster, named_in_request
 from worker.clusters.secrets import is_variable
-from worker.errors import FieldError, InvalidSpec, PlanDrift
+from worker.errors import FieldError, PlanDrift
 from worker.field_errors import pointer
 from worker.planning.config import Composed, compose
 from worker.planning.plan_hash import changed, digest
 from worker.planning.provenance import Value, values
-from worker.planning.request_guards import fault, refuse_control_characters
+from worker.planning.request_guards import invalid_spec, reject_control_characters, rejection
 from worker.planning.spec import JobSpec
 from worker.runs.run import Resources, Run
 
-# Stands for the id that a job gets when it is created, so that equal plans have equal hashes.
+# Placeholder for the id of a job that is not created yet, so that equal plans have equal hashes.
 PLANNED_JOB = "JOB_ID"
 
 
 class Plan(BaseModel):
-    """What a spec comes to: nothing of it has happened yet."""
+    """The effective config and the submission of a spec. Nothing is stored or submitted."""
 
-    ok: bool = Field(description="False where a check found an error: POST /v1/jobs would refuse it.")
+    ok: bool = Field(description="False if a check found an error: POST /v1/jobs would reject the spec.")
     preset: str | None
     cluster: str
     config: dict[str, Any] = Field(description="The effective training config.")
     resources: Resources
     gpus: int
-    gpu_hours: float = Field(description="GPU-hours if the run takes its whole time limit.")
-    submission: Submission = Field(description=f"Exactly what would be submitted, for a job {PLANNED_JOB}.")
+    gpu_hours: float = Field(description="GPU-hours if the run uses its full time limit.")
+    submission: Submission = Field(description=f"The exact submission, for a job with id {PLANNED_JOB}.")
     values: dict[str, Value] = Field(
-        description="What the run's config sets, and who says so; all else is Megatron-Bridge's default."
+        description="The values that the run's config sets, with their sources; all other values are "
+        "Megatron-Bridge's defaults."
     )
     recipe: str | None = Field(
-        description="Megatron-Bridge's recipe, or gpt, mla or hybrid: one of this project. Null where a "
-        "model that only the cluster sees decides it."
+        description="Megatron-Bridge's recipe, or one of this project: gpt, mla or hybrid. Null if it "
+        "depends on a model that only the cluster sees."
     )
-    memory: Estimate | None = Field(description="Of one GPU; null where the model's sizes are not known.")
+    memory: Estimate | None = Field(
+        description="Memory of one GPU; null if the sizes of the model are not known."
+    )
     checks: list[Finding]
-    plan_hash: str = Field(description="Equal for plans that would do the same. POST /v1/jobs takes it.")
+    plan_hash: str = Field(description="Equal for plans with the same effect. Accepted by POST /v1/jobs.")
 
     def config_in(self, job_directory: Path) -> dict[str, Any]:
-        """The config of a job with this directory."""
+        """Return the config of a job with this directory."""
         return _saving_to(self.config, job_directory)
 
 
 def plan(spec: JobSpec, project: str | None, *, exported: str | None = None) -> Plan:
-    """Work a spec out. Raises InvalidSpec where it says something that has no meaning.
+    """Return the plan of a spec. Raises InvalidSpec if the spec cannot be interpreted.
 
-    project: whose secrets it may name; None: those of all.
-    exported: the checkpoint that the service itself lets an export read, wherever it lies.
+    project: the project whose secrets the spec may name; None: all projects.
+    exported: path of the checkpoint that an export may read although it lies outside the roots.
     """
-    refuse_control_characters(spec)
+    reject_control_characters(spec)
     cluster = named_in_request(spec.cluster)
-    _refuse_secrets(spec, cluster, project)
+    _check_secrets(spec, cluster, project)
     preset = _preset(spec.config) if isinstance(spec.config, str) else None
     resources = _resources(spec, preset, cluster)
     composed = compose(spec, preset, files=cluster.sees_files)
@@ -78,11 +81,20 @@ def plan(spec: JobSpec, project: str | None, *, exported: str | None = None) -> 
         *fitted,
         *_checks(composed, resources, cluster, forbidden),
     ]
+    return _plan(spec, composed, resources, cluster, fitted, checks)
+
+
+def _plan(
+    spec: JobSpec,
+    composed: Composed,
+    resources: Resources,
+    cluster: Cluster,
+    fitted: list[Finding],
+    checks: list[Finding],
+) -> Plan:
     config = composed.config.model_dump(mode="json")
     possible = recipes_of(composed.config, files=composed.files)
-    backend = connect(cluster)
-    directory = backend.job_directory(PLANNED_JOB)
-    submission = backend.render(run(spec, PLANNED_JOB, 1, _saving_to(config, directory), resources))
+    submission = _submission(spec, config, resources, cluster)
     return Plan(
         ok=not any(finding.severity == "error" for finding in checks),
         preset=spec.config if isinstance(spec.config, str) else None,
@@ -100,8 +112,14 @@ def plan(spec: JobSpec, project: str | None, *, exported: str | None = None) -> 
     )
 
 
+def _submission(spec: JobSpec, config: dict[str, Any], resources: Resources, cluster: Cluster) -> Submission:
+    backend = connect(cluster)
+    directory = backend.job_directory(PLANNED_JOB)
+    return backend.render(run(spec, PLANNED_JOB, 1, _saving_to(config, directory), resources))
+
+
 def run(spec: JobSpec, job_id: str, attempt: int, config: dict[str, Any], resources: Resources) -> Run:
-    """What a backend is given to render."""
+    """Return the run for a backend to render."""
     return Run(
         job_id, attempt, config, resources,
         attached=spec.attached, secrets=spec.secrets, fresh_image=spec.force_squash,
@@ -109,7 +127,7 @@ def run(spec: JobSpec, job_id: str, attempt: int, config: dict[str, Any], resour
 
 
 def _fit(composed: Composed, resources: Resources) -> tuple[Composed, list[Finding]]:
-    """The config with what a recipe's own shape needs changed for these GPUs, and the words for it."""
+    """Return the config with the recipe's parallelism fitted to these GPUs, and a finding for each change."""
     if composed.config.export:
         return composed, []
     fitted = fit(composed.config, resources.gpus, files=composed.files)
@@ -123,50 +141,50 @@ def _fit(composed: Composed, resources: Resources) -> tuple[Composed, list[Findi
 
 
 def _dotted(fitted: Finding) -> str:
-    """Key of Megatron-Bridge that a fitted argument of the recipe means."""
+    """Return the Megatron-Bridge key of a fitted recipe argument."""
     return fitted.suggestion.field.replace("recipe.", "model.", 1) if fitted.suggestion else ""
 
 
-def _refuse_secrets(spec: JobSpec, cluster: Cluster, project: str | None) -> None:
+def _check_secrets(spec: JobSpec, cluster: Cluster, project: str | None) -> None:
     known = [name for name, secret in cluster.known_secrets.items() if secret.allows(project)]
     for variable, name in spec.secrets.items():
         where = pointer(["secrets", variable])
         if not is_variable(variable):
             hint = (
-                "Take a name such as HF_TOKEN, of capitals, digits and underscores, that steers no program."
+                "Use a name such as HF_TOKEN, of capitals, digits and underscores, that controls no program."
             )
-            raise fault(where, "not_a_variable", f"{variable[:100]!r} cannot be set by a job.", hint)
+            raise rejection(where, "not_a_variable", f"{variable[:100]!r} cannot be set by a job.", hint)
         if name not in known:
-            hint = f"Yours on this cluster: {', '.join(known) or 'none'}."
-            raise fault(where, "unknown_secret", f"There is no secret {name[:100]!r} for you.", hint)
+            hint = f"Your secrets on this cluster: {', '.join(known) or 'none'}."
+            raise rejection(where, "unknown_secret", f"You have no secret {name[:100]!r}.", hint)
 
 
 def checked_plan(spec: JobSpec, project: str | None, *, exported: str | None = None) -> Plan:
-    """The plan of a job that may be created. Raises InvalidSpec with its errors, or PlanDrift.
+    """Return the plan of a job that may be created. Raises InvalidSpec with its errors, or PlanDrift.
 
     exported: as for plan.
     """
     result = plan(spec, project, exported=exported)
-    errors = [finding for finding in result.checks if finding.severity == "error"]
-    if errors:
-        faults = [FieldError(pointer=f.pointer, code=f.code, detail=f.message, hint=f.hint) for f in errors]
-        raise InvalidSpec(errors[0].message, hint=errors[0].hint, errors=faults)
-    _refuse_drift(spec, result)
+    found = [finding for finding in result.checks if finding.severity == "error"]
+    if found:
+        errors = [FieldError(pointer=f.pointer, code=f.code, detail=f.message, hint=f.hint) for f in found]
+        raise invalid_spec(errors)
+    _check_drift(spec, result)
     return result
 
 
-def _refuse_drift(spec: JobSpec, result: Plan) -> None:
+def _check_drift(spec: JobSpec, result: Plan) -> None:
     if spec.plan_hash and spec.plan_hash != result.plan_hash:
         now = named_in_request(result.cluster)
         parts = changed(spec.plan_hash, _parts(result.config, result.resources, now, result.submission))
         raise PlanDrift(
-            f"The plan is no longer the one you agreed to: it differs in {', '.join(parts)}.",
-            hint="Ask POST /v1/jobs:plan again and compare.",
+            f"The plan has changed since you agreed to it: it differs in {', '.join(parts)}.",
+            hint="Call POST /v1/jobs:plan again and compare the plans.",
         )
 
 
 def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
-    """A stored config. It was valid when it was stored."""
+    """Parse a stored config, which was validated before it was stored."""
     return TrainingConfig.model_validate(values)
 
 
@@ -174,20 +192,20 @@ def _preset(name: str) -> Preset:
     try:
         return load_preset(name)
     except PresetNotFound as error:
-        raise fault("/config", "unknown_preset", str(error)) from error
+        raise rejection("/config", "unknown_preset", str(error)) from error
 
 
 def _saving_to(config: dict[str, Any], job_directory: Path) -> dict[str, Any]:
-    """A config whose checkpoints go to the job's own directory unless it names another."""
+    """Return the config with checkpoints in the job's own directory, unless it names another directory."""
     checkpoint = {"save": str(JobLayout(job_directory).checkpoints), **config.get("checkpoint", {})}
     return {**config, "checkpoint": checkpoint}
 
 
 def _resources(spec: JobSpec, preset: Preset | None, cluster: Cluster) -> Resources:
-    """Each figure from the request, else from the preset, else from the cluster."""
-    asked = spec.resources.model_dump(exclude_none=True)
-    usual = preset.resources.model_dump(exclude_none=True) if preset else {}
-    return Resources(**{**cluster.defaults.model_dump(), **usual, **asked})
+    """Take each value from the request, else from the preset, else from the cluster."""
+    requested = spec.resources.model_dump(exclude_none=True)
+    of_preset = preset.resources.model_dump(exclude_none=True) if preset else {}
+    return Resources(**{**cluster.defaults.model_dump(), **of_preset, **requested})
 
 
 def _limits(resources: Resources, cluster: Cluster) -> Iterator[Finding]:
@@ -198,8 +216,8 @@ def _limits(resources: Resources, cluster: Cluster) -> Iterator[Finding]:
                 code="beyond_cluster",
                 severity="error",
                 pointer=pointer(["resources", name]),
-                message=f"{wanted} {name} are more than the {limit} of cluster {cluster.name!r}.",
-                hint=f"Ask for at most {limit}, or name another cluster.",
+                message=f"{wanted} {name} are more than the limit of {limit} on cluster {cluster.name!r}.",
+                hint=f"Request at most {limit}, or name another cluster.",
             )
 
 
@@ -207,30 +225,30 @@ GPU_DRIVER = Path("/dev/nvidiactl")
 
 
 def _gpus(composed: Composed, cluster: Cluster) -> Iterator[Finding]:
-    """A run on this machine finds the GPUs of this machine; a worker may have others."""
+    """Warn if a CUDA run would start on this machine without a GPU; a worker may be elsewhere."""
     if cluster.executor == "local" and composed.config.device == "cuda" and not GPU_DRIVER.exists():
         yield Finding(
             code="no_gpu_seen",
             severity="warning",
             pointer="/cluster",
-            message=f"Cluster {cluster.name!r} runs jobs on this machine, where no GPU is seen.",
-            hint="Name another cluster, or try things out on the CPU with the preset cpu-tiny.",
+            message=f"Cluster {cluster.name!r} runs jobs on this machine, which has no visible GPU.",
+            hint="Name another cluster, or use the preset cpu-tiny on the CPU.",
         )
 
 
 def _checks(
     composed: Composed, resources: Resources, cluster: Cluster, forbidden: list[Finding]
 ) -> Iterator[Finding]:
-    """Findings about the config, each pointing at the place in the request that decides about it."""
-    nowhere = {finding.pointer for finding in forbidden}
+    """Yield findings about the config, each with a pointer to the part of the request that causes it."""
+    skipped = {finding.pointer for finding in forbidden}
     found = check(composed.config, cluster.hardware(resources), files=composed.files)
-    allowed = [one for one in found if one.pointer not in nowhere]
+    allowed = [one for one in found if one.pointer not in skipped]
     for finding in (*forbidden, *allowed):
         yield finding.model_copy(update={"pointer": composed.source(finding.pointer)})
 
 
 def _without(composed: Composed, forbidden: set[str]) -> Composed:
-    """Nothing is said about what lies at paths that the client must not name: the plan goes on without."""
+    """Remove forbidden paths from the config, so that the plan reveals nothing about their files."""
     config = composed.config
     changes: dict[str, Any] = {
         name: None for name in ("hf_model_path", "checkpoint_megatron") if f"/{name}" in forbidden
@@ -246,20 +264,16 @@ def _paths(composed: Composed, cluster: Cluster, exported: str | None) -> Iterat
     for where, path in composed.config.client_paths():
         if (where, path) == (EXPORTED, exported):
             continue
-        if refused := cluster.refusal(where, path):
+        if error := cluster.path_rejection(where, path):
             yield Finding(
-                code=refused.code,
-                severity="error",
-                pointer=where,
-                message=refused.detail,
-                hint=refused.hint,
+                code=error.code, severity="error", pointer=where, message=error.detail, hint=error.hint
             )
 
 
 def _parts(
     config: dict[str, Any], resources: Resources, cluster: Cluster, submission: Submission
 ) -> dict[str, Any]:
-    """What a plan's hash covers, by the names that a client reads where it has changed."""
+    """Return the parts that a plan's hash covers, by the names that PlanDrift reports."""
     return {
         "config": config,
         "resources": resources.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""The hash of a plan: equal for plans that would do the same; it tells which part has changed."""
+"""The hash of a plan. It is equal for plans with the same effect, and shows which part has changed."""
 
 import hashlib
 import json
@@ -8,17 +8,17 @@ LENGTH = 16
 
 
 def digest(parts: dict[str, Any]) -> str:
-    """Hash of a plan's parts, in their order: a few hexadecimal digits for each."""
-    return "-".join(_short(part) for part in parts.values())
+    """Return the hash of a plan's parts, in order: LENGTH hexadecimal digits for each part."""
+    return "-".join(_part_hash(part) for part in parts.values())
 
 
-def _short(part: Any) -> str:
+def _part_hash(part: Any) -> str:
     return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:LENGTH]
 
 
 def changed(agreed: str, parts: dict[str, Any]) -> list[str]:
-    """Names of the parts that are no longer as agreed; all of them where the hash is of another form."""
+    """Return the names of the parts that differ from the agreed hash; all if its format is another."""
     digests = agreed.split("-")
     if len(digests) != len(parts):
         return list(parts)
-    return [name for (name, part), was in zip(parts.items(), digests, strict=True) if _short(part) != was]
+    return [name for (name, part), old in zip(parts.items(), digests, strict=True) if _part_hash(part) != old]

@@ -1,4 +1,4 @@
-"""Where each value of a run comes from."""
+"""The source of each value of a run."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -18,13 +18,13 @@ class Value(BaseModel):
 
     value: Any
     source: Source = Field(
-        description="Who says so: the preset or the inline config, an override, a passthrough argument, "
-        "`inputs`; the plan itself, to fit the GPUs; the model's recipe; or the field's default."
+        description="Where the value comes from: the preset, the inline config, an override, a passthrough "
+        "argument, `inputs`, the plan itself (to fit the GPUs), the model's recipe, or the field's default."
     )
 
 
 def values(composed: Composed, fitted: set[str]) -> dict[str, Value]:
-    """Values by dotted key: all that the config or its recipe sets; else Bridge's own defaults hold.
+    """Return by dotted key all values that the config or its recipe sets; the rest are Bridge's defaults.
 
     fitted: dotted keys that the plan has set.
     """

@@ -1,4 +1,4 @@
-"""What a client asks for: the job spec. Its training config is declared in trainer/config.py."""
+"""The job spec of a request. Its training config is declared in trainer/config/training_config.py."""
 
 from typing import Annotated, Any
 
@@ -11,12 +11,12 @@ LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-
 LabelValue = Annotated[str, StringConstraints(max_length=255)]
 
 
-# Deeper than any config, and far from where parsers and serializers give up.
+# Deeper than any config, and far below the limits of parsers and serializers.
 MAX_DEPTH = 32
 
 
-def refuse_endless[T](value: T) -> T:
-    """Raises ValueError for a JSON value that is nested deeper than MAX_DEPTH."""
+def reject_deep_nesting[T](value: T) -> T:
+    """Return the value. Raises ValueError if it is nested deeper than MAX_DEPTH."""
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
         level = [
@@ -29,9 +29,7 @@ def refuse_endless[T](value: T) -> T:
     raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
 
 
-Shallow = AfterValidator(refuse_endless)
-
-
+Shallow = AfterValidator(reject_deep_nesting)
 Overrides = Annotated[list[str] | dict[str, Any], Shallow]
 
 
@@ -40,18 +38,18 @@ class Strict(BaseModel):
 
 
 class Inputs(Strict):
-    """What the job reads."""
+    """The job's input files."""
 
     packed_parquet: str | None = Field(
         default=None, description="Directory that holds the packed splits (`splits/train/*.parquet`)."
     )
     checkpoint_megatron: str | None = Field(
-        default=None, description="Megatron checkpoint to begin from instead of hf_model_path."
+        default=None, description="Megatron checkpoint to start from instead of hf_model_path."
     )
 
 
 class RequestedResources(Strict):
-    """What the job occupies; what is left out comes from the preset, else from the cluster."""
+    """The job's resources. Omitted values come from the preset, else from the cluster."""
 
     nodes: int | None = Field(default=None, ge=1, le=1_000_000)
     gpus_per_node: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -59,15 +57,17 @@ class RequestedResources(Strict):
 
 
 class JobSpec(Strict):
-    """A supervised fine-tuning job, as a client asks for it."""
+    """The request for a supervised fine-tuning job."""
 
-    name: Name = Field(description="Name for people; letters, digits and hyphens.")
+    name: Name = Field(description="Display name; lowercase letters, digits and hyphens.")
     config: Annotated[str | dict[str, Any], Shallow] = Field(
-        default=DEFAULT_PRESET, description="Name of a preset, or a whole training config as an object."
+        default=DEFAULT_PRESET, description="Name of a preset, or a complete training config as an object."
     )
-    cluster: str | None = Field(default=None, description="Name of a cluster; default: the service's.")
+    cluster: str | None = Field(
+        default=None, description="Name of a cluster. Default: the service's default cluster."
+    )
     attached: bool = Field(
-        default=False, description="Picks the profile's run_partition (true) or batch_partition (false)."
+        default=False, description="Selects the profile's run_partition (true) or batch_partition (false)."
     )
     overrides: Overrides = Field(
         default_factory=list,
@@ -77,7 +77,9 @@ class JobSpec(Strict):
         default_factory=list,
         description="Passthrough arguments, e.g. --seq-length 8192.",
     )
-    force_squash: bool = Field(default=False, description="Import the container image anew.")
+    force_squash: bool = Field(
+        default=False, description="Import the container image again, even if it was imported before."
+    )
     inputs: Inputs = Field(default_factory=Inputs)
     resources: RequestedResources = Field(default_factory=RequestedResources)
     secrets: dict[str, str] = Field(
@@ -85,5 +87,5 @@ class JobSpec(Strict):
     )
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     plan_hash: str | None = Field(
-        default=None, description="Hash of the plan that was agreed to; another plan is refused with 409."
+        default=None, description="Hash of the agreed plan. A job with another plan is rejected with 409."
     )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -59,6 +60,14 @@ class ObservationCode(StrEnum):
     def _missing_(cls, value: object) -> "ObservationCode":  # noqa: ARG003
         """A run may write anything into its own exit record."""
         return cls.UNREADABLE
+
+
+class Meaning(NamedTuple):
+    """What a scheduler's own state or reason means here."""
+
+    phase: Phase
+    code: ObservationCode
+    message: str
 
 
 @dataclass(frozen=True)

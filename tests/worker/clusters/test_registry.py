@@ -1,4 +1,4 @@
-"""Cluster profiles: read from a file, wrong ones explained, paths kept under their roots."""
+"""Cluster profiles: read from a file, errors explained, paths kept under their roots."""
 
 import re
 import textwrap
@@ -27,7 +27,7 @@ def profiles(environment: pytest.MonkeyPatch, data_dir: Path) -> Write:
     return write
 
 
-def test_without_a_file_there_is_this_machine(profiles: Write, data_dir: Path) -> None:
+def test_the_default_cluster_is_this_machine(profiles: Write, data_dir: Path) -> None:
     [local] = registry.clusters().values()
     assert (local.name, local.roots) == ("local", [data_dir / "inputs"])
 
@@ -40,7 +40,7 @@ def test_a_profile_has_defaults_and_limits(profiles: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("[local", "Expected"),
         ("local = 1", "cannot be used"),
@@ -50,17 +50,17 @@ def test_a_profile_has_defaults_and_limits(profiles: Write) -> None:
         ('[local]\nexecutor = "kubernetes"', "executor"),
     ],
 )
-def test_a_wrong_file_is_named_with_what_is_wrong(
-    profiles: Write, data_dir: Path, text: str, says: str
+def test_an_invalid_file_is_reported_with_its_error(
+    profiles: Write, data_dir: Path, text: str, message: str
 ) -> None:
     profiles(text)
     with pytest.raises(Misconfigured) as caught:
         registry.clusters()
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert str(data_dir / "clusters.toml") in str(caught.value)
 
 
-def test_an_unknown_cluster_names_those_that_exist(profiles: Write) -> None:
+def test_an_unknown_cluster_is_reported_with_the_known_ones(profiles: Write) -> None:
     profiles("[alpha]\n[beta]\n")
     with pytest.raises(NotFound) as caught:
         registry.cluster("gamma-ray")
@@ -85,14 +85,16 @@ def test_times_are_minutes_rounded_up(text: str, expected: int) -> None:
     assert minutes(text) == expected
 
 
-def test_a_profile_may_not_give_more_than_it_allows() -> None:
-    with pytest.raises(ValidationError, match="a job would get 2 nodes, and at most 1"):
+def test_defaults_above_the_limits_are_rejected() -> None:
+    with pytest.raises(ValidationError, match="the default of 2 nodes is more than the limit of 1"):
         LocalCluster(name="x", nodes=2)
     assert LocalCluster(name="x", max_time="00:45:00").defaults.time_limit_minutes == 45
 
 
 @pytest.mark.parametrize("page", ["slurm.md", "lepton.md"])
-def test_the_profile_of_the_docs_is_one(page: str, profiles: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_profile_of_the_docs_is_valid(
+    page: str, profiles: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LEPTON_WORKSPACE_TOKEN", "a-token")
     text = (PROJECT_ROOT / "docs" / page).read_text()
     example = re.search(r"## A profile\n\n((?:    .*\n|\n)+)", text)

@@ -1,4 +1,4 @@
-"""Passthrough arguments: a flag named like a field of the config sets it; what maps to nothing is refused."""
+"""Passthrough arguments: a flag sets the config field of the same name; unknown flags are rejected."""
 
 from typing import Any
 
@@ -22,20 +22,20 @@ def test_dashes_are_underscores(args: tuple[str, ...]) -> None:
     assert composed(*args).config.seq_length == 8192
 
 
-def test_values_mean_what_they_mean_in_a_dotlist() -> None:
+def test_values_are_parsed_as_in_a_dotlist() -> None:
     config = composed("--peft", "lora", "--hf-model-path=a/b", "--mixed-precision", "bf16_mixed").config
     assert (config.peft, config.hf_model_path, config.mixed_precision) == ("lora", "a/b", "bf16_mixed")
     assert composed("--peft", "lora", "--peft", "null").config.peft is None
 
 
-def test_a_fault_points_at_the_flag() -> None:
-    with pytest.raises(InvalidSpec) as refused:
+def test_an_error_points_at_the_flag() -> None:
+    with pytest.raises(InvalidSpec) as rejected:
         composed("--peft", "lora", "--seq-length", "many")
-    assert refused.value.errors[0].pointer == "/args/2"
+    assert rejected.value.errors[0].pointer == "/args/2"
 
 
 @pytest.mark.parametrize(
-    ("args", "where", "words"),
+    ("args", "where", "hint"),
     [
         (["--seq-lenght", "1"], "/args/0", "'seq_length'"),
         (["--peft", "lora", "fast"], "/args/2", "--seq-length 8192"),
@@ -47,9 +47,9 @@ def test_a_fault_points_at_the_flag() -> None:
         ([""], "/args/0", "A flag looks like"),
     ],
 )
-def test_what_maps_to_nothing_is_refused(args: list[str], where: str, words: str) -> None:
-    with pytest.raises(InvalidSpec) as refused:
+def test_an_unknown_argument_is_rejected(args: list[str], where: str, hint: str) -> None:
+    with pytest.raises(InvalidSpec) as rejected:
         composed(*args)
-    [fault] = refused.value.errors
-    assert (fault.pointer, fault.code) == (where, "unknown_argument")
-    assert words in str(fault.hint)
+    [error] = rejected.value.errors
+    assert (error.pointer, error.code) == (where, "unknown_argument")
+    assert hint in str(error.hint)

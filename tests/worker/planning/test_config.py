@@ -1,4 +1,4 @@
-"""Values of overrides mean what they mean in OmegaConf's dotlists."""
+"""Overrides are parsed as in OmegaConf's dotlists."""
 
 from typing import Any
 
@@ -26,26 +26,26 @@ def test_a_dotlist_has_types(text: str, value: Any) -> None:
     assert kwargs == {"x": value}
 
 
-def test_a_list_and_an_object_say_the_same() -> None:
+def test_a_list_and_an_object_are_equivalent() -> None:
     listed = composed(["train.global_batch_size=4", "peft=lora", "recipe.sequence_parallel=true"])
     dotted = {"train.global_batch_size": 4, "peft": "lora", "recipe.sequence_parallel": True}
     nested = {"train": {"global_batch_size": 4}, "peft": "lora", "recipe": {"sequence_parallel": True}}
     assert composed(dotted) == composed(nested) == listed
-    assert listed.train["train_iters"] == 50  # what is not named stays
+    assert listed.train["train_iters"] == 50  # unnamed values stay
 
 
 def test_the_last_of_equal_overrides_wins() -> None:
     assert composed(["seq_length=1", "seq_length=2"]).seq_length == 2
 
 
-def test_inputs_are_other_names_for_two_fields() -> None:
+def test_inputs_are_aliases_of_two_fields() -> None:
     config = composed([], inputs={"packed_parquet": "/p", "checkpoint_megatron": "/c"})
     assert config.dataset.nano3_packed_sft_dir == "/p"
     assert config.checkpoint_megatron == "/c"
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_is_a_whole_config(name: str) -> None:
+def test_every_preset_is_a_complete_config(name: str) -> None:
     preset = load_preset(name)
     assert preset.description
     assert TrainingConfig.model_validate(preset.config).train["train_iters"] > 0

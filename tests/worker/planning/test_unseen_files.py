@@ -1,4 +1,4 @@
-"""A cluster over SSH, whose files the service does not see: plans, checks, inspections. No Slurm is asked."""
+"""A cluster over SSH whose files the service does not see: plans, checks, inspections. No Slurm runs."""
 
 import shutil
 import sys
@@ -44,7 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 @pytest.fixture
 def profile(database: str, data_dir: Path, server: Sshd) -> Profile:
-    """Changes the profile of the cluster `far`."""
+    """Return a function that changes the profile of cluster `far`."""
 
     def write(**changed: Any) -> None:
         write_profiles(data_dir, server, **changed)
@@ -65,11 +65,11 @@ def data(body: Body) -> Path:
 
 @pytest.fixture
 def job(body: Body, environment: pytest.MonkeyPatch) -> Iterator[Job]:
-    """A job that was just created, on a cluster that submits nothing."""
-    handed_over: list[str] = []
-    environment.setattr(SlurmBackend, "submit", lambda _, submission: handed_over.append(submission.name))
+    """A new job that must not be submitted."""
+    submitted: list[str] = []
+    environment.setattr(SlurmBackend, "submit", lambda _, submission: submitted.append(submission.name))
     yield queries.get(create.create(JobSpec(**body), ANNA).job_id)
-    assert handed_over == []
+    assert submitted == []
 
 
 # -- plans -----------------------------------------------------------------------------------------
@@ -85,8 +85,8 @@ UNVERIFIED = [
 ]
 
 
-def test_a_plan_looks_at_nothing_that_happens_to_lie_here(body: Body, data: Path, data_dir: Path) -> None:
-    # Sizes that would not fit, and what the estimate would want beside the config's own.
+def test_a_plan_does_not_inspect_local_files_of_the_same_path(body: Body, data: Path, data_dir: Path) -> None:
+    # Sizes that would not fit, and the overrides that the memory estimate would need.
     (data_dir / "inputs/model/config.json").write_text('{"num_attention_heads": 3, "vocab_size": 100}')
     body["resources"] = {"gpus_per_node": 2}
     shape = ["recipe.tensor_model_parallel_size=2", "model.num_layers=2", "model.hidden_size=64"]
@@ -99,7 +99,7 @@ def test_a_plan_looks_at_nothing_that_happens_to_lie_here(body: Body, data: Path
     assert plan(JobSpec(**body), None) == here
 
 
-def test_what_needs_no_files_is_still_checked(body: Body, data_dir: Path) -> None:
+def test_checks_without_files_still_run(body: Body, data_dir: Path) -> None:
     checkpoint = str(data_dir / "inputs/base")
     body = {
         **body,
@@ -116,7 +116,7 @@ def test_what_needs_no_files_is_still_checked(body: Body, data_dir: Path) -> Non
     assert ("error", "path_not_allowed", "/inputs/packed_parquet") in findings(outside)
 
 
-def test_a_key_of_any_model_that_it_may_be_passes(body: Body) -> None:
+def test_a_key_of_any_possible_model_passes(body: Body) -> None:
     hybrid = {**body, "overrides": [*body["overrides"], "model.hybrid_layer_pattern=M*"]}
     assert plan(JobSpec(**hybrid), None).ok
     with pytest.raises(InvalidSpec):
@@ -126,7 +126,7 @@ def test_a_key_of_any_model_that_it_may_be_passes(body: Body) -> None:
 # -- before anything is submitted ------------------------------------------------------------------
 
 
-def test_good_files_let_a_job_go_on(body: Body, environment: pytest.MonkeyPatch) -> None:
+def test_a_job_with_valid_files_is_submitted(body: Body, environment: pytest.MonkeyPatch) -> None:
     environment.setattr(SlurmBackend, "submit", lambda *_: "1")
     made = queries.get(create.create(JobSpec(**body), ANNA).job_id)
     submit.submit(made.id)
@@ -141,7 +141,7 @@ def test_good_files_let_a_job_go_on(body: Body, environment: pytest.MonkeyPatch)
         (lambda inputs: (inputs / "model/config.json").unlink(), "bad_checkpoint"),
     ],
 )
-def test_bad_files_end_a_job_before_it_is_submitted(
+def test_a_job_with_invalid_files_fails_before_submission(
     job: Job, data_dir: Path, harm: Callable[[Path], object], code: str
 ) -> None:
     harm(data_dir / "inputs")
@@ -152,7 +152,7 @@ def test_bad_files_end_a_job_before_it_is_submitted(
     assert now.failure["recovery"]
 
 
-def test_a_key_that_the_model_does_not_have_is_found_where_the_model_is(body: Body) -> None:
+def test_a_key_unknown_to_the_model_is_found_on_the_cluster(body: Body) -> None:
     hybrid = {**body, "overrides": [*body["overrides"], "model.hybrid_layer_pattern=M*"]}
     made = queries.get(create.create(JobSpec(**hybrid), ANNA).job_id)
     submit.submit(made.id)
@@ -172,22 +172,24 @@ def test_links_do_not_lead_out_of_the_roots(job: Job, data_dir: Path, name: str)
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "message"),
     [
         ({"port": 1}, "127.0.0.1"),
         ({"login_python": "/nowhere/python"}, "/nowhere/python"),
         ({"login_python": "/bin/true"}, "its answer was ''"),
     ],
 )
-def test_where_nobody_answers_a_job_waits(job: Job, profile: Profile, changed: Body, says: str) -> None:
+def test_a_job_waits_for_an_unreachable_cluster(
+    job: Job, profile: Profile, changed: Body, message: str
+) -> None:
     profile(**changed)
     submit.submit(job.id)
     now = queries.get(job.id)
     assert (now.state, now.reason_code) == (JobState.VALIDATING, "backend_unavailable")
-    assert says in str(now.reason_message)
+    assert message in str(now.reason_message)
 
 
-def test_without_an_interpreter_the_trainer_is_the_first_to_look(
+def test_without_an_interpreter_only_the_trainer_inspects_files(
     body: Body, data: Path, profile: Profile, environment: pytest.MonkeyPatch
 ) -> None:
     profile(login_python=None)
@@ -209,9 +211,7 @@ def bad(data: Path) -> None:
 
 @pytest.mark.parametrize("harm", [lambda _: None, bad, shutil.rmtree])
 @pytest.mark.parametrize("full", [False, True])
-def test_an_inspection_says_there_what_it_says_here(
-    data: Path, harm: Callable[[Path], None], full: bool
-) -> None:
+def test_a_remote_inspection_equals_a_local_one(data: Path, harm: Callable[[Path], None], full: bool) -> None:
     harm(data)
     wanted = {"path": str(data), "full": full, "seq_length": 1024, "global_batch_size": 8}
     far, near = (
@@ -221,23 +221,23 @@ def test_an_inspection_says_there_what_it_says_here(
     assert not far.ok
 
 
-def test_an_inspection_refuses_what_it_refuses_here(data: Path, data_dir: Path) -> None:
+def test_a_remote_inspection_rejects_the_same_paths(data: Path, data_dir: Path) -> None:
     (data_dir / "inputs/link").symlink_to("/etc")
     for path in ("/etc", str(data_dir / "inputs/link")):
-        with pytest.raises(InvalidSpec) as refused:
+        with pytest.raises(InvalidSpec) as rejected:
             dataset_inspection.inspect(DatasetRequest(cluster="far", path=path))
-        assert [(one.pointer, one.code) for one in refused.value.errors] == [("/path", "path_not_allowed")]
+        assert [(one.pointer, one.code) for one in rejected.value.errors] == [("/path", "path_not_allowed")]
 
 
-def test_an_inspection_needs_an_interpreter_there(data: Path, profile: Profile) -> None:
+def test_a_remote_inspection_needs_an_interpreter(data: Path, profile: Profile) -> None:
     profile(login_python=None)
-    with pytest.raises(InvalidSpec) as refused:
+    with pytest.raises(InvalidSpec) as rejected:
         dataset_inspection.inspect(DatasetRequest(cluster="far", path=str(data)))
-    assert [(one.pointer, one.code) for one in refused.value.errors] == [("/cluster", "not_reachable")]
-    assert "login_python" in str(refused.value.hint)
+    assert [(one.pointer, one.code) for one in rejected.value.errors] == [("/cluster", "not_reachable")]
+    assert "login_python" in str(rejected.value.hint)
 
 
-def test_an_interpreter_that_fails_says_why(data: Path, profile: Profile, tmp_path: Path) -> None:
+def test_a_failing_interpreter_is_reported(data: Path, profile: Profile, tmp_path: Path) -> None:
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     bare.chmod(0o755)
@@ -247,7 +247,7 @@ def test_an_interpreter_that_fails_says_why(data: Path, profile: Profile, tmp_pa
     assert "pyarrow" in str(failed.value.hint)
 
 
-def test_what_looks_is_the_code_of_the_service(data: Path) -> None:
+def test_a_remote_inspection_runs_the_staged_code(data: Path) -> None:
     wanted = DatasetRequest(cluster="far", path=str(data))
     assert dataset_inspection.inspect(wanted).ok
     backend = connect(cluster("far"))

@@ -1,1 +1,1 @@
-"""How a cluster is reached: its files and commands, on this machine or over SSH."""
+"""Access to a cluster's files and commands, on this machine or over SSH."""

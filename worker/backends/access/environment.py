@@ -1,4 +1,4 @@
-"""The environment that commands and runs inherit from the service: none of its keys, passwords or URLs."""
+"""The environment that commands and runs inherit from the service, without its keys, passwords or URLs."""
 
 import os
 
@@ -7,7 +7,7 @@ INHERITED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "OPENBLAS_")
 
 
 def inherited_environment() -> dict[str, str]:
-    """Return the variables of this process that a command, a run or its supervisor may have."""
+    """Return the variables of this process that a command, a run or its supervisor may inherit."""
     return {
         name: value
         for name, value in os.environ.items()

@@ -6,17 +6,17 @@ from typing import NamedTuple, Protocol
 
 
 class FileStat(NamedTuple):
-    """What tells whether a file has changed."""
+    """Size (bytes) and modification time of a file: if both are equal, the file has not changed."""
 
     size: int
     modified_ns: int
 
 
 class Files(Protocol):
-    """The cluster's file system, by absolute paths. Where files are read only regular ones count.
+    """The cluster's file system, by absolute paths. Reads accept regular files only.
 
-    Raises FileNotFoundError, BackendUnavailable, NotReachable. What was to be changed may have changed
-    nevertheless where BackendUnavailable is raised: an answer can be lost.
+    Methods raise FileNotFoundError, BackendUnavailable, NotReachable. After BackendUnavailable a change
+    may have been made nevertheless: the answer can be lost.
     """
 
     def stat(self, path: Path) -> FileStat: ...
@@ -24,41 +24,41 @@ class Files(Protocol):
     def read(self, path: Path, offset: int, limit: int) -> bytes: ...
 
     def resolve(self, path: Path) -> Path:
-        """The path of the same thing that has no link in it."""
+        """Return the same path with all symbolic links resolved."""
         ...
 
     def tree_size(self, path: Path, below: Path) -> int:
-        """Bytes of all files in a directory. `below`: as for remove_tree."""
+        """Return the bytes of all files in a directory. `below`: as for remove_tree."""
         ...
 
     def remove_tree(self, path: Path, below: Path) -> None:
-        """Remove a directory and all that is in it; links go, what they point at stays.
+        """Remove a directory and its content. Links are removed; their targets stay.
 
-        below: the directory above it that is the service's own, and has to be there. From it on, down
-            to `path` and beyond, no link is followed: a run may have put one anywhere.
+        below: a parent directory that belongs to the service and must exist. Below it no link is
+            followed, neither on the way to `path` nor inside: a run may have put one anywhere.
         """
         ...
 
     def sizes(self, paths: Sequence[Path]) -> dict[Path, int]:
-        """Bytes of those that are regular files, in one look; the others are left out."""
+        """Return the bytes of each regular file, in one call; other paths are left out."""
         ...
 
     def write(self, path: Path, content: bytes, mode: int = 0o600) -> None:
-        """Write a file, or replace it: readers see the old content or the new one. Its directory exists."""
+        """Write or replace a file atomically: readers see old or new content. Its directory exists."""
         ...
 
     def create(self, path: Path, content: bytes, mode: int = 0o600) -> bool:
-        """Write a file whose name nobody has; False where it is taken, by whatever.
+        """Write a file if its path does not exist yet; return False if it does, even as another kind of file.
 
-        The name appears with its whole content, and of several that try at once, on any machine, one
-        is told True.
+        The file appears with its complete content. Of several concurrent callers, on any machine, exactly
+        one gets True.
         """
         ...
 
     def make_directory(self, path: Path, mode: int = 0o700) -> None:
-        """Make a directory, and those above it that are missing, with this mode. One that exists stays."""
+        """Make a directory and its missing parents with this mode. An existing directory stays unchanged."""
         ...
 
     def remove(self, path: Path) -> None:
-        """Remove a file or a link; what is missing already is no error."""
+        """Remove a file or a link; a missing one is no error."""
         ...

@@ -1,4 +1,4 @@
-"""Files of a cluster where the service sees them on a local mount."""
+"""Files of a cluster that the service sees on a local mount."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from typing import BinaryIO
 from worker.backends.access.files import FileStat
 from worker.errors import BackendUnavailable
 
-# From the third on: a link, a pipe without a writer or a socket, a directory, a name that none can have.
+# From the third on: a link, a pipe without a writer or a socket, a directory, a name that is too long.
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG)
 
 
@@ -21,7 +21,7 @@ class LocalFiles:
     """The Files interface over this machine's own file system.
 
     A run may leave anything under the names that the service reads: only regular files count, and
-    a link, a pipe or a device is as good as nothing.
+    a link, a pipe or a device is treated as a missing file.
     """
 
     def stat(self, path: Path) -> FileStat:
@@ -44,7 +44,7 @@ class LocalFiles:
 
     def tree_size(self, path: Path, below: Path) -> int:
         with _parent(path, below) as parent:
-            # It does not follow links, not even one in place of `path`, and gives what it opened.
+            # fwalk does not follow links, not even one in place of `path`, and yields the opened directory.
             return sum(
                 os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
                 for _, _, files, directory in os.fwalk(path.name, dir_fd=parent)
@@ -85,7 +85,7 @@ class LocalFiles:
 
 
 def _regular_size(path: Path) -> int | None:
-    """Raises BackendUnavailable."""
+    """Return the bytes of a regular file, None for anything else. Raises BackendUnavailable."""
     try:
         found = path.lstat()
     except OSError as error:
@@ -97,7 +97,7 @@ def _regular_size(path: Path) -> int | None:
 
 @contextmanager
 def _temporary(path: Path, content: bytes, mode: int) -> Iterator[Path]:
-    """A file next to `path` with its content, safely on disk; removed afterwards where it still is there."""
+    """Yield a synced temporary file with this content next to `path`; remove it afterwards if it remains."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -113,17 +113,17 @@ def _temporary(path: Path, content: bytes, mode: int) -> Iterator[Path]:
 def _make_directory(path: Path, mode: int) -> None:
     if path.is_dir():
         return
-    with suppress(FileExistsError):  # another was faster, or what comes next says what is wrong
+    with suppress(FileExistsError):  # made by another process, or not a directory: see below
         path.mkdir(mode)
-        # What the umask took comes back; what the directory above hands down (setgid) stays.
+        # Restore the bits that the umask removed, and keep those inherited from the parent (setgid).
         path.chmod(mode | stat.S_IMODE(path.stat().st_mode))
     if not path.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "there is something that is no directory", str(path))
+        raise NotADirectoryError(errno.ENOTDIR, "it exists and is not a directory", str(path))
 
 
 @contextmanager
 def _usable(path: Path) -> Iterator[None]:
-    """Whatever hinders a change is something to try again, not absence."""
+    """Translate an error of a change into BackendUnavailable: it can be retried, nothing is missing."""
     try:
         yield
     except OSError as error:
@@ -132,9 +132,9 @@ def _usable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _parent(path: Path, below: Path) -> Iterator[int]:
-    """The directory that `path` lies in, opened on a way without links from `below` on.
+    """Open the parent directory of `path` without following any link below `below`.
 
-    Raises FileNotFoundError where there is no such way, BackendUnavailable where the files cannot be used.
+    Raises FileNotFoundError if there is no such path, BackendUnavailable if the files cannot be used.
     """
     try:
         top = os.open(below, os.O_RDONLY | os.O_DIRECTORY)
@@ -153,9 +153,9 @@ def _parent(path: Path, below: Path) -> Iterator[int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file. Raises FileNotFoundError where none is, BackendUnavailable where it cannot be read."""
+    """Open a regular file. Raises FileNotFoundError if there is none, BackendUnavailable if unreadable."""
     try:
-        # O_NONBLOCK: opening a pipe that nobody writes to would wait forever.
+        # O_NONBLOCK: opening a pipe without a writer would block.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))

@@ -1,4 +1,4 @@
-"""How a cluster is reached: commands and files, on this machine here, over SSH in ssh.py."""
+"""Transport to a cluster, for commands and files: LocalTransport here, SSH in ssh.py."""
 
 import os
 import signal
@@ -12,33 +12,34 @@ from worker.backends.access.files import Files
 from worker.backends.access.local_files import LocalFiles
 from worker.errors import BackendUnavailable
 
-# Exit codes of POSIX shells, for commands that could not be started.
+# Exit codes of POSIX shells for commands that could not be started.
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
 
 class Answer(NamedTuple):
-    """What a command said. Bytes that are not UTF-8 become U+FFFD."""
+    """Exit code and output of a command. Bytes that are not UTF-8 become U+FFFD."""
 
     code: int
-    """Its exit code; 127 where there is no such command, 126 where it cannot be run."""
+    """127 if the command does not exist, 126 if it cannot be executed."""
     out: str
     err: str
 
 
 class Transport(Protocol):
-    """A way to one cluster; threads may share it."""
+    """Runs commands on one cluster; thread-safe."""
 
     @property
     def description(self) -> str:
-        """What it leads to, for messages."""
+        """The cluster's address, for messages."""
         ...
 
     def run(self, command: Sequence[str], *, stdin: str = "", timeout: float) -> Answer:
-        """Run a command and wait for it, at most `timeout` seconds, all in all.
+        """Run a command and wait for it, at most `timeout` seconds in total.
 
-        Raises BackendUnavailable where there is no answer: it cannot be reached, the connection was
-        cut, the time is over, a signal ended the command. The command may have had its effect.
+        Raises BackendUnavailable if there is no answer: the cluster cannot be reached, the connection
+        was cut, the time limit was reached, or a signal ended the command. The command may have taken
+        effect.
         """
         ...
 
@@ -46,12 +47,12 @@ class Transport(Protocol):
 
 
 class LocalTransport:
-    """Commands of this machine, in an environment that has nothing of the service's keys and passwords."""
+    """Runs commands on this machine, in an environment without the service's keys and passwords."""
 
     description = "this machine"
 
     def __init__(self, environment: dict[str, str] | None = None) -> None:
-        """environment: what the commands need beyond the usual, e.g. SLURM_CONF."""
+        """environment: additional variables for the commands, e.g. SLURM_CONF."""
         self._environment = environment or {}
 
     def run(self, command: Sequence[str], *, stdin: str = "", timeout: float) -> Answer:
@@ -83,7 +84,7 @@ def _communicate(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of the command's group, and wait for no process that has left it."""
+    """Kill the rest of the command's process group; do not wait for processes that left the group."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -95,7 +96,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def answer(command: Sequence[str], code: int, out: bytes, err: bytes) -> Answer:
-    """What a command that has ended said. Raises BackendUnavailable where a signal ended it."""
+    """Return the Answer of an ended command. Raises BackendUnavailable if a signal ended it."""
     if code < 0:
         raise BackendUnavailable(f"{command[0]} was ended by a signal.")
     return Answer(code, out.decode(errors="replace"), err.decode(errors="replace"))

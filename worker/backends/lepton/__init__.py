@@ -1,1 +1,1 @@
-"""Workspaces of NVIDIA DGX Cloud Lepton, over its HTTP API. backend.py is the way in."""
+"""The backend for workspaces of NVIDIA DGX Cloud Lepton, over its HTTP API. backend.py is the entry point."""

@@ -1,4 +1,4 @@
-"""One Lepton workspace: a job is created once, watched by one list, and mirrored by its logs."""
+"""One Lepton workspace: creates a job once, polls all jobs by one list, and mirrors runs from their logs."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from worker.backends.lepton.client import EVER, Taken, Workspace, workspace
 from worker.backends.lepton.lepton_files import LeptonFiles
 from worker.backends.lepton.log_mirror import Mirror
 from worker.backends.lepton.notes import ABANDONED, COMPLETED, TRIED, UNSEEN, Notes
-from worker.backends.lepton.observations import Watch, is_over
+from worker.backends.lepton.observations import WorkspacePoll, is_over
 from worker.backends.lepton.rendering import (
     BODY,
     CONFIG,
@@ -36,23 +36,23 @@ from worker.errors import BackendUnavailable, NotReachable, SubmissionRejected
 from worker.runs.observation import Observation
 from worker.runs.run import Run
 
-# So late the log of a run that has completed may show its end.
+# For so long after a completed run its log may still lack the end marker.
 LATE_SECONDS = 300.0
 LARGEST_EVENTS_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class LeptonBackend:
-    """A workspace that is spoken to over HTTP."""
+    """A workspace that is used over HTTP."""
 
     profile: LeptonCluster
     mirror: Path
-    """Where the service keeps what it knows of the workspace's jobs, in place of remote_job_dir."""
+    """The service's own directory for the workspace's jobs; it mirrors remote_job_dir."""
     must_collect: bool = True
 
     @property
     def settle_seconds(self) -> float:
-        return 0.0  # collect() waits for what is late
+        return 0.0  # collect() waits for late lines
 
     @property
     def workspace(self) -> Workspace:
@@ -67,60 +67,63 @@ class LeptonBackend:
     def files(self) -> Files:
         return LeptonFiles(self.profile, self.mirror)
 
-    def look(self, request: ConfigRequest | DataRequest) -> InspectionResult | None:
+    def inspect(self, request: ConfigRequest | DataRequest) -> InspectionResult | None:
         return inspect(request) if self.profile.sees_files else None
 
     # -- submitting -----------------------------------------------------------------------------
 
     def submit(self, submission: Submission) -> str:
         notes = self._notes(submission.layout)
-        with notes.alone():
+        with notes.locked():
             if known := notes.external_id:
                 return known
             if notes.age(ABANDONED):
-                raise BackendUnavailable("This attempt was given up.")
-            if found := self._tried_before(submission, notes):
-                notes.note_external_id(found)
+                raise BackendUnavailable("This attempt was abandoned.")
+            if found := self._created_before(submission, notes):
+                notes.set_external_id(found)
                 return found
             created = self._create(submission, notes)
-            notes.note_external_id(created)
+            notes.set_external_id(created)
             return created
 
-    def _tried_before(self, submission: Submission, notes: Notes) -> str | None:
-        """The job that an earlier try has made, if its answer was lost."""
+    def _created_before(self, submission: Submission, notes: Notes) -> str | None:
+        """Return the id of the job that an earlier try has created, if its answer was lost."""
         if not notes.age(TRIED):
             return None
         if found := self.find(submission.handle("")):
             return found
-        # The list may lag, and nobody knows when a call ended whose caller was killed: not after this.
-        notes.note(UNSEEN)
+        # The list may lag. The wait counts from the first list without the job: a killed caller's request
+        # ends at an unknown time, but before this note.
+        notes.set_once(UNSEEN)
         if (notes.age(UNSEEN) or 0) < self.profile.unseen_seconds:
-            raise BackendUnavailable("It is not known whether Lepton has the job; it is asked again.")
+            raise BackendUnavailable(
+                "It is not known whether Lepton has the job. The service will ask Lepton again."
+            )
         return None
 
     def _create(self, submission: Submission, notes: Notes) -> str:
         body = self._body(submission)
-        notes.note_limit(json.loads(submission.files[BODY])["metadata"]["labels"][LIMIT_LABEL])
-        notes.forget(UNSEEN)
+        notes.set_time_limit(json.loads(submission.files[BODY])["metadata"]["labels"][LIMIT_LABEL])
+        notes.remove(UNSEEN)
         notes.renew(TRIED)
         try:
             return self.workspace.create(body).metadata.id or ""
-        except (SubmissionRejected, Taken) as refusal:
-            # What is refused may be the double of a job that an earlier try has made.
+        except (SubmissionRejected, Taken) as error:
+            # The rejected job may be a duplicate of one that an earlier try has created.
             if found := self.find(submission.handle("")):
                 return found
-            if isinstance(refusal, Taken):
-                message = "Lepton has the job already, and does not show it yet."
+            if isinstance(error, Taken):
+                message = "Lepton has the job already, and its list does not show the job yet."
                 raise BackendUnavailable(message) from None
-            notes.forget(TRIED)
+            notes.remove(TRIED)
             raise
 
     def _body(self, submission: Submission) -> dict[str, object]:
         known = self.profile.secrets
-        if gone := [secret for secret in submission.secrets.values() if secret not in known]:
+        if missing := [secret for secret in submission.secrets.values() if secret not in known]:
             raise SubmissionRejected(
-                f"The cluster's profile has no secret {gone[0]!r} any more.",
-                hint="Name another one, or have it put back into the profile.",
+                f"The cluster's profile no longer has the secret {missing[0]!r}.",
+                hint="Name another secret, or ask the operator to restore it in the profile.",
             )
         body: dict[str, dict[str, object]] = json.loads(submission.files[BODY])
         packed = environment_bundle.variables(submission.files[CONFIG])
@@ -135,25 +138,26 @@ class LeptonBackend:
         return first.metadata.id if first else None
 
     def abandon(self, handle: Handle) -> bool:
-        """With the mount by its claim; without it only what was never created: nobody knows what runs."""
+        """Use the claim if the service has the mount; else abandon only a job that was never created."""
         notes = self._notes(handle.submitted)
-        with notes.alone():
+        with notes.locked():
             if self.profile.can_pause:
-                given_up = attempt_claim.abandon(handle.layout, self.files())
+                is_abandoned = attempt_claim.abandon(handle.layout, self.files())
             else:
-                given_up = not handle.external_id and notes.external_id is None
-            if given_up:
-                notes.note(ABANDONED)
-            return given_up
+                is_abandoned = not handle.external_id and notes.external_id is None
+            if is_abandoned:
+                notes.set_once(ABANDONED)
+            return is_abandoned
 
-    # -- asking ---------------------------------------------------------------------------------
+    # -- polling --------------------------------------------------------------------------------
 
     def poll(self, handles: Collection[Handle]) -> dict[str, Observation]:
         alive = {job.metadata.id: job for job in self.workspace.jobs()}
-        watch = Watch(self.workspace)
+        workspace_poll = WorkspacePoll(self.workspace)
+        # In random order: one poll may query only MAX_QUERIES jobs.
         seen = {
-            one.name: watch.observe(one, alive.get(one.external_id), self._notes(one.submitted))
-            for one in sample(list(handles), len(handles))  # a poll has not questions for all
+            one.name: workspace_poll.observe(one, alive.get(one.external_id), self._notes(one.submitted))
+            for one in sample(list(handles), len(handles))
         }
         return {name: observation for name, observation in seen.items() if observation}
 
@@ -171,18 +175,18 @@ class LeptonBackend:
     def _mirror(self, handle: Handle, *, is_over: bool) -> bool:
         notes = self._notes(handle.submitted)
         lines = partial(self.workspace.lines, handle.external_id)
-        mirror = Mirror(self._mirrored(handle.layout), lines, began=notes.at(TRIED) or time.time())
+        mirror = Mirror(self._mirrored(handle.layout), lines, started=notes.at(TRIED) or time.time())
         if not mirror.advance(is_over=is_over, settle_seconds=self.profile.settle_seconds):
             return False
         if not mirror.has_ended:
             mirror.add_events(self._own_events(handle.layout))
         if mirror.has_ended or not notes.age(COMPLETED):
             return True
-        # All replicas exited with 0: a last word is on its way.
+        # All replicas exited with 0, so the end event will still arrive.
         return mirror.advance(is_over=is_over, settle_seconds=LATE_SECONDS)
 
     def _own_events(self, layout: RunLayout) -> bytes:
-        """What the run itself has written, where the service has its storage."""
+        """Return the events file that the run wrote, if the service has the mount."""
         with suppress(NotReachable, FileNotFoundError):
             path = LeptonFiles(self.profile, self.mirror).mounted(layout.events)
             return LocalFiles().read(path, 0, LARGEST_EVENTS_BYTES)
@@ -195,8 +199,8 @@ class LeptonBackend:
         return RunLayout(LeptonFiles(self.profile, self.mirror).mirrored(layout.directory))
 
 
-def _is_run(job: wire.Job, name: str) -> bool:
-    """Whether a job is the run of this name: by its label, or by its id, to which Lepton may add a suffix."""
+def _is_run(job: wire.LeptonJob, name: str) -> bool:
+    """Return whether a job is the run of this name, by label or by id; Lepton may add a suffix to the id."""
     label = (job.metadata.labels or {}).get(RUN_LABEL)
     job_id = job.metadata.id or ""
     return label == name or (label is None and re.fullmatch(rf"{name}(-[a-z0-9]+)?", job_id) is not None)

@@ -1,4 +1,4 @@
-"""HTTP with one workspace. Nothing is tried again here: looks come again, and submissions ask first."""
+"""HTTP client of one workspace. It does not retry: polls repeat, and a submission first asks for the job."""
 
 import json
 import re
@@ -20,17 +20,17 @@ from worker.telemetry.logging import logger
 
 CONNECT_SECONDS = 5.0
 CALL_SECONDS = 30.0
-"""Of a call, all in all."""
+"""Total time limit of a call."""
 LARGEST_ANSWER_BYTES = 256 << 20
 PAGE_JOBS = 500
-# With it a page is always followed by another one: an empty page ends a list.
+# A list ends with the first empty page; the limit holds against a server that never sends one.
 MOST_PAGES = 100
 PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
-# What a header takes (RFC 6750: visible ASCII); its errors would quote anything else.
+# The characters of a valid header value (RFC 6750: visible ASCII). Errors of httpx2 would quote other values.
 TOKEN = re.compile(r"[!-~]+")
 USUAL_PAUSE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 600.0
-RENEWAL = "The operator renews it where the cluster's profile says that the token is."
+RENEWAL = "Ask the operator to renew the token in the place that the cluster's profile names."
 ALIVE, EVER = "alive_only", "alive_and_archive"
 
 log = logger(__name__)
@@ -39,11 +39,11 @@ Answer = TypeVar("Answer", bound=wire.Wire)
 
 
 class Absent(Exception):
-    """There is no such job."""
+    """The job does not exist."""
 
 
 class Taken(Exception):
-    """The workspace has a job of this name."""
+    """The workspace already has a job of this name."""
 
 
 @dataclass
@@ -57,12 +57,12 @@ class Line:
 
 @dataclass
 class Workspace:
-    """The API of one workspace; threads may share it. Calls raise BackendUnavailable, CredentialsRefused."""
+    """The API of one workspace; thread-safe. Calls raise BackendUnavailable, CredentialsRefused."""
 
     url: str
     token: Secret
     _http: httpx2.Client = field(init=False, repr=False)
-    _left_alone_until: float = field(default=0.0, init=False)
+    _paused_until: float = field(default=0.0, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -70,46 +70,46 @@ class Workspace:
 
     # -- jobs -----------------------------------------------------------------------------------
 
-    def create(self, body: dict[str, Any]) -> wire.Job:
-        """Create a job. Raises Taken, SubmissionRejected. After BackendUnavailable it may exist too."""
+    def create(self, body: dict[str, Any]) -> wire.LeptonJob:
+        """Create a job. Raises Taken, SubmissionRejected. After BackendUnavailable the job may exist too."""
         status, content = self._call("POST", "/jobs", json=body)
         if status == httpx2.codes.CONFLICT:
             raise Taken
         if httpx2.codes.is_client_error(status):
             raise SubmissionRejected(
-                f"Lepton refused the job: {_words(status, content)}",
-                hint="Correct the cluster's profile, or what the job asks for.",
+                f"Lepton rejected the job: {_message(status, content)}",
+                hint="Correct the cluster's profile, or the resources that the job requests.",
             )
-        job = self._parsed(wire.Job, content)
+        job = self._parsed(wire.LeptonJob, content)
         if not PLAIN_ID.fullmatch(job.metadata.id or ""):
-            raise BackendUnavailable("Lepton has taken the job, and did not say what it calls it.")
+            raise BackendUnavailable("Lepton accepted the job and did not return a valid id.")
         return job
 
-    def job(self, job_id: str) -> wire.Job:
-        """A job, also an archived one. Raises Absent."""
-        return self._parsed(wire.Job, self._read(f"/jobs/{job_id}", job_query_mode=EVER))
+    def job(self, job_id: str) -> wire.LeptonJob:
+        """Return a job, also an archived one. Raises Absent."""
+        return self._parsed(wire.LeptonJob, self._read(f"/jobs/{job_id}", job_query_mode=EVER))
 
-    def jobs(self, mode: str = ALIVE, name: str | None = None) -> Iterator[wire.Job]:
-        """All jobs of the workspace, page by page; name: those that have it in their own."""
-        asked = {"job_query_mode": mode, "page_size": PAGE_JOBS, **({"q": name} if name else {})}
+    def jobs(self, mode: str = ALIVE, name: str | None = None) -> Iterator[wire.LeptonJob]:
+        """Yield all jobs of the workspace, page by page. name: only jobs whose name contains this text."""
+        query = {"job_query_mode": mode, "page_size": PAGE_JOBS, **({"q": name} if name else {})}
         seen: set[str | None] = set()
         for page in range(1, MOST_PAGES + 1):
-            fresh = [job for job in self._page({**asked, "page": page}) if job.metadata.id not in seen]
+            fresh = [job for job in self._page({**query, "page": page}) if job.metadata.id not in seen]
             if not fresh:
                 return
             seen |= {job.metadata.id for job in fresh}
             yield from fresh
 
-    def _page(self, asked: dict[str, Any]) -> list[wire.Job]:
+    def _page(self, query: dict[str, Any]) -> list[wire.LeptonJob]:
         try:
-            content = self._read("/jobs", **asked)
+            content = self._read("/jobs", **query)
         except Absent:
             raise BackendUnavailable(f"There is no workspace at {self.url}.") from None
         items = content.get("jobs") if isinstance(content, dict) else content
-        return self._those(wire.Job, items)
+        return self._valid(wire.LeptonJob, items)
 
-    def _those(self, kind: type[Answer], items: Any) -> list[Answer]:
-        """What is none of the kind is passed over: the others are."""
+    def _valid(self, kind: type[Answer], items: Any) -> list[Answer]:
+        """Return the valid items; log and skip the others."""
         found = []
         for item in _list(items):
             try:
@@ -119,19 +119,19 @@ class Workspace:
         return found
 
     def stop(self, job_id: str) -> None:
-        """End a job; its record stays. What has ended, or is not there, is no error."""
+        """Stop a job; its record stays. An ended or missing job is no error."""
         status, content = self._call("PATCH", f"/jobs/{job_id}", json={"spec": {"stopped": True}})
         if httpx2.codes.is_client_error(status) and status not in (404, 409):
-            raise BackendUnavailable(f"Lepton did not stop the job: {_words(status, content)}")
+            raise BackendUnavailable(f"Lepton did not stop the job: {_message(status, content)}")
 
     def events(self, job_id: str) -> list[wire.JobEvent]:
-        """What has happened to a job. Raises Absent."""
-        return self._those(wire.JobEvent, self._read(f"/jobs/{job_id}/events"))
+        """Return the events of a job. Raises Absent."""
+        return self._valid(wire.JobEvent, self._read(f"/jobs/{job_id}/events"))
 
     # -- logs -----------------------------------------------------------------------------------
 
     def lines(self, job_id: str, begin_ns: int, end_ns: int, limit: int, containing: str) -> list[Line]:
-        """The first `limit` lines of all replicas from `begin_ns` on, before `end_ns`, oldest first."""
+        """Return the first `limit` lines of all replicas in [begin_ns, end_ns), oldest first."""
         try:
             content = self._read(
                 "/logs", job=job_id, start=begin_ns, end=end_ns, limit=limit, direction="forward",
@@ -150,54 +150,54 @@ class Workspace:
         if status == httpx2.codes.NOT_FOUND:
             raise Absent
         if httpx2.codes.is_client_error(status):
-            raise BackendUnavailable(f"Lepton refused {path}: {_words(status, content)}")
+            raise BackendUnavailable(f"Lepton rejected {path}: {_message(status, content)}")
         return content
 
     def _call(self, method: str, path: str, **request: Any) -> tuple[int, Any]:
-        """The status and the content of an answer that says something about what was asked."""
-        self._refuse_while_limited()
-        headers = {"Authorization": f"Bearer {self._plain_token()}"}
+        """Return status and content of an answer to the request itself; raise for all other answers."""
+        self._raise_if_paused()
+        headers = {"Authorization": f"Bearer {self._valid_token()}"}
         try:
             with self._http.stream(method, self.url + path, headers=headers, **request) as response:
-                body = _whole(response)
+                body = _body(response)
         except httpx2.HTTPError as error:
-            raise BackendUnavailable(f"Lepton cannot be reached: {_said(error)}") from error
-        self._refuse(response, method)
+            raise BackendUnavailable(f"Lepton cannot be reached: {_description(error)}") from error
+        self._raise_for_status(response, method)
         try:
             return response.status_code, _json(response, body)
         except ValueError as error:
-            raise BackendUnavailable(f"Lepton's answer to {method} {path} is no JSON.") from error
+            raise BackendUnavailable(f"Lepton's answer to {method} {path} is not JSON.") from error
 
-    def _plain_token(self) -> str:
+    def _valid_token(self) -> str:
         token = self.token.value().strip()
         if not TOKEN.fullmatch(token):
             raise CredentialsRefused(
-                "The workspace's token is empty, or has characters that no token has.",
+                "The workspace's token is empty, or has characters that are not allowed in a token.",
                 hint=RENEWAL,
             )
         return token
 
-    def _refuse_while_limited(self) -> None:
+    def _raise_if_paused(self) -> None:
         with self._lock:
-            left = self._left_alone_until - time.monotonic()
+            left = self._paused_until - time.monotonic()
         if left > 0:
             raise BackendUnavailable(
-                "Lepton asked for fewer calls: it is left alone for a while.", retry_after=left
+                "Lepton asked for fewer calls. The service pauses its calls.", retry_after=left
             )
 
-    def _refuse(self, response: httpx2.Response, method: str) -> None:
-        """Raise what says nothing about the request, but about the caller or the server."""
+    def _raise_for_status(self, response: httpx2.Response, method: str) -> None:
+        """Raise if the status is not about the request, but about the caller or the server."""
         status = response.status_code
-        # What may look may still not create: that is about the request.
+        # A token that may read may still not create: FORBIDDEN for a POST is about the request.
         if status == httpx2.codes.UNAUTHORIZED or (status == httpx2.codes.FORBIDDEN and method != "POST"):
             raise CredentialsRefused(
-                f"Lepton does not take the workspace's token (HTTP {status}): it may have expired.",
+                f"Lepton rejected the workspace's token (HTTP {status}). The token may have expired.",
                 hint=RENEWAL,
             )
         if status in (429, 503):
             pause = _retry_after(response)
             with self._lock:
-                self._left_alone_until = max(self._left_alone_until, time.monotonic() + pause)
+                self._paused_until = max(self._paused_until, time.monotonic() + pause)
             raise BackendUnavailable(f"Lepton asks for fewer calls (HTTP {status}).", retry_after=pause)
         if status in (408, 425) or not (response.is_success or response.is_client_error):
             raise BackendUnavailable(f"Lepton answered with HTTP {status}.")
@@ -211,45 +211,45 @@ class Workspace:
 
 @lru_cache
 def workspace(url: str, token: Secret) -> Workspace:
-    """One for each workspace and process: it keeps its connections."""
+    """Return the client of a workspace, one per process: it keeps its connections."""
     return Workspace(url, token)
 
 
-def _said(error: httpx2.HTTPError) -> str:
-    """Its kind; in words where those are the operating system's: others may quote what was sent."""
+def _description(error: httpx2.HTTPError) -> str:
+    """Return the error's class, with the text only of a ConnectError: other texts may quote the request."""
     kind = type(error).__name__
     return f"{kind}: {error}" if isinstance(error, httpx2.ConnectError) else kind
 
 
-def _whole(response: httpx2.Response) -> bytes:
-    """The body, within the time and size that any answer has."""
+def _body(response: httpx2.Response) -> bytes:
+    """Read the body. Raises BackendUnavailable beyond the limits of time and size."""
     ends = time.monotonic() + CALL_SECONDS
     body = bytearray()
     for chunk in response.iter_bytes():
         body += chunk
         if time.monotonic() > ends or len(body) > LARGEST_ANSWER_BYTES:
-            raise BackendUnavailable("Lepton's answer takes too long, or is too large.")
+            raise BackendUnavailable("Lepton's answer took too long, or is too large.")
     return bytes(body)
 
 
 def _json(response: httpx2.Response, body: bytes) -> Any:
-    """Raises ValueError. What is refused may come in other words than JSON."""
+    """Parse the body; a client error's body may be plain text. Raises ValueError."""
     if response.is_client_error:
         return body.decode(errors="replace")
     return json.loads(body) if body else None
 
 
-def _words(status: int, content: Any) -> str:
+def _message(status: int, content: Any) -> str:
     text = " ".join(str(content).split())
     return f"HTTP {status}: {text[:500]}" if text else f"HTTP {status}"
 
 
 def _retry_after(response: httpx2.Response) -> float:
-    """Seconds; RFC 9110 allows a date too."""
-    asked = response.headers.get("Retry-After", "")
-    if not asked.isdigit():
-        return _until(asked)
-    return min(float(asked), LONGEST_PAUSE_SECONDS)
+    """Return the pause in seconds. RFC 9110 allows a number of seconds or a date."""
+    value = response.headers.get("Retry-After", "")
+    if not value.isdigit():
+        return _until(value)
+    return min(float(value), LONGEST_PAUSE_SECONDS)
 
 
 def _until(date: str) -> float:
@@ -265,7 +265,7 @@ def _list(content: Any) -> list[Any]:
 
 
 def _line(stream: wire.Stream, value: list[Any]) -> Line | None:
-    """None where that is no line."""
+    """Return a line of a stream; None if the value is not a line."""
     if len(value) < 2 or not str(value[0]).isdigit():
         return None
     replica = str(stream.stream.get("replica") or stream.stream.get("pod") or "")

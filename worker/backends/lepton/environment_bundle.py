@@ -1,7 +1,7 @@
-"""The trainer's code and a job's config as environment variables: they need no image of ours and no mount.
+"""The trainer's code and a job's config as environment variables, so that jobs need no own image or mount.
 
-Kernel and shell: one variable, name and all, is at most 128 KiB (MAX_ARG_STRLEN), all together 2 MiB with
-the usual stack (execve(2)). Kubernetes, which keeps the job, takes objects of up to 1.5 MiB.
+Limits: one variable with its name has at most 128 KiB (MAX_ARG_STRLEN), all together 2 MiB with the usual
+stack (execve(2)). Kubernetes, which stores the job, accepts objects of up to 1.5 MiB.
 """
 
 import base64
@@ -17,14 +17,14 @@ LARGEST_BYTES = 1 << 20
 
 @lru_cache(maxsize=8)
 def variables(config: str) -> dict[str, str]:
-    """SFT_BUNDLE_0 and on, their number and the checksum of what they hold. Raises SubmissionRejected."""
+    """Return SFT_BUNDLE_0, 1, ..., their number and the bundle's checksum. Raises SubmissionRejected."""
     packed = archive([*sources(), ("config.yaml", config.encode())], "xz")
     text = base64.b64encode(packed).decode()
     if len(text) > LARGEST_BYTES:
         raise SubmissionRejected(
-            f"The job's config is too large for Lepton: with the trainer's code {len(text) >> 10} KiB, "
-            f"compressed, where {LARGEST_BYTES >> 10} fit.",
-            hint="Leave long lists out of the config: let it name a file on a mount.",
+            f"The job's config is too large for Lepton: compressed with the trainer's code it has "
+            f"{len(text) >> 10} KiB, and at most {LARGEST_BYTES >> 10} KiB fit.",
+            hint="Move long lists from the config to a file on a mount.",
         )
     parts = [text[begin : begin + PART_BYTES] for begin in range(0, len(text), PART_BYTES)]
     return {

@@ -1,4 +1,4 @@
-"""The files of a workspace's jobs: what the service has mirrored of them, and the mount if it has that."""
+"""The files of a workspace's jobs: mirrored files, and all others if the service has the mount."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,11 +17,11 @@ MIRRORED = (_RELATIVE.events, _RELATIVE.end, _RELATIVE.log())
 
 @dataclass(frozen=True)
 class LeptonFiles:
-    """The Files interface; its paths are those of the containers."""
+    """The Files interface; paths are those inside the containers."""
 
     profile: LeptonCluster
     mirror: Path
-    """The service's own directory, in place of the profile's remote_job_dir."""
+    """The service's own directory that mirrors the profile's remote_job_dir."""
 
     def stat(self, path: Path) -> FileStat:
         return LocalFiles().stat(self._here(path))
@@ -30,7 +30,7 @@ class LeptonFiles:
         return LocalFiles().read(self._here(path), offset, limit)
 
     def resolve(self, path: Path) -> Path:
-        """As the containers call it."""
+        """Return the resolved path, as the containers see it."""
         return self._there(LocalFiles().resolve(self._here(path)))
 
     def tree_size(self, path: Path, below: Path) -> int:
@@ -57,34 +57,34 @@ class LeptonFiles:
         LocalFiles().make_directory(self._here(path), mode)
 
     def remove(self, path: Path) -> None:
-        with suppress(NotReachable):  # then the service has not put it there either
+        with suppress(NotReachable):  # without the mount the service cannot have written the file either
             LocalFiles().remove(self._here(path))
 
-    # -- where things are -----------------------------------------------------------------------
+    # -- paths ----------------------------------------------------------------------------------
 
     def _here(self, path: Path) -> Path:
-        """Where the service finds what the containers have at a path. Raises NotReachable."""
+        """Translate a path in the containers to the service's path. Raises NotReachable."""
         root = self.profile.remote_job_dir
         if path.is_relative_to(root) and Path(*path.relative_to(root).parts[4:]) in MIRRORED:
             return self.mirrored(path)
         return self.mounted(path)
 
     def mounted(self, path: Path) -> Path:
-        """The containers' own file. Raises NotReachable."""
+        """Translate a path in the containers to the service's mount. Raises NotReachable."""
         mount, local = self.profile.job_mount, self.profile.local_mount
         if mount is None or local is None or not path.is_relative_to(mount.mount_path):
             raise NotReachable(
-                f"The service has no way to {str(path)!r}, which lies in the containers of cluster "
+                f"The service cannot read {str(path)!r}, which is in the containers of cluster "
                 f"{self.profile.name!r}.",
-                hint="Fetch it from the storage that the workspace mounts there. With `local_mount` in the "
-                "cluster's profile the service can.",
+                hint="Fetch it from the storage that the workspace mounts there, or ask the operator to set "
+                "`local_mount` in the cluster's profile.",
             )
         return local / path.relative_to(mount.mount_path)
 
     def mirrored(self, path: Path) -> Path:
-        """Where the service mirrors a path below remote_job_dir. Raises NotReachable."""
+        """Translate a path below remote_job_dir to the mirror. Raises NotReachable."""
         if not path.is_relative_to(self.profile.remote_job_dir):
-            raise NotReachable(f"{str(path)!r} lies outside of remote_job_dir of the cluster's profile.")
+            raise NotReachable(f"{str(path)!r} lies outside the profile's remote_job_dir.")
         return self.mirror / path.relative_to(self.profile.remote_job_dir)
 
     def _there(self, path: Path) -> Path:
@@ -95,7 +95,7 @@ class LeptonFiles:
         return mount.mount_path / path.relative_to(real) if path.is_relative_to(real) else path
 
     def _trees(self, path: Path, below: Path) -> list[tuple[Path, Path]]:
-        """A directory in the mirror and on the mount, each with what is above it, where they are there."""
+        """Return (path, below) in the mirror and on the mount, as far as they exist."""
         trees = [(self.mirrored(path), self.mirrored(below))]
         with suppress(NotReachable):
             trees.append((self._here(path), self._here(below)))

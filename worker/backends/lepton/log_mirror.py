@@ -1,12 +1,12 @@
-"""What an attempt's replicas have printed, as the files that the service reads elsewhere.
+"""Mirror an attempt from its replicas' logs: write the files that other backends read from the cluster.
 
-    DIR/logs/job.log   all lines of all replicas, as they came, merged by time
-    DIR/events.jsonl   the trainer's events among them (trainer/events.py)
+    DIR/logs/job.log   all lines of all replicas, merged by time
+    DIR/events.jsonl   the trainer's events in these lines (trainer/events.py)
     DIR/end.json       the first event that ends a run
-    DIR/mirror.json    how far this has come, and what is being added
+    DIR/mirror.json    the mirror's position and the text being appended
 
-Each round is written down before anything is added: after a crash it is added again at the same place, so
-that nothing is there twice and nothing is missing.
+mirror.json is a write-ahead record: after a crash the text is written again at the same offset, so that
+nothing is duplicated and nothing is missing.
 """
 
 import fcntl
@@ -29,14 +29,14 @@ from worker.backends.lepton.client import Line
 STATE = "mirror.json"
 
 SECOND = 1_000_000_000
-# So many lines at a time, and as far back as lines of one replica may come behind those of another.
 PAGE_LINES = 5000
+# How late a line of one replica may arrive after newer lines of another.
 LOOKBACK_NS = 60 * SECOND
-# Lines of the last moments wait for those of other replicas.
+# While a run is alive, the newest lines wait for those of other replicas.
 HOLD_NS = 2 * SECOND
-# An event is looked for among the last ones of so many bytes.
+# A repeated event is searched in so many last bytes of events.jsonl.
 RECENT_BYTES = 1 << 18
-# Clocks differ.
+# Allowance for different clocks.
 MARGIN_NS = 3600 * SECOND
 
 MARK = re.compile(r"SFT_EVENT (?=\{)|SFT_EVENT_PART (?P<name>\S+) (?P<number>\d+)/(?P<of>\d+) ")
@@ -46,46 +46,47 @@ Fetch = Callable[[int, int, int, str], list[Line]]
 """(begin_ns, end_ns, limit, containing) -> the first `limit` lines in [begin, end), oldest first."""
 
 
-class State(BaseModel):
-    """As it stands in mirror.json."""
+class MirrorState(BaseModel):
+    """The content of mirror.json."""
 
     began_ns: int
+    """Start of the run."""
     newest_ns: int = 0
-    """Of all lines that were taken."""
+    """Time of the newest line that was written."""
     recent: list[str] = []
-    """Digests of those that could come once more."""
+    """Digests of the written lines that the log may return again."""
     parts: dict[str, dict[int, str]] = {}
-    """Events of which some parts have come."""
+    """Incomplete events: name -> number -> part."""
     quiet_since: float = 0.0
-    """When, by our clock, lines last came, or the run was first known to be over."""
+    """When lines last arrived, or when the run was first known to be over (local clock)."""
     is_over: bool = False
     swept: bool = False
-    """The events of a run that is over were all looked at once more."""
+    """Whether all events of the ended run were read a second time."""
     adding: dict[str, tuple[int, str]] = {}
-    """File -> where the text of this round goes."""
+    """File -> offset and text of the current append."""
 
 
 class Mirror:
-    """The files of one attempt."""
+    """The mirrored files of one attempt."""
 
-    def __init__(self, layout: RunLayout, fetch: Fetch, *, began: float) -> None:
-        """began: seconds since 1970; nothing was printed long before."""
+    def __init__(self, layout: RunLayout, fetch: Fetch, *, started: float) -> None:
+        """started: seconds since 1970; no line is older than this minus MARGIN_NS."""
         self.layout = layout
         self._fetch = fetch
-        self._began_ns = int(began) * SECOND
+        self._started_ns = int(started) * SECOND
 
     def advance(self, *, is_over: bool, settle_seconds: float) -> bool:
-        """Add what has come. True where the run is over and nothing has come for so long."""
+        """Append new lines. Return True if the run is over and no line arrived for settle_seconds."""
         self.layout.logs.mkdir(parents=True, exist_ok=True)
-        with self._alone() as is_ours:
-            # Another worker is at it: threads that waited for it would be missed elsewhere.
+        with self._locked() as is_ours:
+            # Do not wait for another worker's lock: that would block a thread of this worker.
             return is_ours and self._advance(is_over, settle_seconds)
 
     def _advance(self, is_over: bool, settle_seconds: float) -> bool:
         state = self._state()
         is_quiet = state.is_over == is_over
         while lines := self._new_lines(state, hold=not is_over):
-            self._add(state, lines)
+            self._append_lines(state, lines)
             is_quiet = False
         if not is_quiet:
             state.is_over, state.quiet_since = is_over, time.time()
@@ -97,12 +98,12 @@ class Mirror:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run has told its end."""
+        """Whether the run has logged its end."""
         return self.layout.end.exists()
 
     def add_events(self, text: bytes) -> None:
-        """Add those that the log does not have."""
-        with self._alone() as is_ours:
+        """Append the events in `text` that the log does not have."""
+        with self._locked() as is_ours:
             if is_ours:
                 events = [
                     event
@@ -111,32 +112,32 @@ class Mirror:
                 ]
                 self._append(self._state(), "", events, known=self._size(self.layout.events))
 
-    # -- rounds ---------------------------------------------------------------------------------
+    # -- reading and appending ------------------------------------------------------------------
 
-    def _new_lines(self, state: State, *, hold: bool) -> list[Line]:
-        """The next lines that were not taken yet, at most a page."""
+    def _new_lines(self, state: MirrorState, *, hold: bool) -> list[Line]:
+        """Return the next lines that were not written yet, at most a page."""
         begin = max(state.newest_ns - LOOKBACK_NS, state.began_ns - MARGIN_NS)
         known = set(state.recent)
         end = time.time_ns() - HOLD_NS if hold else time.time_ns() + MARGIN_NS
         limit = PAGE_LINES
         while True:
             page = self._fetch(begin, end, limit, "")
-            fresh = [line for line in _once(page) if _digest(line) not in known]
+            fresh = [line for line in _without_repeats(page) if _digest(line) not in known]
             if fresh or len(page) < limit:
                 return fresh
-            # All of it is known: further on, or where a single moment holds more than a page, a larger one.
+            # All lines are known: read on, or read a larger page if all lines have the same time.
             last = page[-1].at_ns
             begin, limit = (last, PAGE_LINES) if last > begin else (begin, limit * 2)
 
-    def _add(self, state: State, lines: list[Line]) -> None:
+    def _append_lines(self, state: MirrorState, lines: list[Line]) -> None:
         events = list(_events(lines, state.parts))
         state.newest_ns = max(state.newest_ns, lines[-1].at_ns)
         kept = [one for one in state.recent if int(one[:16], 16) >= state.newest_ns - LOOKBACK_NS]
         state.recent = kept + [_digest(line) for line in lines if line.at_ns >= state.newest_ns - LOOKBACK_NS]
         self._append(state, "".join(f"{line.text}\n" for line in lines), events, known=RECENT_BYTES)
 
-    def _sweep(self, state: State) -> None:
-        """Look at all events of the run once more: one that came too late for the rounds is added now."""
+    def _sweep(self, state: MirrorState) -> None:
+        """Read all events of the run a second time, and append those that arrived after LOOKBACK_NS."""
         if state.swept:
             return
         begin, end = state.began_ns - MARGIN_NS, time.time_ns() + MARGIN_NS
@@ -146,21 +147,22 @@ class Mirror:
             if len(page) < PAGE_LINES or page[-1].at_ns <= begin:
                 break
             begin = page[-1].at_ns
-        self._append(state, "", list(_events(_once(found), {})), known=self._size(self.layout.events))
+        events = list(_events(_without_repeats(found), {}))
+        self._append(state, "", events, known=self._size(self.layout.events))
         state.swept = True
         self._write(state)
 
-    def _append(self, state: State, text: str, events: list[str], *, known: int) -> None:
-        """known: of the events that are there, so many bytes from their end on are looked at for doubles."""
-        there = {_identity(line) for line in self._last_events(known)}
-        fresh = [line for line in dict.fromkeys(events) if _identity(line) not in there]
+    def _append(self, state: MirrorState, text: str, events: list[str], *, known: int) -> None:
+        """known: events in so many last bytes of events.jsonl are not appended again."""
+        written = {_identity(line) for line in self._last_events(known)}
+        fresh = [line for line in dict.fromkeys(events) if _identity(line) not in written]
         added = {self.layout.log(): text, self.layout.events: "".join(f"{line}\n" for line in fresh)}
         state.adding = {self._name(path): (self._size(path), more) for path, more in added.items() if more}
         self._write(state)
         self._redo(state)
 
-    def _redo(self, state: State) -> None:
-        """Put the round's text where it belongs. A second time it changes nothing."""
+    def _redo(self, state: MirrorState) -> None:
+        """Write the recorded text at its offset. Idempotent."""
         for name, (offset, text) in state.adding.items():
             with _opened(self.layout.directory / name) as descriptor:
                 os.pwrite(descriptor, text.encode(), offset)
@@ -175,15 +177,15 @@ class Mirror:
 
     # -- files ----------------------------------------------------------------------------------
 
-    def _state(self) -> State:
+    def _state(self) -> MirrorState:
         try:
-            state = State.model_validate_json((self.layout.directory / STATE).read_bytes())
+            state = MirrorState.model_validate_json((self.layout.directory / STATE).read_bytes())
         except FileNotFoundError:
-            return State(began_ns=self._began_ns)
+            return MirrorState(began_ns=self._started_ns)
         self._redo(state)
         return state
 
-    def _write(self, state: State) -> None:
+    def _write(self, state: MirrorState) -> None:
         LocalFiles().write(self.layout.directory / STATE, state.model_dump_json().encode())
 
     def _name(self, path: Path) -> str:
@@ -199,8 +201,8 @@ class Mirror:
         return [line for line in (lines[1:] if begin else lines) if line]
 
     @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """One worker at a time, False for others; the kernel frees the lock with its holder."""
+    def _locked(self) -> Iterator[bool]:
+        """Try to lock the mirror; yield whether it worked. The kernel releases a dead holder's lock."""
         with _opened(self.layout.directory / ".lock") as descriptor:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -220,47 +222,46 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _digest(line: Line) -> str:
-    """Of what tells a line from others; it begins with its time."""
+    """Return the identity of a line: its time in 16 hex digits, then a hash of replica and text."""
     rest = blake2b(f"{line.replica}\0{line.text}".encode(errors="replace"), digest_size=8)
     return f"{line.at_ns:016x}{rest.hexdigest()}"
 
 
-def _once(lines: list[Line]) -> list[Line]:
-    """Without those that were told twice."""
+def _without_repeats(lines: list[Line]) -> list[Line]:
     return list({_digest(line): line for line in lines}.values())
 
 
 def _events(lines: list[Line], parts: dict[str, dict[int, str]]) -> Iterator[str]:
-    """The trainer's events in some lines; `parts` holds those that are not whole yet."""
+    """Yield the trainer's events in the lines; `parts` holds the incomplete ones."""
     for line in lines:
-        yield from _in_text(line.text, parts)
+        yield from _events_in(line.text, parts)
 
 
-def _in_text(text: str, parts: dict[str, dict[int, str]]) -> Iterator[str]:
-    """Ranks share a log: behind an event, or between two of them, other output may stand."""
+def _events_in(text: str, parts: dict[str, dict[int, str]]) -> Iterator[str]:
+    """Yield the events in one line. Ranks share a log, so a line may have other output around events."""
     at = 0
     while mark := MARK.search(text, at):
         at = mark.end()
         if mark["name"]:
-            whole = _joined(mark, text[at : at + PART_CHARACTERS], parts)
-            yield from _event(whole, 0)[0] if whole else ()
+            complete = _joined(mark, text[at : at + PART_CHARACTERS], parts)
+            yield from _event(complete, 0)[0] if complete else ()
         else:
             found, at = _event(text, at)
             yield from found
 
 
 def _joined(mark: re.Match[str], piece: str, parts: dict[str, dict[int, str]]) -> str | None:
-    """An event whose last missing part this is."""
+    """Add a part; return the complete event if no part is missing."""
     name = mark["name"]
     parts.setdefault(name, {})[int(mark["number"])] = piece
     if len(parts[name]) < int(mark["of"]):
         return None
-    whole = parts.pop(name)
-    return "".join(whole[number] for number in sorted(whole))
+    numbered = parts.pop(name)
+    return "".join(numbered[number] for number in sorted(numbered))
 
 
 def _event(text: str, at: int) -> tuple[list[str], int]:
-    """The event that begins there, and where it ends. What is none is passed over."""
+    """Return the event that begins at `at`, if any, and where it ends."""
     with suppress(ValueError, RecursionError):
         found, end = json.JSONDecoder().raw_decode(text, at)
         if isinstance(found, dict) and "event" in found:
@@ -269,6 +270,6 @@ def _event(text: str, at: int) -> tuple[list[str], int]:
 
 
 def _identity(event: str) -> tuple[str, str, str]:
-    """What an event is known by: a line that is printed twice has the same."""
+    """Return the identity of an event: rank, sequence number and time."""
     found = json.loads(event)
     return str(found.get("rank")), str(found.get("seq")), str(found.get("at"))

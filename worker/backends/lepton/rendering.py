@@ -1,4 +1,4 @@
-"""A run as the job that Lepton is given. Pure: the same run and profile, the same bytes."""
+"""Render a run as a Lepton job. Pure: the same run and profile give the same bytes."""
 
 import hashlib
 import json
@@ -15,23 +15,23 @@ from worker.backends.shell_templates import templates
 from worker.clusters.profiles import LeptonCluster
 from worker.runs.run import Run
 
-# Lepton's own limit, and what it may add to a name.
+# Lepton's limit of a name, and the length of the suffix that it may add.
 LONGEST_NAME = 36
 SUFFIX = 6
 RUN_LABEL, JOB_LABEL, LIMIT_LABEL = "sft-run", "sft-job", "sft-limit-seconds"
-# Exit codes of a replica beside those of the launcher (sysexits.h).
+# Exit codes of a replica itself, in addition to those of the launcher (sysexits.h).
 CLAIMED, UNPREPARED = 75, 78
 BODY, CONFIG = "job.json", "config.yaml"
-"""Files of a submission: the body of POST /jobs, without SFT_BUNDLE_*; and the config, which is in those."""
+"""Files of a submission: the body of POST /jobs without SFT_BUNDLE_*, and the config that those contain."""
 
 _TEMPLATES = templates("worker.backends.lepton")
 _UNPACK = (resources.files("worker.backends.lepton") / "templates" / "unpack.py").read_text()
 
 
 def render(run: Run, profile: LeptonCluster) -> Submission:
-    """The job as it is posted."""
+    """Return the submission with the body of POST /jobs."""
     directory = job_layout(profile.remote_job_dir, run.job_id).attempt(run.attempt).directory
-    job = wire.Job(metadata=_metadata(run), spec=_spec(run, profile, _script(run, profile, directory)))
+    job = wire.LeptonJob(metadata=_metadata(run), spec=_spec(run, profile, _script(run, profile, directory)))
     body = _with_custom(job.body(), profile)
     return Submission(
         name=run.name,
@@ -47,12 +47,12 @@ def render(run: Run, profile: LeptonCluster) -> Submission:
 
 
 def job_layout(root: Path, job_id: str) -> JobLayout:
-    """The directory of a job, in the container."""
+    """Return the layout of a job's directory in the container."""
     return JobLayout(root / "jobs" / job_id)
 
 
 def lepton_name(run_name: str) -> str:
-    """A name that Lepton takes, unique for each attempt, and with a suffix of Lepton's not too long."""
+    """Return a valid Lepton name, unique for each attempt, short enough for a suffix added by Lepton."""
     plain = re.sub(r"[^a-z0-9-]", "-", run_name.lower()).strip("-")
     if not plain[:1].isalpha():
         plain = f"sft-{plain}"
@@ -78,8 +78,8 @@ def _script(run: Run, profile: LeptonCluster, directory: Path) -> str:
     )  # fmt: skip
 
 
-def _spec(run: Run, profile: LeptonCluster, script: str) -> wire.JobSpec:
-    return wire.JobSpec(
+def _spec(run: Run, profile: LeptonCluster, script: str) -> wire.LeptonJobSpec:
+    return wire.LeptonJobSpec(
         resource_shape=profile.resource_shape,
         affinity=wire.Affinity(allowed_dedicated_node_groups=[profile.node_group])
         if profile.node_group
@@ -88,7 +88,7 @@ def _spec(run: Run, profile: LeptonCluster, script: str) -> wire.JobSpec:
         shared_memory_size=profile.shared_memory_size,
         completions=run.resources.nodes,
         parallelism=run.resources.nodes,
-        # What has begun is not begun again by Lepton: the service does that, and knows of it.
+        # Lepton must not restart a run: only the service does, as a new attempt.
         max_failure_retry=0,
         max_job_failure_retry=0,
         envs=_environment(run, profile),
@@ -99,7 +99,7 @@ def _spec(run: Run, profile: LeptonCluster, script: str) -> wire.JobSpec:
         image_pull_secrets=profile.image_pull_secrets or None,
         ttl_seconds_after_finished=profile.ttl_seconds_after_finished,
         intra_job_communication=True,
-        log=wire.Log(enable_collection=True),
+        log=wire.LogCollection(enable_collection=True),
         queue_config=wire.QueueConfig(**profile.queue.model_dump()) if profile.queue else None,
         reservation_config=wire.Reservation(reservation_id=profile.node_reservation)
         if profile.node_reservation
@@ -108,7 +108,7 @@ def _spec(run: Run, profile: LeptonCluster, script: str) -> wire.JobSpec:
 
 
 def _environment(run: Run, profile: LeptonCluster) -> list[wire.EnvVar]:
-    """Secrets by their names in the workspace: Lepton puts the values in. A job's own ones win."""
+    """Return the environment. Lepton fills in secrets by name; the job's override the profile's."""
     known = {name: profile.secrets[one].name for name, one in run.secrets.items() if one in profile.secrets}
     refs = {**profile.secret_vars, **known}
     plain = [
@@ -120,5 +120,5 @@ def _environment(run: Run, profile: LeptonCluster) -> list[wire.EnvVar]:
 
 
 def _with_custom(body: dict[str, object], profile: LeptonCluster) -> dict[str, object]:
-    """What the profile says beyond its own fields holds where those say nothing."""
+    """Add the profile's custom_spec; the profile's own fields take precedence."""
     return {**body, "spec": {**profile.custom_spec, **body["spec"]}}  # type: ignore[dict-item]

@@ -1,7 +1,6 @@
-"""What Lepton's API takes and answers, as far as it is used here.
+"""The parts of Lepton's requests and answers that the service uses.
 
-Source of the format: the public SDK leptonai 0.47.1, api/v2/types. What is not declared here is passed over
-in answers.
+Source of the format: the public SDK leptonai 0.47.1, api/v2/types. Unknown fields of answers are ignored.
 """
 
 from typing import Any
@@ -13,7 +12,7 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
     def body(self) -> dict[str, Any]:
-        """As it is sent: what is not set is left out."""
+        """Return the JSON to send, without unset fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -49,7 +48,7 @@ class Mount(Wire):
     mount_path: str
 
 
-class Log(Wire):
+class LogCollection(Wire):
     enable_collection: bool | None = None
 
 
@@ -63,7 +62,7 @@ class Reservation(Wire):
     reservation_id: str
 
 
-class JobSpec(Wire):
+class LeptonJobSpec(Wire):
     model_config = ConfigDict(extra="allow", populate_by_name=True)
 
     resource_shape: str | None = None
@@ -80,7 +79,7 @@ class JobSpec(Wire):
     image_pull_secrets: list[str] | None = None
     ttl_seconds_after_finished: int | None = None
     intra_job_communication: bool | None = None
-    log: Log | None = None
+    log: LogCollection | None = None
     queue_config: QueueConfig | None = None
     reservation_config: Reservation | None = None
     stopped: bool | None = None
@@ -89,15 +88,15 @@ class JobSpec(Wire):
 class JobStatus(Wire):
     state: str | None = None
     ready: int | None = None
-    """Replicas that run."""
+    """Number of running replicas."""
     active: int | None = None
     failed: int | None = None
     succeeded: int | None = None
 
 
-class Job(Wire):
+class LeptonJob(Wire):
     metadata: Metadata
-    spec: JobSpec | None = None
+    spec: LeptonJobSpec | None = None
     status: JobStatus | None = None
 
 
@@ -107,7 +106,7 @@ class JobEvent(Wire):
 
 
 class Stream(Wire):
-    """Lines of one replica: nanoseconds since 1970, as text, and the line; there may be a third item."""
+    """Lines of one replica. A value is nanoseconds since 1970 as text, the line, and perhaps a third item."""
 
     stream: dict[str, Any] = {}
     values: list[list[Any]] = []
@@ -118,6 +117,6 @@ class LogData(Wire):
 
 
 class LogHistory(Wire):
-    """Grafana Loki's answer to query_range."""
+    """The answer of Grafana Loki's query_range."""
 
     data: LogData = LogData()

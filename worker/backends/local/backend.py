@@ -1,12 +1,12 @@
-"""The local machine as a cluster: a spool of runs, some slots, and processes that outlive the worker.
+"""The local machine as a cluster: a spool of runs, slots, and processes that outlive the worker.
 
-Everything it knows lies on disk, so any worker can answer, and none has to survive:
+All state is on disk, so any worker can answer, and a worker may be killed at any time:
 
     DIR/local/CLUSTER.spool/NAME   one file for each run that has not ended, oldest first by mtime
-    DIR/local/CLUSTER.lock         held while runs are started: the slots are counted under it
-    jobs/ID/attempts/N/pid.json    the supervisor (supervisor.py), by pid and start time
-    jobs/ID/attempts/N/exit.json   how the supervisor's run ended
-    jobs/ID/attempts/N/cancelled   cancelled before it was started
+    DIR/local/CLUSTER.lock         held while slots are counted and runs are started
+    jobs/ID/attempts/N/pid.json    the supervisor (supervisor.py): its pid and start time
+    jobs/ID/attempts/N/exit.json   the exit record of the run
+    jobs/ID/attempts/N/cancelled   marks a run that was cancelled before its start
 """
 
 import fcntl
@@ -55,7 +55,7 @@ class LocalBackend:
     def _job(self, job_id: str) -> JobLayout:
         return JobLayout(self.root / "jobs" / job_id)
 
-    def look(self, request: ConfigRequest | DataRequest) -> InspectionResult | None:
+    def inspect(self, request: ConfigRequest | DataRequest) -> InspectionResult | None:
         return inspect(request)
 
     def render(self, run: Run) -> Submission:
@@ -65,7 +65,7 @@ class LocalBackend:
             "--nproc-per-node", str(run.resources.gpus_per_node),
             "-m", "trainer", str(layout.config),
         ]  # fmt: skip
-        started_by = {
+        launch = {
             "name": run.name,
             "command": command,
             "env": {"PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1", **self.env_vars},
@@ -73,7 +73,7 @@ class LocalBackend:
         }
         files = {
             layout.config.name: yaml.safe_dump(run.config, sort_keys=True, allow_unicode=True),
-            layout.launch.name: json.dumps(started_by, indent=2, sort_keys=True) + "\n",
+            layout.launch.name: json.dumps(launch, indent=2, sort_keys=True) + "\n",
         }
         return Submission(name=run.name, directory=str(layout.directory), files=files, command=command)
 
@@ -89,7 +89,7 @@ class LocalBackend:
         return submission.name
 
     def find(self, handle: Handle) -> str | None:
-        return handle.name  # here the name is the id
+        return handle.name  # on this backend the name is the id
 
     def poll(self, handles: Collection[Handle]) -> dict[str, Observation]:
         with _disk():
@@ -119,7 +119,7 @@ class LocalBackend:
     # -- the spool ------------------------------------------------------------------------------
 
     def _place(self, submission: Submission) -> None:
-        """Make the attempt's directory in one step: it is there whole, or not at all."""
+        """Make the attempt's directory atomically, with all its files."""
         layout = submission.layout
         if not layout.launch.exists():
             layout.directory.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ class LocalBackend:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time counts slots and starts runs. The kernel frees it with its holder."""
+        """Let one process at a time count slots and start runs. The kernel releases a dead holder's lock."""
         self._spool()
         with (self.root / "local" / f"{self.cluster}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -190,9 +190,9 @@ class LocalBackend:
             return Observation(
                 Phase.QUEUED,
                 ObservationCode.WAITING_FOR_SLOT,
-                f"Waits for one of {self.max_running} slots of this machine, all taken; {ahead} ahead of it.",
+                f"Waits for one of {self.max_running} slots of this machine; {ahead} runs are ahead of it.",
             )
-        # A cancellation after the start is in the exit record.
+        # A run that is cancelled after its start has an exit record instead.
         if layout.cancelled.exists():
             return Observation(Phase.ENDED, ObservationCode.CANCELLED, "Cancelled before it was started.")
         return _ended_observation(layout)
@@ -200,7 +200,7 @@ class LocalBackend:
 
 @contextmanager
 def _disk() -> Iterator[None]:
-    """The disk is to this cluster what the network is to others: what fails there may go well later."""
+    """Translate OSError into BackendUnavailable: like a network error, a disk error may be transient."""
     try:
         yield
     except OSError as error:
@@ -211,27 +211,27 @@ def _ended_observation(layout: RunLayout) -> Observation:
     if not layout.directory.exists():
         return Observation(Phase.ENDED, ObservationCode.DIRECTORY_MISSING, "The run's directory was removed.")
     if not supervisor.was_started(layout):
-        # Between the making of its directory and its place in the spool: submit is still at it.
+        # submit() has made the directory and not yet the spool entry.
         return Observation(
             Phase.QUEUED, ObservationCode.WAITING_FOR_SLOT, "Waits for its place in the queue."
         )
-    left = supervisor.exit_record(layout) or supervisor.sweep_up(layout)
-    code = ObservationCode(left["reason"])
-    return Observation(Phase.ENDED, code, left["message"], raw=json.dumps(left))
+    record = supervisor.exit_record(layout) or supervisor.sweep_up(layout)
+    code = ObservationCode(record["reason"])
+    return Observation(Phase.ENDED, code, record["message"], raw=json.dumps(record))
 
 
 def _rename(source: RunLayout, target: RunLayout) -> None:
     try:
         source.directory.rename(target.directory)
     except OSError:
-        # Another worker was first: its directory has the same bytes, rendering being pure.
+        # Another worker was first. Its directory has the same bytes, because rendering is pure.
         shutil.rmtree(source.directory, ignore_errors=True)
         if not target.launch.exists():
             raise
 
 
 def _start(layout: RunLayout) -> None:
-    """Start the supervisor; what is started here ends as soon as the supervisor's pid is on disk."""
+    """Start the supervisor; the call returns when the detached supervisor has written its pid."""
     with layout.log().open("ab") as log, suppress(subprocess.TimeoutExpired):
         subprocess.run(
             [sys.executable, "-m", supervisor.__name__, str(layout.directory)],

@@ -1,8 +1,8 @@
 """Supervises one run on this machine: `python -m worker.backends.local.supervisor DIRECTORY`.
 
-It starts the command of DIRECTORY/run.json, holds its time limit, passes on the wish to stop,
-ends every process of the run, and leaves exit.json. It detaches itself and needs nobody:
-worker, broker and database may come and go meanwhile. It reads no settings and holds no secrets.
+The supervisor starts the command of DIRECTORY/run.json, enforces its time limit, handles cancellation,
+ends every process of the run, and writes exit.json. It is detached: worker, broker and database may
+stop and restart meanwhile. It reads no settings and holds no secrets.
 """
 
 import contextlib
@@ -23,24 +23,24 @@ from trainer.run_layout import STOP_TIME_LIMIT, RunLayout
 from worker.backends.access.environment import inherited_environment
 from worker.backends.access.local_files import LocalFiles
 
-# A run that reaches its time limit may save first; one that is cancelled only has to end.
+# A run that reaches its time limit may save first; a cancelled run only has to end.
 SAVE_GRACE_SECONDS = 120.0
 KILL_GRACE_SECONDS = 10.0
 MAX_RECORD_BYTES = 1 << 16
-# Processes that copy the last log lines end by themselves once the ranks are gone.
+# Processes that copy the last log lines end by themselves after the ranks.
 DRAIN_GRACE_SECONDS = 2.0
 
-# The run's directory, in the environment of every process of it, so that none is missed: torchrun
-# gives each rank a session of its own, and a rank whose torchrun was killed has another parent.
+# Set to the run's directory in the environment of all its processes, so that each can be found: torchrun
+# gives each rank its own session, and a rank whose torchrun was killed has another parent.
 MARKER = "SFT_RUN"
 
 
 def main(layout: RunLayout) -> None:
-    """Become the supervisor in a session of its own; who started it waits no longer than for its pid."""
+    """Fork the supervisor into its own session; return in the parent once the pid is on disk."""
     ready, supervisor_side = os.pipe()
     if os.fork():
         os.close(supervisor_side)
-        os.read(ready, 1)  # ends when the other side is closed
+        os.read(ready, 1)  # returns when the other side is closed
         return
     os.setsid()
     with (layout.directory / "run.lock").open("w") as lock:
@@ -66,7 +66,7 @@ def _raise_cancelled(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _supervise(layout: RunLayout) -> dict[str, Any]:
-    """Start the run, wait for its end, and return the record of it."""
+    """Start the run, wait for its end, and return its exit record."""
     run = json.loads(layout.launch.read_text())
     try:
         process = subprocess.Popen(
@@ -101,18 +101,21 @@ def _wait(layout: RunLayout, process: subprocess.Popen[bytes], limit_seconds: fl
 
 
 def exit_of(code: int, kills: int) -> dict[str, Any]:
-    """kills: processes of this machine that the kernel ended for want of memory while the run went on."""
+    """Return the exit record of a launcher.
+
+    kills: processes on this machine that the kernel's OOM killer ended during the run.
+    """
     if code != 0 and kills > 0:
         message = (
-            f"The launcher exited with {code}; meanwhile the kernel ended {kills} processes of this "
-            "machine for want of memory."
+            f"The launcher exited with {code}. The kernel killed {kills} processes on this machine during "
+            "the run because memory was exhausted."
         )
         return _record("oom_killed", message, code)
     return _record("exited", f"The launcher exited with {code}.", code)
 
 
 def oom_kills(counters: Path = Path("/proc/vmstat")) -> int:
-    """How many processes the kernel has ended since its start because memory was exhausted."""
+    """Return how many processes the kernel's OOM killer has ended since boot."""
     with contextlib.suppress(OSError):
         for line in counters.read_text().splitlines():
             if line.startswith("oom_kill "):
@@ -137,14 +140,14 @@ def _record(reason: str, message: str, exit_code: int | None = None) -> dict[str
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
-    """Readers see the whole file or none."""
+    """Write atomically: readers see the complete file or none."""
     fresh = path.with_suffix(f".{os.getpid()}.new")
     fresh.write_text(json.dumps(value))
     fresh.rename(path)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """An object that was written; None where a run has put something else in its place."""
+    """Return the JSON object in a file; None if a run has put something else in its place."""
     try:
         value = json.loads(LocalFiles().read(path, 0, MAX_RECORD_BYTES))
     except (ValueError, RecursionError):
@@ -152,7 +155,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-# -- what others may ask about a run ---------------------------------------------------------------
+# -- queries and actions of the backend ------------------------------------------------------------
 
 
 def was_started(layout: RunLayout) -> bool:
@@ -160,7 +163,7 @@ def was_started(layout: RunLayout) -> bool:
 
 
 def exit_record(layout: RunLayout) -> dict[str, Any] | None:
-    """How the run ended, as its supervisor wrote it; None where it has not."""
+    """Return the exit record that the supervisor wrote; None if there is none."""
     try:
         record = _read(layout.exit)
     except FileNotFoundError:
@@ -170,12 +173,12 @@ def exit_record(layout: RunLayout) -> dict[str, Any] | None:
 
 
 def is_alive(layout: RunLayout) -> bool:
-    """Whether the run's supervisor lives: the pid alone could be another process by now."""
+    """Return whether the run's supervisor is alive; a process that reuses its pid does not count."""
     return _supervisor_pid(layout) is not None
 
 
 def stop(layout: RunLayout) -> None:
-    """Ask the supervisor to end its run; without one, end what it left behind."""
+    """Ask the supervisor to end its run; without a live supervisor, end the run's remaining processes."""
     pid = _supervisor_pid(layout)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -185,17 +188,17 @@ def stop(layout: RunLayout) -> None:
 
 
 def sweep_up(layout: RunLayout) -> dict[str, Any]:
-    """End the processes of a run whose supervisor was killed, and leave the record in its place."""
+    """End the processes of a run whose supervisor was killed, and write the exit record."""
     kill_strays(layout.directory)
     record = _record("killed", "The run's supervisor was killed, and the run ended with it.")
-    with contextlib.suppress(OSError):  # a run that is in the way of its own record keeps nobody else
+    with contextlib.suppress(OSError):  # a run may block its own record, but not the poll of other runs
         if exit_record(layout) is None:
             _write(layout.exit, record)
     return record
 
 
 def kill_strays(directory: Path) -> None:
-    """SIGKILL every process that carries the run's marker, until none is left."""
+    """SIGKILL every process with the run's marker, until none is left."""
     deadline = time.monotonic() + KILL_GRACE_SECONDS
     while (strays := _strays(directory)) and time.monotonic() < deadline:
         for process in strays:
@@ -217,23 +220,23 @@ def _marker_of(process: psutil.Process) -> str | None:
 
 def _supervisor_pid(layout: RunLayout) -> int | None:
     try:
-        left = _read(layout.supervisor) or {}
+        record = _read(layout.supervisor) or {}
     except FileNotFoundError:
         return None
-    pid = left.get("pid")
-    if not isinstance(pid, int) or _start_ticks(pid) != left.get("start_ticks"):
+    pid = record.get("pid")
+    if not isinstance(pid, int) or _start_ticks(pid) != record.get("start_ticks"):
         return None
     try:
-        # A run could write down any process; only a supervisor of this directory counts.
+        # A run could write any pid into the file; only a supervisor of this directory counts.
         return pid if psutil.Process(pid).cmdline()[-1:] == [str(layout.directory)] else None
     except psutil.Error:
         return None
 
 
 def _start_ticks(pid: int) -> int | None:
-    """Start of a living process in clock ticks since boot (proc(5), stat, field 22); None if it is gone.
+    """Return a process's start in clock ticks since boot (proc(5), stat, field 22); None if it has ended.
 
-    Not the wall-clock time that psutil gives: that one moves when the clock is set.
+    psutil returns wall-clock time instead, which changes when the clock is set.
     """
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()

@@ -1,1 +1,1 @@
-"""Slurm clusters, by the commands of Slurm itself, on this machine or over SSH. backend.py is the way in."""
+"""The Slurm backend. It runs Slurm's own commands, here or over SSH. backend.py is the entry point."""

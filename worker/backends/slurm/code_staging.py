@@ -1,4 +1,4 @@
-"""The trainer's code on the cluster: staged once, by the hash of its content."""
+"""Stage the trainer's code on the cluster, once for each hash of its content."""
 
 import secrets
 from pathlib import Path
@@ -12,7 +12,7 @@ UNPACK_SECONDS = 60.0
 
 
 def stage(directory: Path, transport: Transport) -> None:
-    """Put the code into a directory, in one step, unless it is there. Raises BackendUnavailable."""
+    """Put the code into a directory atomically, unless it is there. Raises BackendUnavailable."""
     files = transport.files()
     if _is_there(directory, files):
         return

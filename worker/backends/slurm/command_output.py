@@ -1,4 +1,4 @@
-"""What Slurm's commands are asked and answer: arguments, columns, error texts. Pure."""
+"""Arguments, output columns and error texts of Slurm's commands. Pure."""
 
 import signal
 from contextlib import suppress
@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 from worker.errors import BackendUnavailable, SubmissionRejected
 
-# Seconds since 1970: what squeue and sacct print depends on no time zone then.
+# Times in seconds since 1970, so that the output of squeue and sacct depends on no time zone.
 ENVIRONMENT = ("env", "LC_ALL=C", "SLURM_TIME_FORMAT=%s")
 
-# Columns of squeue --Format by their widths in bytes: names and ids of ours are shorter, and no separator
-# could occur in the text. The name comes last: other jobs of the user may have one that is not ASCII.
+# Columns of squeue --Format by their widths in bytes. Our names and ids are shorter, so columns cannot run
+# into each other. The name comes last: other jobs of the user may have names that are not ASCII.
 WIDTHS = {
     "JobID": 20,
     "State": 20,
@@ -34,23 +34,22 @@ HISTORY = (
 )  # fmt: skip
 HISTORY_SEPARATORS = HISTORY[-1].count(",")
 ACCOUNTING_DISABLED = "accounting storage is disabled"
-# What scancel says, with an exit code, of a job that the controller has purged.
+# scancel fails with this text for a job that the controller has purged.
 UNKNOWN_JOB = "Invalid job id specified"
-
 
 UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One job, as the scheduler or its accounting shows it."""
+    """One job, as the scheduler or its accounting lists it."""
 
     job_id: str
     name: str
     state: str
-    """Without what may follow it (`CANCELLED by 0`)."""
+    """The first word of the state column (`CANCELLED by 0` -> `CANCELLED`)."""
     exit_code: int
-    """Of the batch script; 128 and the signal's number where a signal ended it."""
+    """Of the batch script; 128 plus the signal number if a signal ended it."""
     reason: str
     restarts: int = 0
     start: datetime | None = None
@@ -58,18 +57,18 @@ class Row:
 
     @property
     def is_readable(self) -> bool:
-        """Whether its columns are what they should be. If not, only its id and name count."""
+        """Whether the columns could be parsed. If not, only id and name are valid."""
         return self.state != UNREADABLE
 
 
 def queue_rows(text: str) -> list[Row]:
-    """The answer to QUEUE. What follows a line break in the name of another job is no row."""
+    """Parse the output of QUEUE. Skip the rest of another job's name after a line break in it."""
     lines = (line for line in text.split("\n") if line.partition(" ")[0].isdecimal())
     return [_queue_row(line) for line in lines if line[NAME_BEGIN:].strip()]
 
 
 def history_rows(text: str) -> list[Row]:
-    """The answer to HISTORY, as above."""
+    """Parse the output of HISTORY; skip other lines as queue_rows does."""
     lines = (line for line in text.split("\n") if line.partition(SEPARATOR)[0].isdecimal())
     return [_history_row(line) for line in lines if line.count(SEPARATOR) == HISTORY_SEPARATORS]
 
@@ -79,7 +78,7 @@ def _queue_row(line: str) -> Row:
     for name, width in WIDTHS.items():
         fields[name] = line[begin : begin + width].strip()
         begin += width
-    row = _unread(fields["JobID"], fields["Name"], " ".join(line.split()))
+    row = _unreadable(fields["JobID"], fields["Name"], " ".join(line.split()))
     with suppress(ValueError, OverflowError):
         return replace(
             row,
@@ -87,7 +86,7 @@ def _queue_row(line: str) -> Row:
             exit_code=_of_wait_status(int(fields["exit_code"] or 0)),
             reason=fields["Reason"],
             restarts=int(fields["RestartCnt"] or 0),
-            start=_moment(fields["StartTime"]),
+            start=_time(fields["StartTime"]),
         )
     return row
 
@@ -95,7 +94,7 @@ def _queue_row(line: str) -> Row:
 def _history_row(line: str) -> Row:
     job_id, name, state, exit_code, reason, start = line.split(SEPARATOR)
     code, _, signal_number = exit_code.partition(":")
-    row = _unread(job_id, name, line.replace(SEPARATOR, " "))
+    row = _unreadable(job_id, name, line.replace(SEPARATOR, " "))
     with suppress(ValueError, OverflowError):
         by_signal = 128 + int(signal_number) if int(signal_number or 0) else 0
         return replace(
@@ -103,12 +102,12 @@ def _history_row(line: str) -> Row:
             state=state.partition(" ")[0],
             exit_code=int(code) or by_signal,
             reason=reason,
-            start=_moment(start),
+            start=_time(start),
         )
     return row
 
 
-def _unread(job_id: str, name: str, raw: str) -> Row:
+def _unreadable(job_id: str, name: str, raw: str) -> Row:
     return Row(job_id, name, UNREADABLE, exit_code=0, reason="", raw=raw)
 
 
@@ -116,13 +115,13 @@ def _of_wait_status(status: int) -> int:
     return status >> 8 or (128 + (status & 0x7F) if status & 0x7F else 0)
 
 
-def _moment(text: str) -> datetime | None:
+def _time(text: str) -> datetime | None:
     return datetime.fromtimestamp(int(text), UTC) if text.isdigit() else None
 
 
 # -- why a submission failed -----------------------------------------------------------------------
 
-# The controller did not say no: it may have taken the job, or will the next time.
+# The controller did not reject the job: it may have accepted it, or may accept it at the next try.
 UNCLEAR = (
     "Unable to contact slurm controller", "Socket timed out", "Connection refused", "Connection reset",
     "connect failure", "Zero Bytes were transmitted", "Transport endpoint", "Communication connection",
@@ -133,12 +132,12 @@ UNCLEAR = (
     "Required partition not available", "error writing script/environment",
 )  # fmt: skip
 
-# sbatch is not there, or cannot be run.
+# sbatch is missing, or cannot be executed.
 NOT_RUN = (126, 127)
-# A signal has ended sbatch, and nobody knows what it had done by then. (255 is its own, for a wrong option.)
+# A signal ended sbatch, perhaps after the submission. (255 is sbatch's own code, for a wrong option.)
 SIGNALLED = range(128 + 1, 128 + signal.NSIG)
 
-# A part of what Slurm says -> what to do.
+# Part of Slurm's message -> what to do.
 HINTS = {
     "invalid partition": "Correct partition, run_partition and batch_partition of the cluster's profile.",
     "invalid account": "Correct `account` of the cluster's profile: `sacctmgr show associations`.",
@@ -156,12 +155,12 @@ HINTS = {
 }
 
 
-def refusal(code: int, text: str) -> BackendUnavailable | SubmissionRejected:
-    """What a failed sbatch means, in the scheduler's own words."""
-    words = [line.removeprefix("sbatch: ").removeprefix("error: ").strip() for line in text.splitlines()]
-    said = "; ".join(dict.fromkeys(word for word in words if word)) or f"sbatch exited with {code}"
-    is_unclear = any(part.lower() in said.lower() for part in UNCLEAR)
+def submission_error(code: int, text: str) -> BackendUnavailable | SubmissionRejected:
+    """Return the error of a failed sbatch, with Slurm's own message."""
+    lines = [line.removeprefix("sbatch: ").removeprefix("error: ").strip() for line in text.splitlines()]
+    message = "; ".join(dict.fromkeys(line for line in lines if line)) or f"sbatch exited with {code}"
+    is_unclear = any(part.lower() in message.lower() for part in UNCLEAR)
     if code in NOT_RUN or code in SIGNALLED or is_unclear:
-        return BackendUnavailable(f"Slurm has not taken the job yet: {said}")
-    hint = next((hint for part, hint in HINTS.items() if part in said.lower()), None)
-    return SubmissionRejected(f"Slurm refused the job: {said}", hint=hint)
+        return BackendUnavailable(f"Slurm has not accepted the job yet: {message}")
+    hint = next((hint for part, hint in HINTS.items() if part in message.lower()), None)
+    return SubmissionRejected(f"Slurm rejected the job: {message}", hint=hint)

@@ -1,8 +1,8 @@
-"""Exit codes of the batch script beside those of the launcher (sysexits.h)."""
+"""Exit codes of the batch script itself, in addition to those of the launcher (sysexits.h)."""
 
 CLAIMED = 75
-"""Another submission has the attempt. Of submit.sh: an earlier try may have reached the scheduler."""
+"""Another submission has the attempt. From submit.sh: an earlier try may have reached the scheduler."""
 UNPREPARED = 78
-"""The container image is not there."""
+"""The container image is missing."""
 NO_SECRETS = 66
-"""The file of the secrets is gone."""
+"""The secrets file is missing."""

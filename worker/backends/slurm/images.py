@@ -1,8 +1,8 @@
-"""Container images as squash files: imported once for each digest, by a job that training waits for.
+"""Container images as squash files, named by digest.
 
-A tag can move, so a file is named by the digest: one that the image's name has, or what enroot says of the
-tag now. The file `KEY.sqsh` is a link to the newest import: an import anew moves the link, and runs that
-have begun keep the file that they began with.
+A tag can move, so a file is named by the digest: the one in the image's name, or the one that enroot
+returns for the tag now. `KEY.sqsh` is a link to the newest import: a fresh import moves the link, and runs
+that have started keep their file.
 """
 
 import hashlib
@@ -34,19 +34,19 @@ class Image:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a squash file that is there already."""
+        """Whether it names an existing squash file."""
         return self.name.startswith("/")
 
     @property
     def uri(self) -> str:
-        """As enroot wants it: it separates the registry by `#`."""
+        """The image in enroot's notation, which separates the registry by `#`."""
         registry, slash, rest = self.name.partition("/")
         has_registry = slash and ("." in registry or ":" in registry)
         return f"docker://{registry}#{rest}" if has_registry else f"docker://{self.name}"
 
     @property
     def key(self) -> str:
-        """Name of its squash file without the suffix."""
+        """Name of the squash file without the suffix."""
         assert self.digest is not None
         return self.digest.replace(":", "-")
 
@@ -56,7 +56,7 @@ class Image:
 
     @property
     def job_name(self) -> str:
-        """One name for each squash file: who needs it too waits for the same import."""
+        """Name of the import job, one for each squash file: all runs that need it share the import."""
         return job_name(self.file)
 
 
@@ -65,12 +65,12 @@ def job_name(file: Path) -> str:
 
 
 def log_of_import(file: Path) -> Path:
-    """Where the last import of a squash file has written why it failed."""
+    """Return the log file of the last import of a squash file."""
     return file.with_name(f"{job_name(file)}.log")
 
 
 def resolved(image: Image, transport: Transport) -> Image:
-    """The image with its digest. Raises BackendUnavailable, and SubmissionRejected without enroot."""
+    """Return the image with its digest. Raises BackendUnavailable, or SubmissionRejected without enroot."""
     if image.digest or image.is_file:
         return image
     answer = transport.run(["enroot", "digest", image.uri], timeout=DIGEST_SECONDS)
@@ -78,6 +78,6 @@ def resolved(image: Image, transport: Transport) -> Image:
     if answer.code == 127:
         raise SubmissionRejected("enroot is not installed on the login node.", hint=DIGEST_HINT)
     if answer.code != 0 or not found:
-        said = " ".join((answer.err or answer.out).split())[-300:]
-        raise BackendUnavailable(f"The digest of {image.name} cannot be had: {said}", hint=DIGEST_HINT)
+        message = " ".join((answer.err or answer.out).split())[-300:]
+        raise BackendUnavailable(f"The digest of {image.name} cannot be read: {message}", hint=DIGEST_HINT)
     return Image(image.name, image.images, found[0])

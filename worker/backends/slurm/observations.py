@@ -1,22 +1,24 @@
-"""From rows of Slurm to observations. Pure."""
+"""Map rows of Slurm's commands to observations. Pure."""
 
 from worker.backends.slurm.command_output import UNREADABLE, Row
 from worker.backends.slurm.exit_codes import CLAIMED, NO_SECRETS, UNPREPARED
-from worker.backends.slurm.states import STATES, Meaning, waiting
-from worker.runs.observation import Observation, ObservationCode, Phase
+from worker.backends.slurm.states import STATES, pending_reason
+from worker.runs.observation import Meaning, Observation, ObservationCode, Phase
 
 GONE = Observation(
-    Phase.UNKNOWN, ObservationCode.UNKNOWN_TO_SCHEDULER, "Neither the queue nor the accounting knows it."
+    Phase.UNKNOWN, ObservationCode.UNKNOWN_TO_SCHEDULER, "Neither the queue nor accounting knows the job."
 )
 UNANSWERED = Observation(
-    Phase.UNKNOWN, ObservationCode.ACCOUNTING_UNAVAILABLE, "The queue does not know it; accounting is down."
+    Phase.UNKNOWN,
+    ObservationCode.ACCOUNTING_UNAVAILABLE,
+    "The queue does not know the job, and accounting is down.",
 )
 
-# Exit code of the batch script -> code and words.
+# Exit code of the batch script -> code and message.
 EXITS = {
-    128 + 53: (  # `0:53`: it could not be started
+    128 + 53: (  # `0:53`: the script could not be started
         ObservationCode.START_FAILED,
-        "Slurm could not use the job's directory: is it there on all nodes, and its user's?",
+        "Slurm could not use the job's directory. Check that all nodes see it and that the user owns it.",
     ),
     128 + 9: (
         ObservationCode.EXITED,
@@ -24,17 +26,17 @@ EXITS = {
     ),
     UNPREPARED: (
         ObservationCode.IMAGE_PULL,
-        "Its container image is not there, or it could not be prepared.",
+        "The container image is missing, or could not be prepared.",
     ),
     NO_SECRETS: (
         ObservationCode.EXITED,
-        "The file of its secrets was gone when it began: an earlier run of it had ended.",
+        "The secrets file was missing when the run started: an earlier run of the job had ended.",
     ),
 }
 
 
 def observation(row: Row) -> Observation | None:
-    """What a row says, or None where that is no news."""
+    """Return a row's observation; None if its state is unknown, which means no change."""
     meaning = _meaning(row)
     if meaning is None:
         return None
@@ -51,11 +53,11 @@ def observation(row: Row) -> Observation | None:
 
 def _meaning(row: Row) -> Meaning | None:
     if row.state == "PENDING":
-        return waiting(row.reason)
+        return pending_reason(row.reason)
     if row.state == "FAILED":
         return _failed(row)
     if row.state == "CANCELLED" and row.reason == "DependencyNeverSatisfied":
-        return Meaning(Phase.ENDED, ObservationCode.IMAGE_PULL, "The import of its container image failed.")
+        return Meaning(Phase.ENDED, ObservationCode.IMAGE_PULL, "The import of the container image failed.")
     return STATES.get(row.state)
 
 
@@ -65,20 +67,21 @@ def _failed(row: Row) -> Meaning:
 
 
 def chosen(rows: list[Row]) -> Row:
-    """Of the rows of one name the one that has the attempt: not a doubled submission that gave way."""
+    """Return the row that owns the attempt, among the rows of one name. Duplicates have exited or wait."""
     return min(rows, key=_rank)
 
 
 def _rank(row: Row) -> tuple[int, int]:
-    return _CHANCES.get(_way(row), 0), int(row.job_id)
+    return _RANKS.get(_status(row), 0), int(row.job_id)
 
 
-# Who has begun has the claim; who waits may get it; who was cancelled may never have begun, as doubles are.
-# Of one that nobody can read nothing is known, and so nothing of the others.
-_CHANCES = {UNREADABLE: -1, "PENDING": 1, "CANCELLED": 2, "gave way": 3}
+# Any other status is rank 0: the job has started, so it has the claim. A pending job may get the claim; a
+# cancelled one may never have started, as duplicates are cancelled while pending. An unreadable row comes
+# first: its job may have the claim, so the other rows prove nothing.
+_RANKS = {UNREADABLE: -1, "PENDING": 1, "CANCELLED": 2, "duplicate": 3}
 
 
-def _way(row: Row) -> str:
+def _status(row: Row) -> str:
     if row.exit_code == CLAIMED and row.state in ("FAILED", "COMPLETING"):
-        return "gave way"
-    return "begun" if row.restarts else row.state
+        return "duplicate"
+    return "restarted" if row.restarts else row.state

@@ -1,4 +1,4 @@
-"""Where things are on the cluster. The job's directory: docs/job-directory.md."""
+"""Paths on the cluster. The job's directory is described in docs/job-directory.md."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from trainer.run_layout import JobLayout
 
 @dataclass(frozen=True)
 class Paths:
-    """Everything of the service lies below one directory that all nodes see."""
+    """Paths of the service's files, all below one directory that all nodes see."""
 
     root: Path
     code_hash: str
@@ -18,7 +18,7 @@ class Paths:
 
     @property
     def code(self) -> Path:
-        """The trainer's code, by the hash of its content: what runs is never changed under it."""
+        """The trainer's code, by the hash of its content: the code of a running job never changes."""
         return self.root / "code" / self.code_hash
 
     @property

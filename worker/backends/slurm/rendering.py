@@ -1,4 +1,7 @@
-"""A run as the files that Slurm is given. Pure: the same run and profile, the same bytes."""
+"""Render a run as the files of a Slurm job. Pure: the same run and profile give the same bytes."""
+
+from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -10,16 +13,35 @@ from worker.backends.slurm.paths import Paths
 from worker.clusters.profiles import SlurmCluster
 from worker.runs.run import Run
 
-# How far before its end a run counts as ended by its time limit: Slurm's warning comes up to a minute early.
+# A signal that comes so much earlier than requested still counts as the warning of the time limit: Slurm
+# sends it up to a minute early.
 EARLY_SECONDS = 90
 
 _TEMPLATES = templates("worker.backends.slurm")
 
 
 def render(run: Run, profile: SlurmCluster, paths: Paths) -> Submission:
-    """Config, batch script and the script of each node."""
+    """Render config, batch script and node script."""
     directory = paths.job(run.job_id).attempt(run.attempt).directory
-    scope = {
+    scope = _scope(run, profile, paths, directory)
+    return Submission(
+        name=run.name,
+        directory=str(directory),
+        files={
+            "config.yaml": yaml.safe_dump(run.config, sort_keys=True, allow_unicode=True),
+            "job.sh": _TEMPLATES.get_template("job.sh.j2").render(scope),
+            "node.sh": _TEMPLATES.get_template("node.sh.j2").render(scope),
+        },
+        command=["sbatch", "--parsable", "job.sh"],
+        secrets=dict(run.secrets),
+        image=profile.container_image,
+        fresh_image=run.fresh_image,
+    )
+
+
+def _scope(run: Run, profile: SlurmCluster, paths: Paths, directory: Path) -> dict[str, Any]:
+    """Return the variables of the templates."""
+    return {
         "run": run,
         "profile": profile,
         "paths": paths,
@@ -35,24 +57,10 @@ def render(run: Run, profile: SlurmCluster, paths: Paths) -> Submission:
         "unprepared": UNPREPARED,
         "no_secrets": NO_SECRETS,
     }
-    files = {
-        "config.yaml": yaml.safe_dump(run.config, sort_keys=True, allow_unicode=True),
-        "job.sh": _TEMPLATES.get_template("job.sh.j2").render(scope),
-        "node.sh": _TEMPLATES.get_template("node.sh.j2").render(scope),
-    }
-    return Submission(
-        name=run.name,
-        directory=str(directory),
-        files=files,
-        command=["sbatch", "--parsable", "job.sh"],
-        secrets=dict(run.secrets),
-        image=profile.container_image,
-        fresh_image=run.fresh_image,
-    )
 
 
 def render_import(image: Image, profile: SlurmCluster, paths: Paths, *, fresh: bool) -> str:
-    """The job that imports a container image."""
+    """Render the job that imports a container image."""
     partition = profile.build_partition or profile.partition_of(attached=False)
     return _TEMPLATES.get_template("import.sh.j2").render(
         name=image.job_name, key=image.key, uri=image.uri, fresh=fresh, paths=paths, profile=profile,
@@ -61,7 +69,7 @@ def render_import(image: Image, profile: SlurmCluster, paths: Paths, *, fresh: b
 
 
 def options(profile: SlurmCluster, *, partition: str | None) -> list[tuple[str, str]]:
-    """Who pays, and where."""
+    """Return the sbatch options for account and placement."""
     named = {
         "account": profile.account,
         "partition": partition,
@@ -77,7 +85,7 @@ def _sizes(run: Run, profile: SlurmCluster) -> list[tuple[str, str]]:
     wanted = {
         "nodes": run.resources.nodes,
         "ntasks-per-node": 1,
-        # A run on CPUs has a process where another has a GPU.
+        # A CPU run uses gpus_per_node as its number of processes.
         "gpus-per-node": run.resources.gpus_per_node if run.config.get("device") != "cpu" else None,
         "cpus-per-task": profile.cpus_per_task,
         "mem": profile.mem,
@@ -87,7 +95,7 @@ def _sizes(run: Run, profile: SlurmCluster) -> list[tuple[str, str]]:
 
 
 def lead_seconds(run: Run, profile: SlurmCluster) -> int:
-    """How long before its time limit a run is asked to save; never more than half of its time."""
+    """Return how many seconds before its time limit a run is asked to save; at most half of its time."""
     return min(profile.signal_seconds, run.resources.time_limit_minutes * 30)
 
 

@@ -1,120 +1,109 @@
-"""What Slurm's states and reasons mean here. Sources: squeue(1), "JOB STATE CODES" and "JOB REASON CODES".
+"""The meaning of Slurm's states and reasons. Sources: squeue(1), "JOB STATE CODES" and "JOB REASON CODES".
 
-Every state of Slurm 22.05 to 25.05 is in the table; one that is not is no news.
+The table has every state of Slurm 22.05 to 25.05. A state that is not in the table means no change.
 """
 
-from typing import NamedTuple
-
+from worker.runs.observation import Meaning, Phase
 from worker.runs.observation import ObservationCode as Code
-from worker.runs.observation import Phase
-
-
-class Meaning(NamedTuple):
-    phase: Phase
-    code: Code
-    message: str
-
 
 STATES = {
-    # waits
+    # queued
     "PENDING": Meaning(Phase.QUEUED, Code.PENDING, "Waits in the queue."),
-    "CONFIGURING": Meaning(Phase.QUEUED, Code.CONFIGURING, "Has its nodes, which are being made ready."),
-    "REQUEUED": Meaning(
-        Phase.INTERRUPTED, Code.PREEMPTED, "The scheduler ended it to put it into its queue again."
-    ),
-    "REQUEUE_FED": Meaning(Phase.QUEUED, Code.PENDING, "Is put into the queue of another cluster."),
-    "REQUEUE_HOLD": Meaning(Phase.QUEUED, Code.HELD, "Was put into the queue again, and is held there."),
-    "SPECIAL_EXIT": Meaning(Phase.QUEUED, Code.HELD, "Was put into the queue again, and is held there."),
+    "CONFIGURING": Meaning(Phase.QUEUED, Code.CONFIGURING, "Its nodes are being prepared."),
+    "REQUEUED": Meaning(Phase.INTERRUPTED, Code.PREEMPTED, "The scheduler ended and requeued the job."),
+    "REQUEUE_FED": Meaning(Phase.QUEUED, Code.PENDING, "Is being requeued on another cluster."),
+    "REQUEUE_HOLD": Meaning(Phase.QUEUED, Code.HELD, "Was requeued and is held."),
+    "SPECIAL_EXIT": Meaning(Phase.QUEUED, Code.HELD, "Was requeued and is held."),
     "RESV_DEL_HOLD": Meaning(Phase.QUEUED, Code.HELD, "Is held: its reservation was deleted."),
-    # runs
+    # running
     "RUNNING": Meaning(Phase.RUNNING, Code.RUNNING, "Runs."),
-    "SIGNALING": Meaning(Phase.RUNNING, Code.RUNNING, "Is being signalled."),
-    "STAGE_OUT": Meaning(Phase.RUNNING, Code.RUNNING, "Is staging its files out."),
+    "SIGNALING": Meaning(Phase.RUNNING, Code.RUNNING, "Is being signaled."),
+    "STAGE_OUT": Meaning(Phase.RUNNING, Code.RUNNING, "Is staging out its files."),
     "SUSPENDED": Meaning(Phase.RUNNING, Code.SUSPENDED, "Is suspended by the scheduler."),
-    "STOPPED": Meaning(Phase.RUNNING, Code.SUSPENDED, "Is stopped, and keeps its nodes."),
+    "STOPPED": Meaning(Phase.RUNNING, Code.SUSPENDED, "Is stopped and keeps its nodes."),
     "RESIZING": Meaning(Phase.RUNNING, Code.RUNNING, "Is being resized."),
-    # was cut off, and may be begun again
-    "PREEMPTED": Meaning(
-        Phase.INTERRUPTED, Code.PREEMPTED, "Ended by the scheduler, for a job that goes first."
-    ),
+    # interrupted; Slurm may requeue the job
+    "PREEMPTED": Meaning(Phase.INTERRUPTED, Code.PREEMPTED, "Preempted by a job of higher priority."),
     "NODE_FAIL": Meaning(Phase.INTERRUPTED, Code.NODE_FAIL, "One of its nodes failed."),
     "BOOT_FAIL": Meaning(Phase.INTERRUPTED, Code.NODE_FAIL, "One of its nodes did not boot."),
     "LAUNCH_FAILED": Meaning(
-        Phase.INTERRUPTED, Code.NODE_FAIL, "It could not be started on one of its nodes."
+        Phase.INTERRUPTED, Code.NODE_FAIL, "The job could not be started on one of its nodes."
     ),
     "RECONFIG_FAIL": Meaning(Phase.INTERRUPTED, Code.NODE_FAIL, "One of its nodes could not be configured."),
-    # is over
+    # ended
     "COMPLETED": Meaning(Phase.ENDED, Code.EXITED, "The launcher exited with 0."),
     "FAILED": Meaning(Phase.ENDED, Code.EXITED, "The launcher failed."),
     "TIMEOUT": Meaning(Phase.ENDED, Code.TIME_LIMIT, "Reached its time limit."),
     "DEADLINE": Meaning(Phase.ENDED, Code.TIME_LIMIT, "Reached its deadline."),
     "CANCELLED": Meaning(Phase.ENDED, Code.CANCELLED, "Cancelled on the cluster."),
-    "OUT_OF_MEMORY": Meaning(
-        Phase.ENDED, Code.OOM_KILLED, "The host's memory that it may use was exhausted."
-    ),
+    "OUT_OF_MEMORY": Meaning(Phase.ENDED, Code.OOM_KILLED, "The job's limit of host memory was exceeded."),
 }
-# COMPLETING: over, or about to be begun again, which the next look tells. REVOKED: another cluster has it.
+# Not in the table: COMPLETING (ended or about to be requeued; the next poll tells) and REVOKED (the job is on
+# another cluster).
 
-# A reason -> words; those of NEVER do not go away by waiting.
-WAITS = {
-    "None": "Waits for the scheduler's next round.",
-    "Priority": "Other jobs go first.",
+# Reasons that may resolve by waiting -> message.
+TEMPORARY_REASONS = {
+    "None": "Waits for the scheduler's next cycle.",
+    "Priority": "Waits for jobs of higher priority.",
     "Resources": "Waits for nodes to become free.",
     "Dependency": "Waits for its container image to be imported.",
-    "BeginTime": "Begins again shortly: a requeued job is held for a while.",
+    "BeginTime": "Waits for its restart: Slurm delays requeued jobs briefly.",
     "Cleaning": "Its last run is still being cleaned up.",
-    "Prolog": "The nodes are being made ready.",
+    "Prolog": "The nodes are being prepared.",
     "Nodes required for job are DOWN": "The nodes that it needs are down, drained or reserved.",
     "NodeDown": "A node that it needs is down.",
-    "ReqNodeNotAvail": "The nodes that it asks for are not available now: reserved, drained or down.",
+    "ReqNodeNotAvail": "The requested nodes are not available now: reserved, drained or down.",
     "Licenses": "Waits for licenses.",
     "Reservation": "Waits for its reservation to begin.",
-    "JobHeldUser": "Held by a user of the cluster: `scontrol release` lets it go.",
+    "JobHeldUser": "Held by a user of the cluster. Release it with `scontrol release`.",
     "JobHeldAdmin": "Held by an administrator of the cluster.",
-    "launch failed requeued held": "Its start failed, and it is held: the nodes want an administrator.",
+    "launch failed requeued held": "Its start failed and it is held: an administrator must check the nodes.",
     "PartitionDown": "The partition starts no jobs now.",
     "PartitionInactive": "The partition is inactive.",
-    "MaxJobsPerAccount": "The account has as many running jobs as it may.",
+    "MaxJobsPerAccount": "The account has reached its limit of running jobs.",
     "FairShare": "Waits for the account's fair share.",
-    "AssocMaxJobsLimit": "The association has as many running jobs as it may.",
-    "QOSMaxJobsPerUserLimit": "The QOS lets the user have no more running jobs.",
-    "QOSMaxGRESPerUser": "The QOS lets the user have no more GPUs at a time.",
+    "AssocMaxJobsLimit": "The association has reached its limit of running jobs.",
+    "QOSMaxJobsPerUserLimit": "The user has reached the QOS's limit of running jobs.",
+    "QOSMaxGRESPerUser": "The user has reached the QOS's limit of GPUs.",
     "QOSGrpGRES": "The QOS's GPUs are in use.",
     "AssocGrpGRES": "The account's GPUs are in use.",
 }
-NEVER = {
-    "DependencyNeverSatisfied": "The import of its container image failed.",
-    "PartitionNodeLimit": "It asks for more nodes than the partition gives.",
-    "PartitionTimeLimit": "It asks for more time than the partition gives.",
-    "PartitionConfig": "It asks for what the partition does not have.",
+# Reasons that waiting does not resolve -> message.
+PERMANENT_REASONS = {
+    "DependencyNeverSatisfied": "The import of the container image failed.",
+    "PartitionNodeLimit": "It requests more nodes than the partition allows.",
+    "PartitionTimeLimit": "It requests more time than the partition allows.",
+    "PartitionConfig": "It requests resources that the partition does not have.",
     "BadConstraints": "No node can satisfy its constraints.",
     "InvalidAccount": "Its account is not valid.",
     "InvalidQOS": "Its QOS is not valid.",
     "AccountNotAllowed": "Its account may not use the partition.",
-    "QOSNotAllowed": "Its QOS may not be used here.",
-    "QOSResourceLimit": "It asks for more than its QOS ever gives.",
-    "QOSTimeLimit": "It asks for more time than its QOS gives.",
-    "AssociationResourceLimit": "It asks for more than its account ever gets.",
-    "AssociationTimeLimit": "It asks for more time than its account gets.",
-    "JobArrayTaskLimit": "The array's limit keeps it.",
-    "MaxMemPerLimit": "It asks for more memory than a node may give.",
+    "QOSNotAllowed": "Its QOS is not allowed here.",
+    "QOSResourceLimit": "It requests more resources than its QOS allows.",
+    "QOSTimeLimit": "It requests more time than its QOS allows.",
+    "AssociationResourceLimit": "It requests more resources than its account allows.",
+    "AssociationTimeLimit": "It requests more time than its account allows.",
+    "JobArrayTaskLimit": "The limit of its job array is reached.",
+    "MaxMemPerLimit": "It requests more memory than a node may give.",
 }
-NEVER_SUFFIXES = ("PerJobLimit", "PerJob", "MinutesPerJobLimit", "WallDurationPerJobLimit")
+PERMANENT_SUFFIXES = ("PerJobLimit", "PerJob", "MinutesPerJobLimit", "WallDurationPerJobLimit")
 
 
-def waiting(reason: str) -> Meaning:
-    """Why a job is pending, in words, and whether waiting can help."""
-    if words := _never(reason):
-        return Meaning(Phase.QUEUED, Code.NEVER_RUNS, f"Can never run like this: {words} (Slurm: {reason})")
-    words = next((words for name, words in WAITS.items() if reason.startswith(name)), "Waits in the queue.")
+def pending_reason(reason: str) -> Meaning:
+    """Return the meaning of a pending job's reason, and whether waiting can resolve it."""
+    if message := _permanent_reason(reason):
+        message = f"Can never run as submitted: {message} (Slurm: {reason})"
+        return Meaning(Phase.QUEUED, Code.NEVER_RUNS, message)
+    known = (message for name, message in TEMPORARY_REASONS.items() if reason.startswith(name))
+    message = next(known, "Waits in the queue.")
     code = Code.HELD if "held" in reason.lower() else Code.PENDING
-    told = "" if reason in ("None", "") else f" (Slurm: {reason})"
-    return Meaning(Phase.QUEUED, code, words + told)
+    source = "" if reason in ("None", "") else f" (Slurm: {reason})"
+    return Meaning(Phase.QUEUED, code, message + source)
 
 
-def _never(reason: str) -> str | None:
-    if reason in NEVER:
-        return NEVER[reason]
-    if reason.endswith(NEVER_SUFFIXES):
-        return "It asks for more than one job may have."
+def _permanent_reason(reason: str) -> str | None:
+    if reason in PERMANENT_REASONS:
+        return PERMANENT_REASONS[reason]
+    if reason.endswith(PERMANENT_SUFFIXES):
+        return "It requests more than the limit for one job."
     return None

@@ -1,4 +1,4 @@
-"""What a cluster is: a table of clusters.toml. Names are those of Nemotron's env.toml where it has them."""
+"""Cluster profiles: the tables of clusters.toml. Field names follow Nemotron's env.toml where it has them."""
 
 from typing import Annotated
 

@@ -9,9 +9,9 @@ from worker.clusters.profiles.base import Cluster
 
 
 class LocalCluster(Cluster):
-    """This machine."""
+    """The machine of the service."""
 
     executor: Literal["local"] = "local"
     max_nodes: int | None = Field(default=1, ge=1)
-    max_running: int = Field(default=1, ge=1, description="Runs at a time on this machine; others wait.")
+    max_running: int = Field(default=1, ge=1, description="Concurrent runs on this machine; others wait.")
     python: Path | None = Field(default=None, description="Interpreter of the trainer's environment.")

@@ -1,21 +1,21 @@
-# What each replica does. Nothing that a client said stands here: it is in the config file.
+# Runs in each replica. This script contains no text of the client: that is in the config file only.
 set -u
 run=/workspace/sft/jobs/job-019abc/attempts/3
 mkdir -p "$run/logs" || exit 78
 
-# Of a doubled job one runs: whoever is first to write the claim. The replicas of a job share it.
+# Only one job of a duplicate submission runs: the first to write the claim. The job's replicas share the claim.
 me=${LEPTON_JOB_WORKER_PREFIX:?is set by Lepton} index=${LEPTON_JOB_WORKER_INDEX:?is set by Lepton}
 leader=$me-0.${LEPTON_SUBDOMAIN:?is set by Lepton}
 printf '%s\n' "$me" > "$run/claim.$me.$index"
 ln -T "$run/claim.$me.$index" "$run/claim" 2> /dev/null ||
     cmp -s "$run/claim.$me.$index" "$run/claim" ||
     { echo "Another job has this attempt: $(cat "$run/claim")"; exit 75; }
-# A job that Lepton begins again is another attempt, and the service's to begin.
+# A restart by Lepton must not run: only the service starts another attempt.
 mkdir "$run/began.$index" 2> /dev/null ||
     { echo "This attempt has begun before: the service begins another one."; exit 75; }
 
 code=$(mktemp -d) || exit 78
-/opt/venv/bin/python -c '"""python -c THIS DIRECTORY CONFIG REPLICA: puts the code into DIRECTORY, and the job'"'"'s config at CONFIG."""
+/opt/venv/bin/python -c '"""python -c THIS DIRECTORY CONFIG REPLICA: unpack the code into DIRECTORY, and the job'"'"'s config to CONFIG."""
 
 import base64
 import hashlib
@@ -32,7 +32,7 @@ if hashlib.sha256(packed).hexdigest() != os.environ["SFT_BUNDLE_SHA256"]:
 directory, config = map(Path, sys.argv[1:3])
 with tarfile.open(fileobj=io.BytesIO(packed), mode="r:xz") as bundle:
     bundle.extractall(directory, filter="data")
-# Every replica writes it, with the same bytes, into a directory that they may share.
+# All replicas write the same bytes, possibly into a shared directory: the rename is atomic.
 fresh = config.with_name(f"{config.name}.{sys.argv[3]}")
 fresh.write_bytes((directory / config.name).read_bytes())
 fresh.replace(config)
@@ -43,7 +43,7 @@ set +u
 nvidia-smi
 ulimit -l unlimited
 
-# Lepton has no time limit: the trainer is told in time to save, and ended when it does not.
+# Lepton has no time limit: ask the trainer to save before the limit, and kill it at the limit.
 stop() { [ -e "$run/stop" ] || printf '%s\n' "$1" > "$run/stop"; }
 trap 'stop terminated' TERM
 { sleep 89700; stop "time limit"; } > /dev/null 2>&1 &

@@ -1,20 +1,20 @@
-# What each replica does. Nothing that a client said stands here: it is in the config file.
+# Runs in each replica. This script contains no text of the client: that is in the config file only.
 set -u
 run=/workspace/sft/jobs/job-019abc/attempts/1
 mkdir -p "$run/logs" || exit 78
 
-# Of a doubled job one runs: whoever is first to write the claim. The replicas of a job share it.
+# Only one job of a duplicate submission runs: the first to write the claim. The job's replicas share the claim.
 me=${LEPTON_JOB_WORKER_PREFIX:-$HOSTNAME} index=0 leader=127.0.0.1
 printf '%s\n' "$me" > "$run/claim.$me.$index"
 ln -T "$run/claim.$me.$index" "$run/claim" 2> /dev/null ||
     cmp -s "$run/claim.$me.$index" "$run/claim" ||
     { echo "Another job has this attempt: $(cat "$run/claim")"; exit 75; }
-# A job that Lepton begins again is another attempt, and the service's to begin.
+# A restart by Lepton must not run: only the service starts another attempt.
 mkdir "$run/began.$index" 2> /dev/null ||
     { echo "This attempt has begun before: the service begins another one."; exit 75; }
 
 code=$(mktemp -d) || exit 78
-python3 -c '"""python -c THIS DIRECTORY CONFIG REPLICA: puts the code into DIRECTORY, and the job'"'"'s config at CONFIG."""
+python3 -c '"""python -c THIS DIRECTORY CONFIG REPLICA: unpack the code into DIRECTORY, and the job'"'"'s config to CONFIG."""
 
 import base64
 import hashlib
@@ -31,7 +31,7 @@ if hashlib.sha256(packed).hexdigest() != os.environ["SFT_BUNDLE_SHA256"]:
 directory, config = map(Path, sys.argv[1:3])
 with tarfile.open(fileobj=io.BytesIO(packed), mode="r:xz") as bundle:
     bundle.extractall(directory, filter="data")
-# Every replica writes it, with the same bytes, into a directory that they may share.
+# All replicas write the same bytes, possibly into a shared directory: the rename is atomic.
 fresh = config.with_name(f"{config.name}.{sys.argv[3]}")
 fresh.write_bytes((directory / config.name).read_bytes())
 fresh.replace(config)
@@ -39,7 +39,7 @@ fresh.replace(config)
 unset ${!SFT_BUNDLE_*}
 export PYTHONPATH=$code PYTHONUNBUFFERED=1
 
-# Lepton has no time limit: the trainer is told in time to save, and ended when it does not.
+# Lepton has no time limit: ask the trainer to save before the limit, and kill it at the limit.
 stop() { [ -e "$run/stop" ] || printf '%s\n' "$1" > "$run/stop"; }
 trap 'stop terminated' TERM
 { sleep 5100; stop "time limit"; } > /dev/null 2>&1 &

@@ -1,5 +1,5 @@
 #!/bin/bash
-# One launcher a node; it starts a rank for each GPU.
+# One launcher per node; it starts one rank per GPU.
 set -u
 umask 077
 export PYTHONPATH=/lustre/sft/code/0123456789abcdef0123 PYTHONUNBUFFERED=1

@@ -11,7 +11,7 @@
 #SBATCH --open-mode=append
 #SBATCH --export=NONE
 
-# Nothing that a client said stands here: it is in the config file.
+# This script contains no text of the client: that is in the config file only.
 set -u
 umask 077
 export SLURM_EXPORT_ENV=ALL
@@ -19,8 +19,8 @@ export SLURM_EXPORT_ENV=ALL
 submitted=/lustre/sft/jobs/job-1/attempts/2
 run=/lustre/sft/jobs/job-1/attempts/$((2 + ${SLURM_RESTART_COUNT:-0}))
 
-# Of a doubled submission one runs: whoever is first to write the claim. A requeued job has that of its
-# submission already, and needs that of the attempt that it is now.
+# Only one job of a duplicate submission runs: the first to write the claim. A requeued job already has the
+# claim of its submission, and also needs the claim of its current attempt.
 claim() {
     printf '%s\n' "$SLURM_JOB_ID" > "$1/claim.$SLURM_JOB_ID"
     ln -T "$1/claim.$SLURM_JOB_ID" "$1/claim" 2> /dev/null && return
@@ -34,7 +34,7 @@ if [ "$run" != "$submitted" ]; then
     claim "$run"
     cp "$submitted/config.yaml" "$run/config.yaml"
     exec >> "$run/logs/job.log" 2>&1
-    # Slurm begins again what it is asked to, and what a controller has forgotten the end of.
+    # Slurm may also requeue a finished job, if its controller has lost the job's end.
     last=/lustre/sft/jobs/job-1/attempts/$((2 + SLURM_RESTART_COUNT - 1))
     if grep -qs '"event": "finished"' "$last/end.json"; then
         echo "The run had finished: there is nothing to do."
@@ -45,7 +45,7 @@ fi
 
 export SFT_RUN="$run" MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000))
 
-# Slurm's warning of the time limit, or of a preemption: the trainer saves and ends.
+# Slurm signals before the time limit and before a preemption: the trainer then saves and ends.
 began=$SECONDS
 stop() {
     reason=preemption
@@ -54,7 +54,7 @@ stop() {
 }
 trap stop USR1
 
-# A step gets one CPU unless it asks for what the job has.
+# A step gets one CPU unless it requests all CPUs of the job.
 srun --nodes=1 --ntasks=1 --ntasks-per-node=1 \
     --cpus-per-task="$SLURM_CPUS_ON_NODE" --kill-on-bad-exit=1 \
     bash "$submitted/node.sh" &

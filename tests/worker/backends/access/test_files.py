@@ -1,4 +1,4 @@
-"""Files of a cluster, here and over SSH: whatever a run leaves under a name, the service reads on."""
+"""Files of a cluster, local and over SSH: whatever a run leaves under a path, the service keeps working."""
 
 import os
 import stat
@@ -54,7 +54,7 @@ def files(request: pytest.FixtureRequest) -> Files:
 
 
 def make(path: Path, kind: str) -> Path:
-    """Put something in the place of a file; returns the path to ask for."""
+    """Put something in place of a file; return the path to use."""
     if kind == "link":
         path.symlink_to("/etc/passwd")
     elif kind == "dangling link":
@@ -98,7 +98,7 @@ def test_a_file_is_read_from_an_offset(files: Files, tmp_path: Path) -> None:
     assert files.read(path, 1000, 4) == b""
 
 
-def test_a_large_piece_is_read_whole(files: Files, tmp_path: Path) -> None:
+def test_a_large_piece_is_read_completely(files: Files, tmp_path: Path) -> None:
     content = os.urandom(3 << 20)
     (tmp_path / "file").write_bytes(content)
     assert files.read(tmp_path / "file", 12345, 2 << 20) == content[12345 : 12345 + (2 << 20)]
@@ -151,19 +151,19 @@ def test_links_are_resolved(files: Files, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dangling link", "nothing", "below a file", "no possible name"])
-def test_what_is_not_there_is_not_resolved(files: Files, tmp_path: Path, kind: str) -> None:
+def test_a_missing_path_is_not_resolved(files: Files, tmp_path: Path, kind: str) -> None:
     with pytest.raises(FileNotFoundError):
         files.resolve(make(tmp_path / "file", kind))
 
 
-def test_a_loop_of_links_leads_nowhere(files: Files, tmp_path: Path) -> None:
+def test_a_loop_of_links_is_not_resolved(files: Files, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises((FileNotFoundError, BackendUnavailable)):  # SFTP has no word of its own for it
         files.resolve(tmp_path / "loop")
 
 
 @pytest.mark.parametrize("kind", NO_FILES)
-def test_what_is_no_file_is_not_there(files: Files, tmp_path: Path, kind: str) -> None:
+def test_anything_but_a_regular_file_is_missing(files: Files, tmp_path: Path, kind: str) -> None:
     path = make(tmp_path / "file", kind)
     with pytest.raises(FileNotFoundError):
         files.stat(path)
@@ -172,13 +172,13 @@ def test_what_is_no_file_is_not_there(files: Files, tmp_path: Path, kind: str) -
     assert files.sizes([path]) == {}
 
 
-def test_what_cannot_be_read_now_may_be_later(files: Files) -> None:
+def test_a_read_error_is_not_absence(files: Files) -> None:
     with pytest.raises(BackendUnavailable):
-        files.read(Path("/proc/self/mem"), 0, 10)  # EIO stands for all that is not absence
+        files.read(Path("/proc/self/mem"), 0, 10)  # EIO as an example
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
-def test_what_is_not_permitted_is_not_absent(files: Files, tmp_path: Path) -> None:
+def test_a_denied_path_is_not_missing(files: Files, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir()
     (closed / "file").write_text("x")
@@ -204,7 +204,7 @@ def _changes(files: Files, path: Path) -> list[Callable[[], object]]:
     ]
 
 
-def test_thousands_of_sizes_come_in_one_look(files: Files, tmp_path: Path) -> None:
+def test_thousands_of_sizes_are_read_in_one_call(files: Files, tmp_path: Path) -> None:
     paths = [tmp_path / f"file-{number}" for number in range(5000)]
     for number, path in enumerate(paths[:4000]):
         path.write_bytes(b"x" * (number % 7))
@@ -250,27 +250,27 @@ def test_a_link_is_replaced_and_not_followed(files: Files, tmp_path: Path) -> No
     assert (tmp_path / "other").read_text() == "other"
 
 
-def test_readers_see_the_old_or_the_new(files: Files, tmp_path: Path) -> None:
+def test_readers_see_old_or_new_content(files: Files, tmp_path: Path) -> None:
     path = tmp_path / "file"
     contents = [bytes([number]) * (1 << 18) for number in range(10)]
     path.write_bytes(contents[0])
     seen, over = set(), threading.Event()
 
-    def look() -> None:
+    def read_repeatedly() -> None:
         while not over.is_set():
             seen.add(path.read_bytes())
 
     with ThreadPoolExecutor(1) as threads:
-        looking = threads.submit(look)
+        reader = threads.submit(read_repeatedly)
         for content in contents:
             files.write(path, content)
         over.set()
-        looking.result()
+        reader.result()
     assert seen <= set(contents)
 
 
 @pytest.mark.parametrize("kind", ["nothing", "below a file"])
-def test_nothing_is_written_where_no_directory_is(files: Files, tmp_path: Path, kind: str) -> None:
+def test_a_write_needs_an_existing_directory(files: Files, tmp_path: Path, kind: str) -> None:
     path = make(tmp_path / "file", kind) / "file"
     for change in (files.write, files.create):
         with pytest.raises(BackendUnavailable):
@@ -285,13 +285,13 @@ def test_a_directory_is_not_replaced_by_a_file(files: Files, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "directory"])
-def test_a_name_that_is_taken_is_not_created(files: Files, tmp_path: Path, kind: str) -> None:
+def test_an_existing_path_is_not_created(files: Files, tmp_path: Path, kind: str) -> None:
     make(tmp_path / "file", kind)
     assert not files.create(tmp_path / "file", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_one_of_many_creates_it_whole(files: Files, tmp_path: Path) -> None:
+def test_one_of_several_writers_creates_the_complete_file(files: Files, tmp_path: Path) -> None:
     start = threading.Barrier(10)
 
     def create(number: int) -> bool:
@@ -306,7 +306,7 @@ def test_one_of_many_creates_it_whole(files: Files, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_directory_is_made_with_those_above_it(files: Files, tmp_path: Path) -> None:
+def test_a_directory_is_made_with_its_parents(files: Files, tmp_path: Path) -> None:
     files.make_directory(tmp_path / "a" / "b" / "c", 0o770)
     for path in ("a", "a/b", "a/b/c"):
         assert stat.S_IMODE((tmp_path / path).stat().st_mode) == 0o770
@@ -324,7 +324,7 @@ def test_a_directory_is_not_made_in_the_place_of_something_else(
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "nothing", "below a file"])
-def test_what_is_removed_is_gone(files: Files, tmp_path: Path, kind: str) -> None:
+def test_a_file_or_link_is_removed(files: Files, tmp_path: Path, kind: str) -> None:
     path = make(tmp_path / "file", kind)
     files.remove(path)
     assert not path.is_symlink()
@@ -343,7 +343,7 @@ def test_a_directory_is_not_removed_as_a_file(files: Files, tmp_path: Path) -> N
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree of 30 bytes with links that lead out of it to what has to stay."""
+    """A tree of 30 bytes with links to files outside that have to stay."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").write_text("x" * 1000)
@@ -368,7 +368,7 @@ def test_a_file_is_a_tree_too(files: Files, tree: Path) -> None:
     assert not (tree / "file").exists()
 
 
-def test_a_link_in_place_of_the_tree_goes_alone(files: Files, tree: Path) -> None:
+def test_a_link_in_place_of_the_tree_is_removed_alone(files: Files, tree: Path) -> None:
     outside = tree.parent.parent / "outside"
     link = tree.parent / "link"
     link.symlink_to(outside)
@@ -378,7 +378,7 @@ def test_a_link_in_place_of_the_tree_goes_alone(files: Files, tree: Path) -> Non
     assert (outside / "precious").exists()
 
 
-def test_no_way_leads_through_a_link(files: Files, tree: Path) -> None:
+def test_no_path_leads_through_a_link(files: Files, tree: Path) -> None:
     outside = tree.parent.parent / "outside"
     (outside / "logs").mkdir()
     for action in (files.tree_size, files.remove_tree):
@@ -388,14 +388,14 @@ def test_no_way_leads_through_a_link(files: Files, tree: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["gone", "job/file/below", "job/gone/below"])
-def test_a_tree_that_is_not_there_is_told(files: Files, tree: Path, path: str) -> None:
+def test_a_missing_tree_is_an_error(files: Files, tree: Path, path: str) -> None:
     for action in (files.tree_size, files.remove_tree):
         with pytest.raises(FileNotFoundError):
             action(tree.parent / path, tree.parent)
 
 
 def test_without_its_own_directory_the_service_removes_nothing(files: Files, tree: Path) -> None:
-    """A file system that is not mounted is no sign that a job's files are gone."""
+    """An unmounted file system does not mean that a job's files are gone."""
     for action in (files.tree_size, files.remove_tree):
         with pytest.raises(BackendUnavailable):
             action(tree.parent.parent / "unmounted" / "job", tree.parent.parent / "unmounted")
@@ -407,7 +407,7 @@ def test_without_its_own_directory_the_service_removes_nothing(files: Files, tre
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "7", "null", '"x"', '{"pid": "x"}', '{"reason": 7, "message": 8}']
 )
-def test_records_that_are_none_make_a_run_dead_and_its_end_unreadable(tmp_path: Path, text: str) -> None:
+def test_invalid_records_mean_a_dead_run_with_an_unreadable_end(tmp_path: Path, text: str) -> None:
     for name in ("pid.json", "exit.json"):
         (tmp_path / name).write_text(text)
     assert supervisor.was_started(RunLayout(tmp_path))

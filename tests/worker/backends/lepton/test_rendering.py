@@ -1,4 +1,4 @@
-"""What Lepton is given: a whole body, and nothing in it that a client said."""
+"""The rendered Lepton job matches the golden files and contains no text of the client."""
 
 import json
 import re
@@ -60,7 +60,7 @@ LARGE = Run(
 
 
 @pytest.mark.parametrize(("name", "profile", "run"), [("plain", PLAIN, RUN), ("full", FULL, LARGE)])
-def test_a_run_renders_to_this_body(name: str, profile: LeptonCluster, run: Run) -> None:
+def test_a_run_renders_to_the_golden_files(name: str, profile: LeptonCluster, run: Run) -> None:
     submission = render(run, profile)
     body = json.loads(submission.files["job.json"])
     script = body["spec"]["container"]["command"].pop()
@@ -70,7 +70,7 @@ def test_a_run_renders_to_this_body(name: str, profile: LeptonCluster, run: Run)
 
 
 @pytest.mark.parametrize("text", strings(CANARY))
-def test_nothing_that_a_client_says_is_in_the_body(text: str) -> None:
+def test_the_body_contains_no_text_of_the_client(text: str) -> None:
     config = {**CONFIG, "logger": {"wandb_project": text}}
     hostile = Run("job-019abc", 3, config, LARGE.resources, secrets=LARGE.secrets)
     assert render(hostile, FULL).files["job.json"] == render(LARGE, FULL).files["job.json"]
@@ -87,18 +87,18 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_one_that_lepton_takes_also_with_its_suffix(name: str) -> None:
+def test_a_name_is_valid_even_with_a_suffix(name: str) -> None:
     made = lepton_name(name)
     assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", made)
     assert len(made) + SUFFIX <= LONGEST_NAME
 
 
-def test_each_attempt_has_a_name_of_its_own() -> None:
+def test_each_attempt_has_a_unique_name() -> None:
     names = [f"job-{'0' * 22}.{number}" for number in range(1, 2000)] + [f"{'x' * 80}.{n}" for n in range(99)]
     assert len({lepton_name(name) for name in names}) == len(names)
 
 
-def test_a_profile_of_the_sdk_s_own_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_profile_defaults_to_the_sdks_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEPTON_WORKSPACE_ID", "env-ws")
     values = {name: value for name, value in GIVEN.items() if name != "workspace"}
     assert LeptonCluster.model_validate(values).api_url.endswith("/api/v2/workspaces/env-ws")
@@ -109,19 +109,19 @@ def test_a_profile_of_the_sdk_s_own_variables(monkeypatch: pytest.MonkeyPatch) -
     assert LeptonCluster.model_validate(elsewhere).api_url == "https://elsewhere.example.com/ws"
 
 
-REFUSED = {
+INVALID = {
     "workspace is missing": {"workspace": None},
-    "in the clear": {"url": "http://lepton.example.com"},
+    "sent unencrypted": {"url": "http://lepton.example.com"},
     "has to lie on one of the mounts": {"remote_job_dir": "/root/sft"},
-    "the same": {"nprocs_per_node": 4, "gpus_per_node": 8},
+    "nprocs_per_node and gpus_per_node differ": {"nprocs_per_node": 4, "gpus_per_node": 8},
     "/sft": {"remote_job_dir": "/workspace/$(id)"},
     "container_image": {"container_image": "image;id"},
 }
 
 
-@pytest.mark.parametrize("words", REFUSED)
-def test_a_profile_that_cannot_be_used_is_refused(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("message", INVALID)
+def test_an_invalid_profile_is_rejected(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LEPTON_WORKSPACE_ID", raising=False)
-    values = {**GIVEN, **REFUSED[words]}
-    with pytest.raises(ValidationError, match=re.escape(words) if words != "/sft" else "absolute path"):
+    values = {**GIVEN, **INVALID[message]}
+    with pytest.raises(ValidationError, match=re.escape(message) if message != "/sft" else "absolute path"):
         LeptonCluster.model_validate(values)

@@ -1,4 +1,4 @@
-"""The local machine as a cluster: rendered whole, started once, held to its limits, ended whole."""
+"""The local backend: rendering, slots, single starts, time limits, complete ends."""
 
 import json
 import os
@@ -49,12 +49,14 @@ def handle(name: str) -> Handle:
     return Handle(name, name, Path("/unused"))
 
 
-def look(backend: LocalBackend, name: str) -> Observation:
+def observe(backend: LocalBackend, name: str) -> Observation:
     return backend.poll([handle(name)])[name]
 
 
 def wait_for(backend: LocalBackend, name: str, phase: Phase) -> Observation:
-    return wait_until(lambda: (seen := look(backend, name)).phase is phase and seen, what=f"{name} {phase}")
+    return wait_until(
+        lambda: (seen := observe(backend, name)).phase is phase and seen, what=f"{name} {phase}"
+    )
 
 
 def events(backend: LocalBackend, job: str) -> list[str]:
@@ -62,7 +64,7 @@ def events(backend: LocalBackend, job: str) -> list[str]:
     return [json.loads(line)["event"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_a_run_is_rendered_whole_and_always_the_same() -> None:
+def test_a_run_renders_to_the_golden_files() -> None:
     backend = LocalBackend(
         root=Path("/data"),
         python=Path("/env/bin/python"),
@@ -90,10 +92,10 @@ def test_runs_beyond_the_slots_wait_in_order(backend: Make, data_dir: Path) -> N
     machine.cancel(handle(names[0]))
     wait_for(machine, names[0], Phase.ENDED)
     assert wait_for(machine, names[1], Phase.RUNNING)
-    assert look(machine, names[2]).phase is Phase.QUEUED
+    assert observe(machine, names[2]).phase is Phase.QUEUED
 
 
-def test_many_workers_at_once_start_each_run_once(backend: Make, data_dir: Path) -> None:
+def test_concurrent_workers_start_each_run_once(backend: Make, data_dir: Path) -> None:
     machine = backend(max_running=2)
     submissions = [machine.render(run(f"job-{n}")) for n in range(4)]
     at_once(8, lambda: [machine.submit(submission) for submission in submissions])
@@ -115,13 +117,11 @@ def test_a_second_submission_changes_nothing(backend: Make) -> None:
     name = submit(machine, run("job-1", "train", save=machine.root / "saved"))
     wait_for(machine, name, Phase.ENDED)
     assert submit(machine, run("job-1", "train")) == name
-    assert look(machine, name).phase is Phase.ENDED
+    assert observe(machine, name).phase is Phase.ENDED
     assert events(machine, "job-1").count("started") == 1
 
 
-def test_a_run_inherits_nothing_that_it_should_not_know(
-    backend: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_inherits_no_secrets(backend: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = {"DATABASE_URL": "canary-1", "SFT_REDIS_URL": "canary-2", "AWS_SECRET_ACCESS_KEY": "canary-3"}
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
@@ -154,12 +154,13 @@ def test_the_time_limit_lets_a_run_save_and_then_ends_it(backend: Make, data_dir
 def test_a_cancelled_run_leaves_no_process(backend: Make, data_dir: Path) -> None:
     machine = backend()
     name = submit(machine, run("job-1", ranks=3))
-    # A step is news of one rank only: the others may not have been started by then.
+    # A step event comes from one rank; the others may not have started by then.
     wait_until(lambda: len(processes_of_runs(data_dir)) >= 5, what="supervisor, launcher, three ranks")
     machine.cancel(handle(name))
     assert wait_for(machine, name, Phase.ENDED).code == "cancelled"
     assert processes_of_runs(data_dir) == []
-    machine.cancel(handle(name))  # once more is no error
+
+    machine.cancel(handle(name))  # a second cancel is no error
 
 
 def test_ranks_without_their_launcher_are_ended(backend: Make, data_dir: Path) -> None:
@@ -172,11 +173,11 @@ def test_ranks_without_their_launcher_are_ended(backend: Make, data_dir: Path) -
     assert processes_of_runs(data_dir) == []
 
 
-def test_cancelled_before_its_start_it_never_starts(backend: Make) -> None:
+def test_a_run_cancelled_before_its_start_never_starts(backend: Make) -> None:
     machine = backend()
     first, second = submit(machine, run("job-1")), submit(machine, run("job-2"))
     machine.cancel(handle(second))
-    assert look(machine, second).code == "cancelled"
+    assert observe(machine, second).code == "cancelled"
     submit(machine, run("job-2"))  # a late message
     machine.cancel(handle(first))
     wait_for(machine, first, Phase.ENDED)
@@ -206,7 +207,7 @@ def test_another_process_with_the_same_pid_is_not_the_run(backend: Make, forged:
         bystander.wait()
 
 
-def test_a_failed_run_tells_of_the_kernels_kills_for_want_of_memory(tmp_path: Path) -> None:
+def test_a_failed_run_reports_the_kernels_oom_kills(tmp_path: Path) -> None:
     counters = tmp_path / "vmstat"
     counters.write_text("nr_free_pages 1\noom_kill_x 9\noom_kill 3\npgfault 7\n")
     assert supervisor.oom_kills(counters) == 3
@@ -217,7 +218,7 @@ def test_a_failed_run_tells_of_the_kernels_kills_for_want_of_memory(tmp_path: Pa
     assert supervisor.exit_of(1, kills=0)["reason"] == supervisor.exit_of(0, kills=2)["reason"] == "exited"
 
 
-def test_a_run_that_spoils_its_records_harms_no_other(backend: Make) -> None:
+def test_a_run_with_broken_records_harms_no_other(backend: Make) -> None:
     machine = backend(max_running=2)
     bad, good = submit(machine, run("job-1")), submit(machine, run("job-2"))
     wait_until(lambda: "step" in events(machine, "job-1") and "step" in events(machine, "job-2"))
@@ -242,22 +243,22 @@ def test_a_cancel_that_overtakes_its_submission_wins(backend: Make, monkeypatch:
 
     monkeypatch.setattr(local, "_rename", rename_and_cancel)
     machine.submit(submission)
-    assert look(machine, submission.name).code == "cancelled"
+    assert observe(machine, submission.name).code == "cancelled"
     assert processes_of_runs(machine.root) == []
     # A spool entry from before the cancel starts nothing either.
     (machine.root / "local/local.spool" / submission.name).touch()
-    assert look(machine, submission.name).code == "cancelled"
+    assert observe(machine, submission.name).code == "cancelled"
     assert processes_of_runs(machine.root) == []
 
 
-def test_a_missing_environment_is_said_with_what_to_do(backend: Make) -> None:
+def test_a_missing_environment_is_reported_with_a_hint(backend: Make) -> None:
     machine = backend(python=Path("/nowhere/python"))
     with pytest.raises(SubmissionRejected) as caught:
         submit(machine, run("job-1"))
     assert "make setup-trainer" in str(caught.value.hint)
 
 
-def test_a_program_that_cannot_start_is_an_end_that_says_so(backend: Make, tmp_path: Path) -> None:
+def test_a_program_that_cannot_start_ends_with_start_failed(backend: Make, tmp_path: Path) -> None:
     broken = tmp_path / "python"
     broken.write_text("no program")
     machine = backend(python=broken)
@@ -265,12 +266,12 @@ def test_a_program_that_cannot_start_is_an_end_that_says_so(backend: Make, tmp_p
     assert seen.code == "start_failed"
 
 
-def test_a_directory_that_was_removed_is_an_end_and_frees_its_slot(backend: Make) -> None:
+def test_a_removed_directory_ends_the_run_and_frees_its_slot(backend: Make) -> None:
     import shutil
 
     machine = backend()
     name = submit(machine, run("job-1", "train", save=machine.root / "saved"))
     wait_for(machine, name, Phase.ENDED)
     shutil.rmtree(machine.job_directory("job-1"))
-    assert look(machine, name).code == "directory_missing"
+    assert observe(machine, name).code == "directory_missing"
     assert wait_for(machine, submit(machine, run("job-2")), Phase.RUNNING)

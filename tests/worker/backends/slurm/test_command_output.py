@@ -1,13 +1,13 @@
-"""What Slurm's commands answer, and what that means. Lines are those of Slurm 22.05."""
+"""Parse the output of Slurm's commands and map it to observations. Lines are from Slurm 22.05."""
 
 from datetime import UTC, datetime
 
 import pytest
 
 from tests.support.slurm_commands import queue_line
-from worker.backends.slurm.command_output import SEPARATOR, Row, history_rows, queue_rows, refusal
+from worker.backends.slurm.command_output import SEPARATOR, Row, history_rows, queue_rows, submission_error
 from worker.backends.slurm.observations import chosen, observation
-from worker.backends.slurm.states import NEVER, STATES, WAITS, waiting
+from worker.backends.slurm.states import PERMANENT_REASONS, STATES, TEMPORARY_REASONS, pending_reason
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.runs.observation import Phase
 
@@ -17,7 +17,7 @@ def row(state: str, code: int = 0, **more: object) -> Row:
     return Row(state=state, exit_code=code, **fields)  # type: ignore[arg-type]
 
 
-def test_a_line_of_the_queue_has_all_that_is_asked_for() -> None:
+def test_a_queue_line_is_parsed_completely() -> None:
     [found] = queue_rows(queue_line(RestartCnt="2", Name="größe und mehr"))
     assert (found.job_id, found.state, found.restarts, found.reason) == ("7", "PENDING", 2, "Priority")
     assert found.name == "größe und mehr"
@@ -27,7 +27,7 @@ def test_a_line_of_the_queue_has_all_that_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), [("0", 0), ("512", 2), ("19200", 75), ("9", 137), ("13568", 53)])
-def test_a_wait_status_is_an_exit_code(status: str, code: int) -> None:
+def test_a_wait_status_becomes_an_exit_code(status: str, code: int) -> None:
     [found] = queue_rows(queue_line(exit_code=status))
     assert found.exit_code == code
 
@@ -41,13 +41,13 @@ def test_a_wait_status_is_an_exit_code(status: str, code: int) -> None:
         (("7", "job-1.1", "FAILED", "0:53", "RaisedSignal:53(Real-time_signal_19)", "None"), "FAILED", 181),
     ],
 )
-def test_a_line_of_the_accounting(fields: tuple[str, ...], state: str, code: int) -> None:
+def test_an_accounting_line_is_parsed(fields: tuple[str, ...], state: str, code: int) -> None:
     [found] = history_rows(SEPARATOR.join(fields))
     assert (found.state, found.exit_code, found.name) == (state, code, "job-1.1")
 
 
 @pytest.mark.parametrize("line", ["", "Welcome!", "7", "a\x1fb\x1fc"])
-def test_what_is_no_row_is_none(line: str) -> None:
+def test_other_lines_are_skipped(line: str) -> None:
     assert queue_rows(line) == []
     assert history_rows(line) == []
 
@@ -55,7 +55,7 @@ def test_what_is_no_row_is_none(line: str) -> None:
 # -- states ----------------------------------------------------------------------------------------
 
 
-def test_every_state_of_slurm_has_a_meaning_or_is_no_news() -> None:
+def test_every_state_of_slurm_has_a_meaning_or_is_no_change() -> None:
     # squeue(1), "JOB STATE CODES".
     known = set(STATES) | {"COMPLETING", "POWER_UP_NODE", "REVOKED"}
     assert {"CONFIGURING", "OUT_OF_MEMORY", "PREEMPTED", "REQUEUED", "STAGE_OUT", "TIMEOUT"} <= known
@@ -83,13 +83,13 @@ def test_every_state_of_slurm_has_a_meaning_or_is_no_news() -> None:
         (row("REQUEUE_HOLD"), Phase.QUEUED, "held"),
     ],
 )
-def test_what_a_state_means(seen: Row, phase: Phase, code: str) -> None:
+def test_states_map_to_phases_and_codes(seen: Row, phase: Phase, code: str) -> None:
     found = observation(seen)
     assert found is not None
     assert (found.phase, found.code) == (phase, code)
 
 
-def test_only_who_waits_has_an_estimate() -> None:
+def test_only_a_pending_job_has_an_estimated_start() -> None:
     moment = datetime(2026, 11, 24, tzinfo=UTC)
     waits, runs = observation(row("PENDING", start=moment)), observation(row("RUNNING", start=moment))
     assert waits is not None
@@ -97,11 +97,13 @@ def test_only_who_waits_has_an_estimate() -> None:
     assert (waits.estimated_start, runs.estimated_start) == (moment, None)
 
 
-@pytest.mark.parametrize("reason", [*NEVER, "QOSMaxNodePerJobLimit", "AssocMaxWallDurationPerJobLimit"])
-def test_what_can_never_run_is_said(reason: str) -> None:
-    found = waiting(reason)
+@pytest.mark.parametrize(
+    "reason", [*PERMANENT_REASONS, "QOSMaxNodePerJobLimit", "AssocMaxWallDurationPerJobLimit"]
+)
+def test_a_permanent_reason_is_reported(reason: str) -> None:
+    found = pending_reason(reason)
     assert (found.code, found.phase) == ("never_runs", Phase.QUEUED)
-    assert found.message.startswith("Can never run like this: ")
+    assert found.message.startswith("Can never run as submitted: ")
     assert reason in found.message
 
 
@@ -109,32 +111,32 @@ def test_what_can_never_run_is_said(reason: str) -> None:
     ("reason", "says"),
     [
         ("Resources", "Waits for nodes to become free."),
-        ("ReqNodeNotAvail, UnavailableNodes:n1", "The nodes that it asks for are not available now"),
+        ("ReqNodeNotAvail, UnavailableNodes:n1", "The requested nodes are not available now"),
         ("Nodes required for job are DOWN, DRAINED or reserved for job", "are down, drained or reserved"),
         ("SomethingNew", "Waits in the queue. (Slurm: SomethingNew)"),
     ],
 )
-def test_a_reason_to_wait_is_put_into_words(reason: str, says: str) -> None:
-    found = waiting(reason)
+def test_a_temporary_reason_is_explained(reason: str, says: str) -> None:
+    found = pending_reason(reason)
     assert says in found.message
     assert found.code == "pending"
-    assert set(WAITS).isdisjoint(NEVER)
+    assert set(TEMPORARY_REASONS).isdisjoint(PERMANENT_REASONS)
 
 
-def test_of_two_submissions_of_a_name_the_one_that_has_the_claim_counts() -> None:
-    gave_way, runs, waits = (
+def test_the_row_with_the_claim_is_chosen_among_duplicates() -> None:
+    duplicate, runs, waits = (
         row("FAILED", 75, job_id="5"),
         row("RUNNING", job_id="6"),
         row("PENDING", job_id="4"),
     )
-    assert chosen([gave_way, runs, waits]) is runs
-    assert chosen([waits, gave_way]) is waits
-    assert chosen([gave_way, row("COMPLETED", job_id="9")]).job_id == "9"
+    assert chosen([duplicate, runs, waits]) is runs
+    assert chosen([waits, duplicate]) is waits
+    assert chosen([duplicate, row("COMPLETED", job_id="9")]).job_id == "9"
 
 
-# -- refusals --------------------------------------------------------------------------------------
+# -- rejections ------------------------------------------------------------------------------------
 
-REFUSED = "sbatch: error: Batch job submission failed: "
+REJECTED = "sbatch: error: Batch job submission failed: "
 
 
 @pytest.mark.parametrize(
@@ -150,33 +152,33 @@ REFUSED = "sbatch: error: Batch job submission failed: "
         ("The site's own rule 42", ""),
     ],
 )
-def test_a_refusal_is_in_slurms_own_words(text: str, hint: str) -> None:
-    found = refusal(1, f"{REFUSED}{text}\n")
+def test_a_rejection_has_slurms_own_message(text: str, hint: str) -> None:
+    found = submission_error(1, f"{REJECTED}{text}\n")
     assert isinstance(found, SubmissionRejected)
-    assert found.message == f"Slurm refused the job: Batch job submission failed: {text}"
+    assert found.message == f"Slurm rejected the job: Batch job submission failed: {text}"
     assert hint in (found.hint or "")
 
 
-def test_an_option_that_sbatch_does_not_take_is_a_refusal() -> None:
-    found = refusal(255, "sbatch: error: Invalid --mem specification\n")
+def test_an_invalid_sbatch_option_is_a_rejection() -> None:
+    found = submission_error(255, "sbatch: error: Invalid --mem specification\n")
     assert isinstance(found, SubmissionRejected)
-    assert found.message == "Slurm refused the job: Invalid --mem specification"
+    assert found.message == "Slurm rejected the job: Invalid --mem specification"
     assert "profile" in (found.hint or "")
 
 
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        (1, f"{REFUSED}Unable to contact slurm controller (connect failure)"),
-        (1, f"{REFUSED}Socket timed out on send/recv operation"),
+        (1, f"{REJECTED}Unable to contact slurm controller (connect failure)"),
+        (1, f"{REJECTED}Socket timed out on send/recv operation"),
         (1, "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"),
         (1, "sbatch: error: Munge encode failed: Failed to connect to socket"),
         (1, "sbatch: fatal: Unable to process configuration file"),
-        (1, f"{REFUSED}Required partition not available (inactive or drain)"),
-        (1, f"{REFUSED}I/O error writing script/environment to file"),
+        (1, f"{REJECTED}Required partition not available (inactive or drain)"),
+        (1, f"{REJECTED}I/O error writing script/environment to file"),
         (255, "sbatch: error: Unable to contact slurm controller (connect failure)"),
         (127, "bash: line 10: sbatch: command not found"),
     ],
 )  # fmt: skip
-def test_where_the_controller_did_not_say_no_it_is_asked_again(code: int, text: str) -> None:
-    assert isinstance(refusal(code, text), BackendUnavailable)
+def test_an_error_that_is_no_rejection_is_retried(code: int, text: str) -> None:
+    assert isinstance(submission_error(code, text), BackendUnavailable)

@@ -1,4 +1,4 @@
-"""An attempt that is submitted again and again asks for one import of its image."""
+"""An attempt that is submitted repeatedly imports its image once."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def submission(backend: SlurmBackend) -> Submission:
     return Submission(name=NAME, directory=directory, files={}, command=[], image=image, fresh_image=True)
 
 
-def test_an_import_anew_is_asked_for_once(
+def test_a_fresh_import_is_submitted_once(
     slurm: FakeSlurm, backend: SlurmBackend, submission: Submission
 ) -> None:
     for _ in range(3):
@@ -43,7 +43,7 @@ def test_an_import_anew_is_asked_for_once(
     assert slurm.asked.count("submit") == 3
 
 
-def test_an_import_that_fails_is_told_in_its_own_words(
+def test_a_failed_import_is_reported_with_its_log(
     slurm: FakeSlurm, backend: SlurmBackend, submission: Submission
 ) -> None:
     slurm.answers["submit"] = Answer(0, "42\n", "")
@@ -51,7 +51,7 @@ def test_an_import_that_fails_is_told_in_its_own_words(
     failed = queue_line(JobID="42", State="CANCELLED", Reason="DependencyNeverSatisfied", Name=NAME)
     slurm.queue = [failed]
     run = handle("42", NAME, backend.paths.root)
-    assert backend.poll([run])[NAME].message == "The import of its container image failed."
+    assert backend.poll([run])[NAME].message == "The import of the container image failed."
     log = log_of_import(Path((Path(submission.directory) / "image").read_text().strip()))
     log.write_text("[ERROR] no such\nimage\n")
     seen = backend.poll([run])[NAME]

@@ -1,4 +1,4 @@
-"""One look at a cluster, by what its commands answer: doubled submissions, rows that nobody can read."""
+"""One poll of a cluster, with fake commands: duplicate submissions, unreadable rows."""
 
 from pathlib import Path
 
@@ -24,13 +24,11 @@ def backend(slurm: FakeSlurm, tmp_path: Path) -> SlurmBackend:
 
 
 def rows(*states: str) -> list[str]:
-    """Those of the doubled submission, beginning with id 5."""
+    """Return queue lines of a duplicate submission, with ids from 5 on."""
     return [queue_line(JobID=str(5 + at), State=state, Name=NAME) for at, state in enumerate(states)]
 
 
-def test_of_a_doubled_submission_that_waits_one_goes_on_waiting(
-    slurm: FakeSlurm, backend: SlurmBackend
-) -> None:
+def test_one_job_of_a_pending_duplicate_submission_stays(slurm: FakeSlurm, backend: SlurmBackend) -> None:
     slurm.queue = rows("PENDING", "PENDING")
     assert backend.poll([handle("5", NAME)])[NAME].external_id == "5"
     assert slurm.cancelled == [[f"--name={NAME}", "6"]]
@@ -50,7 +48,7 @@ def test_of_a_doubled_submission_that_waits_one_goes_on_waiting(
         (("CANCELLED", "CANCELLED"), "5"),
     ],
 )
-def test_a_double_that_was_cancelled_does_not_speak_for_the_job(
+def test_a_cancelled_duplicate_does_not_count(
     slurm: FakeSlurm, backend: SlurmBackend, states: tuple[str, ...], counts: str
 ) -> None:
     slurm.queue = rows(*states)
@@ -58,22 +56,20 @@ def test_a_double_that_was_cancelled_does_not_speak_for_the_job(
     assert slurm.cancelled == []
 
 
-def test_who_has_begun_and_waits_again_is_not_the_double(slurm: FakeSlurm, backend: SlurmBackend) -> None:
-    gave_way = queue_line(JobID="5", State="COMPLETING", exit_code=str(75 << 8), Name=NAME)
+def test_a_requeued_job_is_not_taken_for_a_duplicate(slurm: FakeSlurm, backend: SlurmBackend) -> None:
+    duplicate = queue_line(JobID="5", State="COMPLETING", exit_code=str(75 << 8), Name=NAME)
     requeued = queue_line(JobID="7", RestartCnt="1", Name=NAME)
-    slurm.queue = [gave_way, queue_line(JobID="6", Name=NAME), requeued]
+    slurm.queue = [duplicate, queue_line(JobID="6", Name=NAME), requeued]
     assert backend.poll([handle("5", NAME)])[NAME].restarts == 1
     assert slurm.cancelled == [[f"--name={NAME}", "6"]]
 
 
-def test_a_cancel_reaches_both_of_a_doubled_submission(slurm: FakeSlurm, backend: SlurmBackend) -> None:
+def test_a_cancel_reaches_both_duplicates(slurm: FakeSlurm, backend: SlurmBackend) -> None:
     backend.cancel(handle("6", NAME))
     assert slurm.cancelled == [[f"--name={NAME}"]]
 
 
-def test_accounting_that_hangs_hides_nothing_of_what_the_queue_says(
-    slurm: FakeSlurm, backend: SlurmBackend
-) -> None:
+def test_hanging_accounting_does_not_hide_the_queue(slurm: FakeSlurm, backend: SlurmBackend) -> None:
     slurm.queue = rows("RUNNING")
     slurm.hung = {"sacct"}
     seen = backend.poll([handle("5", NAME), handle("4", "job-2.1")])
@@ -82,7 +78,7 @@ def test_accounting_that_hangs_hides_nothing_of_what_the_queue_says(
 
 
 @pytest.mark.parametrize("column", ["exit_code", "RestartCnt", "StartTime"])
-def test_a_row_that_nobody_can_read_is_no_news(slurm: FakeSlurm, backend: SlurmBackend, column: str) -> None:
+def test_an_unreadable_row_is_no_change(slurm: FakeSlurm, backend: SlurmBackend, column: str) -> None:
     strange = {"exit_code": "0:15", "RestartCnt": "many", "StartTime": "9" * 20}[column]
     slurm.queue = [queue_line(Name=NAME, **{column: strange}), *rows("PENDING"), *rows("RUNNING")]
     slurm.queue.append(queue_line(JobID="9", State="RUNNING", Name="job-2.1"))
@@ -93,7 +89,7 @@ def test_a_row_that_nobody_can_read_is_no_news(slurm: FakeSlurm, backend: SlurmB
     assert [line["event"] for line in logged] == ["slurm.unreadable_row"]
 
 
-def test_a_record_that_nobody_can_read_is_no_news(slurm: FakeSlurm, backend: SlurmBackend) -> None:
+def test_an_unreadable_record_is_no_change(slurm: FakeSlurm, backend: SlurmBackend) -> None:
     strange = history_line("7", NAME, "COMPLETED", exit_code="fine")
     slurm.history = [strange, history_line("9", "job-2.1", "FAILED")]
     seen = backend.poll([handle("7", NAME), handle("9", "job-2.1"), handle("8", "job-3.1")])
@@ -103,7 +99,7 @@ def test_a_record_that_nobody_can_read_is_no_news(slurm: FakeSlurm, backend: Slu
     }
 
 
-def test_of_a_requeued_run_the_last_record_counts(slurm: FakeSlurm, backend: SlurmBackend) -> None:
+def test_the_last_record_of_a_requeued_run_counts(slurm: FakeSlurm, backend: SlurmBackend) -> None:
     slurm.history = [history_line("7", NAME, "NODE_FAIL"), history_line("7", NAME, "COMPLETED")]
     seen = backend.poll([handle("7", NAME)])[NAME]
     assert (seen.phase, seen.restarts) == (Phase.ENDED, 1)
@@ -111,9 +107,7 @@ def test_of_a_requeued_run_the_last_record_counts(slurm: FakeSlurm, backend: Slu
     assert backend.poll([handle("7", NAME)])[NAME].phase is Phase.UNKNOWN
 
 
-def test_while_the_queue_knows_a_run_its_last_record_does_not_count(
-    slurm: FakeSlurm, backend: SlurmBackend
-) -> None:
+def test_the_queue_overrides_accounting(slurm: FakeSlurm, backend: SlurmBackend) -> None:
     slurm.history = [history_line("5", NAME, "PREEMPTED")]
     slurm.queue = rows("PENDING")
     assert backend.poll([handle("5", NAME)])[NAME].phase is Phase.QUEUED

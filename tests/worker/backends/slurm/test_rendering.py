@@ -1,4 +1,4 @@
-"""What Slurm is given: whole files, and nothing in them that a client said."""
+"""Rendered Slurm files match the golden files and contain no text of the client."""
 
 import subprocess
 from pathlib import Path
@@ -55,7 +55,7 @@ LARGE = Run(
 
 
 @pytest.mark.parametrize(("name", "profile", "run"), [("plain", PLAIN, RUN), ("full", FULL, LARGE)])
-def test_a_run_renders_to_these_files(name: str, profile: SlurmCluster, run: Run) -> None:
+def test_a_run_renders_to_the_golden_files(name: str, profile: SlurmCluster, run: Run) -> None:
     files = render(run, profile, PATHS).files
     assert set(files) == {"config.yaml", "job.sh", "node.sh"}
     for script in ("job.sh", "node.sh"):
@@ -63,39 +63,39 @@ def test_a_run_renders_to_these_files(name: str, profile: SlurmCluster, run: Run
         subprocess.run(["bash", "-n"], input=files[script], text=True, check=True)
 
 
-def test_an_import_renders_to_this_file() -> None:
+def test_an_import_renders_to_the_golden_file() -> None:
     image = Image.of(f"nvcr.io/nvidia/nemo@sha256:{'0' * 64}", PATHS)
     script = render_import(image, FULL, PATHS, fresh=False)
     assert script == (GOLDEN / "full" / "import.sh").read_text()
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
-def test_a_run_on_cpus_asks_for_no_gpus() -> None:
+def test_a_cpu_run_requests_no_gpus() -> None:
     on_cpu = Run("job-1", 1, {"device": "cpu"}, Resources(nodes=1, gpus_per_node=2, time_limit_minutes=9))
     assert "gpus-per-node" not in render(on_cpu, PLAIN, PATHS).files["job.sh"]
     assert "--nproc-per-node 2" in render(on_cpu, PLAIN, PATHS).files["node.sh"]
 
 
-def test_somebody_who_waits_gets_the_other_partition() -> None:
+def test_attached_selects_the_partition() -> None:
     attached = Run("job-1", 1, CONFIG, RUN.resources, attached=True)
     assert "--partition=interactive\n" in render(attached, FULL, PATHS).files["job.sh"]
     assert "--partition=batch\n" in render(RUN, FULL, PATHS).files["job.sh"]
 
 
-def test_a_short_run_is_warned_at_half_of_its_time() -> None:
+def test_a_short_run_is_signaled_at_half_of_its_time() -> None:
     short = Run("job-1", 1, CONFIG, Resources(nodes=1, gpus_per_node=1, time_limit_minutes=2))
     assert (lead_seconds(short, PLAIN), lead_seconds(LARGE, FULL)) == (60, 600)
 
 
 @pytest.mark.parametrize("text", strings(CANARY))
-def test_what_a_client_says_is_in_the_config_alone(text: str) -> None:
-    said = Run("job-1", 2, {**CONFIG, "hf_model_path": text, text: text}, RUN.resources)
-    usual, files = render(RUN, PLAIN, PATHS).files, render(said, PLAIN, PATHS).files
+def test_text_of_the_client_is_only_in_the_config(text: str) -> None:
+    hostile = Run("job-1", 2, {**CONFIG, "hf_model_path": text, text: text}, RUN.resources)
+    usual, files = render(RUN, PLAIN, PATHS).files, render(hostile, PLAIN, PATHS).files
     assert (files["job.sh"], files["node.sh"]) == (usual["job.sh"], usual["node.sh"])
 
 
 @pytest.mark.parametrize("text", MARKED)
-def test_a_profile_with_words_that_would_be_read_otherwise_is_refused(text: str) -> None:
+def test_a_profile_with_shell_metacharacters_is_rejected(text: str) -> None:
     for field in (
         "account",
         "partition",

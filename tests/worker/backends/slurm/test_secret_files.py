@@ -1,4 +1,4 @@
-"""The file of secrets lies where a run may still need it, and nowhere else."""
+"""The secrets file exists only while a run may need it."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from worker.clusters.profiles import SlurmCluster
 from worker.errors import BackendUnavailable, SubmissionRejected
 
 UNCLEAR = Answer(1, "", "sbatch: error: Socket timed out on send/recv operation")
-REFUSED = Answer(1, "", "sbatch: error: Invalid qos specification")
+REJECTED = Answer(1, "", "sbatch: error: Invalid qos specification")
 
 
 @pytest.fixture
@@ -40,14 +40,14 @@ def submission(backend: SlurmBackend) -> Submission:
     )
 
 
-def kept(submission: Submission) -> bool:
+def has_secrets(submission: Submission) -> bool:
     return (Path(submission.directory) / "secrets.sh").exists()
 
 
 @pytest.mark.parametrize(
     ("answer", "error"), [(Answer(127, "", ""), SubmissionRejected), (Answer(1, "", ""), BackendUnavailable)]
 )
-def test_an_image_that_cannot_be_had_leaves_none(
+def test_a_failed_digest_query_leaves_no_secrets(
     slurm: FakeSlurm,
     backend: SlurmBackend,
     submission: Submission,
@@ -57,36 +57,36 @@ def test_an_image_that_cannot_be_had_leaves_none(
     slurm.answers["enroot"] = answer
     with pytest.raises(error):
         backend.submit(submission)
-    assert not kept(submission)
+    assert not has_secrets(submission)
 
 
-def test_it_stays_while_slurm_may_have_the_job_and_goes_with_a_refusal(
+def test_secrets_stay_after_an_unclear_answer_and_are_removed_after_a_rejection(
     slurm: FakeSlurm, backend: SlurmBackend, submission: Submission
 ) -> None:
     slurm.answers["submit"] = UNCLEAR
     with pytest.raises(BackendUnavailable):
         backend.submit(submission)
-    assert kept(submission)
-    slurm.answers["submit"] = REFUSED
+    assert has_secrets(submission)
+    slurm.answers["submit"] = REJECTED
     with pytest.raises(SubmissionRejected):
         backend.submit(submission)
-    assert not kept(submission)
+    assert not has_secrets(submission)
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
-def test_it_goes_with_an_attempt_that_is_given_up(
+def test_secrets_of_an_abandoned_attempt_are_removed(
     backend: SlurmBackend, submission: Submission, attempt: int
 ) -> None:
     backend.submit(submission)
-    assert kept(submission)
+    assert has_secrets(submission)
     assert backend.abandon(
         Handle("7", submission.name, backend.paths.job("job-1").attempt(attempt).directory)
     )
-    assert not kept(submission)
+    assert not has_secrets(submission)
 
 
-def test_who_has_begun_keeps_it(backend: SlurmBackend, submission: Submission) -> None:
+def test_a_started_run_keeps_its_secrets(backend: SlurmBackend, submission: Submission) -> None:
     backend.submit(submission)
     (Path(submission.directory) / "claim").write_text("7\n")
     assert not backend.abandon(submission.handle("7"))
-    assert kept(submission)
+    assert has_secrets(submission)

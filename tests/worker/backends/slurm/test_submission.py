@@ -1,4 +1,4 @@
-"""Answers of Slurm's commands, and of sbatch that nobody heard to the end."""
+"""Odd job names in the output of Slurm's commands, and interrupted submissions."""
 
 import os
 import subprocess
@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from worker.backends.slurm.command_output import SEPARATOR, WIDTHS, history_rows, queue_rows, refusal
+from worker.backends.slurm.command_output import SEPARATOR, WIDTHS, history_rows, queue_rows, submission_error
 from worker.errors import BackendUnavailable
 
 SUBMIT = resources.files("worker.backends.slurm") / "templates" / "submit.sh"
 
 
 def queue_line(name: str) -> str:
-    """As squeue pads and cuts it: by bytes."""
+    """Return a line padded and cut by bytes, as squeue does."""
     values = {"JobID": "7", "State": "RUNNING", "Name": name}
     padded = [values.get(key, "0").encode().ljust(width)[:width] for key, width in WIDTHS.items()]
     return b"".join(padded).decode(errors="replace")
 
 
 @pytest.mark.parametrize("name", ["a\nb", "ü" * 60, "€" * 50, "a\u2028b", "a\x0bb", "x\n9"])
-def test_names_of_other_jobs_of_the_user_hide_no_row(name: str) -> None:
+def test_names_of_other_jobs_do_not_hide_a_row(name: str) -> None:
     text = f"Welcome!\n{queue_line(name)}\n{queue_line('job-1.1')}\n"
     ours = [row for row in queue_rows(text) if row.name == "job-1.1"]
     assert [(row.job_id, row.state) for row in ours] == [("7", "RUNNING")]
@@ -30,12 +30,12 @@ def test_names_of_other_jobs_of_the_user_hide_no_row(name: str) -> None:
 
 
 @pytest.mark.parametrize("code", [137, 143])
-def test_an_sbatch_that_a_signal_ended_has_said_nothing(code: int) -> None:
-    assert isinstance(refusal(code, "Killed"), BackendUnavailable)
+def test_an_sbatch_ended_by_a_signal_is_no_rejection(code: int) -> None:
+    assert isinstance(submission_error(code, "Killed"), BackendUnavailable)
 
 
 def submit(directory: Path, limit: str = "") -> int:
-    """The exit code of submit.sh, with an sbatch that takes every job."""
+    """Return the exit code of submit.sh, with an sbatch that accepts every job."""
     sbatch = directory / "bin" / "sbatch"
     sbatch.parent.mkdir(exist_ok=True)
     sbatch.write_text("#!/bin/sh\necho 77\n")
@@ -47,13 +47,13 @@ def submit(directory: Path, limit: str = "") -> int:
     ).returncode
 
 
-def test_an_accepted_job_whose_id_cannot_be_noted_is_asked_for(tmp_path: Path) -> None:
+def test_an_accepted_job_whose_id_cannot_be_written_is_unclear(tmp_path: Path) -> None:
     (tmp_path / "attempt").mkdir()
     assert submit(tmp_path, "trap '' XFSZ; ulimit -f 0; ") == 75  # as on a full disk
     assert not (tmp_path / "attempt" / "external_id").exists()
 
 
-def test_a_directory_that_cannot_be_used_is_no_refusal(tmp_path: Path) -> None:
+def test_an_unusable_directory_is_no_rejection(tmp_path: Path) -> None:
     assert submit(tmp_path) == 75
     (tmp_path / "attempt" / "submit.lock").mkdir(parents=True)
     assert submit(tmp_path) == 75

@@ -1,4 +1,4 @@
-"""python -c THIS DIRECTORY CONFIG REPLICA: puts the code into DIRECTORY, and the job's config at CONFIG."""
+"""python -c THIS DIRECTORY CONFIG REPLICA: unpack the code into DIRECTORY, and the job's config to CONFIG."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ if hashlib.sha256(packed).hexdigest() != os.environ["SFT_BUNDLE_SHA256"]:
 directory, config = map(Path, sys.argv[1:3])
 with tarfile.open(fileobj=io.BytesIO(packed), mode="r:xz") as bundle:
     bundle.extractall(directory, filter="data")
-# Every replica writes it, with the same bytes, into a directory that they may share.
+# All replicas write the same bytes, possibly into a shared directory: the rename is atomic.
 fresh = config.with_name(f"{config.name}.{sys.argv[3]}")
 fresh.write_bytes((directory / config.name).read_bytes())
 fresh.replace(config)

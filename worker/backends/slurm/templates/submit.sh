@@ -1,7 +1,7 @@
-# bash -s -- DIRECTORY MODE OPTION...: submits DIRECTORY/job.sh once, whoever asks and however often; prints its id.
-# MODE is `first`, or `again` where the scheduler was asked and does not know the job.
-# Exits with 75 where a try may have got through: then the scheduler has to be asked. And where the files of
-# the attempt cannot be used: that is no word of the scheduler.
+# bash -s -- DIRECTORY MODE OPTION...: submits DIRECTORY/job.sh once, even if called repeatedly; prints the job id.
+# MODE is `first`, or `again` if the scheduler was asked and does not know the job.
+# Exits with 75 if an earlier try may have reached the scheduler, so that the caller has to ask it, and if the
+# files of the attempt cannot be used, because that is not a rejection by the scheduler.
 umask 077
 cd "$1" && : > submit.lock || exit 75
 exec 9> submit.lock
