@@ -1,4 +1,4 @@
-"""A Lepton server for the tests of a module, and a service on it."""
+"""A Lepton server for each test, and a service with its own server for each module."""
 
 from collections.abc import Iterator
 
@@ -12,14 +12,14 @@ from tests.support.lepton.service import LeptonService, new_server, start_servic
 
 @pytest.fixture
 def lepton() -> Iterator[LeptonServer]:
-    """A workspace of a test's own."""
+    """A server for one test."""
     with new_server() as server:
         yield server
 
 
 @pytest.fixture
 def client(lepton: LeptonServer) -> Iterator[Client]:
-    """Plain HTTP with it."""
+    """An HTTP client of the server."""
     with Client(lepton) as found:
         yield found
 
@@ -36,7 +36,7 @@ def on_lepton(tmp_path_factory: pytest.TempPathFactory, stand_in: object) -> Ite
 
 @pytest.fixture
 def service(on_lepton: LeptonService) -> Iterator[LeptonService]:
-    """The same, with a server that does all right at the test's begin."""
+    """The module's service, with no faults at the start of a test."""
     lepton = on_lepton.lepton
     lepton.faults.lift()
     lepton.faults.suffix_names = lepton.faults.repeat_lines = lepton.faults.bare_lists = False

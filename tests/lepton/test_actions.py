@@ -1,4 +1,4 @@
-"""What may become of a job in a workspace: paused, resumed, cancelled, refused, out of time."""
+"""Actions and ends of a job in a workspace: pause, resume, cancel, rejection, time limit."""
 
 import os
 import time
@@ -12,14 +12,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.lepton]
 BOTH = pytest.mark.parametrize("cluster", ["mounted", "far"])
 
 
-def test_the_log_of_a_rank_is_on_the_storage(service: LeptonService) -> None:
+def test_rank_logs_are_read_from_the_storage(service: LeptonService) -> None:
     for cluster, status in (("mounted", 200), ("far", 409)):
         job = service.wait_for(service.submit(service.body(cluster=cluster))["id"])
         answer = service.client.get(f"/v1/jobs/{job['id']}/logs?rank=0")
         assert answer.status_code == status, answer.text
 
 
-def test_a_pause_saves_and_a_resumed_job_is_another_attempt(service: LeptonService) -> None:
+def test_a_pause_saves_and_a_resumed_job_is_a_new_attempt(service: LeptonService) -> None:
     job_id = service.run_until(4)["id"]
     service.ask(job_id, "pause")
     paused = service.wait_for(job_id, "PAUSED")
@@ -31,7 +31,7 @@ def test_a_pause_saves_and_a_resumed_job_is_another_attempt(service: LeptonServi
     assert service.starts(job_id) == ["1", "2"]
 
 
-def test_a_job_whose_files_are_out_of_reach_cannot_be_paused(service: LeptonService) -> None:
+def test_a_job_without_reachable_files_cannot_be_paused(service: LeptonService) -> None:
     job = service.run_until(4, cluster="far")
     assert job["allowed_actions"] == ["cancel"]
     answer = service.client.post(f"/v1/jobs/{job['id']}/pause")
@@ -42,9 +42,7 @@ def test_a_job_whose_files_are_out_of_reach_cannot_be_paused(service: LeptonServ
 
 
 @BOTH
-def test_a_running_and_a_waiting_job_are_cancelled_and_their_records_stay(
-    service: LeptonService, cluster: str
-) -> None:
+def test_a_cancelled_job_is_stopped_and_its_record_stays(service: LeptonService, cluster: str) -> None:
     running = service.run_until(4, cluster=cluster)["id"]
     service.lepton.workspace.hold_queue = True
     waiting = service.submit(service.body(cluster=cluster))["id"]
@@ -57,15 +55,15 @@ def test_a_running_and_a_waiting_job_are_cancelled_and_their_records_stay(
     assert service.lepton.asked("DELETE", f"/jobs/{running}-1") == 0
 
 
-def test_what_lepton_refuses_fails_with_its_words(service: LeptonService) -> None:
-    words = b'{"code": "InvalidArgument", "message": "resource shape cpu.large is not in node group"}'
-    service.lepton.faults.add("status", method="POST", path="/jobs", status=400, body=words)
+def test_a_rejected_job_fails_with_leptons_message(service: LeptonService) -> None:
+    message = b'{"code": "InvalidArgument", "message": "resource shape cpu.large is not in node group"}'
+    service.lepton.faults.add("status", method="POST", path="/jobs", status=400, body=message)
     job = service.wait_for(service.submit(service.body())["id"])
     assert (job["state"], job["failure"]["class"]) == ("FAILED", "scheduler_rejected")
     assert "resource shape cpu.large is not in node group" in job["failure"]["cause"]
 
 
-def test_a_waiting_job_says_what_for_and_how_many_replicas_are_ready(service: LeptonService) -> None:
+def test_a_waiting_job_shows_its_reason_and_its_ready_replicas(service: LeptonService) -> None:
     service.lepton.workspace.hold_queue = True
     job_id = service.submit(service.body(resources={"nodes": 2}))["id"]
     waiting = service.wait_for_reason(job_id, "pending")
@@ -78,7 +76,7 @@ def test_a_waiting_job_says_what_for_and_how_many_replicas_are_ready(service: Le
     assert service.wait_for(job_id)["state"] == "SUCCEEDED"
 
 
-def test_an_image_that_cannot_be_pulled_is_told(service: LeptonService) -> None:
+def test_an_image_pull_failure_is_reported(service: LeptonService) -> None:
     service.lepton.workspace.hold_queue = True
     job_id = service.submit(service.body())["id"]
     service.wait_for_reason(job_id, "pending")
@@ -89,7 +87,7 @@ def test_an_image_that_cannot_be_pulled_is_told(service: LeptonService) -> None:
     assert service.wait_for(job_id)["failure"]["class"] == "image_pull"
 
 
-def test_at_its_time_limit_a_job_saves_and_goes_on(service: LeptonService) -> None:
+def test_a_job_saves_at_its_time_limit_and_is_recovered(service: LeptonService) -> None:
     job_id = service.run_until(4, resources={"time_limit_minutes": 1})["id"]
     service.wait_for_step(job_id, 4, attempt=2, timeout=90)
     [first, _] = service.client.get(f"/v1/jobs/{job_id}/attempts").json()["items"]
@@ -99,7 +97,7 @@ def test_at_its_time_limit_a_job_saves_and_goes_on(service: LeptonService) -> No
     service.wait_for(job_id, "CANCELLED")
 
 
-def test_a_finished_job_goes_with_all_that_was_kept_of_it(service: LeptonService) -> None:
+def test_an_expired_job_is_deleted_with_all_its_files(service: LeptonService) -> None:
     job_id = service.submit(service.body())["id"]
     service.wait_for(job_id)
     mirrored = service.data_dir / "lepton" / "mounted" / "jobs" / job_id
@@ -111,7 +109,7 @@ def test_a_finished_job_goes_with_all_that_was_kept_of_it(service: LeptonService
     assert not on_storage.exists()
 
 
-def test_a_run_that_hangs_beyond_its_time_limit_is_stopped_by_the_service(service: LeptonService) -> None:
+def test_a_run_that_hangs_beyond_its_time_limit_is_stopped(service: LeptonService) -> None:
     job_id = service.run_until(4, resources={"time_limit_minutes": 30})["id"]
     began = service.data_dir / "lepton" / "mounted" / "jobs" / job_id / "attempts" / "1" / "began"
     an_hour_ago = time.time() - 3600

@@ -1,4 +1,4 @@
-"""The trainer's code and the config, in the environment of a job."""
+"""The trainer's code and config in the environment of a job."""
 
 import base64
 import os
@@ -29,7 +29,7 @@ def on(lepton: LeptonServer, tmp_path: Path) -> Bare:
 
 
 def noise(size: int) -> dict[str, Any]:
-    """A config of so many bytes that no compression makes smaller than three quarters."""
+    """Return a config of `size` bytes that compresses to no less than three quarters."""
     return {"note": base64.b64encode(random.Random(1).randbytes(size * 3 // 4)).decode()}
 
 
@@ -56,15 +56,15 @@ def test_the_largest_config_arrives_in_the_container(on: Bare) -> None:
     assert arrived.read_text() == given.files["config.yaml"]
 
 
-def test_a_config_that_is_larger_is_refused_with_a_hint(on: Bare) -> None:
-    with pytest.raises(SubmissionRejected, match="at most 1024 KiB fit") as refused:
+def test_a_larger_config_is_rejected_with_a_hint(on: Bare) -> None:
+    with pytest.raises(SubmissionRejected, match="at most 1024 KiB fit") as rejected:
         on.backend.submit(submission(on, noise(environment_bundle.LARGEST_BYTES)))
-    assert "to a file on a mount" in (refused.value.hint or "")
+    assert "to a file on a mount" in (rejected.value.hint or "")
     assert on.lepton.requests == []
 
 
 @pytest.mark.parametrize("damage", ["changed", "exchanged"])
-def test_what_does_not_arrive_whole_is_not_run(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_bundle_is_not_run(tmp_path: Path, damage: str) -> None:
     variables = packed(noise(200_000))
     first, second = variables["SFT_BUNDLE_0"], variables["SFT_BUNDLE_1"]
     if damage == "changed":

@@ -1,4 +1,4 @@
-"""The client by itself: its token, and what it makes of answers that are none."""
+"""The HTTP client: its token, and invalid answers."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from worker.errors import BackendUnavailable, CredentialsRefused
 
 @pytest.fixture
 def token(tmp_path: Path) -> Path:
-    """The file that holds it."""
+    """The file with the token."""
     return tmp_path / "token"
 
 
@@ -29,7 +29,7 @@ def workspace(lepton: LeptonServer, token: Path) -> Workspace:
 
 
 @pytest.mark.parametrize("space", [" ", "\n\n", " \n", "\r\n", "\t"])
-def test_space_around_a_token_is_no_part_of_it(
+def test_space_around_a_token_is_stripped(
     workspace: Workspace, lepton: LeptonServer, token: Path, space: str
 ) -> None:
     token.write_text(f"{space}{lepton.token}{space}")
@@ -39,62 +39,60 @@ def test_space_around_a_token_is_no_part_of_it(
 @pytest.mark.parametrize(
     "text", ["", " \n", "tok\nSECRET", "tok SECRET", "tök-SECRET", "tok-SECRET\x7f", "tok\x00"]
 )
-def test_what_can_be_no_token_is_told_and_not_shown(
+def test_an_invalid_token_is_reported_and_not_shown(
     workspace: Workspace, lepton: LeptonServer, token: Path, text: str
 ) -> None:
     token.write_text(text)
-    with pytest.raises(CredentialsRefused) as refused:
+    with pytest.raises(CredentialsRefused) as caught:
         list(workspace.jobs())
-    assert "token is empty, or has characters" in refused.value.message
-    assert "SECRET" not in f"{refused.value!r} {refused.value.__cause__!r} {refused.value.__context__!r}"
+    assert "token is empty, or has characters" in caught.value.message
+    assert "SECRET" not in f"{caught.value!r} {caught.value.__cause__!r} {caught.value.__context__!r}"
     assert lepton.requests == []
 
 
-# -- answers that are none -------------------------------------------------------------------------
+# -- invalid answers -------------------------------------------------------------------------------
 
 
-def refused(workspace: Workspace) -> BackendUnavailable:
+def unavailable(workspace: Workspace) -> BackendUnavailable:
     with pytest.raises(BackendUnavailable) as found:
         list(workspace.jobs())
     return found.value
 
 
-def test_a_body_that_is_cut_in_the_middle_says_nothing(workspace: Workspace, lepton: LeptonServer) -> None:
+def test_a_cut_body_is_no_answer(workspace: Workspace, lepton: LeptonServer) -> None:
     lepton.workspace.hold_queue = True
     lepton.workspace.create(job_body("r1"))
     lepton.faults.add("cut_within", path="/jobs", times=1)
-    assert "cannot be reached" in refused(workspace).message
+    assert "cannot be reached" in unavailable(workspace).message
     assert [job.metadata.id for job in workspace.jobs()] == ["r1"]
 
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "soon"}, {"Retry-After": "Mon, 99 Foo 2026"}])
-def test_a_workspace_that_does_not_say_for_how_long_is_left_alone_for_a_while(
+def test_without_a_valid_retry_after_calls_pause_for_the_default(
     workspace: Workspace, lepton: LeptonServer, status: int, headers: dict[str, str]
 ) -> None:
     lepton.faults.add("status", status=status, headers=headers)
-    assert refused(workspace).retry_after == USUAL_PAUSE_SECONDS
-    assert "pauses its calls" in refused(workspace).message
+    assert unavailable(workspace).retry_after == USUAL_PAUSE_SECONDS
+    assert "pauses its calls" in unavailable(workspace).message
     assert len(lepton.requests) == 1
 
 
-def test_a_workspace_may_name_the_moment_from_which_on_it_answers(
-    workspace: Workspace, lepton: LeptonServer
-) -> None:
+def test_retry_after_may_be_a_date(workspace: Workspace, lepton: LeptonServer) -> None:
     then = format_datetime(datetime.now(UTC) + timedelta(seconds=500), usegmt=True)
     lepton.faults.add("status", status=429, headers={"Retry-After": then})
-    asked = refused(workspace).retry_after or 0.0
+    asked = unavailable(workspace).retry_after or 0.0
     assert USUAL_PAUSE_SECONDS < asked <= 500
 
 
-def test_of_two_pauses_the_longer_one_counts(workspace: Workspace, lepton: LeptonServer) -> None:
+def test_the_longer_of_two_pauses_counts(workspace: Workspace, lepton: LeptonServer) -> None:
     short = lepton.faults.add(
         "status", path="/jobs/r1", status=429, headers={"Retry-After": "1"}, seconds=1.0, times=1
     )
     lepton.faults.add("status", path="/jobs", status=429, headers={"Retry-After": "500"})
     with ThreadPoolExecutor() as threads:
         other = threads.submit(workspace.job, "r1")
-        wait_until(lambda: short.times == 0, what="a call that is on its way")
-        refused(workspace)
+        wait_until(lambda: short.times == 0, what="a call in flight")
+        unavailable(workspace)
         assert isinstance(other.exception(), BackendUnavailable)
-    assert (refused(workspace).retry_after or 0.0) > USUAL_PAUSE_SECONDS
+    assert (unavailable(workspace).retry_after or 0.0) > USUAL_PAUSE_SECONDS

@@ -1,4 +1,4 @@
-"""What a workspace may do wrong, and what becomes of its jobs: run once, told right, and none lost."""
+"""Faults of a workspace: each job runs once, is reported correctly, and none is lost."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,12 +13,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.lepton, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(autouse=True)
-def whole(service: LeptonService) -> Iterator[None]:
-    """Afterwards no job is left."""
+def clean_up(service: LeptonService) -> Iterator[None]:
+    """End all jobs after each test."""
     yield
     service.lepton.faults.lift()
     if service.process.poll() is not None:
-        service.go_on()
+        service.restart()
     for job in service.client.get("/v1/jobs?limit=200").json()["items"]:
         if not job["terminal"]:
             service.on_lepton(job["id"], job["attempt"]).is_forgotten = False
@@ -28,7 +28,7 @@ def whole(service: LeptonService) -> Iterator[None]:
 
 
 def judge(service: LeptonService, tally: Tally, job_id: str, starts: list[str] | None = None) -> None:
-    """The job has succeeded, its runs were begun once each, and Lepton has no other jobs of it."""
+    """Check that the job succeeded, that each run started once, and that Lepton has no other jobs of it."""
     job = service.wait_for(job_id, timeout=120)
     begun, wanted = service.starts(job_id), starts or ["1"]
     made = [one for one in service.lepton.workspace.created if one.id.startswith(job_id)]
@@ -44,7 +44,7 @@ def judge(service: LeptonService, tally: Tally, job_id: str, starts: list[str] |
 
 @pytest.mark.parametrize("suffixes", [False, True], ids=["plain", "suffixed"])
 @pytest.mark.parametrize("kind", ["cut", "cut_after"])
-def test_a_create_whose_answer_was_lost_makes_one_job(
+def test_a_create_with_a_lost_answer_makes_one_job(
     service: LeptonService, tally: Tally, kind: Any, suffixes: bool
 ) -> None:
     service.lepton.faults.suffix_names = suffixes
@@ -53,25 +53,23 @@ def test_a_create_whose_answer_was_lost_makes_one_job(
     judge(service, tally, service.submit(service.body())["id"])
 
 
-def test_a_create_whose_answer_makes_no_sense_makes_one_job(service: LeptonService, tally: Tally) -> None:
+def test_a_create_with_an_invalid_answer_makes_one_job(service: LeptonService, tally: Tally) -> None:
     service.lepton.faults.add("broken", method="POST", path="/jobs", times=1)
     tally.kills += 1
     judge(service, tally, service.submit(service.body())["id"])
 
 
-def test_a_service_that_is_killed_while_it_creates_makes_one_job(
-    service: LeptonService, tally: Tally
-) -> None:
+def test_a_service_killed_during_a_create_makes_one_job(service: LeptonService, tally: Tally) -> None:
     service.lepton.faults.add("slow_after", method="POST", path="/jobs", seconds=5.0, times=1)
     job_id = service.submit(service.body())["id"]
     wait_until(lambda: service.lepton.workspace.find(f"{job_id}-1"), what="the job on Lepton")
     service.kill()
     tally.kills += 1
-    service.go_on()
+    service.restart()
     judge(service, tally, job_id)
 
 
-# -- answers that say nothing ----------------------------------------------------------------------
+# -- missing answers -------------------------------------------------------------------------------
 
 SILENT: list[dict[str, Any]] = [
     {"kind": "cut"},
@@ -83,13 +81,13 @@ SILENT: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fault", SILENT, ids=lambda one: "-".join(map(str, list(one.values())[:2])))
-def test_a_workspace_that_does_not_answer_changes_no_state(
+def test_an_unreachable_workspace_changes_no_state(
     service: LeptonService, tally: Tally, fault: dict[str, Any]
 ) -> None:
     job_id = service.run_until(4, mode="wait")["id"]
     service.lepton.faults.add(**fault)
     before = len(service.lepton.requests)
-    wait_until(lambda: len(service.lepton.requests) > before + 2, what="some looks in vain")
+    wait_until(lambda: len(service.lepton.requests) > before + 2, what="some failed polls")
     job = service.job(job_id)
     assert (job["state"], job["failure"]) == ("RUNNING", None)
     service.lepton.faults.lift()
@@ -97,28 +95,26 @@ def test_a_workspace_that_does_not_answer_changes_no_state(
     judge(service, tally, job_id)
 
 
-def test_a_slow_workspace_is_waited_for(service: LeptonService, tally: Tally) -> None:
+def test_a_slow_workspace_is_no_failure(service: LeptonService, tally: Tally) -> None:
     service.lepton.faults.add("slow", seconds=1.0)
     judge(service, tally, service.submit(service.body())["id"])
 
 
-def test_a_workspace_that_wants_fewer_calls_gets_fewer(service: LeptonService, tally: Tally) -> None:
+def test_retry_after_is_honored(service: LeptonService, tally: Tally) -> None:
     job_id = service.run_until(4, mode="wait")["id"]
-    refused = service.lepton.faults.add("status", status=429, headers={"Retry-After": "4"}, times=1)
-    wait_until(lambda: refused.times == 0, what="a refusal")
-    began = service.lepton.moments[-1]
+    limited = service.lepton.faults.add("status", status=429, headers={"Retry-After": "4"}, times=1)
+    wait_until(lambda: limited.times == 0, what="a rejected call")
+    began = service.lepton.request_times[-1]
     other = service.submit(service.body())["id"]
     service.wait_for_reason(other, "backend_unavailable")
     (service.directory(job_id) / "go").touch()
     judge(service, tally, job_id)
     judge(service, tally, other)
-    early = [moment for moment in service.lepton.moments if began < moment < began + 4]
-    assert len(early) <= 1  # what was on its way in another thread
+    early = [moment for moment in service.lepton.request_times if began < moment < began + 4]
+    assert len(early) <= 1  # a call in flight in another thread
 
 
-def test_a_token_that_has_expired_is_told_and_its_renewal_goes_on(
-    service: LeptonService, tally: Tally
-) -> None:
+def test_an_expired_token_is_reported_and_a_renewed_one_is_used(service: LeptonService, tally: Tally) -> None:
     running = service.run_until(4, mode="wait")["id"]
     old, service.lepton.token = service.lepton.token, "another-token"
     assert (
@@ -141,11 +137,11 @@ def test_a_token_that_has_expired_is_told_and_its_renewal_goes_on(
 
 
 @pytest.mark.parametrize("state", ["Hibernating", "UNK", "", "Archived", "Starting"])
-def test_a_state_that_says_nothing_changes_nothing(service: LeptonService, tally: Tally, state: str) -> None:
+def test_an_unknown_state_changes_nothing(service: LeptonService, tally: Tally, state: str) -> None:
     job_id = service.run_until(4, mode="wait")["id"]
     service.on_lepton(job_id).shown = state
-    looks = service.lepton.asked("GET", "/jobs")
-    wait_until(lambda: service.lepton.asked("GET", "/jobs") > looks + 3, what="some looks")
+    polls = service.lepton.asked("GET", "/jobs")
+    wait_until(lambda: service.lepton.asked("GET", "/jobs") > polls + 3, what="some polls")
     assert service.job(job_id)["state"] == "RUNNING"
     service.on_lepton(job_id).shown = None
     (service.directory(job_id) / "go").touch()
@@ -153,9 +149,7 @@ def test_a_state_that_says_nothing_changes_nothing(service: LeptonService, tally
 
 
 @pytest.mark.parametrize("state", ["Queueing", "Awaiting", "PendingRetry", "Restarting"])
-def test_a_job_that_lepton_puts_back_goes_on_as_another_attempt(
-    service: LeptonService, tally: Tally, state: str
-) -> None:
+def test_a_requeued_job_continues_as_a_new_attempt(service: LeptonService, tally: Tally, state: str) -> None:
     job_id = service.run_until(4)["id"]
     service.on_lepton(job_id).shown = state
     wait_until(lambda: service.lepton.asked("PATCH", f"/jobs/{job_id}-1"), what="a stop")
@@ -170,10 +164,10 @@ def test_a_job_that_lepton_puts_back_goes_on_as_another_attempt(
     assert service.starts(job_id) == ["1", "2"]
 
 
-def test_a_run_that_lepton_begins_again_trains_once(service: LeptonService, tally: Tally) -> None:
+def test_a_run_that_lepton_restarts_trains_once(service: LeptonService, tally: Tally) -> None:
     job_id = service.run_until(4)["id"]
     service.lepton.workspace.hold_queue = True
-    service.on_lepton(job_id).begin_again()
+    service.on_lepton(job_id).requeue()
     wait_until(lambda: service.job(job_id)["attempt"] == 2, what="another attempt")
     service.lepton.workspace.release_queue()
     service.wait_for_step(job_id, 4, attempt=2)
@@ -182,12 +176,12 @@ def test_a_run_that_lepton_begins_again_trains_once(service: LeptonService, tall
     assert service.starts(job_id) == ["1", "2"]
 
 
-def test_a_run_that_lepton_begins_again_between_two_looks_goes_on(
+def test_a_run_that_lepton_restarts_between_two_polls_is_recovered(
     service: LeptonService, tally: Tally
 ) -> None:
     job_id = service.run_until(4)["id"]
     service.lepton.faults.add("status", method="GET", path="/jobs", status=500)
-    service.on_lepton(job_id).begin_again()
+    service.on_lepton(job_id).requeue()
     wait_until(lambda: service.on_lepton(job_id).state == "Failed", what="the end of its second run")
     service.lepton.faults.lift()
     service.wait_for_step(job_id, 4, attempt=2)
@@ -204,33 +198,33 @@ def test_a_replica_that_is_killed_fails_the_job(service: LeptonService) -> None:
     assert service.wait_for(job_id)["state"] == "FAILED"
 
 
-def test_a_forgotten_job_is_no_news_for_a_while(service: LeptonService, tally: Tally) -> None:
+def test_an_unknown_job_is_not_lost_at_once(service: LeptonService, tally: Tally) -> None:
     job_id = service.run_until(4, mode="wait")["id"]
     service.on_lepton(job_id).is_forgotten = True
-    looks = service.lepton.asked("GET", f"/jobs/{job_id}-1")
-    wait_until(lambda: service.lepton.asked("GET", f"/jobs/{job_id}-1") > looks + 2, what="some questions")
+    polls = service.lepton.asked("GET", f"/jobs/{job_id}-1")
+    wait_until(lambda: service.lepton.asked("GET", f"/jobs/{job_id}-1") > polls + 2, what="some queries")
     assert service.job(job_id)["state"] == "RUNNING"
     service.on_lepton(job_id).is_forgotten = False
     (service.directory(job_id) / "go").touch()
     judge(service, tally, job_id)
 
 
-def test_runs_that_nobody_knows_any_more_are_lost(service: LeptonService) -> None:
+def test_runs_that_lepton_no_longer_knows_are_lost(service: LeptonService) -> None:
     ways = [(fate, cluster) for fate in ("is_forgotten", "is_archived") for cluster in ("mounted", "far")]
     jobs = [service.run_until(4, cluster=cluster)["id"] for _, cluster in ways]
     for (fate, _), job_id in zip(ways, jobs, strict=True):
         setattr(service.on_lepton(job_id), fate, True)
     service.kill()
-    service.go_on(SFT_LOST_AFTER_SECONDS="2")
+    service.restart(SFT_LOST_AFTER_SECONDS="2")
     assert [service.wait_for(job_id)["state"] for job_id in jobs] == ["LOST"] * 4
     for job_id in jobs:
         service.on_lepton(job_id).close()
     service.kill()
-    service.go_on()
+    service.restart()
 
 
 @pytest.mark.parametrize("cluster", ["mounted", "far"])
-def test_an_archived_job_is_what_its_log_says(service: LeptonService, tally: Tally, cluster: str) -> None:
+def test_an_archived_job_ends_as_its_log_says(service: LeptonService, tally: Tally, cluster: str) -> None:
     job_id = service.submit(service.body("wait", cluster))["id"]
     service.wait_for_step(job_id, 4)
     service.lepton.faults.add("status", method="GET", path="/jobs", status=500)
@@ -245,20 +239,18 @@ def test_an_archived_job_is_what_its_log_says(service: LeptonService, tally: Tal
 
 
 def lines_of(service: LeptonService, job_id: str) -> list[str]:
-    """What the replicas have really printed, in time."""
-    told = service.on_lepton(job_id).logs.history(0, 1 << 62, limit=100_000, forward=True)
-    return sorted(line for stream in told for _, line in stream["values"])
+    """Return the lines that the replicas have printed, sorted."""
+    streams = service.on_lepton(job_id).logs.history(0, 1 << 62, limit=100_000, forward=True)
+    return sorted(line for stream in streams for _, line in stream["values"])
 
 
-@pytest.mark.parametrize("trouble", ["repeat_lines", "late", "late_end", "bare_lists"])
-def test_the_log_is_whole_and_nothing_is_in_it_twice(
-    service: LeptonService, tally: Tally, trouble: str
-) -> None:
-    if trouble in ("repeat_lines", "bare_lists"):
-        setattr(service.lepton.faults, trouble, True)
-    late = {"late": {1: 1.0}, "late_end": {0: 3.0, 1: 3.0}}.get(trouble, {})
+@pytest.mark.parametrize("fault", ["repeat_lines", "late", "late_end", "bare_lists"])
+def test_the_log_is_complete_without_repeats(service: LeptonService, tally: Tally, fault: str) -> None:
+    if fault in ("repeat_lines", "bare_lists"):
+        setattr(service.lepton.faults, fault, True)
+    late = {"late": {1: 1.0}, "late_end": {0: 3.0, 1: 3.0}}.get(fault, {})
     service.lepton.faults.late_seconds.update(late)
-    cluster = "patient" if trouble == "late_end" else "mounted"
+    cluster = "patient" if fault == "late_end" else "mounted"
     job_id = service.submit(service.body(cluster=cluster, resources={"nodes": 2, "gpus_per_node": 2}))["id"]
     judge(service, tally, job_id)
     service.lepton.faults.repeat_lines = False
@@ -270,30 +262,28 @@ def test_the_log_is_whole_and_nothing_is_in_it_twice(
     assert [one["type"] for one in events].count("trainer.started") == 1
 
 
-def test_a_log_grows_over_restarts_of_the_service_without_gap_or_double(
-    service: LeptonService, tally: Tally
-) -> None:
+def test_a_log_survives_restarts_without_gaps_or_repeats(service: LeptonService, tally: Tally) -> None:
     job_id = service.run_until(4, mode="talk", resources={"nodes": 2, "gpus_per_node": 2})["id"]
     for _ in range(3):
         size = len(service.log(job_id))
         wait_until(lambda before=size: len(service.log(job_id)) > before, what="some more lines")
         service.kill()
         tally.kills += 1
-        service.go_on()
+        service.restart()
     (service.directory(job_id) / "go").touch()
     judge(service, tally, job_id)
     log = service.log(job_id).splitlines()
     assert sorted(log) == lines_of(service, job_id)
     for rank in range(4):
-        said = [int(line.split()[4]) for line in log if line.startswith(f"rank {rank} has said")]
-        assert said == list(range(len(said)))
-        assert said
+        numbers = [int(line.split()[4]) for line in log if line.startswith(f"rank {rank} has said")]
+        assert numbers == list(range(len(numbers)))
+        assert numbers
 
 
-def test_one_list_shows_all_jobs_of_a_look(service: LeptonService, tally: Tally) -> None:
+def test_one_list_shows_all_jobs_of_a_poll(service: LeptonService, tally: Tally) -> None:
     jobs = [service.run_until(4, mode="wait")["id"] for _ in range(4)]
     service.lepton.requests.clear()
-    wait_until(lambda: service.lepton.asked("GET", "/jobs") > 6, what="some looks")
+    wait_until(lambda: service.lepton.asked("GET", "/jobs") > 6, what="some polls")
     asked = list(service.lepton.requests)
     pages = [query["page"] for method, path, query in asked if (method, path) == ("GET", "/jobs")]
     assert set(pages) == {"1", "2"}  # the second one is empty, and ends the list

@@ -1,4 +1,4 @@
-"""One life of a job in a workspace: created, watched, read to its end."""
+"""The life cycle of a job in a workspace: created, polled, ingested to its end."""
 
 import pytest
 
@@ -10,7 +10,7 @@ BOTH = pytest.mark.parametrize("cluster", ["mounted", "far"])
 
 
 @BOTH
-def test_a_job_on_two_nodes_trains_and_shows_what_it_did(service: LeptonService, cluster: str) -> None:
+def test_a_job_on_two_nodes_trains_and_shows_its_results(service: LeptonService, cluster: str) -> None:
     resources = {"nodes": 2, "gpus_per_node": 2}
     job = service.submit(service.body(cluster=cluster, resources=resources))
     job = service.wait_for(job["id"])
@@ -22,7 +22,7 @@ def test_a_job_on_two_nodes_trains_and_shows_what_it_did(service: LeptonService,
     assert [one["step"] for one in steps] == [1, 2, 3, 4]
 
 
-def test_its_checkpoint_is_downloaded_where_the_service_has_the_storage(service: LeptonService) -> None:
+def test_a_checkpoint_is_downloaded_from_the_mount(service: LeptonService) -> None:
     job = service.wait_for(service.submit(service.body())["id"])
     [saved] = service.client.get(f"/v1/jobs/{job['id']}/checkpoints").json()["items"]
     answer = service.client.get(f"/v1/jobs/{job['id']}/checkpoints/{saved['iteration']}/files/__0_0.distcp")
@@ -32,7 +32,7 @@ def test_its_checkpoint_is_downloaded_where_the_service_has_the_storage(service:
     assert archive.status_code == 200
 
 
-def test_where_it_has_not_checkpoints_are_listed_and_not_reachable(service: LeptonService) -> None:
+def test_without_the_mount_checkpoints_are_listed_and_not_reachable(service: LeptonService) -> None:
     job = service.wait_for(service.submit(service.body(cluster="far"))["id"])
     assert job["state"] == "SUCCEEDED"
     [saved] = service.client.get(f"/v1/jobs/{job['id']}/checkpoints").json()["items"]
@@ -45,7 +45,7 @@ def test_where_it_has_not_checkpoints_are_listed_and_not_reachable(service: Lept
         assert "local_mount" in answer.json()["hint"]
 
 
-def test_a_job_that_is_stopped_on_lepton_says_so(service: LeptonService) -> None:
+def test_a_job_stopped_on_lepton_is_cancelled(service: LeptonService) -> None:
     job_id = service.run_until(4)["id"]
     service.on_lepton(job_id).stop()
     ended = service.wait_for(job_id)
@@ -53,7 +53,7 @@ def test_a_job_that_is_stopped_on_lepton_says_so(service: LeptonService) -> None
     assert service.starts(job_id) == ["1"]
 
 
-def test_a_secret_goes_by_its_name(service: LeptonService) -> None:
+def test_a_secret_is_sent_by_name(service: LeptonService) -> None:
     canary = "canary-4f1c9b7e"
     service.lepton.workspace.secrets["TEAM_HF"] = canary
     job_id = service.submit(service.body(secrets={"HF_TOKEN": "team-hf"}))["id"]

@@ -1,4 +1,4 @@
-"""The log of a run, line by line, and the events in it."""
+"""The mirror of a run's log and of its events."""
 
 import fcntl
 import json
@@ -41,14 +41,14 @@ def event(rank: int, seq: int, **more: Any) -> str:
 
 
 def known(on: Bare) -> list[tuple[int, int]]:
-    """Rank and number of all events that were taken."""
+    """Return rank and sequence number of all mirrored events."""
     return [(one["rank"], one["seq"]) for one in on.events()]
 
 
 # -- lines -----------------------------------------------------------------------------------------
 
 
-def test_lines_of_all_replicas_are_in_the_order_of_their_time(on: Bare) -> None:
+def test_lines_of_all_replicas_are_sorted_by_time(on: Bare) -> None:
     now = time.time_ns()
     for number in range(0, 100, 2):
         say(on, f"line {number}", replica=FIRST, at_ns=now + number)
@@ -58,7 +58,7 @@ def test_lines_of_all_replicas_are_in_the_order_of_their_time(on: Bare) -> None:
     assert on.log() == [f"line {number}" for number in range(100)]
 
 
-@pytest.mark.parametrize("step_ns", [1000, 0], ids=["one by one", "in one moment"])
+@pytest.mark.parametrize("step_ns", [1000, 0], ids=["one by one", "at the same time"])
 def test_a_history_of_more_than_two_pages(on: Bare, step_ns: int) -> None:
     now, lines = time.time_ns(), [f"line {number}" for number in range(2 * PAGE_LINES + 500)]
     for number, text in enumerate(lines):
@@ -69,16 +69,16 @@ def test_a_history_of_more_than_two_pages(on: Bare, step_ns: int) -> None:
     assert on.log() == lines
 
 
-def test_a_worker_that_is_killed_as_it_adds_leaves_no_gap_and_no_double(on: Bare) -> None:
+def test_a_worker_killed_while_appending_leaves_no_gap_and_no_repeat(on: Bare) -> None:
     earlier = time.time_ns() - 10 * HOLD_NS
     say(on, "a", "b", event(0, 0), at_ns=earlier)
     on.collect(is_over=False)
     log, events = on.directory() / "logs" / "job.log", on.directory() / "events.jsonl"
-    whole = log.read_text()
+    before = log.read_text()
     say(on, "c", event(0, 1), at_ns=earlier + 1)
     on.collect(is_over=False)
-    # What it was about to add is noted; of the files one has nothing yet, one has half a line.
-    log.write_text(whole)
+    # The append is recorded in mirror.json; one file has nothing of it yet, the other half a line.
+    log.write_text(before)
     events.write_text(events.read_text()[:-20])
     say(on, "d")
     assert on.collect()
@@ -86,7 +86,7 @@ def test_a_worker_that_is_killed_as_it_adds_leaves_no_gap_and_no_double(on: Bare
     assert known(on) == [(0, 0), (0, 1)]
 
 
-def test_a_mirror_at_which_another_worker_is_keeps_no_thread(on: Bare) -> None:
+def test_a_locked_mirror_does_not_block_a_thread(on: Bare) -> None:
     say(on, "a")
     assert on.collect()
     say(on, "b")
@@ -113,13 +113,13 @@ def test_a_mirror_at_which_another_worker_is_keeps_no_thread(on: Bare) -> None:
         f"SFT_EVENT 5 SFT_EVENT [] SFT_EVENT {{}}{event(0, 0)}{event(1, 0, text='SFT_EVENT {}')}",
     ],
 )
-def test_all_events_of_a_line_are_taken(on: Bare, line: str) -> None:
+def test_all_events_of_a_line_are_mirrored(on: Bare, line: str) -> None:
     say(on, line)
     assert on.collect()
     assert known(on) == [(0, 0), (1, 0)]
 
 
-def test_an_event_in_parts_is_whole_whatever_stands_behind_a_part(
+def test_an_event_in_parts_is_joined_despite_other_output(
     on: Bare, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for rank in (0, 1):
@@ -135,7 +135,7 @@ def test_an_event_in_parts_is_whole_whatever_stands_behind_a_part(
     assert {(2, number) for number in range(8)} <= set(known(on))
 
 
-def test_parts_of_an_event_may_come_in_several_looks(
+def test_parts_of_an_event_may_arrive_in_several_polls(
     on: Bare, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     EventWriter(tmp_path, 0).write(saved("x" * 9000))
@@ -150,13 +150,13 @@ def test_parts_of_an_event_may_come_in_several_looks(
 
 
 def end(on: Bare, state: str) -> None:
-    """The run is over, and was seen so; its last word is in no log yet."""
+    """End the run and observe it; its end event is not in the log yet."""
     say(on, event(0, 0))
     on.on_lepton().shown = state
     on.seen(1)
 
 
-def test_the_last_word_of_a_completed_run_is_waited_for(on: Bare) -> None:
+def test_the_mirror_waits_for_the_end_event_of_a_completed_run(on: Bare) -> None:
     end(on, "Completed")
     assert not on.collect()
     say(on, event(0, 1, event="finished", step=1))
@@ -165,16 +165,14 @@ def test_the_last_word_of_a_completed_run_is_waited_for(on: Bare) -> None:
     assert (on.directory() / "end.json").exists()
 
 
-def test_a_run_that_failed_may_have_no_last_word(on: Bare) -> None:
+def test_a_failed_run_may_have_no_end_event(on: Bare) -> None:
     end(on, "Failed")
     assert on.collect()
     assert not (on.directory() / "end.json").exists()
 
 
 @pytest.mark.parametrize("state", ["Completed", "Failed"])
-def test_what_the_log_does_not_have_is_on_the_storage(
-    lepton: LeptonServer, tmp_path: Path, state: str
-) -> None:
+def test_missing_events_are_read_from_the_storage(lepton: LeptonServer, tmp_path: Path, state: str) -> None:
     on = bare(lepton, tmp_path, settle_seconds=0, local_mount=str(lepton.storage / "team"))
     on.submitted(shown="Running")
     storage = lepton.storage / "team" / "sft" / "jobs" / "job-1" / "attempts" / "1"

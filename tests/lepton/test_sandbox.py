@@ -1,4 +1,4 @@
-"""The jobs of the Lepton server: what becomes of them, and what they run in."""
+"""The jobs of the Lepton server: their life cycle and their environment."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 HOLD = "trap 'exit 0' TERM; echo up; sleep 600 & wait"
 
 
-# -- a job's life ----------------------------------------------------------------------------------
+# -- life cycle ------------------------------------------------------------------------------------
 
 
 def test_jobs_wait_in_the_queue_run_and_end(client: Client) -> None:
@@ -34,7 +34,7 @@ def test_jobs_wait_in_the_queue_run_and_end(client: Client) -> None:
     assert (status["succeeded"], status["failed"], status["active"]) == (0, 1, 0)
 
 
-def test_what_is_reported_is_not_what_happens(client: Client) -> None:
+def test_a_reported_state_does_not_change_the_job(client: Client) -> None:
     job = client.create("r1", HOLD)
     client.wait_for_lines("r1", 1)
     job.shown = "Hibernating"
@@ -53,18 +53,18 @@ def test_what_is_reported_is_not_what_happens(client: Client) -> None:
     assert client.state("r1") == "Running"
 
 
-def test_a_failed_job_is_begun_again_as_often_as_it_says(client: Client) -> None:
+def test_a_failed_job_is_retried_as_specified(client: Client) -> None:
     never, twice = client.create("never", "exit 1"), client.create("twice", "exit 1", max_job_failure_retry=2)
     client.wait_for("never", "Failed")
     client.wait_for("twice", "Failed")
     assert (never.starts, twice.starts) == (1, 3)
 
 
-def test_a_preempted_job_begins_again(client: Client) -> None:
+def test_a_preempted_job_is_requeued(client: Client) -> None:
     job = client.create("r1", HOLD)
     client.wait_for_lines("r1", 1)
     client.server.workspace.hold_queue = True
-    job.begin_again()
+    job.requeue()
     client.wait_for("r1", "Queueing")
     client.server.workspace.release_queue()
     client.wait_for_lines("r1", 2)
@@ -79,7 +79,7 @@ def test_a_replica_that_fails_ends_the_others(client: Client) -> None:
     assert job.failed == 3
 
 
-def test_a_stop_lets_a_job_end_in_its_own_way(client: Client) -> None:
+def test_a_stop_lets_a_job_end_gracefully(client: Client) -> None:
     client.create("r1", "trap 'echo saved; exit 0' TERM; echo up; sleep 600 & wait")
     client.wait_for_lines("r1", 1)
     client.patch("r1", stopped=True)
@@ -90,7 +90,7 @@ def test_a_stop_lets_a_job_end_in_its_own_way(client: Client) -> None:
     assert client.state("r1") == "Running"
 
 
-def test_a_stop_ends_what_does_not_want_to(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_kills_a_job_that_ignores_it(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace_module, "TERM_SECONDS", 0.2)
     client.create("r1", "trap '' TERM; echo up; while :; do sleep 1; done")
     client.wait_for_lines("r1", 1)
@@ -119,7 +119,7 @@ def test_the_name_of_a_deleted_job_is_free(client: Client) -> None:
     assert [job.id for job in client.server.workspace.created] == ["r1", "r1"]
 
 
-# -- what a job runs in ----------------------------------------------------------------------------
+# -- environment -----------------------------------------------------------------------------------
 
 
 def test_a_job_has_its_own_environment_only(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_a_job_has_its_own_environment_only(client: Client, monkeypatch: pytest.
     assert "SFT_CANARY" not in second
 
 
-def test_a_job_with_a_secret_that_is_not_there_fails(client: Client) -> None:
+def test_a_job_with_a_missing_secret_fails(client: Client) -> None:
     job = client.create("r1", envs=[{"name": "SECRET", "value_from": {"secret_name_ref": "NONE"}}])
     client.wait_for("r1", "Failed")
     assert client.get("/jobs/r1/events")[-1]["reason"] == "CreateContainerConfigError"
@@ -187,7 +187,7 @@ def test_jobs_share_storage_and_see_it_where_they_mount_it(client: Client, tmp_p
 
 
 def processes_with(marker: str) -> list[int]:
-    """Those that have it in their command line."""
+    """Return the pids of processes with the marker in their command line."""
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         try:
@@ -200,11 +200,11 @@ def processes_with(marker: str) -> list[int]:
 
 
 def detached(marker: str) -> str:
-    """A script whose process leaves the group and the session of the job's."""
+    """Return a script with a process that leaves the job's process group and session."""
     return f"setsid sleep {marker} & echo up; trap '' TERM; sleep {marker}"
 
 
-def test_what_a_job_has_started_ends_with_the_job(client: Client) -> None:
+def test_all_processes_of_a_job_end_with_the_job(client: Client) -> None:
     job = client.create("r1", detached("600.0101"), max_job_failure_retry=5)
     wait_until(lambda: len(processes_with("600.0101")) == 2)
     job.kill_replica(0)
@@ -213,7 +213,7 @@ def test_what_a_job_has_started_ends_with_the_job(client: Client) -> None:
 
 
 def test_everything_ends_with_the_server(lepton: LeptonServer) -> None:
-    """The fixture skips it where namespaces cannot be made."""
+    """The fixture skips the test if namespaces cannot be made."""
     with LeptonServer("other-ws") as server, Client(server) as client:
         job = client.create("r1", detached("600.0202"), completions=2, max_job_failure_retry=5)
         wait_until(lambda: len(processes_with("600.0202")) == 4)
@@ -231,8 +231,8 @@ with LeptonServer() as server:
 """
 
 
-def test_everything_ends_where_the_server_is_killed(lepton: LeptonServer, tmp_path: Path) -> None:
-    """The fixture skips it where namespaces cannot be made."""
+def test_everything_ends_with_a_killed_server(lepton: LeptonServer, tmp_path: Path) -> None:
+    """The fixture skips the test if namespaces cannot be made."""
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED], cwd=PROJECT, stdin=subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -243,6 +243,6 @@ def test_everything_ends_where_the_server_is_killed(lepton: LeptonServer, tmp_pa
     wait_until(lambda: not processes_with("600.0303"))
 
 
-def test_where_namespaces_cannot_be_made_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_namespaces_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert "unshare" in (obstacle.__wrapped__() or "")

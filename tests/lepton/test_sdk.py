@@ -1,4 +1,4 @@
-"""NVIDIA's own SDK finds on the server what it expects of Lepton."""
+"""The Lepton server behaves as NVIDIA's own SDK expects."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ from tests.support.lepton.sdk import Sdk, SdkError
 from tests.support.lepton.server.server import LeptonServer
 from tests.support.waiting import wait_until
 
-# The SDK is installed within the first one's time.
+# The first test includes the installation of the SDK.
 pytestmark = pytest.mark.timeout(900)
 GROUP = "h100-pool-ab12"
 
 
 def job_body(job_id: str, script: str = "true", **spec: Any) -> dict[str, Any]:
-    """A job as the SDK's users write it, with all that a training on two nodes needs."""
+    """Return a job as users of the SDK write it, for a training on two nodes."""
     return {
         "metadata": {"id": job_id, "labels": {"run": "r1"}},
         "spec": {
@@ -49,7 +49,7 @@ def wait_for(sdk: Sdk, server: LeptonServer, job_id: str, state: str) -> dict[st
 
 
 def has(found: Any, expected: Any) -> bool:
-    """Whether all that is expected is there; the SDK's models show more, as null."""
+    """Return whether all expected fields are present. The SDK shows further fields as null."""
     if isinstance(expected, dict):
         return all(has(found[name], value) for name, value in expected.items())
     if isinstance(expected, list):
@@ -57,7 +57,7 @@ def has(found: Any, expected: Any) -> bool:
     return bool(found == expected)
 
 
-def test_a_job_is_created_with_all_that_it_says_and_runs_to_its_end(
+def test_a_job_is_created_with_all_fields_and_completes(
     lepton: LeptonServer, sdk: Sdk, tmp_path: Path
 ) -> None:
     sdk(lepton, "secret.create", secrets=[{"name": "TEAM_HF", "value": "hidden"}])
@@ -78,7 +78,7 @@ def test_a_job_is_created_with_all_that_it_says_and_runs_to_its_end(
     assert [(runs / index).read_text() for index in "01"] == ["hidden 0\n", "hidden 1\n"]
 
 
-def test_jobs_are_listed_page_by_page_and_by_what_they_are(lepton: LeptonServer, sdk: Sdk) -> None:
+def test_jobs_are_listed_with_pages_and_filters(lepton: LeptonServer, sdk: Sdk) -> None:
     lepton.workspace.hold_queue = True
     for number in range(5):
         body = job_body(f"job-{number}")
@@ -104,7 +104,7 @@ def test_jobs_are_listed_page_by_page_and_by_what_they_are(lepton: LeptonServer,
     assert listed() == every
 
 
-def test_archived_jobs_are_there_for_those_who_ask(lepton: LeptonServer, sdk: Sdk) -> None:
+def test_archived_jobs_are_listed_on_request(lepton: LeptonServer, sdk: Sdk) -> None:
     sdk(lepton, "job.create", spec=job_body("old"))
     wait_for(sdk, lepton, "old", "Completed")
     lepton.workspace.job("old").is_archived = True
@@ -120,7 +120,7 @@ def test_archived_jobs_are_there_for_those_who_ask(lepton: LeptonServer, sdk: Sd
         sdk(lepton, "job.get", id_or_job="old", job_query_mode="alive_only")
 
 
-def test_a_state_that_the_sdk_does_not_know(lepton: LeptonServer, sdk: Sdk) -> None:
+def test_an_unknown_state_is_unk(lepton: LeptonServer, sdk: Sdk) -> None:
     lepton.workspace.hold_queue = True
     sdk(lepton, "job.create", spec=job_body("sleepy"))
     lepton.workspace.job("sleepy").shown = "Hibernating"
@@ -131,7 +131,7 @@ def test_a_job_is_stopped_started_again_and_deleted(lepton: LeptonServer, sdk: S
     sdk(lepton, "job.create", spec=job_body("r1", "trap 'exit 0' TERM; echo up; sleep 60 & wait"))
     [first, _] = replicas = [one["metadata"]["id"] for one in wait_for_replicas(sdk, lepton, "r1")]
     assert len(set(replicas)) == 2
-    # While it runs: the replica's log comes as it is printed.
+    # While the job runs, the replica's log is streamed.
     assert "up\n" in sdk(lepton, "job.get_log", id_or_job="r1", replica=first, until="up\n")
     job = wait_for(sdk, lepton, "r1", "Running")
     assert (job["status"]["active"], job["status"]["ready"]) == (2, 2)
@@ -158,13 +158,13 @@ def wait_for_replicas(sdk: Sdk, server: LeptonServer, job_id: str) -> list[dict[
 
 
 def test_a_replicas_log_in_chunks_that_split_characters(lepton: LeptonServer, sdk: Sdk) -> None:
-    """The SDK decodes each chunk by itself, so it cannot read such a log; without accents it can."""
+    """The SDK decodes each chunk separately, so it cannot read a log with split characters."""
     sdk(lepton, "job.create", spec=job_body("loud", "echo Größe: éééééééé; echo 0123456789"))
     wait_for(sdk, lepton, "loud", "Completed")
     replica = sdk(lepton, "job.get_replicas", name_or_job="loud")[0]["metadata"]["id"]
-    with pytest.raises(SdkError) as refused:
+    with pytest.raises(SdkError) as failed:
         sdk(lepton, "job.get_log", id_or_job="loud", replica=replica)
-    assert refused.value.kind == "UnicodeDecodeError"
+    assert failed.value.kind == "UnicodeDecodeError"
     lepton.faults.split_characters = False
     text = sdk(lepton, "job.get_log", id_or_job="loud", replica=replica)
     assert text == "Größe: éééééééé\n0123456789\n"
@@ -175,7 +175,7 @@ def lines_of(history: dict[str, Any]) -> list[tuple[int, str]]:
     return [(int(at), line) for at, line in values]
 
 
-def test_the_history_of_a_log_between_two_moments(lepton: LeptonServer, sdk: Sdk) -> None:
+def test_the_history_of_a_log_in_a_time_range(lepton: LeptonServer, sdk: Sdk) -> None:
     sdk(lepton, "job.create", spec=job_body("r1", "for n in {1..10}; do echo line $n größe; done"))
     job = wait_for(sdk, lepton, "r1", "Completed")
     begin, end = (job["status"][name] * 1_000_000 for name in ("creation_time", "completion_time"))
@@ -193,7 +193,7 @@ def test_the_history_of_a_log_between_two_moments(lepton: LeptonServer, sdk: Sdk
     one = lines_of(history(replica=replicas[1], direction="forward"))
     assert [line for _, line in one] == [f"line {number} größe" for number in range(1, 11)]
     assert lines_of(history(replica=replicas[1])) == one[::-1]
-    # From the first moment on, and before the second.
+    # The start is inclusive, the end exclusive.
     within = lines_of(history(start=one[3][0], end=one[7][0], replica=replicas[1], direction="forward"))
     assert within == [line for line in one if one[3][0] <= line[0] < one[7][0]]
 
@@ -205,7 +205,7 @@ def test_the_history_of_a_log_between_two_moments(lepton: LeptonServer, sdk: Sdk
 def test_the_command_reads_a_history_of_more_than_one_page(
     lepton: LeptonServer, sdk: Sdk, tmp_path: Path
 ) -> None:
-    """`lep log get` asks for 10,000 lines, and goes on from the last one's moment on."""
+    """`lep log get` reads pages of 10,000 lines, each from the time of the last line on."""
     sdk(lepton, "job.create", spec=job_body("long", "seq 1 12000", completions=1, parallelism=1))
     wait_for(sdk, lepton, "long", "Completed")
     sdk.lep(
@@ -217,7 +217,7 @@ def test_the_command_reads_a_history_of_more_than_one_page(
     assert lepton.asked("GET", "/logs") > 1
 
 
-def test_what_there_is_to_run_on(lepton: LeptonServer, sdk: Sdk) -> None:
+def test_node_groups_reservations_and_shapes_are_listed(lepton: LeptonServer, sdk: Sdk) -> None:
     [group] = sdk(lepton, "nodegroup.list_all")
     assert (group["metadata"]["id"], group["status"]["ready_nodes"]) == (GROUP, 2)
     assert sdk(lepton, "nodegroup.get", name_or_ng=GROUP) == group
@@ -232,7 +232,7 @@ def test_what_there_is_to_run_on(lepton: LeptonServer, sdk: Sdk) -> None:
         sdk(lepton, "nodegroup.list_nodes", name_or_ng="other")
 
 
-def test_secrets_never_come_back(lepton: LeptonServer, sdk: Sdk) -> None:
+def test_secret_values_are_never_returned(lepton: LeptonServer, sdk: Sdk) -> None:
     sdk(lepton, "secret.create", secrets=[{"name": "A", "value": "1"}, {"name": "B", "value": "2"}])
     assert [(one["name"], one["value"]) for one in sdk(lepton, "secret.list_all")] == [
         ("A", None),
@@ -244,18 +244,18 @@ def test_secrets_never_come_back(lepton: LeptonServer, sdk: Sdk) -> None:
         sdk(lepton, "secret.delete", name="A")
 
 
-def test_a_wrong_token_is_refused_and_a_renewed_one_taken(lepton: LeptonServer, sdk: Sdk) -> None:
-    with pytest.raises(SdkError, match="401") as refused:
+def test_a_wrong_token_is_rejected_and_a_renewed_one_accepted(lepton: LeptonServer, sdk: Sdk) -> None:
+    with pytest.raises(SdkError, match="401") as failed:
         sdk(lepton, "job.list_all", token="wrong")
-    assert refused.value.kind == "ClientError"
+    assert failed.value.kind == "ClientError"
     old, lepton.token = lepton.token, "renewed"
     with pytest.raises(SdkError, match="401"):
         sdk(lepton, "job.list_all", token=old)
     assert sdk(lepton, "job.list_all", token="renewed") == []
 
 
-def test_what_the_service_says_about_a_bad_job_is_told(lepton: LeptonServer, sdk: Sdk) -> None:
-    with pytest.raises(SdkError, match="400"):  # the SDK lets it through
+def test_an_invalid_job_is_rejected(lepton: LeptonServer, sdk: Sdk) -> None:
+    with pytest.raises(SdkError, match="400"):  # the SDK does not check it
         sdk(lepton, "job.create", spec=job_body("nothing", container={"image": "nemo"}))
     lepton.workspace.hold_queue = True
     sdk(lepton, "job.create", spec=job_body("twice"))

@@ -1,4 +1,4 @@
-"""The two command lines for Lepton of NVIDIA's reference of the step, through the service."""
+"""The two Lepton command lines of NVIDIA's reference step, through the service."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ PROFILE = "lepton_sft_megatron_bridge"
 
 
 def given(service: LeptonService, **more: Any) -> dict[str, Any]:
-    """A request with packed data on the workspace's storage, which the service does not look at."""
+    """Return a request with packed data on the workspace's storage, which the service does not inspect."""
     packed = service.lepton.directory / "workspace" / "packed"
     return {
         "name": "seed",
@@ -24,7 +24,7 @@ def given(service: LeptonService, **more: Any) -> dict[str, Any]:
 
 
 def ran(service: LeptonService, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The job as Lepton had it, and the config that its runs were given."""
+    """Run a job; return its spec on Lepton and the config of its run."""
     job = service.wait_for(service.submit(body)["id"], timeout=120)
     assert job["state"] == "SUCCEEDED", service.log(job["id"])
     config = yaml.safe_load((service.directory(job["id"]) / "config.yaml").read_text())
@@ -42,7 +42,7 @@ def test_the_tiny_validation_run_on_two_nodes(service: LeptonService) -> None:
 def test_an_attached_run_on_super_with_eight_and_four_way_parallelism(service: LeptonService) -> None:
     """... -c default -r lepton_sft_megatron_bridge hf_model_path=... recipe.tensor_model_parallel_size=8 ...
 
-    On four nodes: eight by four ranks do not fit the two of the profile.
+    On four nodes, because eight by four ranks do not fit on the profile's two nodes.
     """
     overrides = [
         "hf_model_path=nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16",

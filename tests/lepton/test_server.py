@@ -1,4 +1,4 @@
-"""The server of Lepton's API by itself: what it answers, and what it does wrong when told to."""
+"""The tests' Lepton server: its answers and its injected faults."""
 
 import json
 from typing import Any
@@ -12,12 +12,12 @@ from tests.support.lepton.client import Client, job_body
 
 
 @pytest.mark.parametrize("name", ["", "A", "1a", "a-", "a_b", "a" * 37, "-a"])
-def test_names_that_lepton_does_not_take(client: Client, name: str) -> None:
+def test_invalid_names_are_rejected(client: Client, name: str) -> None:
     assert client.ask("POST", "/jobs", json=job_body(name)).status_code == 400
     assert client.server.workspace.created == []
 
 
-def test_the_longest_name(client: Client) -> None:
+def test_the_longest_name_is_accepted(client: Client) -> None:
     client.create("a" * 36)
 
 
@@ -30,13 +30,13 @@ def test_the_longest_name(client: Client) -> None:
         {"mounts": [{"path": "/", "mount_path": "/x"}]},
     ],
 )
-def test_bodies_that_are_no_job(client: Client, spec: dict[str, Any]) -> None:
+def test_invalid_bodies_are_rejected(client: Client, spec: dict[str, Any]) -> None:
     assert client.ask("POST", "/jobs", json=job_body("r1", **spec)).status_code == 400
     assert client.ask("POST", "/jobs", content=b"{").status_code == 422
     assert client.server.workspace.created == []
 
 
-def test_unknown_fields_are_passed_over_and_kept(client: Client) -> None:
+def test_unknown_fields_are_ignored_and_kept(client: Client) -> None:
     job = client.create("r1", fancy={"new": True})
     assert client.get("/jobs/r1")["spec"]["fancy"] == job.body["spec"]["fancy"] == {"new": True}
 
@@ -44,7 +44,7 @@ def test_unknown_fields_are_passed_over_and_kept(client: Client) -> None:
 @pytest.mark.parametrize(
     "path", ["/jobs/no", "/jobs/no/events", "/jobs/no/replicas", "/logs?job=no", "/logs?replica=no-0", "/no"]
 )
-def test_what_is_not_there(client: Client, path: str) -> None:
+def test_a_missing_resource_is_not_found(client: Client, path: str) -> None:
     assert client.ask("GET", path).status_code == 404
 
 
@@ -57,7 +57,7 @@ def test_pages_begin_with_one_and_end_with_an_empty_one(client: Client) -> None:
     assert client.ask("GET", "/jobs", params={"page": 0}).status_code == 422
 
 
-def test_what_was_asked_is_written_down(client: Client) -> None:
+def test_requests_are_recorded(client: Client) -> None:
     client.get("/jobs", page=2, q="r1")
     client.ask("DELETE", "/jobs/no")
     assert client.server.requests == [("GET", "/jobs", {"page": "2", "q": "r1"}), ("DELETE", "/jobs/no", {})]
@@ -78,9 +78,9 @@ def test_a_status_for_the_next_two_requests_of_a_path(client: Client) -> None:
     )
     assert client.ask("GET", "/shapes").status_code == 200
     assert client.ask("DELETE", "/jobs/no").status_code == 404
-    refused = [client.ask("GET", path) for path in ("/jobs", "/jobs/no", "/jobs")]
-    assert [one.status_code for one in refused] == [429, 429, 200]
-    assert refused[0].headers["Retry-After"] == "7"
+    answers = [client.ask("GET", path) for path in ("/jobs", "/jobs/no", "/jobs")]
+    assert [one.status_code for one in answers] == [429, 429, 200]
+    assert answers[0].headers["Retry-After"] == "7"
 
 
 def test_a_status_until_it_is_lifted(client: Client) -> None:
@@ -104,13 +104,13 @@ def test_a_cut_before_and_after_a_job_was_created(client: Client) -> None:
     client.wait_for("r1", "Completed")
 
 
-def test_an_answer_that_is_no_json(client: Client) -> None:
+def test_an_answer_that_is_not_json(client: Client) -> None:
     client.server.faults.add("broken", times=1)
     with pytest.raises(json.JSONDecodeError):
         client.ask("GET", "/jobs").json()
 
 
-def test_a_slow_answer_holds_no_other_one_up(client: Client) -> None:
+def test_a_slow_answer_does_not_block_others(client: Client) -> None:
     client.server.faults.add("slow", path="/jobs", seconds=600)
     with pytest.raises(httpx2.ReadTimeout):
         client.ask("GET", "/jobs", timeout=0.5)
@@ -127,7 +127,7 @@ def test_ids_with_a_suffix(client: Client) -> None:
 # -- logs ------------------------------------------------------------------------------------------
 
 
-def test_lines_come_in_their_order_and_the_limit_counts_over_all_replicas(client: Client) -> None:
+def test_lines_are_ordered_and_the_limit_counts_over_all_replicas(client: Client) -> None:
     client.create("r1", "for n in {1..50}; do echo $n; echo e$n >&2; done", completions=2)
     client.wait_for("r1", "Completed")
     expected = [text for n in range(1, 51) for text in (str(n), f"e{n}")]
@@ -141,7 +141,7 @@ def test_lines_come_in_their_order_and_the_limit_counts_over_all_replicas(client
     assert [stream["stream"] for stream in answer] == [{"job": "r1", "replica": "r1-1"}]
 
 
-def test_bytes_that_are_no_text(client: Client) -> None:
+def test_bytes_that_are_not_text(client: Client) -> None:
     client.create("r1", r"printf 'bad \377 byte\nno end'")
     client.wait_for("r1", "Completed")
     assert [text for *_, text in client.lines("r1")] == ["bad \ufffd byte", "no end"]
@@ -161,14 +161,14 @@ def test_chunks_that_split_characters(client: Client) -> None:
         chunks[0].decode()
 
 
-def test_lines_twice(client: Client) -> None:
+def test_repeated_lines(client: Client) -> None:
     client.create("r1", "echo a; echo b")
     client.wait_for("r1", "Completed")
     client.server.faults.repeat_lines = True
     assert [text for *_, text in client.lines("r1")] == ["a", "a", "b", "b"]
 
 
-def test_lines_of_one_moment(client: Client) -> None:
+def test_lines_with_the_same_time(client: Client) -> None:
     client.server.faults.clock_tick_ns = 3600 * 10**9
     client.create("r1", "seq 5", completions=2)
     client.wait_for("r1", "Completed")
@@ -177,7 +177,7 @@ def test_lines_of_one_moment(client: Client) -> None:
     assert [text for *_, text in client.lines("r1", replica="r1-0")] == list("12345")
 
 
-def test_lines_that_come_late_have_their_own_time(client: Client) -> None:
+def test_late_lines_keep_their_time(client: Client) -> None:
     client.server.faults.late_seconds[0] = 600
     job = client.create("r1", "echo x", completions=2)
     client.wait_for("r1", "Completed")

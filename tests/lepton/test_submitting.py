@@ -1,4 +1,4 @@
-"""A job is created once, whatever becomes of the answers."""
+"""A job is created once, even if answers are lost."""
 
 from pathlib import Path
 
@@ -23,11 +23,11 @@ def lose_an_answer(on: Bare) -> None:
 
 
 @pytest.mark.parametrize("suffixes", [False, True], ids=["plain", "suffixed"])
-def test_what_the_list_shows_late_is_not_created_again(on: Bare, suffixes: bool) -> None:
+def test_a_job_that_is_listed_late_is_not_created_again(on: Bare, suffixes: bool) -> None:
     on.lepton.faults.suffix_names = suffixes
     lose_an_answer(on)
     on.on_lepton().unlisted = 2
-    on.pass_time(UNSEEN_SECONDS + 1)  # as long as the call took
+    on.pass_time(UNSEEN_SECONDS + 1)  # duration of the call
     for _ in range(2):
         with pytest.raises(BackendUnavailable, match="not known whether"):
             on.backend.submit(on.submission())
@@ -35,7 +35,7 @@ def test_what_the_list_shows_late_is_not_created_again(on: Bare, suffixes: bool)
     assert len(on.lepton.workspace.created) == 1
 
 
-def test_what_was_never_created_is_when_the_list_has_not_shown_it_for_long_enough(on: Bare) -> None:
+def test_a_job_that_stays_unlisted_is_created_again(on: Bare) -> None:
     on.lepton.faults.add("cut", method="POST", path="/jobs", times=1)
     for _ in range(3):
         with pytest.raises(BackendUnavailable):
@@ -45,7 +45,7 @@ def test_what_was_never_created_is_when_the_list_has_not_shown_it_for_long_enoug
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 422])
-def test_a_refusal_may_be_that_of_a_double(on: Bare, status: int) -> None:
+def test_a_rejection_may_be_that_of_a_duplicate(on: Bare, status: int) -> None:
     lose_an_answer(on)
     on.on_lepton().unlisted = 2
     with pytest.raises(BackendUnavailable):
@@ -56,7 +56,7 @@ def test_a_refusal_may_be_that_of_a_double(on: Bare, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 422])
-def test_what_is_refused_is_refused_and_no_longer_waited_for(on: Bare, status: int) -> None:
+def test_a_rejection_is_final(on: Bare, status: int) -> None:
     on.lepton.faults.add("status", method="POST", path="/jobs", status=status, body=b"you may not")
     for _ in range(2):
         with pytest.raises(SubmissionRejected, match=f"HTTP {status}: you may not"):
@@ -64,7 +64,7 @@ def test_what_is_refused_is_refused_and_no_longer_waited_for(on: Bare, status: i
 
 
 @pytest.mark.parametrize("status", [408, 425])
-def test_a_call_that_took_lepton_too_long_may_have_created_the_job(on: Bare, status: int) -> None:
+def test_a_timed_out_call_may_have_created_the_job(on: Bare, status: int) -> None:
     on.lepton.faults.add("status", method="POST", path="/jobs", times=1, status=status)
     with pytest.raises(BackendUnavailable):
         on.backend.submit(on.submission())
@@ -72,7 +72,7 @@ def test_a_call_that_took_lepton_too_long_may_have_created_the_job(on: Bare, sta
         on.backend.submit(on.submission())
 
 
-def test_a_token_that_may_do_nothing_is_no_refusal_of_the_job(on: Bare) -> None:
+def test_a_rejected_token_is_no_rejection_of_the_job(on: Bare) -> None:
     on.lepton.faults.add("status", status=403)
     with pytest.raises(CredentialsRefused):
         on.backend.submit(on.submission())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from demo.slurm.cluster import Cluster
-from tests.support.slurm_service import SlurmService, miss_the_end, start_service, wait_for_nothing
+from tests.support.slurm_service import SlurmService, miss_the_end, start_service, wait_for_forgetting
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
@@ -52,7 +52,7 @@ def test_a_run_that_was_begun_again_while_nobody_looked_has_its_own_end(on_forge
     on_forgetful.slurm.run("scontrol", "requeue", job["backend"]["external_id"])
     wait_until(lambda: on_forgetful.starts(job["id"]) == ["1", "2"], 60, "the second start")
     (on_forgetful.directory(job["id"], 2) / "go").touch()
-    wait_for_nothing(on_forgetful)
+    wait_for_forgetting(on_forgetful)
     with on_forgetful.again() as service:
         ended = service.wait_for(job["id"])
     assert (ended["state"], ended["attempt"]) == ("SUCCEEDED", 2)

@@ -1,4 +1,4 @@
-"""Slurm's commands as far as a look needs them: rows that a test sets, and what was asked of them."""
+"""Fake Slurm commands for polls: rows that a test sets, and a record of the commands."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ from worker.runs.run import split_run_name
 
 
 def handle(external_id: str, name: str, root: Path = Path("/nowhere")) -> Handle:
-    """A submission whose attempts lie below a root."""
+    """Return the handle of a submission whose attempts lie below a root."""
     job_id, number = split_run_name(name)
     return Handle(external_id, name, JobLayout(root / "jobs" / job_id).attempt(number).directory)
 
 
 def queue_line(**fields: str) -> str:
-    """A line of squeue with these columns."""
+    """Return a line of squeue with these columns."""
     usual = {
         "JobID": "7", "State": "PENDING", "RestartCnt": "0", "StartTime": "1795481215", "exit_code": "0",
         "Reason": "Priority", "Name": "job-1.1",
@@ -30,24 +30,24 @@ def queue_line(**fields: str) -> str:
 
 
 def history_line(job_id: str, name: str, state: str, exit_code: str = "0:0") -> str:
-    """A line of sacct."""
+    """Return a line of sacct."""
     return SEPARATOR.join([job_id, name, state, exit_code, "None", "1795481215"])
 
 
 @dataclass
 class FakeSlurm:
-    """A transport to a cluster that has these rows, and that answers other commands as it is told.
+    """A transport to a cluster with these rows and with fixed answers to other commands.
 
-    Files, and what handles files, are those of this machine.
+    Files and file commands are those of this machine.
     """
 
     description = "a cluster of the tests"
     queue: list[str] = field(default_factory=list)
     history: list[str] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
-    """Of a command, by its name; `submit` is the script that calls sbatch."""
+    """Answer of a command, by its name; `submit` is the script that calls sbatch."""
     hung: set[str] = field(default_factory=set)
-    """Commands that never answer; `files` are those of the cluster."""
+    """Commands that never answer; `files` stands for the cluster's files."""
     asked: list[str] = field(default_factory=list)
     cancelled: list[list[str]] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""A service whose clusters are a real Slurm, near (by its commands) and far (over SSH)."""
+"""A service on a real Slurm, `near` (local commands) and `far` (over SSH)."""
 
 import os
 import tempfile
@@ -15,7 +15,7 @@ from tests.support.service import Service
 from tests.support.toml import table
 from tests.support.waiting import wait_until
 
-# What a test changes about the usual profile.
+# Name of a profile -> fields that differ from the usual profile.
 PROFILES: dict[str, dict[str, Any]] = {
     "near": {},
     "exclusive": {"exclusive": True},
@@ -44,13 +44,13 @@ SETTINGS = {
 
 
 class SlurmService(Service):
-    """The service, the cluster, and what the runs leave on it."""
+    """A service, its cluster, and the directory of its runs."""
 
     slurm: Cluster
     root: Path
 
     def again(self, **settings: str) -> "SlurmService":
-        """The service on the same directory, after its end."""
+        """Return a new service on the same directory, after the end of this one."""
         fresh = SlurmService(self.data_dir, **{**SETTINGS, **settings})
         fresh.slurm, fresh.root = self.slurm, self.root
         return fresh
@@ -61,7 +61,7 @@ class SlurmService(Service):
         return {**body, "overrides": overrides, "cluster": cluster, **more}
 
     def run_until(self, step: int, mode: str = "hold", cluster: str = "near", **more: Any) -> dict[str, Any]:
-        """A job whose run has done so many steps, and holds there."""
+        """Return a job whose run has reached a step and holds there."""
         job = self.submit(self.body(mode, cluster, **more))
         return self.wait_for_step(job["id"], step)
 
@@ -84,7 +84,7 @@ class SlurmService(Service):
         return items
 
     def starts(self, job_id: str) -> list[str]:
-        """The attempts that were started, one entry for each start of a run (tests/support/stand_in)."""
+        """Return the numbers of the started attempts, one for each start (tests/support/stand_in)."""
         path = self.root / "jobs" / job_id / "starts"
         return path.read_text().split() if path.exists() else []
 
@@ -100,7 +100,7 @@ def start_service(
     usual: dict[str, Any] | None = None,
     **settings: str,
 ) -> SlurmService:
-    """A service on an empty directory. usual: what all its profiles have differently."""
+    """Start a service on an empty directory. usual: changed fields of all its profiles."""
     data_dir, root = directory / "data", directory / "cluster"
     data_dir.mkdir()
     root.mkdir()
@@ -113,7 +113,7 @@ def start_service(
 def profiles(
     slurm: Cluster, root: Path, data_dir: Path, python: Path, secret_file: Path, more: dict[str, Any]
 ) -> str:
-    """clusters.toml."""
+    """Return the text of clusters.toml."""
     usual = {
         "executor": "slurm",
         "remote_job_dir": str(root),
@@ -141,7 +141,7 @@ def profiles(
 
 
 def run_environment(service: SlurmService, job_id: str) -> str:
-    """The environment of the processes of a job's run."""
+    """Return the environments of the processes of a job's run."""
     directory = str(service.root / "jobs" / job_id)
     found = []
     for process in psutil.process_iter():
@@ -155,7 +155,7 @@ def run_environment(service: SlurmService, job_id: str) -> str:
 
 
 def miss_the_end(service: SlurmService, mode: str, stand_in: Path) -> str:
-    """A run that ends, and is forgotten, while no service is there; its id."""
+    """Return the id of a job whose run ends and is forgotten while no service runs."""
     job_id = service.run_until(4, mode)["id"]
     service.stop()
     if mode == "wait":
@@ -163,18 +163,18 @@ def miss_the_end(service: SlurmService, mode: str, stand_in: Path) -> str:
     else:
         external_id = (service.directory(job_id) / "external_id").read_text().strip()
         service.slurm.run("scancel", "--signal=KILL", "--full", external_id)
-    wait_for_nothing(service)
+    wait_for_forgetting(service)
     return job_id
 
 
-def wait_for_nothing(service: SlurmService) -> None:
-    """Until the cluster has forgotten everything."""
+def wait_for_forgetting(service: SlurmService) -> None:
+    """Wait until the cluster has forgotten all jobs."""
     shown = ("squeue", "--noheader", "--states=all")
     wait_until(lambda: service.slurm.run(*shown).stdout.strip() == "", 120, "the cluster to forget")
 
 
 def new_directory() -> Path:
-    """Not below pytest's own: the users of jobs and database have to get into it."""
+    """Return a directory outside pytest's own: the users of jobs and database need access to it."""
     if why_not := obstacle():
         (pytest.fail if "CI" in os.environ else pytest.skip)(why_not)
     path = Path(tempfile.mkdtemp(prefix="sft-slurm-"))

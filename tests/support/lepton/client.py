@@ -5,7 +5,7 @@ from typing import Any, Self
 import httpx2
 
 from tests.support.lepton.server.server import LeptonServer
-from tests.support.lepton.server.workspace import Job
+from tests.support.lepton.server.workspace import ServerJob
 from tests.support.waiting import wait_until
 
 
@@ -31,8 +31,8 @@ class Client:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def create(self, job_id: str, script: str = "true", **spec: Any) -> Job:
-        """A job that runs this in a shell, as the workspace has it."""
+    def create(self, job_id: str, script: str = "true", **spec: Any) -> ServerJob:
+        """Create a job that runs a shell script; return the server's job."""
         answer = self.ask("POST", "/jobs", json=job_body(job_id, script, **spec))
         assert answer.status_code == 201, answer.text
         return self.server.workspace.job(job_id)
@@ -48,9 +48,9 @@ class Client:
         assert self.ask("PATCH", f"/jobs/{job_id}", json={"spec": {"stopped": stopped}}).status_code == 200
 
     def lines(self, job_id: str, **query: Any) -> list[tuple[str, int, str]]:
-        """(replica, time, text) in the history's own order."""
-        asked = {"job": job_id, "start": 1, "end": 1 << 62, "limit": 5000, "direction": "forward", **query}
-        streams = self.get("/logs", **asked)["data"]["result"]
+        """Return (replica, time, text) in the order of the log history."""
+        query = {"job": job_id, "start": 1, "end": 1 << 62, "limit": 5000, "direction": "forward", **query}
+        streams = self.get("/logs", **query)["data"]["result"]
         return [(one["stream"]["replica"], int(at), text) for one in streams for at, text in one["values"]]
 
     def wait_for_lines(self, job_id: str, count: int) -> list[tuple[str, int, str]]:

@@ -1,4 +1,4 @@
-"""NVIDIA's SDK of Lepton in a process of its own, to judge the server and what the service makes on it.
+"""NVIDIA's SDK of Lepton in its own process, to check the server and the service's jobs on it.
 
 Its exact versions are in sdk-requirements.txt:
 
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 class SdkError(Exception):
-    """The SDK raised: the name of its exception, and what it says."""
+    """An exception of the SDK: its name and message."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(f"{kind}: {message}")
@@ -31,8 +31,8 @@ class Sdk:
     """A process that calls the SDK: `sdk(server, "job.get", id_or_job="r1")` is the SDK's answer as JSON."""
 
     def __init__(self, home: Path) -> None:
-        """home: where the SDK may keep its files."""
-        # The command would ask PyPI for a newer version of itself.
+        """home: directory for the SDK's files."""
+        # Without this file the command would query PyPI for a newer version of itself.
         (home / "latest_version_check").write_text(str(time.time()))
         self.home, self.programs = home, made(".venv-lepton-sdk", HERE / "sdk-requirements.txt")
         self._process = subprocess.Popen(
@@ -49,7 +49,7 @@ class Sdk:
         token: str | None = None,
         **arguments: Any,
     ) -> Any:
-        """One call, such as job.list_all. until: of a stream, read so far. Raises SdkError."""
+        """Call a function such as job.list_all. until: read a stream up to this text. Raises SdkError."""
         request = {
             "workspace": server.workspace.id, "url": server.url, "token": token or server.token,
             "function": function, "arguments": arguments, "until": until,
@@ -64,7 +64,7 @@ class Sdk:
         return answer["answer"]
 
     def lep(self, server: LeptonServer, *arguments: str) -> str:
-        """What the SDK's command says. Raises subprocess.CalledProcessError."""
+        """Run the SDK's command; return its output. Raises subprocess.CalledProcessError."""
         workspace = {
             "LEPTON_WORKSPACE_ID": server.workspace.id,
             "LEPTON_WORKSPACE_TOKEN": server.token,

@@ -1,6 +1,6 @@
-"""NVIDIA's own SDK, call by call: one JSON line in, one out.
+"""Call NVIDIA's own SDK: one JSON line in, one out.
 
-It runs in an environment of its own: see sdk.py.
+The script runs in its own environment: see sdk.py.
 """
 
 import io
@@ -15,16 +15,16 @@ from leptonai.api.v2.types.job import LeptonJob, LeptonJobState
 from leptonai.api.v2.types.secret import SecretItem
 from pydantic import BaseModel
 
-# What the SDK wants as its own types.
+# Functions whose arguments must have the SDK's own types.
 TYPES = {"job.create": LeptonJob, "secret.create": SecretItem}
-# It leaves out what it cannot parse, and says so there.
-LEFT_OUT = "[lepton-error]"
+# The SDK skips items that it cannot parse, and prints this to stderr.
+SKIPPED = "[lepton-error]"
 
 
 def call(request: dict[str, Any]) -> Any:
-    """Call `function`, such as job.get, with `arguments`; `until`: of a stream, as much as has that.
+    """Call `function`, such as job.get, with `arguments`. until: read a stream up to this text.
 
-    `states` are those that it knows.
+    The function `states` returns the states that the SDK knows.
     """
     if request["function"] == "states":
         return [state.value for state in LeptonJobState]
@@ -36,7 +36,7 @@ def call(request: dict[str, Any]) -> Any:
     complaints = io.StringIO()
     with redirect_stderr(complaints):
         answer = getattr(getattr(client, resource), method)(**arguments)
-    if LEFT_OUT in complaints.getvalue():
+    if SKIPPED in complaints.getvalue():
         raise ValueError(complaints.getvalue())
     return read(answer, request["until"]) if isinstance(answer, Iterator) else plain(answer)
 

@@ -12,7 +12,7 @@ import pytest
 from tests.support.inputs import make_inputs
 from tests.support.lepton.server.sandbox import obstacle
 from tests.support.lepton.server.server import LeptonServer
-from tests.support.lepton.server.workspace import Job
+from tests.support.lepton.server.workspace import ServerJob
 from tests.support.service import Service
 from tests.support.toml import table
 from tests.support.waiting import wait_until
@@ -21,7 +21,7 @@ SETTINGS = {
     "SFT_DEFAULT_CLUSTER": "mounted",
     "SFT_POLL_INTERVAL_SECONDS": "0.3",
     "SFT_STALE_AFTER_SECONDS": "3",
-    # No test waits for so long: what is no news for a while stays so on a slow machine too.
+    # Longer than any test waits, so that no run is declared lost on a slow machine.
     "SFT_LOST_AFTER_SECONDS": "600",
 }
 
@@ -37,27 +37,27 @@ SEED = {
 
 
 class LeptonService(Service):
-    """The service, and the workspace."""
+    """A service and its workspace."""
 
     lepton: LeptonServer
     token_file: Path
 
     def kill(self) -> None:
-        """End the service and all its processes at once; the runs go on."""
+        """Kill the service with all its processes; the runs continue."""
         for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
             process.kill()
         self.process.wait(10)
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def go_on(self, **settings: str) -> None:
-        """Start the service again on the same directory."""
+    def restart(self, **settings: str) -> None:
+        """Start a new service on the same directory."""
         fresh = LeptonService(self.data_dir, **{**SETTINGS, **settings})
         self.client.close()
         self.process, self.client = fresh.process, fresh.client
 
     def gc(self, **settings: str) -> None:
-        """One pass of `sft gc`."""
+        """Run `sft gc` once."""
         command = [sys.executable, "-m", "cli", "gc", "--data-dir", str(self.data_dir)]
         subprocess.run(command, env={**os.environ, **settings}, check=True, timeout=60)
 
@@ -69,7 +69,7 @@ class LeptonService(Service):
     def run_until(
         self, step: int, mode: str = "hold", cluster: str = "mounted", **more: Any
     ) -> dict[str, Any]:
-        """A job whose run has done so many steps, and holds there."""
+        """Return a job whose run has reached a step and holds there."""
         return self.wait_for_step(self.submit(self.body(mode, cluster, **more))["id"], step)
 
     def wait_for_step(self, job_id: str, step: int, attempt: int = 1, timeout: float = 60) -> dict[str, Any]:
@@ -81,13 +81,13 @@ class LeptonService(Service):
         return wait_until(reached, timeout, f"step {step} of attempt {attempt}")
 
     def wait_for_reason(self, job_id: str, code: str) -> dict[str, Any]:
-        """The job once that is the reason for its state."""
+        """Wait until the job's state has this reason; return the job."""
 
-        def said() -> dict[str, Any] | None:
+        def reached() -> dict[str, Any] | None:
             job = self.job(job_id)
             return job if (job["state_reason"] or {}).get("code") == code else None
 
-        return wait_until(said, what=f"the reason {code}")
+        return wait_until(reached, what=f"the reason {code}")
 
     def ask(self, job_id: str, action: str, status: int = 202) -> dict[str, Any]:
         answer = self.client.post(f"/v1/jobs/{job_id}/{action}")
@@ -101,16 +101,16 @@ class LeptonService(Service):
         ).json()["text"]
         return text
 
-    def on_lepton(self, job_id: str, attempt: int = 1) -> Job:
-        """The job of an attempt in the workspace."""
+    def on_lepton(self, job_id: str, attempt: int = 1) -> ServerJob:
+        """Return the workspace's job of an attempt."""
         return self.lepton.workspace.job(f"{job_id}-{attempt}")
 
     def directory(self, job_id: str, attempt: int = 1) -> Path:
-        """Of an attempt, on the storage."""
+        """Return the directory of an attempt on the storage."""
         return self.lepton.storage / "team" / "sft" / "jobs" / job_id / "attempts" / str(attempt)
 
     def starts(self, job_id: str) -> list[str]:
-        """The attempts that were started, one entry for each start of a run (tests/support/stand_in)."""
+        """Return the numbers of the started attempts, one for each start (tests/support/stand_in)."""
         path = self.lepton.storage / "team" / "sft" / "jobs" / job_id / "starts"
         return path.read_text().split() if path.exists() else []
 
@@ -122,7 +122,7 @@ def start_service(
     usual: dict[str, Any] | None = None,
     **settings: str,
 ) -> LeptonService:
-    """A service on an empty directory. usual: what all its profiles have differently."""
+    """Start a service on an empty directory. usual: changed fields of all its profiles."""
     data_dir = directory / "data"
     data_dir.mkdir()
     token = directory / "token"
@@ -134,7 +134,7 @@ def start_service(
 
 
 def profiles(lepton: LeptonServer, data_dir: Path, python: Path, token: Path, more: dict[str, Any]) -> str:
-    """clusters.toml: `mounted` has the storage before it, under another path; `far` has not."""
+    """Return clusters.toml. `mounted` sees the storage under another path; `far` does not see it."""
     mounted = {"extends": "far", "local_mount": str(lepton.storage / "team")}
     patient = {"extends": "mounted", "settle_seconds": 5.0}
     seed = {"extends": "mounted", "roots": [str(lepton.directory / "workspace")], **SEED}
@@ -144,7 +144,7 @@ def profiles(lepton: LeptonServer, data_dir: Path, python: Path, token: Path, mo
 
 
 def usual(lepton: LeptonServer, data_dir: Path, python: Path, token: Path) -> dict[str, Any]:
-    """The fields of `far`."""
+    """Return the fields of the profile `far`."""
     mount = lepton.directory / "workspace"
     return {
         "executor": "lepton",

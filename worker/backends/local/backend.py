@@ -190,7 +190,7 @@ class LocalBackend:
             return Observation(
                 Phase.QUEUED,
                 ObservationCode.WAITING_FOR_SLOT,
-                f"Waits for one of {self.max_running} slots of this machine; {ahead} runs are ahead of it.",
+                f"Waits for one of {self.max_running} slots of this machine; runs ahead of it: {ahead}.",
             )
         # A run that is cancelled after its start has an exit record instead.
         if layout.cancelled.exists():

@@ -1,1 +1,1 @@
-"""NVIDIA DGX Cloud Lepton's API on this machine: jobs are kept, and really run. server.py is the way in."""
+"""A server with NVIDIA DGX Cloud Lepton's API that really runs jobs here. server.py is the entry point."""

@@ -1,4 +1,4 @@
-"""What a job cannot be without. Fields that nobody knows are passed over."""
+"""The required fields of a job. Unknown fields are ignored."""
 
 import re
 from typing import Any, Self
@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field, model_validator
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,34}[a-z0-9])?")
 
 
-class Metadata(BaseModel):
-    """A job's name is in either of the two."""
+class MetadataBody(BaseModel):
+    """A job's name is in `id` or in `name`."""
 
     id: str | None = None
     name: str | None = None
@@ -20,40 +20,40 @@ class Metadata(BaseModel):
     def has_a_name(self) -> Self:
         name = self.id or self.name or ""
         if not NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of a job")
+            raise ValueError(f"{name!r} is not a valid job name")
         return self
 
 
-class Container(BaseModel):
+class ContainerBody(BaseModel):
     command: list[str] = Field(min_length=1)
 
 
-class EnvVar(BaseModel):
+class EnvVarBody(BaseModel):
     name: str
     value: str | None = None
     value_from: dict[str, str] | None = None
 
 
-class Mount(BaseModel):
+class MountBody(BaseModel):
     source: str = Field(alias="from")
     mount_path: str
     path: str | None = None
 
 
-class Spec(BaseModel):
-    """What a job cannot be run without."""
+class SpecBody(BaseModel):
+    """The fields that are needed to run a job."""
 
-    container: Container
+    container: ContainerBody
     completions: int | None = Field(None, ge=1)
-    envs: list[EnvVar] | None = None
-    mounts: list[Mount] | None = None
+    envs: list[EnvVarBody] | None = None
+    mounts: list[MountBody] | None = None
 
 
-class Body(BaseModel):
-    metadata: Metadata
-    spec: Spec
+class JobBody(BaseModel):
+    metadata: MetadataBody
+    spec: SpecBody
 
 
 def check_job(body: dict[str, Any]) -> None:
-    """Raises ValueError for what is no job."""
-    Body.model_validate(body)
+    """Raise ValueError if the body is not a valid job."""
+    JobBody.model_validate(body)

@@ -1,4 +1,4 @@
-"""What a server, or the way to it, may do wrong. A test switches it on."""
+"""Faults of a server or its network that a test injects."""
 
 import asyncio
 import re
@@ -13,8 +13,8 @@ Kind = Literal["slow", "slow_after", "status", "cut", "cut_after", "cut_within",
 
 
 @dataclass
-class Fault:
-    """One misbehaviour: for requests of a method and a path, the next `times` (None: until it is lifted)."""
+class InjectedFault:
+    """One fault for matching requests: the next `times`, or all until the faults are lifted (None)."""
 
     kind: Kind
     method: str = ".*"
@@ -29,35 +29,35 @@ class Fault:
         return bool(re.fullmatch(self.method, method) and re.fullmatch(self.path, path))
 
 
-class Faults:
-    """The misbehaviours that are on, and what the server does otherwise than it might."""
+class InjectedFaults:
+    """The active faults, and variants of the server's behavior."""
 
     def __init__(self) -> None:
         self.suffix_names = False
         """Ids get a suffix."""
         self.repeat_lines = False
         self.late_seconds: dict[int, float] = {}
-        """Replica's index -> the history has nothing yet of what it printed in the last so many seconds."""
+        """Replica index -> seconds by which its lines appear late in the log history."""
         self.clock_tick_ns = 1
         """Lines within a tick have the same time."""
         self.bare_lists = False
         self.split_characters = True
-        self._on: list[Fault] = []
+        self._on: list[InjectedFault] = []
         self._lock = threading.Lock()
 
-    def add(self, kind: Kind, **more: Any) -> Fault:
-        fault = Fault(kind, **more)
+    def add(self, kind: Kind, **more: Any) -> InjectedFault:
+        fault = InjectedFault(kind, **more)
         with self._lock:
             self._on.append(fault)
         return fault
 
     def lift(self) -> None:
-        """Everything works again."""
+        """Remove all faults."""
         with self._lock:
             self._on.clear()
 
-    def take(self, method: str, path: str) -> Fault | None:
-        """The first that this request meets."""
+    def take(self, method: str, path: str) -> InjectedFault | None:
+        """Return the first fault that matches a request, and count it."""
         with self._lock:
             for fault in self._on:
                 if fault.matches(method, path):
@@ -69,11 +69,11 @@ class Faults:
         return None
 
 
-class Misbehaving:
-    """The app behind its faults, and a record of what was asked."""
+class FaultMiddleware:
+    """Apply the faults to an app, and record its requests."""
 
-    def __init__(self, app: ASGIApp, faults: Faults, note: Callable[[str, str, bytes], str]) -> None:
-        """note: (method, path, query) -> the path without what all have in common."""
+    def __init__(self, app: ASGIApp, faults: InjectedFaults, note: Callable[[str, str, bytes], str]) -> None:
+        """note: records (method, path, query) and returns the path without the common prefix."""
         self.app, self.faults, self.note = app, faults, note
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,9 +85,9 @@ class Misbehaving:
         if fault is None:
             await self.app(scope, receive, send)
         else:
-            await self._misbehave(fault, scope, receive, send)
+            await self._apply(fault, scope, receive, send)
 
-    async def _misbehave(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _apply(self, fault: InjectedFault, scope: Scope, receive: Receive, send: Send) -> None:
         match fault.kind:
             case "slow":
                 await asyncio.sleep(fault.seconds)
@@ -111,7 +111,7 @@ class Misbehaving:
                 await _answer(send, 200, {"Content-Type": "application/json"}, b'{"jobs": [{"meta')
 
     async def _answer(self, scope: Scope, receive: Receive) -> list[Message]:
-        """What the app would have sent."""
+        """Return the messages that the app would send."""
         messages: list[Message] = []
 
         async def keep(message: Message) -> None:
@@ -122,7 +122,7 @@ class Misbehaving:
 
 
 def _cut(send: Any) -> None:
-    """End the connection without an answer. ASGI has no word for that: it is uvicorn's own transport."""
+    """Close the connection without an answer. ASGI has no message for that, so use uvicorn's transport."""
     send.__self__.transport.abort()
 
 
@@ -132,7 +132,7 @@ async def _send_all(send: Send, answer: list[Message]) -> None:
 
 
 async def _half(send: Send, answer: list[Message]) -> None:
-    """The head, and half of what it announces."""
+    """Send the headers and half of the body."""
     head, *bodies = answer
     body = b"".join(one.get("body", b"") for one in bodies)
     await send(head)

@@ -1,4 +1,4 @@
-"""What replicas have printed, in Grafana Loki's shape and as it came."""
+"""The lines that replicas have printed, as a Grafana Loki answer and as a stream."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Line:
+class PrintedLine:
     at_ns: int
     replica: str
     text: bytes
@@ -19,23 +19,23 @@ class Logs:
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
-        self._lines: list[Line] = []
+        self._lines: list[PrintedLine] = []
         self._grown = threading.Condition()
 
     def add(self, replica: str, text: bytes, *, tick_ns: int = 1, at_ns: int | None = None) -> None:
-        """tick_ns: the steps of the clock. at_ns: when it was printed, if that is not now."""
+        """Add a line. tick_ns: resolution of the clock. at_ns: time of the line; default: now."""
         now = time.time_ns() // tick_ns * tick_ns
         with self._grown:
-            self._lines.append(Line(now if at_ns is None else at_ns, replica, text))
+            self._lines.append(PrintedLine(now if at_ns is None else at_ns, replica, text))
             self._grown.notify_all()
 
-    def of(self, replica: str, after: int, timeout: float) -> list[Line]:
-        """Lines of a replica from the `after`th on; waits for one where there is none."""
+    def of(self, replica: str, after: int, timeout: float) -> list[PrintedLine]:
+        """Return a replica's lines from number `after` on; wait for a line if there is none."""
         with self._grown:
             self._grown.wait_for(lambda: len(self._of(replica)) > after, timeout)
             return self._of(replica)[after:]
 
-    def _of(self, replica: str) -> list[Line]:
+    def _of(self, replica: str) -> list[PrintedLine]:
         return [line for line in self._lines if line.replica == replica]
 
     def history(
@@ -50,9 +50,9 @@ class Logs:
         twice: bool = False,
         late_seconds: Mapping[str, float] | None = None,
     ) -> list[dict[str, Any]]:
-        """The streams of Loki's answer. The limit counts over all of them.
+        """Return the streams of Loki's answer. The limit counts over all streams.
 
-        twice: each line is told twice. late_seconds: replica -> its lines of so long ago are not there yet.
+        twice: repeat each line. late_seconds: replica -> seconds by which its lines appear late.
         """
         now = time.time_ns()
         shown = {name: now - int(seconds * 1e9) for name, seconds in (late_seconds or {}).items()}
@@ -69,7 +69,7 @@ class Logs:
         chosen = [line for line in lines for _ in range(2 if twice else 1)][:limit]
         return [self._stream(name, chosen) for name in dict.fromkeys(line.replica for line in chosen)]
 
-    def _stream(self, replica: str, lines: list[Line]) -> dict[str, Any]:
+    def _stream(self, replica: str, lines: list[PrintedLine]) -> dict[str, Any]:
         values = [
             [str(line.at_ns), line.text.decode(errors="replace")] for line in lines if line.replica == replica
         ]

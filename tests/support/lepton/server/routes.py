@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from tests.support.lepton.server.bodies import check_job
-from tests.support.lepton.server.workspace import ENDED, Job, Workspace
+from tests.support.lepton.server.workspace import ENDED, ServerJob, ServerWorkspace
 
 OK = {"message": "ok"}
 HOUR_NS = 3600 * 10**9
@@ -16,22 +16,22 @@ HOUR_NS = 3600 * 10**9
 router = APIRouter()
 
 
-def get_workspace(request: Request) -> Workspace:
-    found: Workspace = request.app.state.workspace
+def get_workspace(request: Request) -> ServerWorkspace:
+    found: ServerWorkspace = request.app.state.workspace
     return found
 
 
-WorkspaceDep = Annotated[Workspace, Depends(get_workspace)]
+WorkspaceDep = Annotated[ServerWorkspace, Depends(get_workspace)]
 
 
-def get_job(job_id: str, workspace: WorkspaceDep) -> Job:
+def get_job(job_id: str, workspace: WorkspaceDep) -> ServerJob:
     job = workspace.find(job_id)
     if job is None:
         raise HTTPException(404, f"job {job_id} not found")
     return job
 
 
-JobDep = Annotated[Job, Depends(get_job)]
+JobDep = Annotated[ServerJob, Depends(get_job)]
 
 
 @router.post("/jobs", status_code=201)
@@ -60,7 +60,7 @@ def list_jobs(
 ) -> Any:
     label, _, value = query.partition("=")
 
-    def is_chosen(job: Job) -> bool:
+    def is_chosen(job: ServerJob) -> bool:
         labels = job.metadata.get("labels") or {}
         return (
             q in job.id and (not query or labels.get(label) == value)
@@ -74,7 +74,7 @@ def list_jobs(
     return items if workspace.faults.bare_lists else {"jobs": items}
 
 
-def _groups(job: Job) -> list[str]:
+def _groups(job: ServerJob) -> list[str]:
     return (job.spec.get("affinity") or {}).get("allowed_dedicated_node_groups") or []
 
 
@@ -122,7 +122,7 @@ def _replica(index: int, replica: str) -> dict[str, Any]:
 
 @router.get("/jobs/{job_id}/replicas/{replica}/log")
 def get_replica_log(job: JobDep, replica: str, workspace: WorkspaceDep) -> StreamingResponse:
-    """All of it, and what comes while the replica runs. A chunk may end within a character."""
+    """Stream the log until the replica has ended. A chunk may end within a character."""
     if replica not in job.replicas:
         raise HTTPException(404, f"replica {replica} not found")
     size = 7 if workspace.faults.split_characters else 1 << 16
@@ -152,7 +152,7 @@ def get_history(
     direction: str = "backward",
     q: str = "",
 ) -> Any:
-    """Of a job, of one of its replicas, or of a replica; without start and end of the last hour."""
+    """Return the log of a job or a replica; by default of the last hour."""
     end = time.time_ns() if end is None else end
     start = end - HOUR_NS if start is None else start
     if end <= start:
@@ -166,7 +166,7 @@ def get_history(
     return {"status": "success", "data": {"resultType": "streams", "result": streams}}
 
 
-def _job_of(replica: str | None, workspace: Workspace) -> Job:
+def _job_of(replica: str | None, workspace: ServerWorkspace) -> ServerJob:
     if replica is None:
         raise HTTPException(400, "a job or a replica is required")
     found = workspace.find(replica.rpartition("-")[0])
@@ -175,7 +175,7 @@ def _job_of(replica: str | None, workspace: Workspace) -> Job:
     return found
 
 
-# -- what there is besides jobs --------------------------------------------------------------------
+# -- other resources -------------------------------------------------------------------------------
 
 GROUP_ID = "h100-pool-ab12"
 NODES = ["node-0", "node-1"]
@@ -244,8 +244,8 @@ def delete_secret(name: str, workspace: WorkspaceDep) -> Any:
     return OK
 
 
-def create_app(prefix: str, workspace: Workspace, token: Any) -> FastAPI:
-    """token: () -> the one that is valid now."""
+def create_app(prefix: str, workspace: ServerWorkspace, token: Any) -> FastAPI:
+    """Return the app. token: () -> the token that is valid now."""
     app = FastAPI()
     app.state.workspace = workspace
     app.include_router(router, prefix=prefix)

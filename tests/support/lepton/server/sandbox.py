@@ -1,7 +1,7 @@
-"""What a workspace's node group is: each job in namespaces of its own, a process for each replica.
+"""Run each job in its own namespaces, with a process for each replica, in place of a node group.
 
-The replicas of a job share a network in which there is nobody else, and see the storage where the job
-mounts it. Ending the sandbox ends everything in it. Needs root: `obstacle()` says whether it can be had.
+The replicas of a job share a private network, and see the storage where the job mounts it. Ending the
+sandbox ends all its processes. It needs root: `obstacle()` tells whether sandboxes can be made.
 """
 
 import fcntl
@@ -31,9 +31,9 @@ OnEnd = Callable[[list[int | None]], None]
 
 @lru_cache
 def obstacle() -> str | None:
-    """Why jobs cannot be run here; None where they can."""
+    """Return why jobs cannot be run here; None if they can."""
     if not shutil.which("unshare"):
-        return "the command unshare (util-linux) is not here"
+        return "the command unshare (util-linux) is missing"
     tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, timeout=10)
     return f"namespaces cannot be made: {tried.stderr.strip()}" if tried.returncode else None
 
@@ -57,7 +57,7 @@ class Sandbox:
         names = [f"{prefix}-{index}.{SUBDOMAIN}" for index in range(len(environments))]
         hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()} {' '.join(names)}\n")
         for _, target in mounts:
-            # It stays: to remove it would end the mounts of other jobs on it.
+            # Never removed, because that would end the mounts of other jobs on it.
             Path(target).mkdir(parents=True, exist_ok=True)
         self._pipes = [os.pipe() for _ in environments]
         self.process = self._start(command, environments, mounts, hosts)
@@ -82,7 +82,7 @@ class Sandbox:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=ends, start_new_session=True,
         )  # fmt: skip
         binds = [(str(hosts), "/etc/hosts"), *((str(source), target) for source, target in mounts)]
-        self._say(
+        self._write(
             process, {"command": command, "environments": environments, "binds": binds, "outputs": ends}
         )
         for end in ends:
@@ -92,10 +92,10 @@ class Sandbox:
     def tell(self, signal_number: int, index: int | None = None) -> None:
         """Send a signal to the first process of one replica, or of all."""
         with suppress(BrokenPipeError, ValueError):
-            self._say(self.process, {"signal": signal_number, "replica": index})
+            self._write(self.process, {"signal": signal_number, "replica": index})
 
     def kill(self) -> None:
-        """End everything in it, now."""
+        """Kill all processes of the sandbox."""
         self.process.kill()
 
     def _close(self) -> None:
@@ -104,7 +104,7 @@ class Sandbox:
             with suppress(BrokenPipeError):
                 stream.close()
 
-    def _say(self, process: "subprocess.Popen[str]", message: dict[str, Any]) -> None:
+    def _write(self, process: "subprocess.Popen[str]", message: dict[str, Any]) -> None:
         assert process.stdin is not None
         process.stdin.write(json.dumps(message) + "\n")
         process.stdin.flush()
@@ -131,7 +131,7 @@ class Sandbox:
 
 
 def main() -> None:
-    """The first process of the sandbox: reads what to do from stdin, says what has ended on stdout."""
+    """Run as the sandbox's first process: read the job and signals from stdin, write exits to stdout."""
     job = json.loads(sys.stdin.readline())
     _set_up("lo")
     for source, target in job["binds"]:
@@ -142,7 +142,7 @@ def main() -> None:
     ]
     for end in job["outputs"]:
         os.close(end)
-    threading.Thread(target=_obey, args=(replicas,), daemon=True).start()
+    threading.Thread(target=_forward_signals, args=(replicas,), daemon=True).start()
     waiting = [threading.Thread(target=_report, args=(one, replicas)) for one in range(len(replicas))]
     for thread in waiting:
         thread.start()
@@ -152,26 +152,26 @@ def main() -> None:
 
 
 def _set_up(interface: str) -> None:
-    """As `ip link set lo up`, whose package need not be here: netdevice(7)."""
+    """Do `ip link set lo up` without the package iproute2: netdevice(7)."""
     with socket.socket() as any_socket:
         flags = struct.pack("16sh14x", interface.encode(), IFF_UP)
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, flags)
 
 
-def _obey(replicas: "list[subprocess.Popen[bytes]]") -> None:
+def _forward_signals(replicas: "list[subprocess.Popen[bytes]]") -> None:
     for line in sys.stdin:
         message = json.loads(line)
         chosen = replicas if message["replica"] is None else [replicas[message["replica"]]]
         for replica in chosen:
             replica.send_signal(message["signal"])
-    os._exit(1)  # the server is gone, however it ended: the first process takes all others with it
+    os._exit(1)  # the server has ended; the end of the first process ends all others
 
 
 def _report(index: int, replicas: "list[subprocess.Popen[bytes]]") -> None:
     code = replicas[index].wait()
     sys.stdout.write(json.dumps([index, code]) + "\n")
     sys.stdout.flush()
-    if code:  # a job is as good as all of its replicas
+    if code:  # a failed replica fails the job
         for other in replicas:
             other.kill()
 

@@ -1,4 +1,4 @@
-"""The server of a workspace, in a thread of the test's process: tests steer it directly."""
+"""The server of a workspace, in a thread of the test's process. Tests control it directly."""
 
 import secrets
 import tempfile
@@ -11,29 +11,29 @@ from urllib.parse import parse_qsl
 
 import uvicorn
 
-from tests.support.lepton.server.faults import Faults, Misbehaving
+from tests.support.lepton.server.faults import FaultMiddleware, InjectedFaults
 from tests.support.lepton.server.routes import create_app
-from tests.support.lepton.server.workspace import Workspace
+from tests.support.lepton.server.workspace import ServerWorkspace
 from tests.support.waiting import wait_until
 
 
 class LeptonServer:
-    """A workspace of its own at `url`; as a context it ends with all that it runs."""
+    """A server with its own workspace at `url`; the context's end stops its jobs."""
 
     def __init__(self, workspace_id: str = "test-ws") -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="sft-lepton-"))
         self.prefix = f"/api/v2/workspaces/{workspace_id}"
         self.token = secrets.token_hex(16)
-        self.faults = Faults()
-        self.workspace = Workspace(workspace_id, self.directory, self.faults)
+        self.faults = InjectedFaults()
+        self.workspace = ServerWorkspace(workspace_id, self.directory, self.faults)
         self.requests: list[tuple[str, str, dict[str, str]]] = []
-        """Method, path and query of all that was asked."""
-        self.moments: list[float] = []
-        """When, by time.monotonic()."""
+        """Method, path and query of all requests."""
+        self.request_times: list[float] = []
+        """Times of all requests by time.monotonic()."""
         app = create_app(self.prefix, self.workspace, lambda: self.token)
         config = uvicorn.Config(
-            Misbehaving(app, self.faults, self._note), port=0, log_level="error", timeout_graceful_shutdown=1,
-            lifespan="off",
+            FaultMiddleware(app, self.faults, self._note), port=0, log_level="error",
+            timeout_graceful_shutdown=1, lifespan="off",
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
@@ -53,7 +53,7 @@ class LeptonServer:
         return self.workspace.id
 
     def asked(self, method: str, path: str) -> int:
-        """How often that was asked."""
+        """Return the number of these requests."""
         return sum(one[:2] == (method, path) for one in self.requests)
 
     def __enter__(self) -> Self:
@@ -69,6 +69,6 @@ class LeptonServer:
 
     def _note(self, method: str, path: str, query: bytes) -> str:
         plain = path.removeprefix(self.prefix)
-        self.moments.append(time.monotonic())
+        self.request_times.append(time.monotonic())
         self.requests.append((method, plain, dict(parse_qsl(query.decode()))))
         return plain

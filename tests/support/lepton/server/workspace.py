@@ -1,4 +1,4 @@
-"""The jobs of a workspace and what becomes of them."""
+"""The jobs of a workspace and their states."""
 
 import re
 import secrets
@@ -10,22 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.lepton.server.faults import Faults
+from tests.support.lepton.server.faults import InjectedFaults
 from tests.support.lepton.server.logs import Logs
 from tests.support.lepton.server.sandbox import SUBDOMAIN, Sandbox
 from tests.support.waiting import wait_until
 
 ENDED = {"Completed", "Failed", "Stopped"}
 CREATOR = "test@example.com"
-"""Of all jobs: who the token belongs to."""
+"""Creator of all jobs: the owner of the token."""
 TERM_SECONDS = 5.0
-"""Between the SIGTERM and the SIGKILL of a stop."""
+"""Seconds between SIGTERM and SIGKILL of a stop."""
 
 
-class Job:
+class ServerJob:
     """A job, and its processes while it runs."""
 
-    def __init__(self, workspace: "Workspace", job_id: str, body: dict[str, Any]) -> None:
+    def __init__(self, workspace: "ServerWorkspace", job_id: str, body: dict[str, Any]) -> None:
         self.workspace, self.id, self.body = workspace, job_id, body
         self.metadata = {
             **body["metadata"],
@@ -38,13 +38,13 @@ class Job:
         self.logs = Logs(job_id)
         self.state = "Queueing"
         self.shown: str | None = None
-        """What is reported instead, if a test says so."""
+        """State to report instead, set by a test."""
         self.ready: int | None = None
-        """The same for the number of replicas that run."""
+        """Number of running replicas to report instead, set by a test."""
         self.starts = 0
         self.is_forgotten = self.is_archived = self.is_malformed = False
         self.unlisted = 0
-        """So many lists more do not have it yet."""
+        """So many of the next lists do not contain the job."""
         self.events: list[dict[str, Any]] = []
         self.sandbox: Sandbox | None = None
         self.succeeded = self.failed = 0
@@ -54,7 +54,7 @@ class Job:
 
     @property
     def replicas(self) -> list[str]:
-        """Their ids."""
+        """Ids of the replicas."""
         return [f"{self.id}-{index}" for index in range(self.size)] if self.starts else []
 
     @property
@@ -62,7 +62,7 @@ class Job:
         return int(self.spec.get("completions") or 1)
 
     def view(self) -> dict[str, Any]:
-        """As the API shows it."""
+        """Return the job as the API shows it."""
         if self.is_malformed:
             return {"metadata": self.id}
         state = "Archived" if self.is_archived else self.shown or self.state
@@ -76,10 +76,10 @@ class Job:
         }  # fmt: skip
         return {"metadata": self.metadata, "spec": self.spec, "status": status}
 
-    # -- its life -------------------------------------------------------------------------------
+    # -- life cycle -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin, unless it was stopped."""
+        """Start the job unless it was stopped."""
         with self.workspace.lock:
             if self._wanted != "run" or self.state not in ("Queueing", "Restarting", "PendingRetry"):
                 return
@@ -117,20 +117,20 @@ class Job:
                 self.state, self._completed_at = "Queueing", None
         self.workspace.schedule(self)
 
-    def begin_again(self) -> None:
-        """As after a preemption: ended, and put back into the queue."""
+    def requeue(self) -> None:
+        """Kill and requeue the job, as after a preemption."""
         with self.workspace.lock:
             self._wanted = "again"
             assert self.sandbox is not None
             self.sandbox.kill()
 
     def kill_replica(self, index: int) -> None:
-        """As where a replica's memory is exhausted."""
+        """Kill a replica, as the OOM killer does."""
         assert self.sandbox is not None
         self.sandbox.tell(signal.SIGKILL, index)
 
     def close(self) -> None:
-        """End it at once, for good."""
+        """Kill the job without a restart."""
         with self.workspace.lock:
             self._wanted = "stop"
             if self.sandbox:
@@ -175,10 +175,10 @@ class Job:
     def _retries(self) -> int:
         return int(self.spec.get("max_job_failure_retry") or 0) + int(self.spec.get("max_failure_retry") or 0)
 
-    # -- what it runs in ------------------------------------------------------------------------
+    # -- environment ----------------------------------------------------------------------------
 
     def _environments(self) -> list[dict[str, str]] | None:
-        """Of each replica; None where a secret is not there."""
+        """Return the environment of each replica; None if a secret is missing."""
         own = {
             "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin",
             "HOME": str(self._directory),
@@ -210,52 +210,52 @@ class Job:
         return found
 
 
-class Workspace:
-    """All that the API of a workspace shows. Tests steer it by its methods."""
+class ServerWorkspace:
+    """The state behind the API of a workspace. Tests control it by its methods."""
 
-    def __init__(self, workspace_id: str, directory: Path, faults: Faults) -> None:
+    def __init__(self, workspace_id: str, directory: Path, faults: InjectedFaults) -> None:
         self.id, self.directory, self.faults = workspace_id, directory, faults
         self.storage = directory / "storage"
         self.storage.mkdir()
         self.lock = threading.RLock()
-        self.created: list[Job] = []
-        """In order, with those that were forgotten."""
+        self.created: list[ServerJob] = []
+        """All jobs in order, including forgotten ones."""
         self.secrets: dict[str, str] = {}
         self.hold_queue = False
         """New jobs stay in the queue."""
 
-    def create(self, body: dict[str, Any]) -> Job | None:
-        """A new job; None where its id is taken."""
+    def create(self, body: dict[str, Any]) -> ServerJob | None:
+        """Create a job; return None if its id is taken."""
         with self.lock:
             job_id = body["metadata"].get("id") or body["metadata"]["name"]
             if self.faults.suffix_names:
                 job_id = f"{job_id}-{secrets.token_hex(2)}"
             if self.find(job_id):
                 return None
-            job = Job(self, job_id, body)
+            job = ServerJob(self, job_id, body)
             self.created.append(job)
         self.schedule(job)
         return job
 
-    def schedule(self, job: Job) -> None:
+    def schedule(self, job: ServerJob) -> None:
         if not self.hold_queue:
             threading.Thread(target=job.start, daemon=True).start()
 
     def release_queue(self) -> None:
-        """Let all go that wait."""
+        """Start all queued jobs."""
         self.hold_queue = False
         for job in self.created:
             self.schedule(job)
 
-    def find(self, job_id: str) -> Job | None:
-        """What the API knows."""
+    def find(self, job_id: str) -> ServerJob | None:
+        """Return a job that the API knows."""
         return next((job for job in self.created if job.id == job_id and not job.is_forgotten), None)
 
-    def job(self, name: str) -> Job:
-        """The newest job of a name, or of a name with a suffix, whatever the API knows."""
+    def job(self, name: str) -> ServerJob:
+        """Return the newest job of a name, with or without suffix, even if the API does not know it."""
         return [job for job in self.created if re.fullmatch(rf"{name}(-\w+)?", job.id)][-1]
 
-    def listed(self, mode: str, chosen: Callable[[Job], bool]) -> list[Job]:
+    def listed(self, mode: str, chosen: Callable[[ServerJob], bool]) -> list[ServerJob]:
         archived = {"alive_only": (False,), "archive_only": (True,)}.get(mode, (False, True))
         with self.lock:
             known = [job for job in self.created if not job.is_forgotten and job.is_archived in archived]
@@ -266,7 +266,7 @@ class Workspace:
         return [job for job in reversed(known) if chosen(job)]
 
     def close(self) -> None:
-        """End all that runs, and see that it has ended."""
+        """Kill all jobs and wait for their end."""
         self.hold_queue = True
         for job in self.created:
             job.close()

@@ -88,7 +88,7 @@ def test_runs_beyond_the_slots_wait_in_order(backend: Make, data_dir: Path) -> N
     wait_for(machine, names[0], Phase.RUNNING)
     seen = machine.poll([handle(name) for name in names])
     assert [seen[name].phase for name in names] == [Phase.RUNNING, Phase.QUEUED, Phase.QUEUED]
-    assert "1 ahead" in seen[names[2]].message
+    assert "ahead of it: 1." in seen[names[2]].message
     machine.cancel(handle(names[0]))
     wait_for(machine, names[0], Phase.ENDED)
     assert wait_for(machine, names[1], Phase.RUNNING)

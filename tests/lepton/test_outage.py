@@ -1,4 +1,4 @@
-"""A workspace that is out of reach for an hour, in a time that the test makes pass."""
+"""A workspace that is unreachable for an hour of simulated time."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,14 +21,14 @@ from worker.lifecycle import ingest, reconcile, submit
 from worker.planning.spec import JobSpec
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-LOOKS = 60
+POLLS = 60
 
 
 @pytest.fixture
 def running(
     lepton: LeptonServer, database: str, data_dir: Path, stand_in: Path, environment: pytest.MonkeyPatch
 ) -> Job:
-    """A job that runs, and holds."""
+    """A job that runs and holds."""
     token = data_dir / "token"
     token.write_text(lepton.token)
     (data_dir / "clusters.toml").write_text(profiles(lepton, data_dir, stand_in, token, {}))
@@ -38,34 +38,34 @@ def running(
     spec = JobSpec(**body, cluster="mounted")
     created = create.create(spec, ANNA)
     submit.submit(created.job_id)
-    wait_until(lambda: look(created.job_id).state == "RUNNING", what="a running job")
+    wait_until(lambda: poll_and_ingest(created.job_id).state == "RUNNING", what="a running job")
     return queries.get(created.job_id)
 
 
-def look(job_id: str) -> Job:
+def poll_and_ingest(job_id: str) -> Job:
     for one in reconcile.poll_cluster("mounted").to_ingest:
         ingest.ingest(one)
     return queries.get(job_id)
 
 
-def test_it_is_stale_and_then_right(lepton: LeptonServer, running: Job) -> None:
+def test_a_job_is_stale_during_an_outage_and_recovers(lepton: LeptonServer, running: Job) -> None:
     lepton.faults.add("cut")
     begin = datetime.now(UTC)
     with time_machine.travel(begin, tick=True) as clock:
-        for _ in range(LOOKS):
+        for _ in range(POLLS):
             clock.shift(timedelta(minutes=1))
             with pytest.raises(BackendUnavailable):
                 reconcile.poll_cluster("mounted")
             job = queries.get(running.id)
             assert (job.state, job.attempt, is_stale(job)) == ("RUNNING", 1, True)
         lepton.faults.lift()
-        job = look(running.id)
+        job = poll_and_ingest(running.id)
         assert (job.state, job.attempt, is_stale(job)) == ("RUNNING", 1, False)
         go(lepton, running)
 
         def ended() -> bool:
             clock.shift(timedelta(seconds=1))
-            return bool(look(running.id).state == "SUCCEEDED")
+            return bool(poll_and_ingest(running.id).state == "SUCCEEDED")
 
         wait_until(ended, what="its end")
     assert [one.body["metadata"]["id"] for one in lepton.workspace.created] == [f"{running.id}-1"]

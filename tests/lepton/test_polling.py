@@ -1,4 +1,4 @@
-"""What one look at a workspace says of its jobs, and what it does not say."""
+"""One poll of a workspace: observations, and jobs without a change."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def on(lepton: LeptonServer, tmp_path: Path) -> Bare:
 # -- one job of many -------------------------------------------------------------------------------
 
 
-def test_a_job_that_makes_no_sense_keeps_no_look_from_the_others(on: Bare) -> None:
+def test_a_malformed_job_does_not_affect_the_others(on: Bare) -> None:
     for number in (1, 2, 3):
         on.submitted(number, "Running")
     on.on_lepton(2).is_malformed = True
@@ -44,9 +44,7 @@ NO_ANSWERS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fault", NO_ANSWERS)
-def test_a_job_that_nobody_can_be_asked_for_keeps_no_look_from_the_others(
-    on: Bare, fault: dict[str, Any]
-) -> None:
+def test_a_failed_query_does_not_affect_the_other_jobs(on: Bare, fault: dict[str, Any]) -> None:
     for number in (1, 2):
         on.submitted(number, "Running")
     on.on_lepton(1).unlisted = 1
@@ -56,7 +54,7 @@ def test_a_job_that_nobody_can_be_asked_for_keeps_no_look_from_the_others(
     assert on.codes(1, 2) == [RUNS, RUNS]
 
 
-def test_all_pages_of_the_list_are_one_look(on: Bare) -> None:
+def test_one_poll_reads_all_pages_of_the_list(on: Bare) -> None:
     on.submitted(1, "Running")
     for number in range(2 * PAGE_JOBS):
         on.lepton.workspace.create(job_body(f"other-{number}"))
@@ -70,36 +68,36 @@ def test_all_pages_of_the_list_are_one_look(on: Bare) -> None:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_each_state_before_a_run_was_seen(on: Bare, state: str) -> None:
+def test_each_state_of_a_run_that_was_not_seen_before(on: Bare, state: str) -> None:
     on.submitted(shown=state)
     assert on.codes(1) == [(STATES[state].phase.value, STATES[state].code)]
 
 
 @pytest.mark.parametrize("state", ["Stopping", "Terminating", "Deleting"])
-def test_a_run_that_is_about_to_end_has_not_ended(on: Bare, state: str) -> None:
+def test_a_stopping_run_has_not_ended(on: Bare, state: str) -> None:
     on.submitted(shown="Running")
     on.seen(1)
     on.on_lepton().shown = state
     assert on.codes(1) == [STOPS]
 
 
-def test_a_record_that_was_deleted_is_a_run_that_was_cancelled(on: Bare) -> None:
+def test_a_deleted_record_is_a_cancelled_run(on: Bare) -> None:
     on.submitted(shown="Deleted")
     assert on.codes(1) == [("ended", "cancelled")]
 
 
 @pytest.mark.parametrize("ready", [0, 1, 2])
-def test_so_many_replicas_are_ready(on: Bare, ready: int) -> None:
+def test_the_number_of_ready_replicas_is_reported(on: Bare, ready: int) -> None:
     on.submitted(shown="Starting", nodes=2).ready = ready
     [seen] = on.seen(1)
     assert seen is not None
     assert seen.message.endswith(f"{ready} of 2 replicas are ready.")
 
 
-# -- why a run has failed --------------------------------------------------------------------------
+# -- reasons of failed runs ------------------------------------------------------------------------
 
 
-def test_while_nobody_says_why_a_run_has_failed_it_has_not(on: Bare) -> None:
+def test_a_run_has_not_failed_while_its_reason_is_unknown(on: Bare) -> None:
     job = on.submitted(shown="Failed")
     job.note_event("Warning", "Preempted")
     for fault in NO_ANSWERS:
@@ -110,7 +108,7 @@ def test_while_nobody_says_why_a_run_has_failed_it_has_not(on: Bare) -> None:
     assert on.codes(1) == [PREEMPTED]
 
 
-def test_a_question_that_is_never_answered_is_given_up(on: Bare) -> None:
+def test_an_unanswered_query_for_the_reason_ends_after_a_time(on: Bare) -> None:
     on.submitted(shown="Failed")
     on.lepton.faults.add("status", path=".*/events", status=500)
     assert on.codes(1) == [None]
@@ -118,14 +116,14 @@ def test_a_question_that_is_never_answered_is_given_up(on: Bare) -> None:
     assert on.codes(1) == [("ended", "exited")]
 
 
-def test_an_event_that_makes_no_sense_hides_no_other(on: Bare) -> None:
+def test_a_malformed_event_does_not_hide_others(on: Bare) -> None:
     job = on.submitted(shown="Failed")
     job.note_event("Warning", "Evicted")
     job.events.append({"reason": {"no": "text"}})
     assert on.codes(1) == [PREEMPTED]
 
 
-def test_of_many_that_have_failed_the_next_look_asks_for_the_others(on: Bare) -> None:
+def test_the_next_poll_queries_the_remaining_failed_jobs(on: Bare) -> None:
     numbers = range(1, MAX_QUERIES + 4)
     for number in numbers:
         on.submitted(number, "Failed").note_event("Warning", "Preempted")
@@ -135,10 +133,10 @@ def test_of_many_that_have_failed_the_next_look_asks_for_the_others(on: Bare) ->
     assert on.codes(*left) == [PREEMPTED] * 3
 
 
-# -- what is done about a run ----------------------------------------------------------------------
+# -- stopping runs ---------------------------------------------------------------------------------
 
 
-def test_a_run_that_was_put_back_is_over_when_it_has_stopped(on: Bare) -> None:
+def test_a_requeued_run_has_ended_when_it_has_stopped(on: Bare) -> None:
     job = on.submitted(shown="Running")
     on.seen(1)
     for state in ("Queueing", "Stopping", "Running"):
@@ -150,7 +148,7 @@ def test_a_run_that_was_put_back_is_over_when_it_has_stopped(on: Bare) -> None:
         assert on.codes(1) == [PREEMPTED]
 
 
-def test_a_run_that_was_put_back_and_waits_for_ever_is_over_after_a_while(on: Bare) -> None:
+def test_a_requeued_run_that_stays_queued_ends_after_a_time(on: Bare) -> None:
     job = on.submitted(shown="Running")
     on.seen(1)
     job.shown = "PendingRetry"
@@ -161,7 +159,7 @@ def test_a_run_that_was_put_back_and_waits_for_ever_is_over_after_a_while(on: Ba
     assert on.lepton.asked("PATCH", "/jobs/job-1-1") == 2
 
 
-def test_a_time_limit_holds_where_lepton_keeps_no_labels(on: Bare) -> None:
+def test_a_time_limit_holds_without_labels(on: Bare) -> None:
     job = on.submitted(shown="Running")
     job.metadata["labels"] = None
     on.seen(1)

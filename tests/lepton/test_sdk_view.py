@@ -1,4 +1,4 @@
-"""NVIDIA's own SDK looks at the job that the service has made, field by field."""
+"""NVIDIA's own SDK reads the service's job, field by field."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from tests.support.lepton.bare import bare
 from tests.support.lepton.sdk import Sdk
 from tests.support.lepton.server.server import LeptonServer
 from tests.support.lepton.service import LeptonService
-from worker.backends.lepton.states import ARCHIVED, STATES, WAITING_AGAIN
+from worker.backends.lepton.states import ARCHIVED, REQUEUED_STATES, STATES
 
-# The SDK is installed within the first one's time.
+# The first test includes the installation of the SDK.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -41,14 +41,14 @@ def test_the_sdk_sees_the_job_of_the_service(service: LeptonService, sdk: Sdk) -
     assert envs["HF_TOKEN"]["value"] is None
     assert envs["HF_TOKEN"]["value_from"] == {"secret_name_ref": "TEAM_HF"}
     assert set(envs) >= {"SFT_BUNDLE_PARTS", "SFT_BUNDLE_SHA256", "SFT_BUNDLE_0"}
-    # All that was sent is a field of the SDK's: it drops what it does not know.
+    # The SDK drops unknown fields, so all sent fields are known to it.
     sent = service.on_lepton(job["id"]).body
     assert not _missing(sent["spec"], spec)
     assert seen["status"]["state"] == "Running"
     assert lepton_id in [one["metadata"]["id"] for one in sdk(service.lepton, "job.list_all")]
     replicas = sdk(service.lepton, "job.get_replicas", name_or_job=lepton_id)
     assert len(replicas) == 2
-    # While it runs; the first one's has bytes that are no text, with which the SDK cannot follow it.
+    # While it runs. The SDK cannot follow the first replica's log, which has bytes that are not text.
     [_, second] = [one["metadata"]["id"] for one in replicas]
     follow = {"id_or_job": lepton_id, "replica": second, "until": "characters"}
     assert "a secret of 7 characters" in sdk(service.lepton, "job.get_log", **follow)
@@ -56,7 +56,7 @@ def test_the_sdk_sees_the_job_of_the_service(service: LeptonService, sdk: Sdk) -
     assert service.wait_for(job["id"])["state_reason"]["code"] == "cancelled_on_cluster"
 
 
-def test_the_sdk_sees_all_that_a_profile_can_say(lepton: LeptonServer, sdk: Sdk, tmp_path: Path) -> None:
+def test_the_sdk_sees_all_fields_of_a_profile(lepton: LeptonServer, sdk: Sdk, tmp_path: Path) -> None:
     on = bare(
         lepton, tmp_path,
         node_reservation="res-1",
@@ -79,22 +79,22 @@ def test_the_sdk_sees_all_that_a_profile_can_say(lepton: LeptonServer, sdk: Sdk,
     assert [one["name"] for one in spec["envs"]][:2] == ["NCCL_DEBUG", "WANDB_API_KEY"]
 
 
-def test_what_the_sdk_does_not_know_is_missed(lepton: LeptonServer, sdk: Sdk, tmp_path: Path) -> None:
+def test_an_unknown_field_is_detected(lepton: LeptonServer, sdk: Sdk, tmp_path: Path) -> None:
     on = bare(lepton, tmp_path, custom_spec={"container": {}, "fancy": 1})
     sent = on.submitted().body
     sent["spec"]["mounts"][0]["colour"] = "red"
-    missed = _missing(sent, sdk(lepton, "job.get", id_or_job="job-1-1"))
-    assert missed == ["/spec/fancy", "/spec/mounts/0/colour"]
+    missing = _missing(sent, sdk(lepton, "job.get", id_or_job="job-1-1"))
+    assert missing == ["/spec/fancy", "/spec/mounts/0/colour"]
 
 
-def test_the_table_of_states_has_those_of_the_sdk(lepton: LeptonServer, sdk: Sdk) -> None:
+def test_the_table_of_states_matches_the_sdk(lepton: LeptonServer, sdk: Sdk) -> None:
     known = set(sdk(lepton, "states"))
     assert {*STATES, ARCHIVED, "UNK"} == known
-    assert known >= WAITING_AGAIN
+    assert known >= REQUEUED_STATES
 
 
 def _missing(sent: object, seen: object, path: str = "") -> list[str]:
-    """What was sent and is not seen, by its path; the SDK shows more, as null."""
+    """Return the paths of sent fields that are not seen. The SDK shows further fields as null."""
     if isinstance(sent, dict) and isinstance(seen, dict):
         found = [(key, value, seen.get(key)) for key, value in sent.items()]
     elif isinstance(sent, list) and isinstance(seen, list) and len(sent) == len(seen):
