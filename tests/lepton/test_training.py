@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Iterator[LeptonService]:
-    """A service whose runs are real ones. gloo finds its peers by the loopback interface here."""
+    """A service with real training runs. gloo finds its peers by the loopback interface here."""
     profile = {
         "python": str(PYTHON),
         "roots": [str(inputs)],
@@ -27,7 +27,7 @@ def training(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Iterator
 
 
 @pytest.mark.parametrize("cluster", ["mounted", pytest.param("far", marks=pytest.mark.lepton)])
-def test_two_nodes_teach_a_model_something(training: LeptonService, inputs: Path, cluster: str) -> None:
+def test_two_nodes_reduce_the_loss(training: LeptonService, inputs: Path, cluster: str) -> None:
     body = fine_tuning(inputs, "train.train_iters=6", "validation.eval_iters=1")
     job = training.submit({**body, "cluster": cluster, "resources": {"nodes": 2, "gpus_per_node": 1}})
     job = training.wait_for(job["id"], timeout=600)

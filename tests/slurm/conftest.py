@@ -1,4 +1,4 @@
-"""A Slurm for the tests of a process, and a service on it for those of a module."""
+"""A Slurm cluster for each test process, and a service on it for each module."""
 
 import secrets
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from tests.support.slurm_service import SlurmService, new_directory, start_servi
 
 @pytest.fixture
 def cluster_directory() -> Path:
-    """Of a cluster that a test starts for itself."""
+    """Directory of a cluster that a test starts itself."""
     return new_directory()
 
 
 @pytest.fixture(scope="session")
 def slurm(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A cluster of two nodes for all tests of this process. Its logs are kept where a test failed."""
+    """A cluster of two nodes for all tests of this process. Its logs are kept if a test failed."""
     cluster = Cluster.start(new_directory())
     yield cluster
     cluster.stop(purge=not request.session.testsfailed)

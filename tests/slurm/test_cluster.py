@@ -1,4 +1,4 @@
-"""The cluster that tests, demo and bench stand on."""
+"""The Slurm cluster that tests, demo and bench use."""
 
 import signal
 import subprocess
@@ -15,13 +15,13 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
 def submit(cluster: Cluster, script: str, *options: str) -> str:
-    """By sbatch, as the test user; the job's id."""
+    """Submit by sbatch, as the test user; return the job's id."""
     command = ("sbatch", "--parsable", "--output=/dev/null", "--chdir=/tmp", *options)
     return cluster.run(*command, user=cluster.user, stdin=f"#!/bin/sh\n{script}\n").stdout.strip()
 
 
 def recorded(cluster: Cluster, job: str) -> list[str]:
-    """State, exit code and user of a job, as accounting has them."""
+    """Return state, exit code and user of a job from accounting."""
     asked = ("sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}")
     return cluster.run(*asked, "--format=State,ExitCode,User").stdout.strip().split("|")
 
@@ -39,11 +39,11 @@ def ssh(cluster: Cluster, user: str, command: str) -> str:
 
 
 def processes(directory: Path) -> list[str]:
-    """Whatever runs and names the directory: in its command line or in its SLURM_CONF."""
-    return [found.name() for found in psutil.process_iter() if str(directory) in _words(found)]
+    """Return the processes with the directory in their command line or SLURM_CONF."""
+    return [found.name() for found in psutil.process_iter() if str(directory) in _command_line(found)]
 
 
-def _words(process: psutil.Process) -> str:
+def _command_line(process: psutil.Process) -> str:
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return ""
@@ -58,7 +58,7 @@ def test_a_job_of_the_user_completes(slurm: Cluster) -> None:
     wait_until(lambda: recorded(slurm, job) == ["FAILED", "3:0", slurm.user], what="its record")
 
 
-def test_a_job_has_the_gpus_that_it_asked_for(slurm: Cluster) -> None:
+def test_a_job_gets_the_requested_gpus(slurm: Cluster) -> None:
     given = slurm.run("srun", "--gres=gpu:3", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES", user=slurm.user)
     assert len(given.stdout.split(",")) == 3
 
@@ -69,7 +69,7 @@ def test_a_job_over_ssh_completes(slurm: Cluster, user: str) -> None:
     wait_until(lambda: recorded(slurm, job) == ["COMPLETED", "0:0", user], what="the job's record")
 
 
-def test_files_go_over_sftp(slurm: Cluster, tmp_path: Path) -> None:
+def test_files_are_copied_over_sftp(slurm: Cluster, tmp_path: Path) -> None:
     subprocess.run(
         ["sftp", "-F", "none", "-i", slurm.ssh_key, "-o", f"UserKnownHostsFile={slurm.known_hosts}",
          "-o", "BatchMode=yes", "-P", str(slurm.ssh_port), f"root@127.0.0.1:{slurm.conf}", tmp_path],
@@ -78,7 +78,7 @@ def test_files_go_over_sftp(slurm: Cluster, tmp_path: Path) -> None:
     assert (tmp_path / "slurm.conf").read_text() == slurm.conf.read_text()
 
 
-def test_a_stand_in_for_a_command_is_found_by_jobs_and_over_ssh(slurm: Cluster) -> None:
+def test_a_fake_command_is_found_by_jobs_and_over_ssh(slurm: Cluster) -> None:
     stand_in = slurm.bin / "stand-in"
     stand_in.write_text("#!/bin/sh\necho it is me\n")
     stand_in.chmod(0o755)
@@ -87,7 +87,7 @@ def test_a_stand_in_for_a_command_is_found_by_jobs_and_over_ssh(slurm: Cluster) 
 
 
 @pytest.mark.parametrize("name", ["munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd-n1", "sshd"])
-def test_a_daemon_is_killed_and_answers_again(slurm: Cluster, name: str) -> None:
+def test_a_killed_daemon_is_restarted(slurm: Cluster, name: str) -> None:
     before = slurm.pid(name)
     slurm.kill(name)
     assert slurm.pid(name) is None
@@ -114,7 +114,7 @@ def test_jobs_survive_a_killed_controller(slurm: Cluster) -> None:
         go.unlink()
 
 
-def test_clusters_live_side_by_side_and_stop_leaves_nothing(slurm: Cluster, cluster_directory: Path) -> None:
+def test_clusters_coexist_and_stop_leaves_no_process(slurm: Cluster, cluster_directory: Path) -> None:
     quick = {"nodes": 1, "accounting": False, "ssh": False, "min_job_age_seconds": 5}
     with Cluster.start(cluster_directory, **quick, extra_conf="MaxStepCount=77") as other:
         assert "77" in other.run("scontrol", "show", "config").stdout.split()
@@ -130,14 +130,14 @@ def test_clusters_live_side_by_side_and_stop_leaves_nothing(slurm: Cluster, clus
     assert not cluster_directory.exists()
 
 
-def test_what_does_not_start_says_why_and_leaves_nothing(cluster_directory: Path) -> None:
+def test_a_failed_start_is_reported_and_leaves_no_process(cluster_directory: Path) -> None:
     with pytest.raises(ClusterError, match=r"(?s)slurmctld ended.*NoSuchKey"):
         Cluster.start(cluster_directory, accounting=False, ssh=False, extra_conf="NoSuchKey=1")
     assert processes(cluster_directory) == []
     Cluster.load(cluster_directory).stop(purge=True)
 
 
-def test_a_stopped_cluster_goes_on_where_it_was(cluster_directory: Path) -> None:
+def test_a_restarted_cluster_keeps_its_state(cluster_directory: Path) -> None:
     quick = {"nodes": 1, "accounting": False, "ssh": False}
     with Cluster.start(cluster_directory, **quick) as cluster:
         first = submit(cluster, "true")

@@ -1,4 +1,4 @@
-"""What a cluster does to jobs: takes their nodes, ends their time, forgets them, does not answer."""
+"""Faults of a cluster: preemption, lost nodes, time limits, lost state, no answers."""
 
 import signal
 from collections.abc import Iterator
@@ -21,32 +21,32 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(autouse=True)
-def whole(on_slurm: SlurmService) -> Iterator[None]:
-    """Afterwards every daemon runs again and no job is left."""
+def clean_up(on_slurm: SlurmService) -> Iterator[None]:
+    """Restart all daemons and end all jobs after each test."""
     yield
     for name in ("slurmdbd", "slurmctld", "slurmd-n1", "slurmd-n2", "sshd"):
         on_slurm.slurm.revive(name)
     on_slurm.slurm.resume()
     for job in on_slurm.client.get("/v1/jobs?limit=200").json()["items"]:
         if not job["terminal"]:
-            on_slurm.client.post(f"/v1/jobs/{job['id']}/cancel")  # or it has ended by itself meanwhile
+            on_slurm.client.post(f"/v1/jobs/{job['id']}/cancel")  # may fail: the job may have ended
             on_slurm.wait_for(job["id"], timeout=180)
     wait_until(lambda: on_slurm.slurm.run("squeue", "--noheader").stdout.strip() == "", 60, "an empty queue")
 
 
 def judge(service: SlurmService, tally: Tally, job_id: str, starts: list[str]) -> None:
-    """Count a fault; the runs that were started are these, and no other."""
+    """Count a fault, and check that exactly these attempts were started."""
     tally.jobs += 1
     tally.kills += 1
-    begun = service.starts(job_id)
-    tally.lost += begun == []
-    tally.doubled += len(set(begun)) < len(begun)
-    tally.wrong += begun != starts
-    assert begun == starts
+    started = service.starts(job_id)
+    tally.lost += started == []
+    tally.doubled += len(set(started)) < len(started)
+    tally.wrong += started != starts
+    assert started == starts
 
 
 def finish(service: SlurmService, job_id: str) -> dict[str, Any]:
-    """Pause what holds and cancel it: it was whole to its end."""
+    """Pause and cancel a holding job: this checks that its run worked to its end."""
     service.ask(job_id, "pause")
     paused = service.wait_for(job_id, "PAUSED")
     service.ask(job_id, "cancel")
@@ -54,7 +54,7 @@ def finish(service: SlurmService, job_id: str) -> dict[str, Any]:
     return paused
 
 
-# -- the run is ended by the cluster, and goes on --------------------------------------------------
+# -- runs that the cluster ends --------------------------------------------------------------------
 
 
 def test_a_requeued_job_is_a_new_attempt_with_its_own_logs(on_slurm: SlurmService, tally: Tally) -> None:
@@ -69,17 +69,17 @@ def test_a_requeued_job_is_a_new_attempt_with_its_own_logs(on_slurm: SlurmServic
     judge(on_slurm, tally, job["id"], ["1", "2"])
 
 
-def test_a_run_that_has_finished_is_not_begun_again(on_slurm: SlurmService, tally: Tally) -> None:
+def test_a_requeued_job_that_had_finished_does_not_run_again(on_slurm: SlurmService, tally: Tally) -> None:
     job = on_slurm.wait_for(on_slurm.submit(on_slurm.body())["id"], "SUCCEEDED", timeout=100)
     on_slurm.slurm.run("scontrol", "requeue", job["backend"]["external_id"])
     again = on_slurm.directory(job["id"], 2) / "end.json"
-    wait_until(again.exists, 100, "Slurm to begin it again")
+    wait_until(again.exists, 100, "Slurm to restart it")
     log = again.parent / "logs" / "job.log"
     assert "The run had finished" in log.read_text()
     judge(on_slurm, tally, job["id"], ["1"])
 
 
-def test_a_requeued_job_that_is_cancelled_does_not_begin_again(on_slurm: SlurmService, tally: Tally) -> None:
+def test_a_cancelled_requeued_job_does_not_run_again(on_slurm: SlurmService, tally: Tally) -> None:
     job = on_slurm.run_until(4)
     on_slurm.slurm.run("scontrol", "requeue", job["backend"]["external_id"])
     on_slurm.ask(job["id"], "cancel")
@@ -94,7 +94,7 @@ def test_other_jobs_of_the_user_may_have_any_name(on_slurm: SlurmService, name: 
     on_slurm.slurm.run("scancel", "--user=root")
 
 
-def test_a_preempted_job_goes_on_when_its_nodes_are_free(on_slurm: SlurmService, tally: Tally) -> None:
+def test_a_preempted_job_resumes_when_its_nodes_are_free(on_slurm: SlurmService, tally: Tally) -> None:
     job = on_slurm.run_until(4, cluster="exclusive", resources={"nodes": 2})
     urgent = on_slurm.slurm.run(
         "sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive", "--wrap", "sleep 600"
@@ -107,9 +107,7 @@ def test_a_preempted_job_goes_on_when_its_nodes_are_free(on_slurm: SlurmService,
     judge(on_slurm, tally, job["id"], ["1", "2"])
 
 
-def test_where_slurm_does_not_requeue_the_service_goes_on_itself(
-    on_slurm: SlurmService, tally: Tally
-) -> None:
+def test_without_a_requeue_the_service_recovers_the_job(on_slurm: SlurmService, tally: Tally) -> None:
     job = on_slurm.run_until(4, cluster="no-requeue", resources={"nodes": 2})
     urgent = on_slurm.slurm.run(
         "sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive", "--wrap", "sleep 600"
@@ -138,7 +136,7 @@ def test_a_node_that_dies_costs_an_attempt(on_slurm: SlurmService, tally: Tally)
 
 
 def end_steps(external_id: str) -> None:
-    """The node is gone: so is what ran on it."""
+    """Kill the job's processes, as on a dead node."""
     for process in psutil.process_iter(["name", "cmdline"]):
         line = " ".join(process.info["cmdline"] or ())
         if process.info["name"] == "slurmstepd" and f"[{external_id}." in line:
@@ -146,7 +144,7 @@ def end_steps(external_id: str) -> None:
                 child.kill()
 
 
-def test_at_its_time_limit_a_job_saves_and_goes_on(on_slurm: SlurmService, tally: Tally) -> None:
+def test_a_job_saves_at_its_time_limit_and_is_recovered(on_slurm: SlurmService, tally: Tally) -> None:
     job = on_slurm.submit(on_slurm.body("hold", "short", resources={"time_limit_minutes": 1}))
     on_slurm.wait_for_step(job["id"], 4, attempt=2, timeout=180)
     first, second = on_slurm.attempts(job["id"])
@@ -157,14 +155,14 @@ def test_at_its_time_limit_a_job_saves_and_goes_on(on_slurm: SlurmService, tally
     judge(on_slurm, tally, job["id"], ["1", "2"])
 
 
-def test_a_budget_that_is_used_up_ends_in_a_failure(on_slurm: SlurmService, tally: Tally) -> None:
+def test_a_job_fails_when_its_recovery_limit_is_reached(on_slurm: SlurmService, tally: Tally) -> None:
     job = on_slurm.submit(on_slurm.body("hold", "once", resources={"time_limit_minutes": 1}))
     ended = on_slurm.wait_for(job["id"], timeout=180)
     assert (ended["state"], ended["failure"]["class"]) == ("FAILED", "time_limit")
     judge(on_slurm, tally, job["id"], ["1"])
 
 
-def test_a_run_that_does_not_heed_the_warning_is_ended_by_slurm(on_slurm: SlurmService, tally: Tally) -> None:
+def test_a_run_that_ignores_the_warning_is_ended_by_slurm(on_slurm: SlurmService, tally: Tally) -> None:
     job = on_slurm.submit(on_slurm.body("wait", "once", resources={"time_limit_minutes": 1}))
     ended = on_slurm.wait_for(job["id"], timeout=240)
     assert (ended["state"], ended["failure"]["class"]) == ("FAILED", "time_limit")
@@ -175,34 +173,32 @@ def test_a_run_that_does_not_heed_the_warning_is_ended_by_slurm(on_slurm: SlurmS
 # -- the controller --------------------------------------------------------------------------------
 
 
-def test_what_the_controller_lost_runs_once(on_slurm: SlurmService, tally: Tally) -> None:
-    in_the_way = on_slurm.slurm.run(
+def test_jobs_that_the_controller_lost_run_once(on_slurm: SlurmService, tally: Tally) -> None:
+    blocker = on_slurm.slurm.run(
         "sbatch", "--parsable", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 600"
     ).stdout.strip()
-    wait_until(
-        lambda: in_the_way in on_slurm.slurm.run("squeue", "--states=RUNNING").stdout, what="its start"
-    )
+    wait_until(lambda: blocker in on_slurm.slurm.run("squeue", "--states=RUNNING").stdout, what="its start")
     jobs = [on_slurm.submit(on_slurm.body(resources={"nodes": 2})) for _ in range(3)]
     for job in jobs:
         wait_until(lambda job_id=job["id"]: on_slurm.job(job_id)["backend"]["external_id"], what="an id")  # type: ignore[misc]
     on_slurm.slurm.kill("slurmctld", signal.SIGKILL)
     on_slurm.slurm.revive("slurmctld")
-    on_slurm.slurm.run("scancel", in_the_way)
+    on_slurm.slurm.run("scancel", blocker)
     for job in jobs:
         assert on_slurm.wait_for(job["id"], timeout=180)["state"] == "SUCCEEDED"
         assert len(on_slurm.starts(job["id"])) == 1
         judge(on_slurm, tally, job["id"], on_slurm.starts(job["id"]))
 
 
-def test_a_controller_that_is_down_makes_jobs_stale_and_nothing_else(
-    on_slurm: SlurmService, tally: Tally
-) -> None:
+def test_jobs_are_only_stale_while_the_controller_is_down(on_slurm: SlurmService, tally: Tally) -> None:
     job = on_slurm.run_until(4)
-    on_slurm.slurm.kill("slurmctld", signal.SIGTERM)  # it knows its jobs when it is back
+    on_slurm.slurm.kill(
+        "slurmctld", signal.SIGTERM
+    )  # it saves its state
     wait_until(lambda: on_slurm.job(job["id"])["stale"], 90, "a stale job")
     assert on_slurm.job(job["id"])["state"] == "RUNNING"
     on_slurm.slurm.revive("slurmctld")
-    wait_until(lambda: not on_slurm.job(job["id"])["stale"], 90, "a fresh look")
+    wait_until(lambda: not on_slurm.job(job["id"])["stale"], 90, "a new poll")
     assert on_slurm.job(job["id"])["state"] == "RUNNING"
     finish(on_slurm, job["id"])
     judge(on_slurm, tally, job["id"], ["1"])
@@ -212,11 +208,11 @@ def test_a_submission_to_a_dead_controller_waits_for_it(on_slurm: SlurmService, 
     on_slurm.slurm.kill("slurmctld", signal.SIGTERM)
     job_id = on_slurm.submit(on_slurm.body())["id"]
 
-    def said() -> dict[str, Any] | None:
+    def unavailable() -> dict[str, Any] | None:
         reason: dict[str, Any] | None = on_slurm.job(job_id)["state_reason"]
         return reason if reason and reason["code"] == "backend_unavailable" else None
 
-    wait_until(said, 90, "a reason")
+    wait_until(unavailable, 90, "a reason")
     assert on_slurm.job(job_id)["state"] == "SUBMITTING"
     on_slurm.slurm.revive("slurmctld")
     assert on_slurm.wait_for(job_id, timeout=180)["state"] == "SUCCEEDED"
@@ -239,7 +235,7 @@ def test_a_submission_to_a_hung_controller_runs_once(
     judge(on_slurm, tally, job_id, ["1"])
 
 
-def test_a_hung_cluster_keeps_no_other_from_its_jobs(on_slurm: SlurmService, tally: Tally) -> None:
+def test_a_hung_cluster_does_not_block_other_clusters(on_slurm: SlurmService, tally: Tally) -> None:
     on_slurm.slurm.kill("slurmctld", signal.SIGSTOP)
     hung = [on_slurm.submit(on_slurm.body())["id"] for _ in range(8)]
     for _ in range(3):
@@ -264,9 +260,7 @@ def test_accounting_that_is_down_changes_nothing(on_slurm: SlurmService, tally: 
 # -- SSH -------------------------------------------------------------------------------------------
 
 
-def test_ssh_that_is_cut_again_and_again_doubles_and_loses_nothing(
-    on_slurm: SlurmService, tally: Tally
-) -> None:
+def test_repeatedly_cut_ssh_duplicates_and_loses_no_job(on_slurm: SlurmService, tally: Tally) -> None:
     with ThreadPoolExecutor(4) as clients:
         posted = [clients.submit(on_slurm.submit, on_slurm.body(cluster="far")) for _ in range(20)]
         job_ids = {one.result()["id"] for one in posted}
@@ -280,16 +274,16 @@ def test_ssh_that_is_cut_again_and_again_doubles_and_loses_nothing(
         judge(on_slurm, tally, job_id, ["1"])
 
 
-def test_ending_what_slurm_no_longer_knows_is_no_error(on_slurm: SlurmService) -> None:
+def test_cancelling_an_unknown_job_is_no_error(on_slurm: SlurmService) -> None:
     profile = SlurmCluster(name="near", executor="slurm", remote_job_dir=on_slurm.root)
     transport = LocalTransport({"SLURM_CONF": str(on_slurm.slurm.conf)})
     SlurmBackend(profile, transport).cancel(interface.Handle("4000000", "job-1.1", on_slurm.root))
 
 
 def cut_ssh(service: SlurmService) -> int:
-    """Kill the sessions of the cluster's sshd; returns how many there were."""
+    """Kill the sessions of the cluster's sshd; return their number."""
     sessions = psutil.Process(service.slurm.pid("sshd")).children(recursive=True)
     for process in sessions:
-        with suppress(psutil.NoSuchProcess):  # it ended with another one
+        with suppress(psutil.NoSuchProcess):  # it ended with another process
             process.kill()
     return len(sessions)

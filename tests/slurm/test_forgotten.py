@@ -1,4 +1,4 @@
-"""A cluster without accounting that soon forgets what has ended: what the run left says how it ended."""
+"""A cluster without accounting that soon forgets ended jobs: the run's end marker tells its end."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,17 +28,13 @@ def on_forgetful(
         yield service
 
 
-def test_a_run_that_finished_and_was_forgotten_has_succeeded(
-    on_forgetful: SlurmService, stand_in: Path
-) -> None:
+def test_a_forgotten_run_with_an_end_marker_has_succeeded(on_forgetful: SlurmService, stand_in: Path) -> None:
     job_id = miss_the_end(on_forgetful, "wait", stand_in)
     with on_forgetful.again() as service:
         assert service.wait_for(job_id)["state"] == "SUCCEEDED"
 
 
-def test_a_run_that_left_no_word_and_was_forgotten_is_lost(
-    on_forgetful: SlurmService, stand_in: Path
-) -> None:
+def test_a_forgotten_run_without_an_end_marker_is_lost(on_forgetful: SlurmService, stand_in: Path) -> None:
     job_id = miss_the_end(on_forgetful, "hold", stand_in)
     with on_forgetful.again() as service:
         job = service.wait_for(job_id)
@@ -46,7 +42,7 @@ def test_a_run_that_left_no_word_and_was_forgotten_is_lost(
     assert "left no end marker" in job["state_reason"]["message"] + job["failure"]["cause"]
 
 
-def test_a_run_that_was_begun_again_while_nobody_looked_has_its_own_end(on_forgetful: SlurmService) -> None:
+def test_a_run_requeued_while_no_service_runs_has_its_own_end(on_forgetful: SlurmService) -> None:
     job = on_forgetful.run_until(4, "wait")
     on_forgetful.stop()
     on_forgetful.slurm.run("scontrol", "requeue", job["backend"]["external_id"])
@@ -58,7 +54,7 @@ def test_a_run_that_was_begun_again_while_nobody_looked_has_its_own_end(on_forge
     assert (ended["state"], ended["attempt"]) == ("SUCCEEDED", 2)
 
 
-def test_a_run_that_was_begun_again_and_lost_is_not_begun_a_third_time(on_forgetful: SlurmService) -> None:
+def test_a_requeued_run_that_is_lost_is_not_started_a_third_time(on_forgetful: SlurmService) -> None:
     job = on_forgetful.run_until(4)
     on_forgetful.slurm.run("scontrol", "requeue", job["backend"]["external_id"])
     on_forgetful.wait_for_step(job["id"], 4, attempt=2)
@@ -68,7 +64,7 @@ def test_a_run_that_was_begun_again_and_lost_is_not_begun_a_third_time(on_forget
     assert on_forgetful.starts(job["id"]) == ["1", "2"]
 
 
-def test_a_job_that_was_to_begin_again_and_was_lost_is_in_nobodys_way(on_forgetful: SlurmService) -> None:
+def test_a_requeued_job_that_is_lost_blocks_no_other_job(on_forgetful: SlurmService) -> None:
     job = on_forgetful.run_until(4)
     on_forgetful.slurm.run("scontrol", "requeuehold", job["backend"]["external_id"])
     wait_until(lambda: on_forgetful.job(job["id"])["attempt"] == 2, 60, "the second attempt")
@@ -80,7 +76,7 @@ def test_a_job_that_was_to_begin_again_and_was_lost_is_in_nobodys_way(on_forgetf
 
 
 def lose_state(service: SlurmService) -> None:
-    """A controller that comes back without its jobs."""
+    """Restart the controller without its jobs."""
     service.slurm.kill("slurmctld")
     for file in service.slurm.directory.rglob("job_state*"):
         file.unlink()

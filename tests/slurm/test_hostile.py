@@ -1,4 +1,4 @@
-"""Whatever a client says: no shell of the cluster reads it, no directive of Slurm comes of it."""
+"""Text of the client never reaches a shell of the cluster or a Slurm directive."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.support.slurm_service import SlurmService
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
 
-# Around each string: at the beginning of a word, in it, at its end, as a path, as an option.
+# Contexts of each string: at the start of a word, inside, at its end, as a path, as an option.
 WRAPS = ("{}", "a{}", "{}a", "/{}", "--x={}", "a b{}", "{0}{0}", "'{}'", '"{}"')
 
 
@@ -23,13 +23,13 @@ def canary_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hostile(canary_file: Path) -> list[str]:
-    """More than 500."""
+    """Return more than 500 hostile strings."""
     texts = [wrap.format(text) for text in strings(str(canary_file)) for wrap in WRAPS]
     return list(dict.fromkeys(texts))
 
 
 def bodies(service: SlurmService, text: str) -> Iterator[dict[str, Any]]:
-    """Requests that have the text in one place each."""
+    """Yield requests with the text in one place each."""
     usual = service.body()
     yield {**usual, "name": text}
     yield {**usual, "config": text}
@@ -47,7 +47,7 @@ def bodies(service: SlurmService, text: str) -> Iterator[dict[str, Any]]:
     yield {**usual, "resources": {"nodes": text}}
 
 
-def test_five_hundred_strings_in_every_field_are_planned_or_refused(
+def test_five_hundred_strings_in_every_field_are_planned_or_rejected(
     on_slurm: SlurmService, canary_file: Path
 ) -> None:
     texts = hostile(canary_file)
@@ -73,14 +73,14 @@ def test_five_hundred_strings_in_every_field_are_planned_or_refused(
     assert not canary_file.exists()
 
 
-def test_what_is_accepted_runs_as_it_was_said(on_slurm: SlurmService, canary_file: Path) -> None:
-    """A hundred of them in all free places at once, through Slurm to the run's own config."""
+def test_accepted_text_reaches_the_run_unchanged(on_slurm: SlurmService, canary_file: Path) -> None:
+    """Send a hundred of them in all free text fields through Slurm to the run's config."""
     texts = [text for text in hostile(canary_file) if accepted(on_slurm, text)][::4][:100]
     assert len(texts) >= 50
     jobs = {on_slurm.submit(free(on_slurm, text))["id"]: text for text in texts}
     for job_id, text in jobs.items():
         job = on_slurm.wait_for(job_id, timeout=600)
-        assert (job["state"], job["labels"]["said"]) == ("SUCCEEDED", text), text
+        assert (job["state"], job["labels"]["text"]) == ("SUCCEEDED", text), text
         assert job["config"]["logger"]["wandb_exp_name"] == text
         assert on_slurm.starts(job_id) == ["1"]
         shown = on_slurm.slurm.run("scontrol", "show", "job", job["backend"]["external_id"]).stdout
@@ -92,11 +92,11 @@ def test_what_is_accepted_runs_as_it_was_said(on_slurm: SlurmService, canary_fil
 
 
 def free(service: SlurmService, text: str) -> dict[str, Any]:
-    """A job that says the text wherever any text may stand."""
+    """Return a job with the text in all free text fields."""
     usual = service.body()
     named = {"logger.wandb_exp_name": text, "logger.wandb_entity": text, "logger.wandb_project": "train"}
     overrides = dict(one.split("=", 1) for one in usual["overrides"]) | named
-    return {**usual, "overrides": overrides, "labels": {"said": text}}
+    return {**usual, "overrides": overrides, "labels": {"text": text}}
 
 
 def accepted(service: SlurmService, text: str) -> bool:

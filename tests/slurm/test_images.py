@@ -1,4 +1,4 @@
-"""Container images: imported once a digest, never half, never stale. enroot and pyxis are stand-ins."""
+"""Container images: imported once per digest, never partial, never stale. enroot and pyxis are fakes."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
-# The registry is a directory: TAG holds the digest, `slow` and `broken` say how an import goes.
+# The registry is a directory: `tag` holds the digest, `slow` and `broken` control imports.
 ENROOT = """#!/bin/bash
 registry={registry}
 case $1 in
@@ -26,7 +26,7 @@ import)
     echo "whole $(cat "$registry/tag")" > "$3" ;;
 esac
 """
-# What pyxis adds to srun: the options are taken, and what they name is noted.
+# The options that pyxis adds to srun are accepted, and the image is recorded.
 SRUN = """#!/bin/bash
 for option; do
     shift
@@ -70,7 +70,7 @@ def registry(tmp_path: Path) -> Registry:
 def with_images(
     slurm: Cluster, registry: Registry, tmp_path: Path, stand_in: Path, secret_file: Path
 ) -> Iterator[SlurmService]:
-    """A service whose runs are in containers."""
+    """A service whose runs use containers."""
     programs = tmp_path / "bin"
     programs.mkdir()
     real = next(path for one in os.environ["PATH"].split(":") if (path := Path(one) / "srun").exists())
@@ -89,7 +89,7 @@ def with_images(
 
 
 def reason(service: SlurmService, job_id: str) -> str | None:
-    """Why a job waits."""
+    """Return why a job waits."""
     found: str | None = (service.job(job_id)["queue"] or {}).get("reason")
     return found
 
@@ -101,7 +101,7 @@ def images(service: SlurmService) -> list[str]:
 def test_many_jobs_wait_for_one_import(with_images: SlurmService, registry: Registry) -> None:
     (registry.directory / "slow").touch()
     jobs = [with_images.submit(with_images.body())["id"] for _ in range(5)]
-    wait_until(lambda: registry.imports, what="the import to begin")
+    wait_until(lambda: registry.imports, what="the import to start")
     waiting = [wait_until(lambda job_id=one: reason(with_images, job_id), what="a reason") for one in jobs]  # type: ignore[misc]
     assert all(one.startswith("Waits for its container image") for one in waiting)
     assert images(with_images) == []
@@ -121,7 +121,7 @@ def test_a_tag_that_moved_is_another_image(with_images: SlurmService, registry: 
     assert registry.used == [f"whole sha256:{letter * 64}" for letter in "aba"]
 
 
-def test_an_import_that_fails_is_said_and_tried_again(with_images: SlurmService, registry: Registry) -> None:
+def test_a_failed_import_is_reported_and_retried(with_images: SlurmService, registry: Registry) -> None:
     (registry.directory / "broken").touch()
     failed = with_images.wait_for(with_images.submit(with_images.body())["id"])
     assert (failed["state"], failed["failure"]["class"]) == ("FAILED", "image_pull")
@@ -130,12 +130,12 @@ def test_an_import_that_fails_is_said_and_tried_again(with_images: SlurmService,
     assert with_images.wait_for(with_images.submit(with_images.body())["id"])["state"] == "SUCCEEDED"
 
 
-def test_an_import_that_is_cut_off_leaves_nothing_to_be_served(
+def test_a_killed_import_leaves_no_image(
     with_images: SlurmService, registry: Registry, slurm: Cluster
 ) -> None:
     (registry.directory / "slow").touch()
     job_id = with_images.submit(with_images.body())["id"]
-    wait_until(lambda: registry.imports, what="the import to begin")
+    wait_until(lambda: registry.imports, what="the import to start")
     importing = slurm.run("squeue", "--noheader", "--states=RUNNING", "--Format", "JobID").stdout.split()
     slurm.run("scancel", "--signal=KILL", "--full", *importing)
     assert with_images.wait_for(job_id)["failure"]["class"] == "image_pull"
@@ -145,24 +145,24 @@ def test_an_import_that_is_cut_off_leaves_nothing_to_be_served(
     assert registry.used == [f"whole sha256:{'a' * 64}"]
 
 
-def test_an_import_anew_leaves_the_old_file_to_those_who_use_it(
+def test_a_fresh_import_keeps_the_old_file_for_its_users(
     with_images: SlurmService, registry: Registry
 ) -> None:
     holding = with_images.run_until(4)["id"]
     before = images(with_images)
-    began = time.time()
+    started = time.time()
     job_id = with_images.submit(with_images.body(force_squash=True))["id"]
     assert with_images.wait_for(job_id)["state"] == "SUCCEEDED"
     assert len(registry.imports) == 2
     assert set(before) < set(images(with_images))
     link = with_images.root / "images" / f"sha256-{'a' * 64}.sqsh"
-    assert link.resolve().stat().st_mtime >= began
+    assert link.resolve().stat().st_mtime >= started
     with_images.ask(holding, "pause")
     with_images.wait_for(holding, "PAUSED")
     with_images.ask(holding, "cancel")
 
 
-def test_what_an_import_that_was_killed_left_goes_with_the_next_one(with_images: SlurmService) -> None:
+def test_the_next_import_removes_files_of_killed_imports(with_images: SlurmService) -> None:
     folder = with_images.root / "images"
     folder.mkdir(mode=0o700)
     old, young = (folder / f"sha256-{'a' * 64}.{number}.sqsh.part" for number in (4711, 4712))

@@ -1,4 +1,4 @@
-"""Installing Slurm: what is missing is said, and what was there before stays."""
+"""Installing Slurm: missing parts are reported, and existing files are restored."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +10,7 @@ from demo.slurm import install
 pytestmark = pytest.mark.slurm
 
 
-def test_services_are_held_back_and_the_policy_is_put_back(tmp_path: Path) -> None:
+def test_services_do_not_start_and_the_policy_is_restored(tmp_path: Path) -> None:
     policy = tmp_path / "policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 0\n")
     with suppress(KeyboardInterrupt), install.services_held_back(policy):
@@ -21,13 +21,13 @@ def test_services_are_held_back_and_the_policy_is_put_back(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [policy]
 
 
-def test_no_policy_is_left_where_there_was_none(tmp_path: Path) -> None:
+def test_a_new_policy_is_removed(tmp_path: Path) -> None:
     with install.services_held_back(tmp_path / "policy-rc.d"):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_nothing_can_be_installed_it_says_what_is_missing(
+def test_missing_programs_are_reported_if_they_cannot_be_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(install, "PATH", str(tmp_path))

@@ -1,4 +1,4 @@
-"""A cluster that accepts what can never run, and forgets soon, so that its accounting is really asked."""
+"""A cluster that accepts jobs that can never run, and soon forgets jobs, so that accounting is needed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +29,7 @@ def on_lenient(lenient: Cluster, tmp_path: Path, stand_in: Path, secret_file: Pa
 
 
 @pytest.mark.parametrize(("cluster", "nodes"), [("too-long", 1), ("near", 8)])
-def test_a_job_that_can_never_run_says_so(on_lenient: SlurmService, cluster: str, nodes: int) -> None:
+def test_a_job_that_can_never_run_is_reported(on_lenient: SlurmService, cluster: str, nodes: int) -> None:
     job_id = on_lenient.submit(on_lenient.body(cluster=cluster, resources={"nodes": nodes}))["id"]
     job = wait_until(lambda: never_runs(on_lenient, job_id), what="the reason")
     assert job["queue"]["reason"].startswith("Can never run as submitted: It requests ")
@@ -42,9 +42,7 @@ def never_runs(service: SlurmService, job_id: str) -> dict[str, Any] | None:
     return job if job["state_reason"] and job["state_reason"]["code"] == "never_runs" else None
 
 
-def test_of_what_the_queue_has_forgotten_the_accounting_says_how_it_ended(
-    on_lenient: SlurmService, stand_in: Path
-) -> None:
+def test_accounting_tells_the_end_of_a_forgotten_job(on_lenient: SlurmService, stand_in: Path) -> None:
     job_id = miss_the_end(on_lenient, "hold", stand_in)
     with on_lenient.again() as service:
         job = service.wait_for(job_id)
@@ -52,14 +50,14 @@ def test_of_what_the_queue_has_forgotten_the_accounting_says_how_it_ended(
     assert f"{job_id}.1 CANCELLED by" in job["state_reason"]["raw"]
 
 
-def test_while_the_accounting_is_down_what_the_queue_has_forgotten_is_not_lost(
+def test_a_forgotten_job_is_not_lost_while_accounting_is_down(
     on_lenient: SlurmService, stand_in: Path
 ) -> None:
     on_lenient.slurm.kill("slurmdbd")
     job_id = miss_the_end(on_lenient, "hold", stand_in)
-    # Less than until it is stale; slurmctld brings its records to a slurmdbd that is back in its own time.
+    # Long enough for slurmctld to send its records to the restarted slurmdbd, which takes a while.
     with on_lenient.again(SFT_LOST_AFTER_SECONDS="25") as service:
-        wait_until(lambda: service.job(job_id)["stale"], 90, "a job that nobody knows about")
+        wait_until(lambda: service.job(job_id)["stale"], 90, "a stale job")
         assert service.job(job_id)["state"] == "RUNNING"
         on_lenient.slurm.revive("slurmdbd")
         assert service.wait_for(job_id, timeout=180)["state"] == "CANCELLED"

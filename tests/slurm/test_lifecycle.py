@@ -1,4 +1,4 @@
-"""One life of a job on a real Slurm: submitted, watched, paused, resumed, cancelled, refused."""
+"""The life cycle of a job on a real Slurm: submit, poll, pause, resume, cancel, reject."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ NEAR_AND_FAR = pytest.mark.parametrize("cluster", ["near", "far"])
 
 
 @NEAR_AND_FAR
-def test_a_job_on_two_nodes_trains_and_shows_what_it_did(on_slurm: SlurmService, cluster: str) -> None:
+def test_a_job_on_two_nodes_trains_and_shows_its_results(on_slurm: SlurmService, cluster: str) -> None:
     resources = {"nodes": 2, "gpus_per_node": 2}
     job = on_slurm.submit(on_slurm.body(cluster=cluster, resources=resources))
     job = on_slurm.wait_for(job["id"])
@@ -35,7 +35,7 @@ def test_a_job_on_two_nodes_trains_and_shows_what_it_did(on_slurm: SlurmService,
 
 
 @NEAR_AND_FAR
-def test_its_checkpoint_is_downloaded_byte_for_byte(on_slurm: SlurmService, cluster: str) -> None:
+def test_a_checkpoint_is_downloaded_unchanged(on_slurm: SlurmService, cluster: str) -> None:
     job = on_slurm.wait_for(on_slurm.submit(on_slurm.body(cluster=cluster))["id"])
     [saved] = on_slurm.client.get(f"/v1/jobs/{job['id']}/checkpoints").json()["items"]
     file = "__0_0.distcp"
@@ -45,7 +45,7 @@ def test_its_checkpoint_is_downloaded_byte_for_byte(on_slurm: SlurmService, clus
 
 
 @NEAR_AND_FAR
-def test_a_pause_saves_and_a_resumed_job_is_another_attempt(on_slurm: SlurmService, cluster: str) -> None:
+def test_a_pause_saves_and_a_resumed_job_is_a_new_attempt(on_slurm: SlurmService, cluster: str) -> None:
     job_id = on_slurm.run_until(4, cluster=cluster)["id"]
     on_slurm.ask(job_id, "pause")
     paused = on_slurm.wait_for(job_id, "PAUSED")
@@ -73,14 +73,14 @@ def test_a_running_and_a_waiting_job_are_cancelled(on_slurm: SlurmService) -> No
     assert on_slurm.starts(waiting) == []
 
 
-def test_a_job_that_is_cancelled_on_the_cluster_says_so(on_slurm: SlurmService) -> None:
+def test_a_job_cancelled_on_the_cluster_is_cancelled(on_slurm: SlurmService) -> None:
     job = on_slurm.run_until(4)
     on_slurm.slurm.run("scancel", job["backend"]["external_id"])
     ended = on_slurm.wait_for(job["id"])
     assert (ended["state"], ended["state_reason"]["code"]) == ("CANCELLED", "cancelled_on_cluster")
 
 
-REFUSED = {
+REJECTED = {
     "no-partition": ("nvalid partition", "partition"),
     "no-account": ("nvalid account", "account"),
     "no-qos": ("nvalid qos", "qos"),
@@ -94,19 +94,19 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("cluster", REFUSED)
-def test_what_slurm_refuses_fails_with_its_words_and_what_to_do(on_slurm: SlurmService, cluster: str) -> None:
+@pytest.mark.parametrize("cluster", REJECTED)
+def test_a_rejected_job_fails_with_slurms_message_and_a_hint(on_slurm: SlurmService, cluster: str) -> None:
     nodes = 8 if cluster == "near" else 1  # the cluster has two
     job = on_slurm.submit(on_slurm.body(cluster=cluster, resources={"nodes": nodes}))
     job = on_slurm.wait_for(job["id"])
     assert (job["state"], job["failure"]["class"]) == ("FAILED", "scheduler_rejected")
-    words, hint = REFUSED[cluster]
-    assert words in job["failure"]["cause"]
+    message, hint = REJECTED[cluster]
+    assert message in job["failure"]["cause"]
     assert hint in job["failure"]["recovery"]
     assert on_slurm.starts(job["id"]) == []
 
 
-def test_the_directory_of_a_job_is_its_users_alone(on_slurm: SlurmService) -> None:
+def test_only_the_user_can_access_a_jobs_directory(on_slurm: SlurmService) -> None:
     job = on_slurm.wait_for(on_slurm.submit(on_slurm.body())["id"])
     for path in (on_slurm.root / "jobs" / job["id"]).rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
@@ -121,19 +121,19 @@ def test_the_code_is_staged_once(on_slurm: SlurmService) -> None:
     assert (staged / "trainer" / "config" / "bridge.json").is_file()
 
 
-def test_a_cluster_whose_commands_fail_leaves_the_job_waiting_and_says_why(on_slurm: SlurmService) -> None:
+def test_a_job_waits_while_slurms_commands_fail(on_slurm: SlurmService) -> None:
     job_id = on_slurm.submit(on_slurm.body(cluster="not-there"))["id"]
 
-    def said() -> dict[str, Any] | None:
+    def unavailable() -> dict[str, Any] | None:
         reason = on_slurm.job(job_id)["state_reason"]
         return reason if reason and reason["code"] == "backend_unavailable" else None
 
-    assert wait_until(said, what="a reason")
+    assert wait_until(unavailable, what="a reason")
     assert on_slurm.job(job_id)["state"] == "SUBMITTING"
     on_slurm.ask(job_id, "cancel")
 
 
-def test_a_job_has_the_gpus_that_it_asks_for_and_no_others(on_slurm: SlurmService) -> None:
+def test_a_job_has_only_the_requested_gpus(on_slurm: SlurmService) -> None:
     body = on_slurm.body("hold", resources={"gpus_per_node": 2})
     body["overrides"].append("device=cuda")
     job = on_slurm.wait_for_step(on_slurm.submit(body)["id"], 4)
@@ -145,15 +145,15 @@ def test_a_job_has_the_gpus_that_it_asks_for_and_no_others(on_slurm: SlurmServic
     on_slurm.ask(job["id"], "cancel")
 
 
-def test_a_job_that_waits_says_when_it_is_to_begin(on_slurm: SlurmService) -> None:
+def test_a_pending_job_shows_its_estimated_start(on_slurm: SlurmService) -> None:
     takes_all = ("--nodes=2", "--exclusive", "--time=5", "--output=/dev/null", "--wrap", "sleep 600")
-    in_the_way = on_slurm.slurm.run("sbatch", "--parsable", *takes_all).stdout.strip()
+    blocker = on_slurm.slurm.run("sbatch", "--parsable", *takes_all).stdout.strip()
     body = on_slurm.body(cluster="exclusive", resources={"nodes": 2})
     job_id = on_slurm.submit(body)["id"]
     begins = wait_until(
         lambda: (on_slurm.job(job_id)["queue"] or {}).get("estimated_start"), 60, "an estimate"
     )
     assert datetime.fromisoformat(begins) > datetime.now(UTC)
-    on_slurm.slurm.run("scancel", in_the_way)
+    on_slurm.slurm.run("scancel", blocker)
     ended = on_slurm.wait_for(job_id)
     assert (ended["state"], ended["queue"]) == ("SUCCEEDED", None)

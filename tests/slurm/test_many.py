@@ -1,4 +1,4 @@
-"""Many jobs on a real Slurm while workers are killed at random: each runs once."""
+"""Many jobs on a real Slurm while workers are killed at random: each job runs once."""
 
 import os
 import random
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 
 class SlurmParts(Parts):
-    """A service in its parts, on near and far by turns."""
+    """A service in parts, with jobs on `near` and `far` at random."""
 
     root: Path
 
@@ -59,14 +59,14 @@ def parts(
 
 @pytest.fixture
 def dice() -> random.Random:
-    """Its seed is shown where the test fails; the variable repeats it."""
+    """A random generator. Its seed is shown if the test fails; CHAOS_SEED repeats it."""
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
     print(f"CHAOS_SEED={seed}")
     return random.Random(seed)
 
 
 def storm(parts: SlurmParts, tally: Tally, dice: random.Random, jobs: int, kills: int) -> None:
-    """Post jobs from four clients, and kill the worker now and then."""
+    """Post jobs from four clients, and kill the worker at random."""
     with ThreadPoolExecutor(4) as clients:
         posted = [clients.submit(parts.submit, key=str(number)) for number in range(jobs)]
         while tally.kills < kills or not all(one.done() for one in posted):

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 def training(
     slurm: Cluster, tmp_path_factory: pytest.TempPathFactory, inputs: Path, secret_file: Path
 ) -> Iterator[SlurmService]:
-    """A service whose runs are real ones. gloo finds its peers by the loopback interface here."""
+    """A service with real training runs. gloo finds its peers by the loopback interface here."""
     directory = tmp_path_factory.mktemp("training")
     profile = {
         "python": str(PYTHON),
@@ -29,7 +29,7 @@ def training(
         yield service
 
 
-def test_two_nodes_teach_a_model_something(training: SlurmService, inputs: Path) -> None:
+def test_two_nodes_reduce_the_loss(training: SlurmService, inputs: Path) -> None:
     body = fine_tuning(inputs, "train.train_iters=6", "validation.eval_iters=1")
     job = training.submit({**body, "cluster": "near", "resources": {"nodes": 2, "gpus_per_node": 1}})
     loss = check(training, training.wait_for(job["id"], timeout=600), steps=6)
