@@ -30,13 +30,13 @@ def clean_up(service: LeptonService) -> Iterator[None]:
 def judge(service: LeptonService, tally: Tally, job_id: str, starts: list[str] | None = None) -> None:
     """Check that the job succeeded, that each run started once, and that Lepton has no other jobs of it."""
     job = service.wait_for(job_id, timeout=120)
-    begun, wanted = service.starts(job_id), starts or ["1"]
+    started, wanted = service.starts(job_id), starts or ["1"]
     made = [one for one in service.lepton.workspace.created if one.id.startswith(job_id)]
     tally.jobs += 1
     tally.wrong += job["state"] != "SUCCEEDED"
-    tally.doubled += len(begun) > len(wanted)
-    tally.lost += len(begun) < len(wanted)
-    assert (job["state"], begun, len(made)) == ("SUCCEEDED", wanted, len(wanted))
+    tally.doubled += len(started) > len(wanted)
+    tally.lost += len(started) < len(wanted)
+    assert (job["state"], started, len(made)) == ("SUCCEEDED", wanted, len(wanted))
 
 
 # -- submitted once --------------------------------------------------------------------------------
