@@ -192,9 +192,7 @@ def test_jobs_that_the_controller_lost_run_once(on_slurm: SlurmService, tally: T
 
 def test_jobs_are_only_stale_while_the_controller_is_down(on_slurm: SlurmService, tally: Tally) -> None:
     job = on_slurm.run_until(4)
-    on_slurm.slurm.kill(
-        "slurmctld", signal.SIGTERM
-    )  # it saves its state
+    on_slurm.slurm.kill("slurmctld", signal.SIGTERM)  # it saves its state
     wait_until(lambda: on_slurm.job(job["id"])["stale"], 90, "a stale job")
     assert on_slurm.job(job["id"])["state"] == "RUNNING"
     on_slurm.slurm.revive("slurmctld")
