@@ -1,1 +1,1 @@
-"""The HTTP skin over worker/: routes translate, worker decides."""
+"""The HTTP layer over worker/: routes translate, worker decides."""

@@ -1,4 +1,4 @@
-"""Who calls, and what of it is for them: every route under /v1 asks for one of these."""
+"""Authentication and authorization as dependencies: every route under /v1 declares one of these."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -18,26 +18,26 @@ _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: 
 def get_caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
-    """Who calls. Raises Unauthenticated."""
+    """Return the caller of the request. Raises Unauthenticated."""
     if credentials is None:
-        raise Unauthenticated("An API key is needed.", hint="Send Authorization: Bearer <key>.")
+        raise Unauthenticated("An API key is required.", hint="Send the header Authorization: Bearer <key>.")
     caller = keys.authenticate(credentials.credentials)
-    request.state.caller = caller.name  # for the line in the log
+    request.state.caller = caller.name  # for the request log
     return caller
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]
-JobId = Annotated[str, Path(max_length=64, description="A job's id.")]
+JobId = Annotated[str, Path(max_length=64, description="ID of a job.")]
 
 
 def requires(role: Role) -> Callable[[Caller], Caller]:
-    """A dependency: the caller, who has to have the role or one above it. Raises Forbidden."""
+    """Return a dependency: the caller, if its role includes `role`. The dependency raises Forbidden."""
 
     def caller_with_role(caller: CallerDep) -> Caller:
         if not caller.role.includes(role):
             raise Forbidden(
-                f"This needs a key with the role {role}; yours is {caller.role}.",
-                hint="Ask an admin for one.",
+                f"This request needs a key with the role {role}; yours is {caller.role}.",
+                hint="Ask an admin for such a key.",
             )
         return caller
 
@@ -45,7 +45,7 @@ def requires(role: Role) -> Callable[[Caller], Caller]:
 
 
 def get_visible_job(job_id: JobId, caller: CallerDep) -> Job:
-    """The job in the path. Raises NotFound for what is not the caller's to see."""
+    """Return the job in the path. Raises NotFound, also for a job that the caller may not see."""
     job = queries.get(job_id)
     if not caller.sees(job):
         raise queries.no_such_job(job_id)
@@ -53,11 +53,11 @@ def get_visible_job(job_id: JobId, caller: CallerDep) -> Job:
 
 
 def get_changeable_job(job: Annotated[Job, Depends(get_visible_job)], caller: CallerDep) -> Job:
-    """The job in the path, for who may change it. Raises NotFound, Forbidden."""
+    """Return the job in the path if the caller may change it. Raises NotFound, Forbidden."""
     if not caller.may_change(job):
         raise Forbidden(
             f"A key with the role {caller.role} cannot change this job.",
-            hint=f"Its owner is {job.owner!r}; operators of its project can change it too.",
+            hint=f"Its owner {job.owner!r} and operators of its project can change it.",
         )
     return job
 

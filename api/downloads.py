@@ -1,4 +1,4 @@
-"""Files as responses: whole, or one range of bytes (RFC 9110, section 14)."""
+"""Files as responses: the complete file, or one range of bytes (RFC 9110, section 14)."""
 
 import re
 from email.utils import formatdate
@@ -11,21 +11,21 @@ from worker.errors import RangeInvalid
 from worker.jobs.checkpoints import StoredFile
 
 
-def response(file: StoredFile, wanted: str | None, if_range: str | None) -> StreamingResponse:
-    """The file, or a range of it. Raises RangeInvalid.
+def response(file: StoredFile, requested: str | None, if_range: str | None) -> StreamingResponse:
+    """Return the file, or a range of it. Raises RangeInvalid.
 
-    wanted: the header Range; it does not hold where `if_range` names another version of the file.
+    requested: the header Range; ignored if `if_range` names another version of the file.
     """
     size, headers = file.stat.size, _headers(file)
-    if wanted is None or if_range not in (None, headers["ETag"], headers["Last-Modified"]):
+    if requested is None or if_range not in (None, headers["ETag"], headers["Last-Modified"]):
         begin, end, status = 0, size, 200
     else:
-        (begin, end), status = _range(wanted, size), 206
+        (begin, end), status = _range(requested, size), 206
         headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
-    # The length is declared: a client sees that what was broken off is not the whole.
+    # Declare the length, so that a client detects an incomplete download.
     headers["Content-Length"] = str(end - begin)
-    pieces = file.chunks(begin, end)
-    return StreamingResponse(pieces, status, headers, media_type="application/octet-stream")
+    chunks = file.chunks(begin, end)
+    return StreamingResponse(chunks, status, headers, media_type="application/octet-stream")
 
 
 def _headers(file: StoredFile) -> dict[str, str]:
@@ -33,11 +33,11 @@ def _headers(file: StoredFile) -> dict[str, str]:
         "Accept-Ranges": "bytes",
         "ETag": _etag(file.stat),
         "Last-Modified": formatdate(file.stat.modified_ns // 1_000_000_000, usegmt=True),
-        "Content-Disposition": f"attachment; {_named(file.path.name)}",
+        "Content-Disposition": f"attachment; {_filename_parameter(file.path.name)}",
     }
 
 
-def _named(name: str) -> str:
+def _filename_parameter(name: str) -> str:
     quoted = quote(name)
     return f'filename="{name}"' if quoted == name else f"filename*=utf-8''{quoted}"
 
@@ -46,12 +46,13 @@ def _etag(stat: FileStat) -> str:
     return f'"{stat.modified_ns:x}-{stat.size:x}"'
 
 
-def _range(wanted: str, size: int) -> tuple[int, int]:
-    """The first byte, and the one after the last. Raises RangeInvalid."""
-    match = re.fullmatch(r"bytes=(\d{0,19})-(\d{0,19})", wanted.replace(" ", ""))
+def _range(requested: str, size: int) -> tuple[int, int]:
+    """Return the first byte, and the byte after the last. Raises RangeInvalid."""
+    match = re.fullmatch(r"bytes=(\d{0,19})-(\d{0,19})", requested.replace(" ", ""))
     if not match or not _fits(match[1], match[2], size):
         raise RangeInvalid(
-            f"The range {wanted[:50]!r} does not fit a file of {size} bytes.", hint="bytes=0-1023"
+            f"The range {requested[:50]!r} is not valid for a file of {size} bytes.",
+            hint="Send one range within the file, such as bytes=0-1023.",
         )
     first, last = match[1], match[2]
     if not first:
@@ -61,5 +62,5 @@ def _range(wanted: str, size: int) -> tuple[int, int]:
 
 def _fits(first: str, last: str, size: int) -> bool:
     if not first:
-        return bool(last) and int(last) > 0 and size > 0  # the last so many bytes
+        return bool(last) and int(last) > 0 and size > 0  # the last N bytes
     return int(first) < size and (not last or int(first) <= int(last))

@@ -1,6 +1,6 @@
-"""What every request goes through: a request id, its line in the log, and limits of what is taken.
+"""Middleware of all requests: request id, request log and metrics, limits.
 
-All of it passes messages on as they come: an answer may be a stream of hours.
+Each class forwards messages as they arrive: a response may be a stream that lasts for hours.
 """
 
 import re
@@ -29,7 +29,7 @@ log = logger(__name__)
 
 
 class RequestContext:
-    """Gives each request an id (the client's own if it is harmless), in logs and in the answer."""
+    """Gives each request an id, in logs and in the response: the client's own id if its form is safe."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -41,7 +41,7 @@ class RequestContext:
         request = Request(scope)
         request_id = _request_id(request)
         request.state.request_id = request_id
-        # A query may hold what was not meant for it, e.g. a key: no trace has it.
+        # A query may contain a secret by mistake, such as an API key: traces leave the query out.
         tracing.annotate({"sft.request_id": request_id, "url.query": ""})
 
         async def send_with_id(message: Message) -> None:
@@ -62,7 +62,7 @@ def _request_id(request: Request) -> str:
 
 
 class RequestLog:
-    """Counts each request when its answer begins; times it, and writes its line, when that has ended."""
+    """Counts each request when its response begins; times and logs the request when the response ends."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -73,15 +73,15 @@ class RequestLog:
             return
         exchange = _Exchange(scope, started=perf_counter())
 
-        async def noting(message: Message) -> None:
-            exchange.note(message)
+        async def send_observed(message: Message) -> None:
+            exchange.observe(message)
             await send(message)
 
         try:
-            await self.app(scope, receive, noting)
+            await self.app(scope, receive, send_observed)
         except Exception:
             if exchange.status is None:
-                exchange.begin(HTTPStatus.INTERNAL_SERVER_ERROR)  # answered further out
+                exchange.begin(HTTPStatus.INTERNAL_SERVER_ERROR)  # an outer handler sends the response
             raise
         finally:
             exchange.end()
@@ -89,14 +89,14 @@ class RequestLog:
 
 @dataclass
 class _Exchange:
-    """A request and what is known of its answer."""
+    """A request, and what is known of its response."""
 
     scope: MutableMapping[str, Any]
     started: float
     status: int | None = None
     is_stream: bool = False
 
-    def note(self, message: Message) -> None:
+    def observe(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.begin(message["status"])
         elif message.get("more_body"):
@@ -122,14 +122,14 @@ class _Exchange:
 
     @property
     def method(self) -> str:
-        """One that HTTP has: clients may send any word, and each would be a series of its own."""
+        """The method if HTTP defines it, else `other`: each unknown method would create a metric series."""
         method: str = self.scope["method"]
         return method if method in HTTPMethod.__members__ else "other"
 
     @property
     def route(self) -> str:
-        """The template of the route's path; never the path, of which there is no end."""
-        # A route that was included knows its path without the prefix only.
+        """The template of the route's path, not the path: the number of paths is unlimited."""
+        # An included route knows its path only without the prefix.
         included = self.scope.get("fastapi", {}).get("effective_route_context")
         matched = included or self.scope.get("route")
         return getattr(matched, "path_format", UNMATCHED)
@@ -143,7 +143,7 @@ class _Exchange:
 
 
 class RequestLimits:
-    """Refuses bodies that are too large, and NUL bytes."""
+    """Rejects bodies that are too large, and NUL bytes in the URL."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self.app = app
@@ -153,7 +153,7 @@ class RequestLimits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif _has_nul(request := Request(scope)):
-            # No database takes it, and no path or name has it.
+            # No database accepts a NUL byte, and no path or name contains one.
             response = problem(request, 400, "nul_byte", "A NUL byte is not allowed in a URL.")
             await response(scope, receive, send)
         else:
@@ -161,8 +161,8 @@ class RequestLimits:
 
 
 def _limited(receive: Receive, max_bytes: int) -> Receive:
-    """`receive` that ends in 413, said as a problem, once the body is larger than `max_bytes`."""
-    # FastAPI's own max_body_size would answer in plain text.
+    """Wrap `receive`: raise HTTPException 413 once the body is larger than `max_bytes`."""
+    # FastAPI's own max_body_size responds in plain text, not with a problem.
     received = 0
 
     async def limited() -> Message:

@@ -1,4 +1,4 @@
-"""Domain errors as problem details (RFC 9457, application/problem+json): one table, every error."""
+"""Errors as problem details (RFC 9457, application/problem+json): one table maps them to HTTP statuses."""
 
 import json
 from collections.abc import Mapping
@@ -42,16 +42,16 @@ log = structlog.get_logger()
 
 
 class Problem(BaseModel):
-    """What every error of this service looks like."""
+    """The body of every error response of this service."""
 
     type: str = "about:blank"
-    title: str = Field(description="The HTTP status in words.")
+    title: str = Field(description="The phrase of the HTTP status.")
     status: int
-    code: str = Field(description="What happened, for programs.")
-    detail: str = Field(description="What happened, for people.")
-    hint: str | None = Field(default=None, description="What to do about it.")
+    code: str = Field(description="What went wrong, as a stable code for programs.")
+    detail: str = Field(description="What went wrong, as text for people.")
+    hint: str | None = Field(default=None, description="What to do next.")
     errors: list[FieldError] = Field(
-        default_factory=list, description="The faults of the request, one by one."
+        default_factory=list, description="The errors of the request, one entry per field."
     )
     allowed_actions: list[str] | None = Field(default=None, description="What the job's state permits.")
     retryable: bool = Field(description="Whether the same request may succeed later.")
@@ -62,12 +62,12 @@ class ProblemResponse(JSONResponse):
     media_type = MEDIA_TYPE
 
     def render(self, content: Any) -> bytes:
-        # In ASCII: a problem quotes what a client sent, and that may hold what UTF-8 does not.
+        # ASCII: a problem quotes the client's input, which may contain characters that UTF-8 cannot encode.
         return json.dumps(content).encode()
 
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses: these problems, and those that every route under /v1 can end in."""
+    """Return OpenAPI responses: these statuses, and those that every route under /v1 can return."""
     return {status: _declaration(status) for status in sorted({400, 401, 500, 503, *statuses})}
 
 
@@ -80,7 +80,7 @@ def _declaration(status: int) -> dict[str, Any]:
 
 
 def describe(app: FastAPI) -> None:
-    """Put Problem, which the routes' declarations point at, into the app's OpenAPI document."""
+    """Add the schema Problem, which the routes' responses refer to, to the app's OpenAPI document."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -115,11 +115,11 @@ def _headers(status: int) -> dict[str, str]:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception of the app with a problem."""
+    """Install handlers that turn every exception of the app into a problem."""
     app.add_exception_handler(SftError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_bug)
+    app.add_exception_handler(Exception, _on_unexpected_error)
 
 
 async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
@@ -144,24 +144,24 @@ async def _on_invalid_request(request: Request, error: Exception) -> JSONRespons
     if any(one["type"] == "json_invalid" for one in found):
         return problem(request, 400, "malformed_json", f"The body is not JSON: {found[0]['ctx']['error']}.")
     if isinstance(error.body, str | bytes) and error.body:
-        detail = "The body is not sent as JSON."
+        detail = "The Content-Type of the body is not JSON."
         return problem(
             request, 415, "not_json", detail, hint="Send the header Content-Type: application/json."
         )
     model = _body_model(request)
-    faults = [fault for one in found for fault in _faults(one, error.body, model)]
-    unique = list({fault.pointer: fault for fault in faults}.values())
+    invalid = [field for one in found for field in _field_errors(one, error.body, model)]
+    unique = list({field.pointer: field for field in invalid}.values())
     return problem(request, 422, "invalid_request", unique[0].detail, hint=unique[0].hint, errors=unique)
 
 
 def _body_model(request: Request) -> type[BaseModel] | None:
-    """What the route takes: its names are those that a hint may suggest."""
+    """Return the model of the route's body: hints suggest the names of its fields."""
     field = getattr(request.scope.get("route"), "body_field", None)
     model = field.field_info.annotation if field else None
     return model if isinstance(model, type) and issubclass(model, BaseModel) else None
 
 
-def _faults(error: Mapping[str, Any], body: Any, model: type[BaseModel] | None) -> list[FieldError]:
+def _field_errors(error: Mapping[str, Any], body: Any, model: type[BaseModel] | None) -> list[FieldError]:
     source, *location = error["loc"]
     if source == "body":
         here = {**error, "loc": _in_body(location, body, missing=error["type"] == "missing")}
@@ -170,7 +170,7 @@ def _faults(error: Mapping[str, Any], body: Any, model: type[BaseModel] | None) 
 
 
 def _in_body(location: list[Any], body: Any, *, missing: bool) -> tuple[Any, ...]:
-    """The part of an error's location that lies in the body: pydantic adds the names of union members."""
+    """Return the part of an error's location that is in the body: pydantic adds names of union members."""
     path: list[Any] = []
     for part in location:
         if (isinstance(body, dict) and part in body) or (
@@ -189,7 +189,7 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     code = status.phrase.lower().replace(" ", "_")
     hints = {
         404: "The routes are listed under /docs.",
-        413: "The limit is SFT_MAX_BODY_BYTES, 1 MiB by default.",
+        413: "Send a smaller body: the limit is SFT_MAX_BODY_BYTES, 1 MiB by default.",
     }
     response = problem(request, status, code, f"{status.phrase}.", hint=hints.get(status))
     response.headers.update(error.headers or {})
@@ -199,18 +199,18 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
 
 
 def _methods_of(request: Request) -> list[str]:
-    """Every method of a path: the router itself names those of the first route that matches."""
+    """Return every method of a path: the router itself names only those of the first matching route."""
     paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
-    fitting = [path for path in paths if compile_path(path)[0].match(request.url.path)]
-    return sorted(method.upper() for path in fitting for method in paths[path])
+    matching = [path for path in paths if compile_path(path)[0].match(request.url.path)]
+    return sorted(method.upper() for path in matching for method in paths[path])
 
 
-async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+async def _on_unexpected_error(request: Request, error: Exception) -> JSONResponse:
     log.error("request.bug", request_id=request.state.request_id, path=request.url.path, exc_info=error)
     return problem(
         request,
         500,
         "internal_error",
-        "The service has made a mistake.",
+        "Internal server error.",
         hint="Report it with the request_id.",
     )

@@ -1,4 +1,4 @@
-"""What the service answers. Requests are the models of worker/ and trainer/."""
+"""Models of the responses, and of key requests. The other requests are models of worker/ and trainer/."""
 
 import re
 from datetime import datetime
@@ -18,9 +18,9 @@ from worker.runs.run import Resources
 
 
 def _begins_with_a_date(value: Any) -> Any:
-    """Pydantic would take any number, in whatever notation, for seconds since 1970."""
+    """Reject numbers: Pydantic would read any number as seconds since 1970."""
     if not re.match(r"\d{4}-\d{2}-\d{2}", str(value)):
-        raise ValueError("should be a moment such as 2026-01-31T12:00:00Z")
+        raise ValueError("should be a date and time such as 2026-01-31T12:00:00Z")
     return value
 
 
@@ -38,17 +38,17 @@ class CheckpointDetail(CheckpointView):
 
 class JobPage(BaseModel):
     items: list[JobView]
-    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last.")
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last page.")
 
 
 class AttemptView(BaseModel):
     number: int
-    origin: Origin = Field(description="What began it.")
+    origin: Origin = Field(description="What started the attempt.")
     external_id: str | None
     directory: str | None
-    outcome: str | None = Field(description="The state that it ended in; null while it goes on.")
-    failure: Failure | None = Field(description="Why it failed, if it did.")
-    resources: Resources | None = Field(description="What it occupied.")
+    outcome: str | None = Field(description="The attempt's final state; null until it has ended.")
+    failure: Failure | None = Field(description="Why the attempt failed; null if it did not fail.")
+    resources: Resources | None = Field(description="Resources that the attempt used.")
     created_at: datetime
     submitted_at: datetime | None
     started_at: datetime | None
@@ -68,7 +68,7 @@ class EventView(BaseModel):
     attempt: int
     at: datetime
     type: str
-    actor: str = Field(description="A key's name, `system` or `trainer`.")
+    actor: str = Field(description="Name of a key, or `system`, or `trainer`.")
     data: dict[str, Any]
 
     @classmethod
@@ -83,15 +83,15 @@ class EventPage(BaseModel):
 
 class LogPiece(BaseModel):
     attempt: int
-    rank: int | None = Field(description="Null: the output of the whole attempt.")
-    offset: int = Field(description="Where this piece begins, in bytes.")
-    next_offset: int = Field(description="`offset` of the next piece.")
-    text: str = Field(description="Bytes that are not UTF-8 are shown as U+FFFD.")
+    rank: int | None = Field(description="Null: the complete output of the attempt.")
+    offset: int = Field(description="Start of this chunk, in bytes.")
+    next_offset: int = Field(description="`offset` of the next chunk.")
+    text: str = Field(description="Text of the chunk. U+FFFD replaces bytes that are not UTF-8.")
 
 
 class LogView(LogPiece):
-    size: int = Field(description="Bytes of the log now.")
-    end: bool = Field(description="Nothing will ever follow.")
+    size: int = Field(description="Current size of the log in bytes.")
+    end: bool = Field(description="Whether the log is complete after this chunk.")
 
 
 class MetricView(BaseModel):
@@ -128,7 +128,7 @@ class ModelList(BaseModel):
     items: list[Model]
 
 
-# Fields of a profile that are shown as they are.
+# Fields of a profile that the view copies unchanged.
 PLAIN = ("name", "description", "executor", "max_running", "gpu_type", "gpu_memory_gib")
 
 
@@ -139,18 +139,20 @@ class ClusterView(BaseModel):
     default: bool
     defaults: Resources
     limits: Resources
-    max_running: int | None = Field(description="Runs at a time; null: the scheduler decides.")
+    max_running: int | None = Field(
+        description="Maximum number of concurrent runs; null: the scheduler decides."
+    )
     gpu_type: str | None
     gpu_memory_gib: float | None
-    roots: list[str] = Field(description="Paths that a job names must lie under one of these.")
-    secrets: list[str] = Field(description="Names that a job of yours may give in `secrets`.")
+    roots: list[str] = Field(description="Paths in a job must lie under one of these directories.")
+    secrets: list[str] = Field(description="Names that your jobs may list in `secrets`.")
     live_jobs: dict[str, int] = Field(description="Number of live jobs by state.")
 
     @classmethod
     def of(
         cls, profile: Cluster, live_jobs: dict[str, int], *, default: bool, project: str | None
     ) -> "ClusterView":
-        """project: whose secrets are shown; None: all."""
+        """Return the view of a profile. project: show the secrets of this project; None: all secrets."""
         shown = {name: getattr(profile, name, None) for name in PLAIN}
         roots = [str(root) for root in profile.roots]
         return cls(
@@ -170,37 +172,39 @@ class WhoAmI(BaseModel):
     role: Role
 
 
-# Actors of a job's history that are no keys.
+# Actors of a job's events that are not keys.
 RESERVED_NAMES = ("system", "trainer")
 
 
 class KeyRequest(BaseModel):
-    """A key to be made."""
+    """Request to create a key."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$",
-        description="Whose it is: the owner of the jobs made with it. Several keys may share a name.",
+        description="Owner of the key, and of the jobs created with it. Several keys may share a name.",
     )
     role: Role
     project: str | None = Field(
-        default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Default: that of your own key."
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
+        description="Default: the project of your own key.",
     )
-    expires_at: Moment | None = Field(default=None, description="Null: it does not expire.")
+    expires_at: Moment | None = Field(default=None, description="Null: the key does not expire.")
 
     @field_validator("name")
     @classmethod
     def _is_not_reserved(cls, name: str) -> str:
         if name in RESERVED_NAMES:
-            raise ValueError(f"{name!r} is the service's own name; choose another")
+            raise ValueError(f"{name!r} is reserved for the service; choose another name")
         return name
 
     @field_validator("expires_at")
     @classmethod
     def _lies_ahead(cls, moment: datetime | None) -> datetime | None:
         if moment and moment <= utcnow():
-            raise ValueError("lies in the past")
+            raise ValueError("lies in the past; choose a later time")
         return moment
 
 
@@ -212,7 +216,7 @@ class KeyView(BaseModel):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
-    last_used_at: datetime | None = Field(description="To about a minute.")
+    last_used_at: datetime | None = Field(description="Accurate to about one minute.")
 
     @classmethod
     def of(cls, row: ApiKey) -> "KeyView":
@@ -220,12 +224,12 @@ class KeyView(BaseModel):
 
 
 class CreatedKey(KeyView):
-    key: str = Field(description="The secret: shown this once, and kept nowhere.")
+    key: str = Field(description="The secret. It is shown only once and is not stored.")
 
 
 class KeyPage(BaseModel):
     items: list[KeyView]
-    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last.")
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last page.")
 
 
 class Health(BaseModel):

@@ -1,1 +1,1 @@
-"""One module per resource; bodies of two to five lines."""
+"""One module per resource; route functions have two to five lines."""

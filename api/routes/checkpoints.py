@@ -1,4 +1,4 @@
-"""Checkpoints: what a job has saved, and its files."""
+"""Checkpoints of a job, and their files."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Header
 from fastapi import Path as PathParam
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from api import created, downloads, schemas
+from api import downloads, responses, schemas
 from api.auth import SubmitterDep, VisibleJob, get_caller
 from api.deps import IdempotencyKeyHeader
 from api.problems import declared
@@ -17,19 +17,19 @@ from worker.jobs.views import CheckpointView, JobView
 router = APIRouter(tags=["checkpoints"], dependencies=[Depends(get_caller)])
 
 Iteration = Annotated[int, PathParam(ge=0, le=2**31 - 1)]
-# For the archive too: generated clients know no other type for bytes.
+# For the archive, too: generated clients know no other type for bytes.
 BINARY = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
 @router.get("/jobs/{job_id}/checkpoints", responses=declared(404, 422))
 def list_checkpoints(job: VisibleJob) -> schemas.CheckpointList:
-    """The complete checkpoints of a job, oldest first."""
+    """List the complete checkpoints of a job, oldest first."""
     return schemas.CheckpointList(items=[CheckpointView.of(saved) for saved in queries.checkpoints(job.id)])
 
 
 @router.get("/jobs/{job_id}/checkpoints/{iteration}", responses=declared(404, 422))
 def get_checkpoint(job: VisibleJob, iteration: Iteration) -> schemas.CheckpointDetail:
-    """One checkpoint, with its files."""
+    """Return one checkpoint with its files."""
     files = queries.checkpoint(job.id, iteration).files
     saved = next(one for one in queries.checkpoints(job.id) if one.iteration == iteration)
     return schemas.CheckpointDetail(**CheckpointView.of(saved).model_dump(), files=files)
@@ -40,7 +40,7 @@ def get_checkpoint(job: VisibleJob, iteration: Iteration) -> schemas.CheckpointD
     response_class=StreamingResponse,
     responses={
         200: BINARY | {"description": "The file."},
-        206: BINARY | {"description": "The asked-for range."},
+        206: BINARY | {"description": "The requested range."},
         **declared(404, 409, 416, 422),
     },
 )
@@ -49,9 +49,9 @@ def download_checkpoint_file(
     iteration: Iteration,
     path: str,
     range: Annotated[str | None, Header(description="`bytes=0-1023`")] = None,  # noqa: A002
-    if_range: Annotated[str | None, Header(description="ETag that the range is of.")] = None,
+    if_range: Annotated[str | None, Header(description="ETag of the file that the range belongs to.")] = None,
 ) -> StreamingResponse:
-    """Download a file of a checkpoint, whole or a range of it. One that changes breaks the connection off."""
+    """Download a file of a checkpoint, or a range of it. If the file changes, the connection is closed."""
     return downloads.response(checkpoints.saved_file(job, iteration, path), range, if_range)
 
 
@@ -61,8 +61,8 @@ def download_checkpoint_file(
     responses={200: BINARY | {"description": "A tar file."}, **declared(404, 409, 422)},
 )
 def download_checkpoint(job: VisibleJob, iteration: Iteration) -> StreamingResponse:
-    """Download a checkpoint as one tar file. A file that changes meanwhile breaks the connection off."""
-    # The length is declared: a client sees that what was broken off is not the whole.
+    """Download a checkpoint as one tar file. If a file changes meanwhile, the connection is closed."""
+    # Declare the length, so that a client detects an incomplete download.
     archive = checkpoints.archive(job, iteration)
     headers = {
         "Content-Length": str(archive.size),
@@ -84,9 +84,9 @@ def export_checkpoint(
     request: ExportRequest | None = None,
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> JSONResponse:
-    """Make a Hugging Face directory of a checkpoint: a job of its own, whose checkpoint that is.
+    """Export a checkpoint to a Hugging Face directory, as a new job with the directory as its checkpoint.
 
-    The body is optional. It runs on the same cluster, on one node with one GPU, and computes on the CPU;
+    The body is optional. The job runs on the same cluster, on one node with one GPU, and computes on the CPU;
     adapters are merged.
     """
-    return created.response(exports.create(job, iteration, request, caller, idempotency_key))
+    return responses.job_created(exports.create(job, iteration, request, caller, idempotency_key))

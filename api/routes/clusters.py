@@ -1,4 +1,4 @@
-"""Clusters that jobs can name."""
+"""Clusters that jobs can run on."""
 
 from fastapi import APIRouter, Depends
 
@@ -14,7 +14,7 @@ router = APIRouter(tags=["clusters"], dependencies=[Depends(get_caller)])
 
 @router.get("/clusters", responses=declared())
 def list_clusters(caller: CallerDep) -> schemas.ClusterList:
-    """The clusters, their limits, and how busy they are with our jobs."""
+    """List the clusters, their limits, and the number of live jobs on them."""
     live = statistics.live_jobs_by_cluster()
     default = get_settings().default_cluster
     return schemas.ClusterList(

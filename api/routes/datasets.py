@@ -1,4 +1,4 @@
-"""Packed data: what a dataset holds, and what is wrong with it, before a job names it."""
+"""Inspection of packed data before a job uses it."""
 
 from fastapi import APIRouter, Depends
 
@@ -10,10 +10,10 @@ router = APIRouter(tags=["datasets"], dependencies=[Depends(get_caller)])
 
 
 @router.post("/datasets:inspect", responses=declared(403, 413, 415, 422))
-def inspect_dataset(wanted: DatasetRequest, _caller: SubmitterDep) -> Dataset:
-    """Look at packed data: rows, tokens, packing, problems.
+def inspect_dataset(request: DatasetRequest, _caller: SubmitterDep) -> Dataset:
+    """Inspect packed data: rows, tokens, packing, problems.
 
-    Footers of all shards are read, and a sample of rows; with `full` every row, until the service's time
-    limit (SFT_MAX_INSPECT_SECONDS) ends it: then a problem with the severity `unverified` says what is left.
+    The service reads the footers of all shards and a sample of rows; with `full` every row, until the time
+    limit SFT_MAX_INSPECT_SECONDS. Then a problem with the severity `unverified` names the rows not read.
     """
-    return inspect(wanted)
+    return inspect(request)

@@ -1,4 +1,4 @@
-"""Is the process up, and can it work?"""
+"""Liveness and readiness of the service."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -15,19 +15,19 @@ PARTS = {"database": session.ping, "broker": messages.ping}
 
 @router.get("/healthz")
 def healthz() -> schemas.Health:
-    """The process answers."""
+    """Return 200 while the process responds."""
     return schemas.Health()
 
 
 @router.get("/readyz", response_model=schemas.Readiness, responses=declared())
 def readyz(request: Request) -> schemas.Readiness | Response:
-    """Database and broker answer; if not, 503 says which does not."""
-    faults = []
+    """Return 200 if database and broker respond; otherwise 503 names the one that does not."""
+    unavailable = []
     for part, ping in PARTS.items():
         try:
             ping()
         except ServiceUnavailable as error:
-            faults.append(FieldError(pointer=part, code="unavailable", detail=error.message))
-    if faults:
-        return problem(request, 503, "not_ready", faults[0].detail, errors=faults)
+            unavailable.append(FieldError(pointer=part, code="unavailable", detail=error.message))
+    if unavailable:
+        return problem(request, 503, "not_ready", unavailable[0].detail, errors=unavailable)
     return schemas.Readiness(database="ok", broker="ok")

@@ -1,4 +1,4 @@
-"""Jobs: plan, create, list, read, cancel, pause, resume, retry, and their history."""
+"""Jobs: plan, create, list, read, cancel, pause, resume, retry; their attempts, events and metrics."""
 
 from typing import Annotated
 
@@ -7,9 +7,9 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
-from api import created, schemas, streams
+from api import responses, schemas, streams
 from api.auth import CallerDep, ChangeableJob, SubmitterDep, VisibleJob, get_caller
-from api.deps import Cursor, IdempotencyKeyHeader, KnownTags, LabelsDep, Limit, WaitDep, WatchDep
+from api.deps import Cursor, IdempotencyKeyHeader, JobWatcherDep, KnownTags, LabelsDep, Limit, WaitDep
 from api.problems import declared
 from api.schemas import Moment
 from worker.db.models import Job
@@ -23,10 +23,15 @@ from worker.states import JobState
 
 router = APIRouter(tags=["jobs"], dependencies=[Depends(get_caller)])
 
-ETAG_HEADER = {"ETag": {"description": "Changes with the job.", "schema": {"type": "string"}}}
+ETAG_HEADER = {"ETag": {"description": "Changes whenever the job changes.", "schema": {"type": "string"}}}
 EventId = Annotated[int, Query(ge=0, le=2**63 - 1, description="Only events with a larger id.")]
 LastEtag = Annotated[
-    str | None, Header(alias="Last-Event-ID", max_length=64, description="Nothing is sent while it holds.")
+    str | None,
+    Header(
+        alias="Last-Event-ID",
+        max_length=64,
+        description="ETag of the last event received: the job is sent when it has changed.",
+    ),
 ]
 LABELS_PARAMETER = {
     "name": "labels",
@@ -40,7 +45,7 @@ LABELS_PARAMETER = {
 
 @router.post("/jobs:plan", responses=declared(403, 413, 415, 422))
 def plan_job(spec: JobSpec, caller: SubmitterDep) -> plan.Plan:
-    """Work out what a job would come to: config, submission, checks, cost. Nothing is stored."""
+    """Plan a job: config, submission, checks, cost. Nothing is stored."""
     return plan.plan(spec, caller.seen_project)
 
 
@@ -48,8 +53,8 @@ def plan_job(spec: JobSpec, caller: SubmitterDep) -> plan.Plan:
 def create_job(
     spec: JobSpec, caller: SubmitterDep, idempotency_key: IdempotencyKeyHeader = None
 ) -> JSONResponse:
-    """Create a job. It is stored before this answers, and submitted by itself."""
-    return created.response(create.create(spec, caller, idempotency_key))
+    """Create a job. The service stores it before it responds, and submits it afterwards."""
+    return responses.job_created(create.create(spec, caller, idempotency_key))
 
 
 @router.get("/jobs", responses=declared(422), openapi_extra={"parameters": [LABELS_PARAMETER]})
@@ -58,7 +63,7 @@ def list_jobs(
     caller: CallerDep,
     state: Annotated[list[JobState] | None, Query(description="One or more states.")] = None,
     owner: str | None = None,
-    project: Annotated[str | None, Query(description="Keys of admins see all of them.")] = None,
+    project: Annotated[str | None, Query(description="Keys of admins see all projects.")] = None,
     cluster: str | None = None,
     created_after: Moment | None = None,
     created_before: Moment | None = None,
@@ -69,10 +74,10 @@ def list_jobs(
     seen = caller.seen_project
     if seen and project not in (None, seen):
         return schemas.JobPage(items=[], next_cursor=None)
-    wanted = queries.JobFilter(
+    job_filter = queries.JobFilter(
         seen or project, state or (), owner, cluster, created_after, created_before, labels
     )
-    found, following = queries.page_of_jobs(wanted, cursor, limit)
+    found, following = queries.page_of_jobs(job_filter, cursor, limit)
     details = queries.details(found)
     return schemas.JobPage(items=[JobView.of(job, details[job.id]) for job in found], next_cursor=following)
 
@@ -85,16 +90,16 @@ def list_jobs(
 async def get_job(
     job: VisibleJob,
     caller: CallerDep,
-    watch: WatchDep,
+    watcher: JobWatcherDep,
     response: Response,
     wait: WaitDep,
     known: KnownTags,
 ) -> JobView | Response:
-    """Read a job; with `wait`, answer when it changes (from If-None-Match if that is sent)."""
+    """Return a job; with `wait`, respond when it changes (compared with If-None-Match if that is sent)."""
     if wait and (not known or etag(job) in known):
-        with watch.subscription(job.id, caller.key_id) as news:
-            job = await streams.changed(job, news, wait)
-            if not news.is_allowed:
+        with watcher.subscription(job.id, caller.key_id) as subscription:
+            job = await streams.wait_for_change(job, subscription, wait)
+            if not subscription.is_allowed:
                 raise Unauthenticated("This API key was revoked or has expired.")
     tag = etag(job)
     if tag in known or "*" in known:
@@ -110,44 +115,44 @@ def _view(job: Job) -> JobView:
 
 @router.get("/jobs/{job_id}/stream", response_class=EventSourceResponse, responses=declared(404, 422))
 async def stream_job(
-    job: VisibleJob, caller: CallerDep, watch: WatchDep, last_event_id: LastEtag = None
+    job: VisibleJob, caller: CallerDep, watcher: JobWatcherDep, last_event_id: LastEtag = None
 ) -> streams.Stream:
-    """Follow a job: a `job` event with all of it each time that it changes, and `end` after its end."""
-    with watch.subscription(job.id, caller.key_id) as news:
-        async for event in streams.until_gone(streams.of_job(job.id, news, last_event_id)):
+    """Follow a job: a `job` event with the complete job after each change, and `end` after the job's end."""
+    with watcher.subscription(job.id, caller.key_id) as subscription:
+        async for event in streams.until_gone(streams.of_job(job.id, subscription, last_event_id)):
             yield event
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202, responses=declared(403, 404, 409, 422))
 def cancel_job(job: ChangeableJob, caller: CallerDep) -> JobView:
-    """Ask for a job's end. Asking again changes nothing; after the end it is 409."""
+    """Request a job's cancellation. A repeated request changes nothing; an ended job gives 409."""
     return _view(actions.cancel(job.id, caller))
 
 
 @router.post("/jobs/{job_id}/pause", status_code=202, responses=declared(403, 404, 409, 422))
 def pause_job(job: ChangeableJob, caller: CallerDep) -> JobView:
-    """Ask a running job to save and stop: PAUSED, it keeps no GPUs. Asking again changes nothing."""
+    """Request that a running job saves and stops: PAUSED, it keeps no GPUs. Repetition changes nothing."""
     return _view(actions.pause(job.id, caller))
 
 
 @router.post("/jobs/{job_id}/resume", status_code=202, responses=declared(403, 404, 409, 422))
 def resume_job(job: ChangeableJob, caller: CallerDep) -> JobView:
-    """Let a paused job go on, as another attempt, from its last complete checkpoint."""
+    """Resume a paused job from its last complete checkpoint, as another attempt."""
     return _view(actions.resume(job.id, caller))
 
 
 @router.post("/jobs/{job_id}/retry", status_code=202, responses=declared(403, 404, 409, 413, 415, 422))
 def retry_job(job: ChangeableJob, caller: CallerDep, request: RetryRequest | None = None) -> JobView:
-    """Give a job that did not succeed another attempt, from its last complete checkpoint.
+    """Retry a job that did not succeed: another attempt, from its last complete checkpoint.
 
-    The body is optional. What it changes is checked as for a new job; earlier attempts keep their record.
+    The body is optional. Its changes are checked as for a new job; earlier attempts keep their record.
     """
     return _view(actions.retry(job.id, caller, request))
 
 
 @router.get("/jobs/{job_id}/attempts", responses=declared(404, 422))
 def list_attempts(job: VisibleJob) -> schemas.AttemptList:
-    """The attempts of a job: a retry is a new one, with its own logs and external id."""
+    """List the attempts of a job: a retry is a new attempt, with its own logs and external id."""
     return schemas.AttemptList(items=[schemas.AttemptView.of(row) for row in queries.attempts(job.id)])
 
 
@@ -157,7 +162,7 @@ def list_events(
     after: EventId = 0,
     limit: Limit = 100,
 ) -> schemas.EventPage:
-    """Who did what to the job, and when, oldest first."""
+    """List the events of a job, oldest first: who did what, and when."""
     items = [schemas.EventView.of(row) for row in queries.events(job.id, after, limit)]
     return schemas.EventPage(items=items, next_after=items[-1].id if items else after)
 
@@ -166,15 +171,17 @@ def list_events(
 async def stream_events(
     job: VisibleJob,
     caller: CallerDep,
-    watch: WatchDep,
+    watcher: JobWatcherDep,
     after: EventId = 0,
     last_event_id: Annotated[
-        str | None, Header(pattern=r"^\d{1,18}$", description="Go on after this event.")
+        str | None, Header(pattern=r"^\d{1,18}$", description="Resume after this event.")
     ] = None,
 ) -> streams.Stream:
-    """Follow a job's history: `event` events as GET events shows them, and `end` after its end."""
-    with watch.subscription(job.id, caller.key_id) as news:
-        async for event in streams.until_gone(streams.of_events(job.id, news, int(last_event_id or after))):
+    """Follow a job's events: `event` events as in GET events, and `end` after the job's end."""
+    with watcher.subscription(job.id, caller.key_id) as subscription:
+        async for event in streams.until_gone(
+            streams.of_events(job.id, subscription, int(last_event_id or after))
+        ):
             yield event
 
 
@@ -183,9 +190,11 @@ def get_metrics(
     job: VisibleJob,
     from_step: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
     to_step: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
-    resolution: Annotated[int, Query(ge=1, le=10_000, description="About how many points to keep.")] = 1000,
+    resolution: Annotated[
+        int, Query(ge=1, le=10_000, description="Approximate number of points to keep.")
+    ] = 1000,
 ) -> schemas.Metrics:
-    """Loss, learning rate, gradient norm and speed of the steps; loss of the validations."""
+    """Return loss, learning rate, gradient norm and speed of the steps; loss of the validations."""
     train, validation = (
         [schemas.MetricView.of(row) for row in queries.metrics(job.id, kind, from_step, to_step, resolution)]
         for kind in ("step", "validation")

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes."""
+"""The route that Prometheus scrapes."""
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
@@ -15,6 +15,6 @@ _jobs.register(JobCollector())
 
 @router.get("/metrics", response_class=PlainTextResponse)
 def get_service_metrics() -> Response:
-    """Measurements of the service in Prometheus' text format. Needs no key."""
+    """Return the service's metrics in Prometheus' text format. Needs no key."""
     content = generate_latest(metrics.registry()) + generate_latest(_jobs)
     return Response(content, media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""Presets, their schema, and models: what a job can name instead of spelling it out."""
+"""Presets, their schema, and models that a job can name."""
 
 from typing import Annotated, Any
 
@@ -18,31 +18,31 @@ router = APIRouter(tags=["presets"], dependencies=[Depends(get_caller)])
 
 @router.get("/presets", responses=declared())
 def list_presets() -> schemas.PresetList:
-    """Training configs that a job can name, with their parameters and values."""
+    """List the training configs that a job can name, with their parameters and values."""
     return schemas.PresetList(items=[details(name) for name in preset_names()])
 
 
 @router.get("/presets/{name}", responses=declared(404, 422))
 def get_preset(name: str) -> PresetDetails:
-    """One preset with its parameters, and every value that it or its model's recipe sets."""
-    return details(_found(name).name)
+    """Return one preset with its parameters, and every value that it or its model's recipe sets."""
+    return details(_load(name).name)
 
 
 @router.get("/schema", responses=declared(404, 422))
 def get_schema(
     preset: Annotated[str, Query(description="Name of a preset.")] = DEFAULT_PRESET,
 ) -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a training config, to build forms from; defaults are the preset's."""
-    return config_schema(_found(preset))
+    """Return the JSON Schema (draft 2020-12) of a training config, for forms; defaults are the preset's."""
+    return config_schema(_load(preset))
 
 
 @router.get("/models", responses=declared())
 def list_models() -> schemas.ModelList:
-    """Models that the service knows, and what they need."""
+    """List the models that the service knows, and their requirements."""
     return schemas.ModelList(items=list(MODELS))
 
 
-def _found(name: str) -> Preset:
+def _load(name: str) -> Preset:
     try:
         return load_preset(name)
     except PresetNotFound as error:
