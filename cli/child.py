@@ -1,4 +1,4 @@
-"""Becomes another Python module, and ends with the process that started it, even if that is killed.
+"""Replace this process by another Python module that ends with its parent, even if the parent is killed.
 
 `python -m cli.child MODULE ARG ...`
 """
@@ -8,14 +8,14 @@ import os
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1  # prctl(2); it holds across exec
+PR_SET_PDEATHSIG = 1  # prctl(2); the setting persists across exec
 
 
 def main() -> None:
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
-        return  # it was gone before we asked
+        return  # the parent ended before prctl
     os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])  # noqa: S606
 
 

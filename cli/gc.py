@@ -1,4 +1,4 @@
-"""`sft gc`: what is past its time, as a table, and its removal."""
+"""`sft gc`: delete expired jobs, logs and idempotency keys, and print a table of them."""
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -11,11 +11,12 @@ from worker.settings import Settings, get_settings
 
 
 def remove(*, dry_run: bool) -> None:
-    """Remove everything that is past its time, or only show it. Raises Misconfigured, ServiceUnavailable."""
+    """Delete expired data, or only show it with `dry_run`. Raises Misconfigured, ServiceUnavailable."""
     settings = get_settings()
     if not settings.data_dir.is_dir():
         raise Misconfigured(
-            f"There is no directory {settings.data_dir}.", hint="Name the service's own with --data-dir."
+            f"There is no directory {settings.data_dir}.",
+            hint="Name the service's data directory with --data-dir.",
         )
     console = Console()
     if dry_run:
@@ -24,11 +25,11 @@ def remove(*, dry_run: bool) -> None:
         keys, removals = retention.delete_expired_keys(), retention.remove_expired(limit=None)
     console.print(_table(removals, "Would be removed" if dry_run else "Removed"))
     console.print(f"Idempotency keys: {keys}")
-    console.print(_rule(settings), highlight=False)
+    console.print(_retention_rule(settings), highlight=False)
 
 
 def _table(removals: list[Removal], title: str) -> Table:
-    total = f"{sum(one.what == 'job' for one in removals)} jobs, {len(removals)} in all"
+    total = f"{sum(one.what == 'job' for one in removals)} jobs, {len(removals)} in total"
     table = Table(
         Column("Job", total, no_wrap=True),
         "What",
@@ -44,13 +45,16 @@ def _table(removals: list[Removal], title: str) -> Table:
     return table
 
 
-def _rule(settings: Settings) -> str:
-    """What is kept how long, and what is never removed."""
+def _retention_rule(settings: Settings) -> str:
+    """Return how long jobs and logs are kept, and what is never removed."""
     jobs, logs = (
         f"for {days:g} days" if days else otherwise
-        for days, otherwise in ((settings.keep_jobs_days, "for ever"), (settings.keep_logs_days, "with them"))
+        for days, otherwise in (
+            (settings.keep_jobs_days, "indefinitely"),
+            (settings.keep_logs_days, "as long as the jobs"),
+        )
     )
     return (
         f"Finished jobs are kept {jobs}, their logs {logs}. "
-        "Checkpoints that a job was told to save elsewhere are never removed."
+        "Checkpoints outside the job directory are never removed."
     )

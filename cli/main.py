@@ -1,6 +1,6 @@
-"""`sft`: run the service, and use one.
+"""`sft`: run the service, or use a running service.
 
-The commands that run it import the engine only when they are called: those that use one start at once.
+The commands that run a service import it only when they are called: the client commands start fast.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,12 +25,12 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 
-DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept; default: SFT_DATA_DIR.")]
+DataDir = Annotated[Path | None, typer.Option(help="Data directory; default: SFT_DATA_DIR.")]
 
 
 @app.callback()
 def main(context: typer.Context, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
-    """Fine-tuning as a service: submit, watch and collect runs of Megatron-Bridge."""
+    """Fine-tuning as a service: submit and follow runs of Megatron-Bridge, and download their checkpoints."""
     context.obj = Where(url, key_file)
 
 
@@ -61,7 +61,7 @@ app.add_typer(keys.commands, name="keys", rich_help_panel="Service")
 
 # -- running a service -----------------------------------------------------------------------------
 
-HERE = "Running a service here"
+HERE = "Run a service on this machine"
 
 
 @app.command(rich_help_panel=HERE)
@@ -70,21 +70,21 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8000,
     data_dir: DataDir = None,
 ) -> None:
-    """Run the whole service: API, worker, beat and, unless SFT_REDIS_URL is set, a broker."""
+    """Run the complete service: API, worker, beat and, unless SFT_REDIS_URL is set, a broker."""
     from cli import serve as supervisor
     from worker.settings import get_settings
 
-    with _explained():
+    with _errors_as_messages():
         raise typer.Exit(supervisor.serve(host, port, data_dir or get_settings().data_dir))
 
 
 @app.command(rich_help_panel=HERE)
 def init(data_dir: DataDir = None) -> None:
-    """Bring the database up to date and write the admin key, without starting anything."""
+    """Upgrade the database and write the admin key, without starting a process."""
     from cli.prepare import initialize
     from worker.settings import get_settings
 
-    with _explained():
+    with _errors_as_messages():
         initialize(data_dir or get_settings().data_dir)
         Console(soft_wrap=True).print(
             f"Ready in {get_settings().data_dir}; the key: {get_settings().admin_key_path}"
@@ -96,24 +96,24 @@ def gc(
     data_dir: DataDir = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
 ) -> None:
-    """Remove finished jobs, logs and idempotency keys that are past their time (SFT_KEEP_...)."""
+    """Remove expired jobs, logs and idempotency keys (SFT_KEEP_...)."""
     from cli import gc as collector
     from cli.prepare import use
     from worker.settings import get_settings
 
-    with _explained():
+    with _errors_as_messages():
         use(data_dir or get_settings().data_dir)
         collector.remove(dry_run=dry_run)
 
 
 @app.command(rich_help_panel=HERE)
 def settings() -> None:
-    """Print every setting with its value and what it is for. Passwords are hidden."""
+    """Print every setting with its value and meaning. Passwords are hidden."""
     from worker.settings import Settings, get_settings
 
     columns = (Column("Environment", no_wrap=True), Column("Value", overflow="fold"), Column("Meaning"))
     table = Table(*columns)
-    with _explained():
+    with _errors_as_messages():
         values = get_settings()
     for name, field in Settings.model_fields.items():
         table.add_row(f"SFT_{name.upper()}", _shown(name, getattr(values, name)), field.description)
@@ -129,8 +129,8 @@ def _shown(name: str, value: object) -> str:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """End with an error's message and hint instead of its traceback."""
+def _errors_as_messages() -> Iterator[None]:
+    """Print an error's message and hint instead of its traceback, and exit with 1."""
     from worker.errors import SftError
 
     try:

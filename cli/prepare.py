@@ -1,4 +1,4 @@
-"""What has to be in order before the service starts: directory, profiles, database, key, broker."""
+"""Prepare the start of the service: directory, profiles, database, key, broker."""
 
 import os
 from pathlib import Path
@@ -17,15 +17,15 @@ BROKER_TIMEOUT_SECONDS = 5
 
 
 def initialize(data_dir: Path) -> None:
-    """Make the data directory, read the profiles, bring the database up to date, write the admin key.
+    """Create the data directory, read the profiles, upgrade the database, write the admin key.
 
-    Raises Misconfigured, naming what is wrong.
+    Raises Misconfigured.
     """
     use(data_dir)
     settings = get_settings()
     make_directory(settings.data_dir / "inputs")
     tracing.check()
-    clusters()  # a wrong profile is said now, not to each request
+    clusters()  # report an invalid profile now, not at each request
     try:
         migrate.upgrade(settings.sql_url)
         keys.ensure_admin_key(settings.admin_key_path)
@@ -37,23 +37,24 @@ def initialize(data_dir: Path) -> None:
 
 
 def use(data_dir: Path) -> None:
-    """Settle the data directory for this process and those that it starts."""
+    """Set the data directory for this process and its children."""
     os.environ["SFT_DATA_DIR"] = str(data_dir.absolute())
     get_settings.cache_clear()
 
 
 def make_directory(path: Path) -> None:
-    """Raises Misconfigured where it cannot be made."""
+    """Create a directory. Raises Misconfigured if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Misconfigured(
-            f"The directory {path} cannot be made: {error.strerror}.", hint="Name another with --data-dir."
+            f"The directory {path} cannot be created: {error.strerror}.",
+            hint="Name another directory with --data-dir.",
         ) from error
 
 
 def reach_broker(url: str) -> None:
-    """Raises Misconfigured where nothing answers."""
+    """Connect to the broker once. Raises Misconfigured if it does not respond."""
     try:
         with Connection(url, connect_timeout=BROKER_TIMEOUT_SECONDS) as connection:  # type: ignore[no-untyped-call]
             connection.ensure_connection(max_retries=1, timeout=BROKER_TIMEOUT_SECONDS)
@@ -65,6 +66,6 @@ def reach_broker(url: str) -> None:
 
 
 def shown_url(url: str) -> str:
-    """A URL without its passwords."""
+    """Return a URL without its passwords."""
     parsed = make_url(url)
     return parsed.set(query=dict.fromkeys(parsed.query, "***")).render_as_string(hide_password=True)

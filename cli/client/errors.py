@@ -1,13 +1,13 @@
-"""What can go wrong for a client, and the exit code that says so.
+"""Errors of the client, and the exit code of each.
 
 ClientError
 +-- Misused             an option, variable or file is wrong
 +-- NoKey               there is no key to send
-+-- ApiError            the service refused, in its own words
-+-- NotTheService       something else answered
-+-- Unreachable         nobody answered
++-- ApiError            the service rejected the request, with a message
++-- NotTheService       another server responded
++-- Unreachable         there was no response
 +-- TimedOut            --timeout passed
-+-- BadDownload         what was sent is not what was promised
++-- BadDownload         the downloaded data differ from the description
 """
 
 from enum import IntEnum
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class ExitCode(IntEnum):
-    """The README's table."""
+    """Exit codes, as in docs/cli.md."""
 
     OK = 0
     ERROR = 1
@@ -40,7 +40,7 @@ _EXIT_CODES: dict[int, ExitCode] = {
 
 
 class ClientError(Exception):
-    """Base of all errors: what happened, what to do next, and how the command ends."""
+    """Base of all errors: a message, a hint what to do next, and the command's exit code."""
 
     exit_code = ExitCode.ERROR
 
@@ -75,12 +75,14 @@ class BadDownload(ClientError):
 
 
 class ApiError(ClientError):
-    """A problem+json answer; `faults` are its errors (pointer, detail, hint), one by one."""
+    """A problem+json response; `field_errors` are its errors (pointer, detail, hint)."""
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
-        super().__init__(str(problem.get("detail") or f"The service answered {status}."), problem.get("hint"))
+        super().__init__(
+            str(problem.get("detail") or f"The service responded with status {status}."), problem.get("hint")
+        )
         self.status = status
         self.code = str(problem.get("code", ""))
         self.request_id = str(problem.get("request_id", ""))
-        self.faults: list[dict[str, Any]] = problem.get("errors") or []
+        self.field_errors: list[dict[str, Any]] = problem.get("errors") or []
         self.exit_code = _EXIT_CODES.get(status, ExitCode.ERROR)

@@ -1,4 +1,4 @@
-"""Which service is meant, and with what key: one from a file or the environment, never an argument."""
+"""The service's address, and the API key for it: from a file or the environment, never from an argument."""
 
 import os
 from dataclasses import dataclass
@@ -14,53 +14,59 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 @dataclass(frozen=True)
 class Where:
-    """A service, and the file of a key where one is named."""
+    """The URL of a service, and the key file if one is given."""
 
     url: str = DEFAULT_URL
     key_file: Path | None = None
 
     def base_url(self) -> httpx2.URL:
-        """Raises Misused for what is not the address of a service."""
+        """Return the validated URL. Raises Misused if it cannot be the URL of a service."""
         try:
             url = httpx2.URL(self.url)
         except httpx2.InvalidURL as error:
-            raise Misused(f"{self.url!r} is not a URL: {error}.", f"For example {DEFAULT_URL}") from None
+            raise Misused(f"{self.url!r} is not a URL: {error}.", f"Example: {DEFAULT_URL}") from None
         if url.scheme not in ("http", "https") or not url.host:
-            raise Misused(f"{self.url!r} is not the URL of a service.", f"For example {DEFAULT_URL}")
+            raise Misused(f"{self.url!r} is not an http or https URL.", f"Example: {DEFAULT_URL}")
         if url.userinfo or url.query or url.fragment:
-            raise Misused("The URL of a service has no password, query or fragment.", "See SFT_API_KEY.")
+            raise Misused(
+                "The URL of a service must not contain a password, a query or a fragment.",
+                "Set the key in SFT_API_KEY.",
+            )
         return url
 
     def key(self) -> str:
-        """The first key that there is, as the help of `sft` lists them. Raises Misused, NoKey."""
-        key = self._named() or self._of_this_machine()
+        """Return the first key found, in the order that the help of `sft` lists. Raises Misused, NoKey."""
+        key = self._configured_key() or self._local_admin_key()
         if not key:
             raise NoKey(
                 f"There is no API key for {self.url}.",
                 "Set SFT_API_KEY, or name a file that holds one: --key-file, SFT_API_KEY_FILE. "
-                "For a service on this machine SFT_DATA_DIR, its directory, will do.",
+                "For a service on this machine, setting SFT_DATA_DIR to its data directory is enough.",
             )
         if not (key.isascii() and key.isprintable() and " " not in key):
-            raise Misused("The API key has characters that no key has.", "A key is one word: sft_...")
+            raise Misused(
+                "The API key contains characters that are not allowed in a key.",
+                "A key is printable ASCII without spaces: sft_...",
+            )
         return key
 
-    def _named(self) -> str | None:
+    def _configured_key(self) -> str | None:
         if self.key_file is None and (key := os.environ.get("SFT_API_KEY", "").strip()):
             return key
         if not (path := self.key_file or os.environ.get("SFT_API_KEY_FILE")):
             return None
         key = _read(Path(path))
         if not key:
-            raise Misused(f"The key file {path} is empty.")
+            raise Misused(f"The key file {path} is empty.", "Write the API key into it.")
         return key
 
-    def _of_this_machine(self) -> str | None:
-        """The admin's key where `sft serve` keeps it. It is never sent to another machine."""
+    def _local_admin_key(self) -> str | None:
+        """Return the admin key that `sft serve` has written. It is never sent to another machine."""
         path = Path(os.environ.get("SFT_DATA_DIR") or "sft-data") / "admin.key"
         return _read(path) if self.is_here() and path.exists() else None
 
     def is_here(self) -> bool:
-        """Whether the service is on this machine."""
+        """Return whether the service is on this machine."""
         return _is_loopback(self.base_url().host)
 
 

@@ -1,1 +1,1 @@
-"""What `sft` does on a service that runs somewhere: one module for each kind of thing."""
+"""The commands of `sft` that use a running service: one module per resource."""

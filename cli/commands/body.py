@@ -1,4 +1,4 @@
-"""The body of a job: a file in JSON or YAML, and what the command line adds to it."""
+"""The body of a job request: a file in JSON or YAML, plus options of the command line."""
 
 import json
 import sys
@@ -18,18 +18,18 @@ CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the command line says of a job."""
+class JobOptions:
+    """The command line's arguments and options for a job."""
 
     arguments: Sequence[str]
-    """A file or `-`, if the first is no override, and then overrides: key=value."""
+    """A file or `-` (if the first argument is not an override), then overrides: key=value."""
     name: str | None
     config: str | None
     cluster: str | None
     labels: Sequence[str]
 
     def body(self) -> Body:
-        """The whole body. Raises Misused for what cannot be read; the service judges what it says."""
+        """Return the complete body. Raises Misused for an unreadable file; the service checks the content."""
         given, overrides = self._split()
         body = _load(given, "job") if given else {}
         named = {"name": self.name, "config": self._config(), "cluster": self.cluster}
@@ -48,21 +48,21 @@ class Asked:
         return given, overrides
 
     def _config(self) -> str | Body | None:
-        """The name of a preset, or what a file says."""
+        """Return the name of a preset, or the content of a config file."""
         if self.config and self.config.endswith(CONFIG_SUFFIXES):
             return _load(self.config, "config")
         return self.config
 
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:
-    """["a=b"] as {"a": "b"}. Raises Misused."""
+    """Parse ["a=b"] as {"a": "b"}. Raises Misused."""
     return dict(_pair(one) for one in texts)
 
 
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise Misused(f"{text!r} does not look like key=value.")
+        raise Misused(f"{text!r} is not of the form key=value.")
     return key, value
 
 
@@ -70,29 +70,29 @@ def _mapping(value: Any, name: str) -> Body:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise Misused(f"The file's {name} are no object, so none can be added.")
+        raise Misused(f"The file's {name} are not an object: write them as names and values to add to them.")
     return value
 
 
 def _dotlist(overrides: Any) -> list[str]:
-    """Overrides of a file as a dotlist. JSON is YAML, which is what a dotlist's values are written in."""
+    """Return a file's overrides as a dotlist. Its values are YAML, and JSON is valid YAML."""
     if isinstance(overrides, list):
         return overrides
     values = _mapping(overrides, "overrides").items()
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values]
 
 
-def _load(path: str, what: str) -> Body:
-    """Raises Misused."""
+def _load(path: str, kind: str) -> Body:
+    """Read a JSON or YAML object. Raises Misused."""
     text = _read(path)
     try:
         value = _parse(text)
         json.dumps(value, allow_nan=False)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        hint = "Numbers are finite, dates are quoted, nothing contains itself."
-        raise Misused(f"The {what} in {path} cannot be sent as JSON: {error}", hint) from None
+        hint = "Use finite numbers, quote dates, and do not let an anchor contain itself."
+        raise Misused(f"The {kind} in {path} cannot be sent as JSON: {error}", hint) from None
     if not isinstance(value, dict):
-        raise Misused(f"The {what} in {path} is no object with names and values.")
+        raise Misused(f"The {kind} in {path} is not an object with names and values.")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What a service offers, and to whom: clusters, presets, whoami."""
+"""Commands that show what a service offers: clusters, presets, whoami."""
 
 import json
 from typing import Annotated
@@ -18,22 +18,29 @@ def clusters(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         show.document(found)
         return
-    columns = ("NAME", "KIND", "DEFAULT", "A JOB GETS", "AT MOST", "LIVE JOBS", "DESCRIPTION")
+    columns = ("NAME", "KIND", "DEFAULT", "JOB DEFAULT", "JOB LIMIT", "LIVE JOBS", "DESCRIPTION")
     show.table(columns, (_cluster(one) for one in found["items"]))
 
 
 def _cluster(one: Document) -> tuple[object, ...]:
     sizes = (job_view.resources(one["defaults"]), job_view.resources(one["limits"]))
-    busy = job_view.assigned(one["live_jobs"])
-    return (one["name"], one["executor"], "yes" if one["default"] else "", *sizes, busy, one["description"])
+    live_jobs = job_view.assigned(one["live_jobs"])
+    return (
+        one["name"],
+        one["executor"],
+        "yes" if one["default"] else "",
+        *sizes,
+        live_jobs,
+        one["description"],
+    )
 
 
 def presets(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="One of them: its parameters and values.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Preset to show: its parameters and values.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the training configs that a job can name, or show one of them."""
+    """List the presets that a job can name, or show one preset."""
     with service(context) as api:
         found = api.get(f"/v1/presets/{quote(name, safe='')}" if name else "/v1/presets")
     if as_json:
@@ -60,7 +67,7 @@ def _choices(parameter: Document) -> str:
 
 
 def whoami(context: typer.Context, as_json: AsJson = False) -> None:
-    """Tell whose key this is, and of which service."""
+    """Show the owner, role and project of the API key, and the service's URL."""
     with service(context) as api:
         found = api.get("/v1/whoami")
     if as_json:

@@ -1,4 +1,4 @@
-"""Checkpoints: list them, download them, export them."""
+"""Commands for checkpoints: list, download, export."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +10,14 @@ from cli.client.api import Document, job_path
 from cli.client.retry import RetryPolicy
 from cli.commands import jobs, progress, show
 from cli.commands.body import pairs
-from cli.commands.session import AsJson, JobId, Timeout, service, trouble
+from cli.commands.session import AsJson, JobId, Timeout, service, warn_of_retry
 
-# How long a download waits for another byte.
+# How long a download retries without receiving a byte.
 SILENCE_SECONDS = 60.0
 
 Iteration = Annotated[int, typer.Argument(min=0, metavar="ITERATION")]
 
-commands = typer.Typer(no_args_is_help=True, help="List checkpoints, download them, export them.")
+commands = typer.Typer(no_args_is_help=True, help="List, download and export checkpoints.")
 
 
 @commands.command("ls")
@@ -53,13 +53,15 @@ def get_checkpoint(
     iteration: Iteration,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Where to; default: JOB/iter_ITERATION here."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Target directory; default: ./JOB/iter_ITERATION."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Download a checkpoint's files and print their directory.
 
-    Files that are there whole are left alone, and one that broke off is gone on with.
+    Complete files are kept, and an interrupted download resumes.
     """
     with service(context) as api:
         detail = api.get(job_path(job, "checkpoints", iteration))
@@ -68,7 +70,7 @@ def get_checkpoint(
         directory.mkdir(parents=True, exist_ok=True)
         bar, task = progress.download(f"iteration {iteration}", sum(file.size_bytes for file in files))
         with bar:
-            policy = RetryPolicy(trouble, outage_seconds=SILENCE_SECONDS, endless=False)
+            policy = RetryPolicy(warn_of_retry, outage_seconds=SILENCE_SECONDS, endless=False)
             download.fetch(api, files, policy, lambda number: bar.advance(task, number))
     show.document(detail) if as_json else show.text(directory)
 
@@ -88,17 +90,17 @@ def export_checkpoint(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a Hugging Face directory of a checkpoint: a job of its own, whose checkpoint that is.
+    """Export a checkpoint to a Hugging Face directory, as a new job with the directory as its checkpoint.
 
-    Download it as every checkpoint: sft checkpoints get NEW_JOB ITERATION.
+    Download the result like any checkpoint: sft checkpoints get NEW_JOB ITERATION.
     """
-    asked = {
+    options = {
         "name": name,
         "labels": pairs(label) if label else None,
         "resources": {"time_limit_minutes": time_limit} if time_limit else None,
     }
-    body = {key: value for key, value in asked.items() if value is not None}
-    jobs.make(
+    body = {key: value for key, value in options.items() if value is not None}
+    jobs.create(
         context, job_path(job, "checkpoints", iteration, "export"), body, idempotency_key,
         wait=wait, timeout=timeout, as_json=as_json,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Packed data: what a dataset holds, and what is wrong with it."""
+"""Command for packed data: inspect a dataset and show its problems."""
 
 from typing import Annotated
 
@@ -9,12 +9,12 @@ from cli.client.errors import ExitCode
 from cli.commands import job_view, show
 from cli.commands.session import AsJson, service
 
-commands = typer.Typer(no_args_is_help=True, help="Look at packed data.")
+commands = typer.Typer(no_args_is_help=True, help="Inspect packed data.")
 
 
 @commands.callback()
 def main() -> None:
-    """Look at packed data."""
+    """Inspect packed data."""
 
 
 @commands.command("inspect")
@@ -23,14 +23,14 @@ def inspect(
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="Directory, shard or pattern, as the service sees it.")
     ],
-    full: Annotated[bool, typer.Option("--full", help="Read every row, and not a sample.")] = False,
-    seq_length: Annotated[int | None, typer.Option(help="That of the job.")] = None,
-    model: Annotated[str | None, typer.Option("--hf-model-path", help="That of the job.")] = None,
-    global_batch_size: Annotated[int | None, typer.Option(help="That of the job.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Read every row instead of a sample.")] = False,
+    seq_length: Annotated[int | None, typer.Option(help="Sequence length of the job.")] = None,
+    model: Annotated[str | None, typer.Option("--hf-model-path", help="Model of the job.")] = None,
+    global_batch_size: Annotated[int | None, typer.Option(help="Global batch size of the job.")] = None,
     cluster: Annotated[str | None, typer.Option(help="Name of the cluster.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what packed data hold; exit code 1 where a job with them would be refused."""
+    """Show content and problems of packed data; exit code 1 if a job with them would be rejected."""
     job = {"seq_length": seq_length, "hf_model_path": model, "global_batch_size": global_batch_size}
     body = {"path": path, "cluster": cluster, "full": full, **job}
     with service(context) as api:
@@ -63,7 +63,10 @@ def _show(found: Document) -> None:
         show.table(("SPLIT", "SHARDS", "ROWS", "TOKENS"), rows)
     job_view.findings(found["problems"])
     ok = found["ok"]
-    show.say("Fine, as far as it was read." if ok else "It cannot be used.", style="green" if ok else "red")
+    if ok:
+        show.say("No errors in the rows that were read.", style="green")
+    else:
+        show.say("These data cannot be used: fix the errors above.", style="red")
 
 
 def _share(share: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Jobs and plans as people see them."""
+"""Jobs and plans as text for people."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ _ENDS = {
 
 
 def exit_code(job: Document) -> ExitCode:
-    """What a command that waited for a job ends with."""
+    """Return the exit code of a command that has waited for a job."""
     return _ENDS.get(job["state"], ExitCode.ERROR)
 
 
@@ -24,7 +24,7 @@ def jobs(page: Document) -> None:
     columns = ("ID", "NAME", "STATE", "STEP", "LOSS", "CLUSTER", "OWNER", "AGE")
     show.table(columns, (_row(job) for job in page["items"]))
     if page["next_cursor"]:
-        show.say(f"There are more than these {len(page['items'])}: --limit.")
+        show.say(f"There are more than these {len(page['items'])}: raise --limit to see them.")
 
 
 def _row(job: Document) -> tuple[object, ...]:
@@ -53,7 +53,7 @@ def job(found: Document) -> None:
             ("labels", assigned(found["labels"])),
             ("owner", f"{found['owner']} in {found['project']}"),
             ("state", state(found)),
-            ("why", _why(found)),
+            ("reason", _reason(found)),
             ("attempt", found["attempt"]),
             ("cluster", found["backend"]["cluster"]),
             ("external id", found["backend"]["external_id"]),
@@ -68,12 +68,12 @@ def job(found: Document) -> None:
             ("started", show.moment(found["started_at"])),
             ("finished", show.moment(found["finished_at"])),
             *_failure(found),
-            ("possible now", ", ".join(found["allowed_actions"])),
+            ("allowed actions", ", ".join(found["allowed_actions"])),
         ]
     )
 
 
-def _why(found: Document) -> str | None:
+def _reason(found: Document) -> str | None:
     reason: str | None = (found["state_reason"] or {}).get("message")
     return reason
 
@@ -85,7 +85,7 @@ def _checkpoint(saved: Document | None) -> str:
 
 
 def _failure(found: Document) -> list[tuple[str, object]]:
-    """Why a job failed, where that shows, and what may help."""
+    """Return a failed job's failure class, cause, evidence and suggested fix."""
     failure = found["failure"]
     if not failure:
         return []
@@ -95,14 +95,14 @@ def _failure(found: Document) -> list[tuple[str, object]]:
         ("cause", failure["cause"]),
         ("what to do", failure["recovery"]),
         ("evidence", evidence["line"] or "\n".join(evidence["last_lines"])),
-        ("read more", _log_of(found["id"], evidence)),
-        ("the same again", "may succeed" if failure["retryable"] else "would fail again"),
+        ("log", _log_command(found["id"], evidence)),
+        ("unchanged retry", "may succeed" if failure["retryable"] else "would fail again"),
         ("suggestion", _suggestion(found["id"], failure["suggestion"])),
     ]
 
 
-def _log_of(job_id: str, evidence: Document) -> str:
-    """The command that shows the lines around the evidence."""
+def _log_command(job_id: str, evidence: Document) -> str:
+    """Return the command that shows the log around the evidence."""
     which = {"attempt": evidence["attempt"], "rank": evidence["rank"]}
     options = [f"--{name} {value}" for name, value in which.items() if value is not None]
     return " ".join(["sft logs", job_id, *options, "--tail 200"])
@@ -116,7 +116,7 @@ def _suggestion(job_id: str, change: Document | None) -> str:
 
 
 def end(found: Document) -> None:
-    """How a job ended, in a line; on stderr why."""
+    """Print a job's final state in one line, and its failure on stderr."""
     show.text(f"{found['id']} {found['state']}")
     for name, value in _failure(found)[1:]:
         if value:
@@ -128,15 +128,15 @@ def assigned(values: dict[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in values.items())
 
 
-def resources(wanted: Document) -> str:
-    limit = show.duration(wanted["time_limit_minutes"] * 60)
-    return f"{wanted['nodes']} x {wanted['gpus_per_node']} GPUs for at most {limit}"
+def resources(requested: Document) -> str:
+    limit = show.duration(requested["time_limit_minutes"] * 60)
+    return f"{requested['nodes']} x {requested['gpus_per_node']} GPUs for at most {limit}"
 
 
 def plan(planned: Document, *, with_values: bool = False) -> None:
     show.pairs(
         [
-            ("preset", planned["preset"] or "(a whole config)"),
+            ("preset", planned["preset"] or "(a complete config)"),
             ("cluster", planned["cluster"]),
             ("resources", resources(planned["resources"])),
             ("cost", f"{planned['gpus']} GPUs, at most {planned['gpu_hours']:g} GPU-hours"),
@@ -150,11 +150,14 @@ def plan(planned: Document, *, with_values: bool = False) -> None:
         values(planned["values"])
     findings(planned["checks"])
     ok = planned["ok"]
-    show.say("It can be submitted." if ok else "It would be refused.", style="green" if ok else "red")
+    if ok:
+        show.say("This job can be submitted.", style="green")
+    else:
+        show.say("This job would be rejected: fix the errors above.", style="red")
 
 
 def _memory(estimate: Document | None) -> str | None:
-    """An estimate in one line; None where there is none."""
+    """Return an estimate in one line; None without an estimate."""
     if estimate is None:
         return None
     names = ("weights", "gradients", "optimizer", "activations")
@@ -163,14 +166,14 @@ def _memory(estimate: Document | None) -> str | None:
 
 
 def values(found: Document) -> None:
-    """What a run's config sets, and who says so."""
+    """Print the values of a run's config, and the source of each."""
     show.text("")
     rows = ((key, json.dumps(one["value"]), one["source"]) for key, one in found.items())
     show.table(("KEY", "VALUE", "FROM"), rows)
 
 
 def findings(found: list[Document]) -> None:
-    """What checks had to say, if anything."""
+    """Print the findings of checks, if there are any."""
     if found:
         rows = [(one["severity"], one["pointer"], one["message"], one.get("hint")) for one in found]
         show.text("")

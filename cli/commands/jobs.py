@@ -1,4 +1,4 @@
-"""Jobs: plan, submit, list, show, wait, cancel, pause, resume, retry."""
+"""Commands for jobs: plan, submit, list, show, wait, cancel, pause, resume, retry."""
 
 from typing import Annotated, Any
 from uuid import uuid4
@@ -10,9 +10,9 @@ from cli.client.errors import ExitCode
 from cli.client.follow import until_ended
 from cli.client.retry import RetryPolicy
 from cli.commands import job_view, show
-from cli.commands.body import Asked, Body, pairs
+from cli.commands.body import Body, JobOptions, pairs
 from cli.commands.progress import Bars
-from cli.commands.session import AsJson, JobId, Timeout, service, trouble
+from cli.commands.session import AsJson, JobId, Timeout, service, warn_of_retry
 
 Arguments = Annotated[
     list[str] | None,
@@ -23,7 +23,7 @@ Arguments = Annotated[
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the job.")]
 Config = Annotated[
-    str | None, typer.Option("--config", "-c", help="Name of a preset, or file of a whole config.")
+    str | None, typer.Option("--config", "-c", help="Name of a preset, or file with a complete config.")
 ]
 Cluster = Annotated[str | None, typer.Option("--cluster", help="Name of the cluster.")]
 Labels = Annotated[
@@ -31,9 +31,9 @@ Labels = Annotated[
 ]
 
 IdempotencyKey = Annotated[
-    str | None, typer.Option(help="The same key and body make one job, however often sent; default: random.")
+    str | None, typer.Option(help="Requests with the same key and body create one job; default: random.")
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait for the job's end.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job has ended.")]
 
 
 def plan(
@@ -44,12 +44,12 @@ def plan(
     cluster: Cluster = None,
     label: Labels = None,
     with_values: Annotated[
-        bool, typer.Option("--values", help="All values of the config, and where each comes from.")
+        bool, typer.Option("--values", help="All values of the config, and the source of each.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a job would come to, storing nothing; exit code 1 where it would be refused."""
-    body = {"name": "plan", **Asked(arguments or (), name, config, cluster, label or ()).body()}
+    """Plan a job without storing it; exit code 1 if it would be rejected."""
+    body = {"name": "plan", **JobOptions(arguments or (), name, config, cluster, label or ()).body()}
     with service(context) as api:
         planned = api.post("/v1/jobs:plan", repeatable=True, json=body)
     show.document(planned) if as_json else job_view.plan(planned, with_values=with_values)
@@ -69,12 +69,12 @@ def submit(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a job. With --wait the exit code tells how it ended."""
-    body = Asked(arguments or (), name, config, cluster, label or ()).body()
-    make(context, "/v1/jobs", body, idempotency_key, wait=wait, timeout=timeout, as_json=as_json)
+    """Submit a job. With --wait the exit code is that of the job's final state."""
+    body = JobOptions(arguments or (), name, config, cluster, label or ()).body()
+    create(context, "/v1/jobs", body, idempotency_key, wait=wait, timeout=timeout, as_json=as_json)
 
 
-def make(
+def create(
     context: typer.Context,
     path: str,
     body: Body,
@@ -84,8 +84,8 @@ def make(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Ask for a new job at a path, and wait for its end or say how to follow it."""
-    # One key for all tries: an answer that was lost on its way makes no second job.
+    """Create a job by a POST to a path, then wait for its end or print how to follow it."""
+    # One key for all retries: a lost response does not create a second job.
     headers = {"Idempotency-Key": idempotency_key or f"sft-{uuid4()}"}
     with service(context) as api:
         job = api.post(path, repeatable=True, json=body, headers=headers)
@@ -101,23 +101,23 @@ def make(
 
 def wait(
     context: typer.Context,
-    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids of jobs.")],
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="IDs of jobs.")],
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Wait until jobs have ended; the exit code tells how. Goes on through restarts of the service.
+    """Wait until jobs have ended; the exit code tells their final states. Continues across service restarts.
 
-    Each job is printed as it ends, with --json on one line.
+    Prints each job when it ends, with --json on one line.
     """
     with service(context) as api:
         _wait(api, jobs, timeout, as_json=as_json)
 
 
 def _wait(api: Api, job_ids: list[str], timeout: float | None, *, as_json: bool) -> None:
-    """Raises typer.Exit with the code of the worst end."""
+    """Wait for all jobs. Raises typer.Exit with the code of the worst final state."""
     codes = set()
     with Bars() as bars:
-        for job in until_ended(api, job_ids, RetryPolicy(trouble, timeout=timeout)):
+        for job in until_ended(api, job_ids, RetryPolicy(warn_of_retry, timeout=timeout)):
             bars.show(job)
             if job["terminal"]:
                 codes.add(job_view.exit_code(job))
@@ -128,18 +128,18 @@ def _wait(api: Api, job_ids: list[str], timeout: float | None, *, as_json: bool)
 
 def list_jobs(
     context: typer.Context,
-    state: Annotated[list[str] | None, typer.Option(help="Only in this state; can be repeated.")] = None,
-    owner: Annotated[str | None, typer.Option(help="Only of this owner.")] = None,
-    cluster: Annotated[str | None, typer.Option(help="Only on this cluster.")] = None,
-    project: Annotated[str | None, typer.Option(help="Only of this project (for admins).")] = None,
+    state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; can be repeated.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Only jobs of this owner.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Only jobs on this cluster.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only jobs of this project (for admins).")] = None,
     label: Labels = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most jobs to list.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs to list.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
     labels = {f"labels[{key}]": value for key, value in pairs(label or ()).items()}
-    wanted = {"owner": owner, "cluster": cluster, "project": project}
-    params = {key: value for key, value in wanted.items() if value is not None}
+    filters = {"owner": owner, "cluster": cluster, "project": project}
+    params = {key: value for key, value in filters.items() if value is not None}
     states = {"state": [one.upper() for one in state]} if state else {}
     with service(context) as api:
         page = api.pages("/v1/jobs", limit, {**params, **labels, **states})
@@ -154,17 +154,17 @@ def show_job(context: typer.Context, job: JobId, as_json: AsJson = False) -> Non
 
 
 def cancel(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
-    """Ask for a job's end."""
+    """Request a job's cancellation."""
     _act(context, job, "cancel", repeatable=True, as_json=as_json)
 
 
 def pause(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
-    """Ask a running job to save and stop; it keeps no GPUs."""
+    """Request that a running job saves and stops; it keeps no GPUs."""
     _act(context, job, "pause", repeatable=True, as_json=as_json)
 
 
 def resume(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
-    """Let a paused job go on, from its last complete checkpoint."""
+    """Resume a paused job from its last complete checkpoint."""
     _act(context, job, "resume", repeatable=False, as_json=as_json)
 
 
@@ -175,14 +175,14 @@ def retry(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the job's config.")
     ] = None,
     apply_suggestion: Annotated[
-        bool, typer.Option("--apply-suggestion", help="Set what the failure suggests (`sft show`).")
+        bool, typer.Option("--apply-suggestion", help="Apply the failure's suggested fix (see `sft show`).")
     ] = False,
     time_limit: Annotated[
-        int | None, typer.Option("--time-limit", min=1, metavar="MINUTES", help="Another time limit.")
+        int | None, typer.Option("--time-limit", min=1, metavar="MINUTES", help="New time limit.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a job that did not succeed another attempt, from its last complete checkpoint."""
+    """Retry a job that did not succeed: another attempt, from its last complete checkpoint."""
     pairs(overrides or ())
     changes = {
         "overrides": overrides,

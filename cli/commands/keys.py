@@ -1,4 +1,4 @@
-"""API keys, for admins."""
+"""Commands for API keys, for admins."""
 
 from typing import Annotated
 from urllib.parse import quote
@@ -15,32 +15,35 @@ commands = typer.Typer(no_args_is_help=True, help="Create, list and revoke API k
 @commands.command("create")
 def create_key(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    name: Annotated[str, typer.Argument(help="Owner of the key.")],
     role: Annotated[str, typer.Option(help="viewer, submitter, operator or admin.")] = "submitter",
-    project: Annotated[str | None, typer.Option(help="Default: your own.")] = None,
+    project: Annotated[str | None, typer.Option(help="Default: your own project.")] = None,
     expires_at: Annotated[
         str | None, typer.Option(metavar="TIME", help="RFC 3339, as 2030-01-31T12:00:00Z; default: never.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and print it: the only time that it can be seen."""
+    """Create a key and print it. It cannot be shown again."""
     body = {"name": name, "role": role, "expires_at": expires_at}
     with service(context) as api:
-        # Not sent twice: of a key whose answer was lost nobody knows the secret.
-        made = api.post("/v1/keys", repeatable=False, json=body | ({"project": project} if project else {}))
+        # No retry: if the response is lost, nobody knows the secret of the created key.
+        created = api.post(
+            "/v1/keys", repeatable=False, json=body | ({"project": project} if project else {})
+        )
     if as_json:
-        show.document(made)
+        show.document(created)
         return
-    show.text(made["key"])
+    show.text(created["key"])
     show.say(
-        f"Key {made['id']} of {made['name']}, {made['role']} in {made['project']}. It is shown only now."
+        f"Key {created['id']} of {created['name']}, {created['role']} in {created['project']}. "
+        "It is not shown again."
     )
 
 
 @commands.command("list")
 def list_keys(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, help="Most keys to list.")] = 200,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of keys to list.")] = 200,
     as_json: AsJson = False,
 ) -> None:
     """List all keys, newest first, without their secrets."""
@@ -61,10 +64,10 @@ def _row(key: Document) -> tuple[object, ...]:
 @commands.command("revoke")
 def revoke_key(
     context: typer.Context,
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="A key's id, as `sft keys list` has it.")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="ID of a key, as in `sft keys list`.")],
     as_json: AsJson = False,
 ) -> None:
-    """Revoke a key; doing so again changes nothing."""
+    """Revoke a key. A repeated request changes nothing."""
     with service(context) as api:
         revoked = api.post(f"/v1/keys/{quote(key_id, safe='')}/revoke", repeatable=True)
     if as_json:

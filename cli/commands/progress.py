@@ -1,4 +1,4 @@
-"""Progress bars on stderr, where there is a terminal; elsewhere nothing."""
+"""Progress bars on stderr, only on a terminal."""
 
 from types import TracebackType
 from typing import Self
@@ -22,7 +22,7 @@ def _text(template: str) -> TextColumn:
 
 
 def _progress(*columns: ProgressColumn) -> Progress:
-    # What is printed meanwhile goes above the bars, unless it is data for somebody else.
+    # Output on stdout is printed above the bars, unless stdout is redirected.
     return Progress(
         *columns,
         console=show.err,
@@ -32,7 +32,7 @@ def _progress(*columns: ProgressColumn) -> Progress:
 
 
 class Bars:
-    """One bar for each job that is waited for."""
+    """One progress bar per job."""
 
     def __init__(self) -> None:
         state = _text("{task.description} {task.fields[state]:<11}")
@@ -71,6 +71,6 @@ def _figures(job: Document) -> str:
 
 
 def download(name: str, size_bytes: int) -> tuple[Progress, TaskID]:
-    """A bar that counts bytes, and its task."""
+    """Return a progress bar that counts bytes, and its task."""
     progress = _progress(_text("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     return progress, progress.add_task(show.plain(name), total=size_bytes)

@@ -1,4 +1,4 @@
-"""What a job leaves behind: logs, events, metrics."""
+"""Commands for a job's logs, events and metrics."""
 
 import json
 import math
@@ -13,14 +13,14 @@ from cli.client.errors import ApiError
 from cli.client.follow import events as stream
 from cli.client.retry import RetryPolicy
 from cli.commands import show
-from cli.commands.session import AsJson, JobId, service, trouble
+from cli.commands.session import AsJson, JobId, service, warn_of_retry
 
 PAGE_BYTES = 1 << 20
 PAGE_EVENTS = 200
 SPARK_WIDTH = 60
 TABLE_STEPS = 20
 
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the end, as it happens.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Print new output until the job's end.")]
 
 
 def logs(
@@ -28,28 +28,28 @@ def logs(
     job: JobId,
     follow: Follow = False,
     tail: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Begin with the last so many lines.")
+        int | None, typer.Option(min=1, max=10_000, help="Begin with this number of lines from the end.")
     ] = None,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Default: the current one.")] = None,
-    rank: Annotated[int | None, typer.Option(min=0, help="Default: all output.")] = None,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Default: the current attempt.")] = None,
+    rank: Annotated[int | None, typer.Option(min=0, help="Default: the output of all ranks.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a job's log. With --json one piece a line: its text, and where in the log it lies."""
+    """Print a job's log. With --json one chunk per line: its text and its position in the log."""
     which = {"attempt": attempt, "rank": rank}
     params = {name: value for name, value in which.items() if value is not None}
     with service(context) as api:
-        for piece in _followed(api, job, params, tail) if follow else _pages(api, job, params, tail):
-            show.line(piece) if as_json else _write(piece["text"])
+        for chunk in _followed(api, job, params, tail) if follow else _pages(api, job, params, tail):
+            show.line(chunk) if as_json else _write(chunk["text"])
 
 
 def _write(text: str) -> None:
-    """The log as it is or, on a terminal, as it does no harm there."""
+    """Write log text unchanged; on a terminal without harmful control characters."""
     sys.stdout.write(show.plain(text.replace("\r", "\n")) if show.out.is_terminal else text)
     sys.stdout.flush()
 
 
 def _pages(api: Api, job_id: str, params: dict[str, Any], tail: int | None) -> Iterator[Document]:
-    """The log up to where it ended at the first look, piece by piece; or its last lines as one."""
+    """Yield the log in chunks up to its size at the first request; or its last lines as one chunk."""
     path = job_path(job_id, "logs")
     first = {"tail": tail} if tail else {"limit": PAGE_BYTES}
     page = api.get(path, params={**params, **first})
@@ -62,31 +62,31 @@ def _pages(api: Api, job_id: str, params: dict[str, Any], tail: int | None) -> I
 
 
 def _followed(api: Api, job_id: str, params: dict[str, Any], tail: int | None) -> Iterator[Document]:
-    """Every piece of a log as it grows, once, however often the connection breaks."""
+    """Yield every chunk of a growing log exactly once, also across reconnects."""
     offset = 0
     if tail:
         page = api.get(job_path(job_id, "logs"), params={**params, "tail": tail})
         yield page
         offset, params = page["next_offset"], {**params, "attempt": page["attempt"]}
-    place = (params.get("attempt", 0), offset)
+    position = (params.get("attempt", 0), offset)
     path = job_path(job_id, "logs", "stream")
-    for event in stream(api, path, {**params, "offset": offset}, RetryPolicy(trouble)):
+    for event in stream(api, path, {**params, "offset": offset}, RetryPolicy(warn_of_retry)):
         data = parse(event.data)
         if event.event == "end":
-            _refuse_early_end(data)
-        elif event.event == "log" and (data["attempt"], data["next_offset"]) > place:
-            place = (data["attempt"], data["next_offset"])
+            _check_end(data)
+        elif event.event == "log" and (data["attempt"], data["next_offset"]) > position:
+            position = (data["attempt"], data["next_offset"])
             yield data
 
 
-def _refuse_early_end(data: Document) -> None:
-    """Raises ApiError where the stream ended because the key did."""
+def _check_end(data: Document) -> None:
+    """Raises ApiError if the stream ended because the key was revoked."""
     if data.get("reason") == "revoked":
-        raise ApiError(401, {"detail": "The API key was revoked.", "hint": "Ask an admin for another."})
+        raise ApiError(401, {"detail": "The API key was revoked.", "hint": "Ask an admin for another key."})
 
 
 def events(context: typer.Context, job: JobId, follow: Follow = False, as_json: AsJson = False) -> None:
-    """Print who did what to a job, and when. With -f and --json one event a line."""
+    """Print a job's events: who did what, and when. With -f and --json one event per line."""
     with service(context) as api:
         if follow:
             for event in _stream_of_events(api, job):
@@ -101,7 +101,7 @@ def events(context: typer.Context, job: JobId, follow: Follow = False, as_json: 
 
 
 def _all_events(api: Api, job_id: str) -> Document:
-    """As many pages as it takes, as if they were one."""
+    """Return all pages of events as one page."""
     items: list[Document] = []
     after = 0
     while True:
@@ -114,10 +114,10 @@ def _all_events(api: Api, job_id: str) -> Document:
 
 def _stream_of_events(api: Api, job_id: str) -> Iterator[Document]:
     last = 0
-    for event in stream(api, job_path(job_id, "events", "stream"), {}, RetryPolicy(trouble)):
+    for event in stream(api, job_path(job_id, "events", "stream"), {}, RetryPolicy(warn_of_retry)):
         data = parse(event.data)
         if event.event == "end":
-            _refuse_early_end(data)
+            _check_end(data)
         elif event.event == "event" and data["id"] > last:
             last = data["id"]
             yield data
@@ -142,12 +142,12 @@ def metrics(
     job: JobId,
     from_step: Annotated[int | None, typer.Option(min=0, help="First step.")] = None,
     to_step: Annotated[int | None, typer.Option(min=0, help="Last step.")] = None,
-    resolution: Annotated[int, typer.Option(min=1, max=10_000, help="About how many points.")] = 1000,
+    resolution: Annotated[int, typer.Option(min=1, max=10_000, help="Approximate number of points.")] = 1000,
     as_json: AsJson = False,
 ) -> None:
-    """Show loss and speed of a job's steps, and the loss of its validations."""
-    wanted = {"from_step": from_step, "to_step": to_step, "resolution": resolution}
-    params = {name: value for name, value in wanted.items() if value is not None}
+    """Show loss and speed of a job's steps, and its validation losses."""
+    options = {"from_step": from_step, "to_step": to_step, "resolution": resolution}
+    params = {name: value for name, value in options.items() if value is not None}
     with service(context) as api:
         found = api.get(job_path(job, "metrics"), params=params)
     show.document(found) if as_json else _show_metrics(found)
@@ -165,7 +165,7 @@ def _show_metrics(found: Document) -> None:
 
 
 def _steps(found: Document) -> Iterator[tuple[object, ...]]:
-    """Some of the steps, evenly, with the last; and every step that was validated."""
+    """Yield evenly spaced steps, including the last, and the latest validated steps."""
     validated = {one["step"]: one for one in found["validation"]}
     train = {one["step"]: one for one in found["train"]}
     order = sorted(train)

@@ -1,4 +1,4 @@
-"""What every command shares: the service that is meant, its options, and how errors end it."""
+"""Common parts of the commands: the service, shared options, error messages and exit codes."""
 
 import sys
 from collections.abc import Iterator
@@ -14,34 +14,35 @@ from cli.client.errors import ApiError, ClientError, ExitCode
 from cli.client.where import DEFAULT_URL, Where
 from cli.commands import show
 
-Url = Annotated[str, typer.Option("--url", envvar="SFT_URL", metavar="URL", help="Where the service is.")]
+Url = Annotated[str, typer.Option("--url", envvar="SFT_URL", metavar="URL", help="URL of the service.")]
 KeyFile = Annotated[
     Path | None,
     typer.Option(
         "--key-file",
         metavar="FILE",
-        help="File that holds the API key. Else the key is SFT_API_KEY, or in the file SFT_API_KEY_FILE, or, "
+        help="File with the API key. Otherwise the key is SFT_API_KEY, or in the file SFT_API_KEY_FILE, or, "
         "for a service on this machine, admin.key in SFT_DATA_DIR (./sft-data).",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's JSON.")]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="ID of a job.")]
 Timeout = Annotated[
-    float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Give up after this: exit code 8.")
+    float | None,
+    typer.Option("--timeout", min=0, metavar="SECONDS", help="Stop waiting after this time: exit code 8."),
 ]
 
 EXIT_CODES = (
-    "Exit codes: 0 fine; 1 refused, or failed otherwise; 2 wrong usage; 3 the job ended FAILED or LOST; "
-    "4 it was cancelled; 5 not found; 6 not allowed, or no key; 7 the service cannot be reached or is "
+    "Exit codes: 0 success; 1 rejected, or another error; 2 wrong usage; 3 the job ended FAILED or LOST; "
+    "4 the job was cancelled; 5 not found; 6 not allowed, or no key; 7 the service cannot be reached or is "
     "unavailable; 8 --timeout passed; 130 interrupted."
 )
 
 
 class Commands(TyperGroup):
-    """A group whose commands end with a message and an exit code where a client's errors are raised."""
+    """A group whose commands turn client errors into a message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        # What cannot be written in the terminal's encoding is no reason to stop.
+        # Characters that the terminal's encoding lacks must not end the command.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         try:
             return super().invoke(ctx)
@@ -54,21 +55,21 @@ class Commands(TyperGroup):
             show.say(f"{error.filename or 'I/O'}: {error.strerror or error}")
             raise typer.Exit(ExitCode.ERROR) from None
         finally:
-            sys.stdout.flush()  # here a closed pipe is noticed quietly, at the interpreter's end it is not
+            sys.stdout.flush()  # a closed pipe is handled here; at interpreter exit Python prints an error
 
 
 def _explain(error: ClientError) -> None:
     show.say(error.message, style="red")
     if isinstance(error, ApiError):
-        for fault in error.faults:
-            show.say(f"  {fault.get('pointer', '')}: {fault.get('detail', '')} {fault.get('hint') or ''}")
+        for field in error.field_errors:
+            show.say(f"  {field.get('pointer', '')}: {field.get('detail', '')} {field.get('hint') or ''}")
     if error.hint:
         show.say(error.hint)
 
 
 @contextmanager
 def service(context: typer.Context) -> Iterator[Api]:
-    """The service that the options name. Raises Misused, NoKey."""
+    """Yield a client of the service that the options name. Raises Misused, NoKey."""
     api = Api(context.find_root().obj or Where(DEFAULT_URL))
     try:
         yield api
@@ -76,6 +77,6 @@ def service(context: typer.Context) -> Iterator[Api]:
         api.close()
 
 
-def trouble(error: ClientError) -> None:
-    """Tell that a service is away, and that we go on."""
+def warn_of_retry(error: ClientError) -> None:
+    """Print that the service is unavailable and that the command retries."""
     show.say(f"{error.message} Trying again.", style="yellow")

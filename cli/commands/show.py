@@ -1,4 +1,4 @@
-"""How things look: tables for people, JSON for scripts. Data goes to stdout, everything else to stderr."""
+"""Output: tables for people, JSON for scripts. Data goes to stdout, everything else to stderr."""
 
 import json
 import re
@@ -18,35 +18,35 @@ STYLES = {
     "CANCELLING": "yellow", "error": "red", "warning": "yellow", "advice": "cyan", "unverified": "magenta",
 }  # fmt: skip
 
-# Control characters but tab and newline, and those that turn the direction of writing.
+# Control characters except tab and newline, and characters that change the writing direction.
 _HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _UNBOUND = 1 << 20
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def plain(value: object) -> str:
-    """Text that does nothing to a terminal, whoever wrote it."""
+    """Return text without characters that control a terminal: its source may be untrusted."""
     return "" if value is None else _HARMFUL.sub("\ufffd", str(value))
 
 
 def say(message: object, style: str = "") -> None:
-    """A message to whoever watches, on stderr."""
+    """Print a message for people on stderr."""
     err.print(Text(plain(message), style=style))
 
 
 def text(value: object) -> None:
-    """A line for people on stdout, at once."""
+    """Print a line on stdout and flush it."""
     sys.stdout.write(plain(value) + "\n")
     sys.stdout.flush()
 
 
 def document(value: object) -> None:
-    """One JSON document. In ASCII: it does nothing to a terminal either."""
+    """Print one JSON document, in ASCII: it cannot control a terminal."""
     sys.stdout.write(json.dumps(value, indent=2 if out.is_terminal else None) + "\n")
 
 
 def line(value: object) -> None:
-    """One JSON document of a stream, on a line of its own, at once."""
+    """Print one JSON document of a stream on one line and flush it."""
     sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
 
@@ -57,7 +57,7 @@ def cell(value: object) -> Text:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Rows under headings; where nobody looks, one line each, whatever its length."""
+    """Print rows under headings; without a terminal each row is one line of any length."""
     grid = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for column in grid.columns:
         column.overflow = "fold"
@@ -67,7 +67,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> None:
-    """Names and values; those without a value are left out."""
+    """Print names and values; omit names without a value."""
     grid = Table.grid(padding=(0, 2))
     for name, value in rows:
         if value not in (None, "", [], {}):
@@ -76,13 +76,13 @@ def pairs(rows: Iterable[tuple[str, object]]) -> None:
 
 
 def _print(grid: Table) -> None:
-    """In the width of the terminal; where there is none nothing is folded."""
+    """Print in the width of the terminal; without a terminal lines are not folded."""
     target = out if out.is_terminal else Console(width=_UNBOUND, highlight=False)
     target.print(grid)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The run of some values as a line of blocks, at most `width` of them."""
+    """Return a series of values as a line of at most `width` block characters."""
     stride = -(-len(values) // width) or 1
     groups = [values[at : at + stride] for at in range(0, len(values), stride)]
     means = [sum(group) / len(group) for group in groups]
@@ -114,12 +114,12 @@ def duration(seconds: float | None) -> str:
 
 
 def age(moment: str | None) -> str:
-    """How long ago an RFC 3339 moment was."""
+    """Return the time since an RFC 3339 timestamp."""
     if not moment:
         return ""
     return duration(max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()))
 
 
 def moment(text: str | None) -> str:
-    """An RFC 3339 moment in the time of whoever reads it."""
+    """Return an RFC 3339 timestamp in local time."""
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S") if text else ""
