@@ -1,1 +1,1 @@
-"""A real fine-tuning job, from data to checkpoint, on this machine."""
+"""One real fine-tuning job on this machine, from data to checkpoint."""

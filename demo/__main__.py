@@ -1,6 +1,6 @@
-"""`python -m demo DIR [--slurm]`: one real fine-tuning job through the whole service, here or on a Slurm.
+"""`python -m demo DIR [--slurm]`: one real fine-tuning job through the complete service, locally or on Slurm.
 
-Exit code 0: it succeeded.
+Exit code 0: the job succeeded.
 """
 
 import argparse
@@ -24,27 +24,27 @@ from worker.settings import get_settings
 
 console = Console(highlight=False, soft_wrap=True)
 
-# What the fine-tuning has to gain for the demo to count: a fifth of the validation loss.
-LEAST_GAIN = 0.2
+# The demo fails unless the validation loss falls by at least this share.
+MIN_GAIN = 0.2
 START_TIMEOUT_SECONDS = 60
 ON_SLURM = {"cluster": "slurm", "resources": {"nodes": 2, "gpus_per_node": 1}}
-SHOWN_OF_JOBS = "JobID,JobName%30,Partition,NNodes,NodeList,State,Elapsed"
+SACCT_COLUMNS = "JobID,JobName%30,Partition,NNodes,NodeList,State,Elapsed"
 
 
 def main(directory: Path, *, on_slurm: bool) -> int:
-    began = time.monotonic()
+    started = time.monotonic()
     inputs = directory / "inputs" / "demo"
     _prepare(inputs)
     with _slurm(directory) if on_slurm else contextlib.nullcontext(), _service(directory) as url:
-        won = _run(url, directory, inputs, ON_SLURM if on_slurm else {})
-    console.print(f"{time.monotonic() - began:.0f} s in all.")
-    return 0 if won else 1
+        succeeded = _run(url, directory, inputs, ON_SLURM if on_slurm else {})
+    console.print(f"{time.monotonic() - started:.0f} s in total.")
+    return 0 if succeeded else 1
 
 
-def _run(url: str, directory: Path, inputs: Path, place: dict[str, Any]) -> bool:
-    """One job from its submission to its report."""
+def _run(url: str, directory: Path, inputs: Path, target: dict[str, Any]) -> bool:
+    """Submit a job, follow it, and print its report. Returns whether the demo has succeeded."""
     with _client(url, directory) as client:
-        job = _submit(client, inputs, place)
+        job = _submit(client, inputs, target)
         console.print(f"Submitted [bold]{job['id']}[/]; its states, steps and log:")
         job = follow(client, job["id"], console)
         return _report(client, job, directory)
@@ -52,7 +52,7 @@ def _run(url: str, directory: Path, inputs: Path, place: dict[str, Any]) -> bool
 
 @contextlib.contextmanager
 def _slurm(directory: Path) -> Iterator[None]:
-    """A cluster of two nodes, and the profile by which the service knows it."""
+    """Run a cluster of two nodes, and write its profile for the service."""
     from demo.slurm.cluster import Cluster
 
     console.print(f"Starting a Slurm of two nodes in {directory / 'slurm'}", markup=False)
@@ -72,7 +72,7 @@ def _slurm(directory: Path) -> Iterator[None]:
         lines = (f"{name} = {_toml(value)}" for name, value in profile.items())
         (directory / "clusters.toml").write_text("\n".join(["[slurm]", *lines, ""]))
         yield
-        console.print(cluster.run("sacct", "--allocations", "--format", SHOWN_OF_JOBS).stdout, markup=False)
+        console.print(cluster.run("sacct", "--allocations", "--format", SACCT_COLUMNS).stdout, markup=False)
 
 
 def _toml(value: object) -> str:
@@ -81,14 +81,14 @@ def _toml(value: object) -> str:
 
 
 def _prepare(inputs: Path) -> None:
-    """Records, model and packed data, made by the trainer's environment."""
+    """Make records, model and packed data in the trainer's environment."""
     console.print(f"Data and model in {inputs}", markup=False)
     subprocess.run([get_settings().trainer_python, "-m", "demo.prepare", str(inputs)], check=True)
 
 
 @contextlib.contextmanager
 def _service(directory: Path) -> Iterator[str]:
-    """The service as a user starts it; yields its URL."""
+    """Run the service as a user does; yield its URL."""
     command = [sys.executable, "-m", "cli", "serve", "--port", "0", "--data-dir", str(directory)]
     quiet = {"SFT_LOG_LEVEL": "WARNING", **os.environ}
     process = subprocess.Popen(command, env=quiet, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -113,27 +113,27 @@ def _client(url: str, directory: Path) -> httpx2.Client:
     return httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
 
 
-def _submit(client: httpx2.Client, inputs: Path, place: dict[str, Any]) -> dict[str, Any]:
+def _submit(client: httpx2.Client, inputs: Path, target: dict[str, Any]) -> dict[str, Any]:
     body = {
         "name": "demo",
         "config": "cpu-tiny",
         "overrides": [f"hf_model_path={inputs / 'model'}"],
         "inputs": {"packed_parquet": str(inputs / "packed")},
         "labels": {"purpose": "demo"},
-        **place,
+        **target,
     }
-    answer = client.post("/v1/jobs", json=body)
-    if answer.is_error:
-        raise SystemExit(f"The job was refused: {answer.text}")
-    job: dict[str, Any] = answer.json()
+    response = client.post("/v1/jobs", json=body)
+    if response.is_error:
+        raise SystemExit(f"The service rejected the job: {response.text}")
+    job: dict[str, Any] = response.json()
     return job
 
 
-# -- the end -----------------------------------------------------------------------------------------
+# -- report ------------------------------------------------------------------------------------------
 
 
 def _report(client: httpx2.Client, job: dict[str, Any], directory: Path) -> bool:
-    """Print what came of the job. Returns whether it is what the demo promises."""
+    """Print the job's result. Returns whether it succeeded with the required gain."""
     color = "green" if job["state"] == "SUCCEEDED" else "red"
     console.print(f"[bold {color}]{job['state']}[/]")
     if job["failure"]:
@@ -144,15 +144,15 @@ def _report(client: httpx2.Client, job: dict[str, Any], directory: Path) -> bool
     gain = _print_losses(client, job["id"])
     _print_checkpoints(client, job["id"])
     _print_curl(job["id"], directory)
-    if gain < LEAST_GAIN:
-        console.print(f"[red]The validation loss fell by {gain:.0%}; {LEAST_GAIN:.0%} were expected.[/]")
-    return job["state"] == "SUCCEEDED" and gain >= LEAST_GAIN
+    if gain < MIN_GAIN:
+        console.print(f"[red]The validation loss fell by {gain:.0%}; {MIN_GAIN:.0%} were expected.[/]")
+    return job["state"] == "SUCCEEDED" and gain >= MIN_GAIN
 
 
 def _print_losses(client: httpx2.Client, job_id: str) -> float:
-    """The losses as a table. Returns the share by which the validation loss fell."""
+    """Print the losses as a table. Returns the share by which the validation loss fell."""
     metrics = client.get(f"/v1/jobs/{job_id}/metrics").json()
-    table = Table("loss", "before", "after", title="What the model has learned")
+    table = Table("loss", "before", "after", title="Losses")
     shares: dict[str, float] = {}
     for name in ("train", "validation"):
         first, last = metrics[name][0], metrics[name][-1]
@@ -177,7 +177,7 @@ def _print_checkpoints(client: httpx2.Client, job_id: str) -> None:
 
 def _print_curl(job_id: str, directory: Path) -> None:
     shown = os.path.relpath(directory)
-    console.print("To look further, start the service again and ask it:")
+    console.print("To inspect the job, start the service again and send requests:")
     for line in (
         f".venv/bin/sft serve --data-dir {shown} &",
         f'AUTH="Authorization: Bearer $(cat {shown}/admin.key)"',
@@ -192,6 +192,8 @@ def _print_curl(job_id: str, directory: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--slurm", action="store_true", help="on a Slurm that is started here, as root")
+    parser.add_argument(
+        "--slurm", action="store_true", help="on a Slurm cluster that is started here, as root"
+    )
     arguments = parser.parse_args()
     sys.exit(main(arguments.directory.absolute(), on_slurm=arguments.slurm))

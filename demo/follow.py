@@ -1,4 +1,4 @@
-"""Follows a job over HTTP: a progress bar, and the lines of its log that people want to see."""
+"""Follow a job over HTTP: a progress bar, and selected lines of its log."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ SHOWN = re.compile(r"^ ?\[\d{4}-.*iteration|validation loss at iteration|success
 
 
 def follow(client: httpx2.Client, job_id: str, console: Console) -> dict[str, Any]:
-    """Show a job until it ends, and return it as it then is."""
+    """Show a job until it has ended. Returns the job's final state."""
     columns = (
         TextColumn("[bold]{task.fields[state]:<11}"),
         BarColumn(),
@@ -22,16 +22,16 @@ def follow(client: httpx2.Client, job_id: str, console: Console) -> dict[str, An
         log = _Log(client, job_id)
         etag = ""
         while True:
-            answer = client.get(
+            response = client.get(
                 f"/v1/jobs/{job_id}", params={"wait": "2s"}, headers={"If-None-Match": etag} if etag else {}
             )
             for line in log.new_lines():
                 progress.console.print(line, style="dim", markup=False)
-            if answer.status_code == httpx2.codes.NOT_MODIFIED:
+            if response.status_code == httpx2.codes.NOT_MODIFIED:
                 continue
-            answer.raise_for_status()
-            job: dict[str, Any] = answer.json()
-            etag = answer.headers["etag"]
+            response.raise_for_status()
+            job: dict[str, Any] = response.json()
+            etag = response.headers["etag"]
             progress.update(bar, **_figures(job))
             if job["terminal"]:
                 return job
@@ -51,7 +51,7 @@ def _figures(job: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Log:
-    """The job's log, read on from where the last call ended."""
+    """The job's log. Each call reads on from the end of the previous call."""
 
     def __init__(self, client: httpx2.Client, job_id: str) -> None:
         self._client = client
@@ -67,7 +67,7 @@ class _Log:
 
 
 def _short(line: str) -> str:
-    """The figures of Bridge's long iteration line that matter here."""
+    """Shorten Bridge's iteration line to step, time and loss."""
     match = re.search(
         r"iteration +(\d+)/ +(\d+) .*?per iteration \(ms\): ([\d.]+).*?lm loss: ([\d.E+-]+)", line
     )

@@ -1,7 +1,7 @@
-"""`python -m demo.gpu DIR`: models with random weights, and packed data. Trainer's environment.
+"""`python -m demo.gpu DIR`: make models with random weights, and packed data, in the trainer's environment.
 
 DIR/models/{dense,narrow,small,hybrid}   Hugging Face directories with one tokenizer
-DIR/packed/{4096,4096-padded,131072}     packs; those of the second can be cut over two ranks
+DIR/packed/{4096,4096-padded,131072}     packs; those in 4096-padded can be split over two ranks
 """
 
 import os
@@ -20,7 +20,7 @@ LONG = 131_072
 
 
 def make(directory: Path) -> None:
-    """Make what is missing."""
+    """Make the models and packed data that are missing."""
     for folder in ("models", "packed"):
         (directory / folder).mkdir(parents=True, exist_ok=True)
     source = directory / "records.jsonl"
@@ -53,7 +53,7 @@ def _model(source: Path, name: str, directory: Path) -> None:
 
 
 def _name_as_published(weights: Path) -> None:
-    """transformers 5 reads NVIDIA's name of this tensor, and writes another, which Bridge does not know."""
+    """Restore NVIDIA's name of a tensor: transformers 5 reads it but writes another, unknown to Bridge."""
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(weights)
@@ -77,7 +77,7 @@ def _billion(vocabulary: int) -> Any:
 
 
 def _small() -> Any:
-    """A hundred million."""
+    """100 million parameters."""
     return _llama(
         vocab_size=model.VOCABULARY, hidden_size=1024, intermediate_size=2816, num_hidden_layers=8,
         num_attention_heads=16, num_key_value_heads=4,
@@ -85,7 +85,7 @@ def _small() -> Any:
 
 
 def _hybrid() -> Any:
-    """Mamba, attention and experts, as the Nemotron 3 family has them, of 46 million parameters."""
+    """46 million parameters in Mamba, attention and expert layers, like the Nemotron 3 family."""
     from transformers import AutoModelForCausalLM, NemotronHConfig
 
     return AutoModelForCausalLM.from_config(NemotronHConfig(
@@ -100,7 +100,7 @@ def _hybrid() -> Any:
 MODELS: dict[str, Callable[[], Any]] = {
     "small": _small,
     "dense": lambda: _billion(VOCABULARY),
-    # What fills the memory of the narrow one are activations, not logits.
+    # The memory of `narrow` holds mostly activations, not logits.
     "narrow": lambda: _billion(model.VOCABULARY),
     "hybrid": _hybrid,
 }
@@ -108,5 +108,5 @@ PACKED = {"4096": (4096, 1), "4096-padded": (4096, 4), str(LONG): (LONG, 1)}
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is made here
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded
     make(Path(sys.argv[1]).absolute())

@@ -1,4 +1,4 @@
-"""A tokenizer trained on the records, and a small Llama with random weights: a Hugging Face directory."""
+"""Make a Hugging Face directory: a tokenizer trained on the records, a small Llama with random weights."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m demo.prepare DIR`: the demo's records, model and packed data, made once and reused."""
+"""`python -m demo.prepare DIR`: make the demo's records, model and packed data; existing ones are reused."""
 
 import os
 import shutil
@@ -11,11 +11,11 @@ from demo import model, records
 from trainer.packing.pack import pack
 
 PACK_SIZE = 512
-FEWEST_RECORDS = 1500
+MIN_RECORDS = 1500
 
 
 def prepare(directory: Path) -> None:
-    """Make what is missing of DIR/records.jsonl, DIR/model and DIR/packed."""
+    """Make DIR/records.jsonl, DIR/model and DIR/packed if they are missing."""
     directory.mkdir(parents=True, exist_ok=True)
     source = directory / "records.jsonl"
     once(source, _write_records)
@@ -24,7 +24,7 @@ def prepare(directory: Path) -> None:
 
 
 def once(path: Path, make: Callable[[Path], None]) -> None:
-    """Make a file or directory under another name first: what is there is whole."""
+    """Make a file or directory unless it exists, under a temporary name: an existing one is complete."""
     if path.exists():
         return
     scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=".making-"))
@@ -38,11 +38,11 @@ def once(path: Path, make: Callable[[Path], None]) -> None:
 
 def _write_records(path: Path) -> None:
     number = records.write(path)
-    if number < FEWEST_RECORDS:
+    if number < MIN_RECORDS:
         raise SystemExit(f"Only {number} docstrings were found; is Python's standard library complete?")
     print(f"{number} records", flush=True)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is made here
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded
     prepare(Path(sys.argv[1]).absolute())

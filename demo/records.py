@@ -1,4 +1,4 @@
-"""Chat records from the docstrings of Python's standard library: what is it, and what does it do?"""
+"""Chat records from the docstrings of Python's standard library: questions about its objects."""
 
 import contextlib
 import importlib
@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# Importing these shows windows, prints, or drags in what may not be installed.
-LEFT_OUT = {
+# Importing these modules opens windows, prints, or imports modules that may not be installed.
+EXCLUDED = {
     "antigravity",
     "this",
     "idlelib",
@@ -24,20 +24,20 @@ LEFT_OUT = {
     "test",
     "ensurepip",
 }
-SHORTEST, LONGEST = 20, 1200
+MIN_CHARACTERS, MAX_CHARACTERS = 20, 1200
 
 Record = dict[str, list[dict[str, str]]]
 
 
 def write(path: Path) -> int:
-    """Write the records as JSON lines, the same ones in the same order every time; return their number."""
+    """Write the records as JSON lines, always the same in the same order. Returns their number."""
     records = list(stdlib_records())
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return len(records)
 
 
 def stdlib_records() -> Iterator[Record]:
-    """One record for each documented public function, class and method, each docstring once."""
+    """Yield a record for each documented public function, class and method; each docstring once."""
     seen: set[str] = set()
     for module in _modules():
         for name, thing in _documented(module):
@@ -53,7 +53,7 @@ def _record(question: str, answer: str) -> Record:
 
 def _modules() -> Iterator[ModuleType]:
     for name in sorted(sys.stdlib_module_names):
-        if name.startswith("_") or name in LEFT_OUT:
+        if name.startswith("_") or name in EXCLUDED:
             continue
         with contextlib.suppress(ImportError), contextlib.redirect_stdout(io.StringIO()), _quiet():
             yield importlib.import_module(name)
@@ -78,9 +78,9 @@ def _documented(module: ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 def _answer(thing: Any) -> str | None:
-    """The docstring, cut after a paragraph where it is long."""
+    """Return the docstring, cut after a paragraph if it is long."""
     doc = getattr(thing, "__doc__", None)
     text = inspect.cleandoc(doc) if isinstance(doc, str) else ""
-    while len(text) > LONGEST and "\n\n" in text:
+    while len(text) > MAX_CHARACTERS and "\n\n" in text:
         text = text.rpartition("\n\n")[0]
-    return text if SHORTEST <= len(text) <= LONGEST else None
+    return text if MIN_CHARACTERS <= len(text) <= MAX_CHARACTERS else None

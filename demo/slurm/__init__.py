@@ -1,1 +1,1 @@
-"""A whole Slurm on this machine: nodes with make-believe GPUs, accounting, SSH. cluster.py is the way in."""
+"""A complete Slurm on this machine: nodes with simulated GPUs, accounting, SSH. Start with cluster.py."""

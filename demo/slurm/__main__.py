@@ -1,4 +1,4 @@
-"""`python -m demo.slurm install | start DIR | stop DIR`: a whole Slurm on this machine."""
+"""`python -m demo.slurm install | start DIR | stop DIR`: a complete Slurm on this machine."""
 
 import argparse
 import sys
@@ -27,13 +27,15 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m demo.slurm", description=__doc__)
     actions = parser.add_subparsers(required=True)
-    actions.add_parser("install", help="Debian's packages, where they are missing").set_defaults(act=_install)
-    start = actions.add_parser("start", help="start a cluster in a directory, or what does not run of it")
+    actions.add_parser("install", help="install Debian's packages that are missing").set_defaults(
+        act=_install
+    )
+    start = actions.add_parser("start", help="start a cluster in a directory, or its daemons that do not run")
     start.add_argument("directory", type=Path)
     start.add_argument("--nodes", type=int, default=2)
-    start.add_argument("--gpus", type=int, default=8, help="of a node; they are make-believe")
+    start.add_argument("--gpus", type=int, default=8, help="per node; the GPUs are simulated")
     start.set_defaults(act=_start)
-    stop = actions.add_parser("stop", help="end the cluster of a directory")
+    stop = actions.add_parser("stop", help="stop the cluster of a directory")
     stop.add_argument("directory", type=Path)
     stop.add_argument("--purge", action="store_true", help="remove the directory, too")
     stop.set_defaults(act=_stop)
@@ -41,25 +43,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _install(_: argparse.Namespace) -> None:
-    with console.status("Looking for Slurm; apt-get fetches what is missing"):
+    with console.status("Searching for Slurm; apt-get installs missing packages"):
         packages = install()
-    console.print(f"Installed {' '.join(packages)}" if packages else "Slurm is here.", markup=False)
+    console.print(f"Installed {' '.join(packages)}" if packages else "Slurm is installed.", markup=False)
 
 
 def _start(arguments: argparse.Namespace) -> None:
-    began = time.monotonic()
+    started = time.monotonic()
 
     def progress(name: str) -> None:
-        console.print(f"{time.monotonic() - began:5.1f} s  {name}", style="dim", markup=False)
+        console.print(f"{time.monotonic() - started:5.1f} s  {name}", style="dim", markup=False)
 
     with console.status("Starting Slurm"):
         sizes = {"nodes": arguments.nodes, "gpus": arguments.gpus}
         cluster = Cluster.start(arguments.directory, progress=progress, **sizes)
-    _print_ways_in(cluster)
+    _print_commands(cluster)
 
 
-def _print_ways_in(cluster: Cluster) -> None:
-    console.print("Slurm is ready. Ask it, or log in:")
+def _print_commands(cluster: Cluster) -> None:
+    console.print("Slurm is ready. Run a command, or log in:")
     for line in (
         f"SLURM_CONF={cluster.conf} sinfo",
         f"ssh -i {cluster.ssh_key} -o UserKnownHostsFile={cluster.known_hosts} "
@@ -75,9 +77,9 @@ def _stop(arguments: argparse.Namespace) -> None:
     except FileNotFoundError:
         console.print(f"No cluster was started in {arguments.directory}.", markup=False)
         return
-    with console.status("Ending Slurm"):
+    with console.status("Stopping Slurm"):
         cluster.stop(purge=arguments.purge)
-    console.print("Slurm has ended.")
+    console.print("Slurm has stopped.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The database below slurmdbd, and who may submit."""
+"""The database of slurmdbd, and the users who may submit."""
 
 import shutil
 import subprocess
@@ -11,17 +11,17 @@ INSTALL_SECONDS = 120
 COMMAND_SECONDS = 30
 MAX_ATTEMPTS = 3
 ACCOUNT = "test"
-MADE = "made-whole"
+COMPLETE_MARKER = "made-whole"
 
 
 def make_data(directory: Path) -> None:
-    """An empty database server's files, once."""
+    """Create the files of an empty database server, unless they exist."""
     attempts = 0
-    while not (directory / "mariadb" / MADE).exists():
+    while not (directory / "mariadb" / COMPLETE_MARKER).exists():
         attempts += 1
         try:
             _make_data(directory / "mariadb")
-        except ClusterError:  # seen once, on a busy machine: what was made until then is of no use
+        except ClusterError:  # observed once, on a busy machine: partial files are unusable
             if attempts == MAX_ATTEMPTS:
                 raise
 
@@ -32,23 +32,23 @@ def _make_data(data: Path) -> None:
     shutil.chown(data, "mysql", "mysql")
     command = ["mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={data}", "--skip-test-db"]
     _run(command, timeout=INSTALL_SECONDS)
-    (data / MADE).touch()
+    (data / COMPLETE_MARKER).touch()
 
 
 def server(config: Config) -> list[str]:
-    """The command that starts the database server."""
+    """Return the command that starts the database server."""
     data = config.directory / "mariadb"
     return [
         "mariadbd", "--no-defaults", "--user=mysql", f"--datadir={data}", f"--socket={data}/socket",
         f"--pid-file={data}/own", "--bind-address=127.0.0.1", f"--port={config.mariadb_port}",
         "--skip-name-resolve",
-        # slurmdbd complains about the first two's defaults; the last saves a disk write a transaction.
+        # slurmdbd warns about the defaults of the first two; the last saves a disk write per transaction.
         "--innodb-buffer-pool-size=128M", "--innodb-lock-wait-timeout=900",
         "--innodb-flush-log-at-trx-commit=2",
     ]  # fmt: skip
 
 
-def answers(directory: Path) -> bool:
+def responds(directory: Path) -> bool:
     try:
         _query(directory, "SELECT 1;")
     except (ClusterError, subprocess.TimeoutExpired):
@@ -57,7 +57,7 @@ def answers(directory: Path) -> bool:
 
 
 def make_database(config: Config) -> None:
-    """slurmdbd's, and its user."""
+    """Create slurmdbd's database and its user."""
     _query(
         config.directory,
         "CREATE DATABASE IF NOT EXISTS slurm;"
@@ -67,7 +67,7 @@ def make_database(config: Config) -> None:
 
 
 def _query(directory: Path, statements: str) -> None:
-    """As the database's root, whom it knows by the socket."""
+    """Run statements as the database's root, authenticated by the socket."""
     socket = directory / "mariadb" / "socket"
     _run(["mariadb", "--no-defaults", f"--socket={socket}"], stdin=statements, timeout=COMMAND_SECONDS)
 
@@ -79,7 +79,7 @@ def _run(command: list[str], *, timeout: float, stdin: str = "") -> None:
 
 
 def associations(user: str) -> list[list[str]]:
-    """The commands that let root and the user submit; what is there already they leave."""
+    """Return the commands that let root and the user submit; they keep existing associations."""
     add = ["sacctmgr", "--immediate", "add"]
     return [
         [*add, "cluster", "test"],

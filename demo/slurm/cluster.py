@@ -12,25 +12,25 @@ from typing import Any
 from demo.slurm import accounting, keys, leftovers, machine
 from demo.slurm.config import Config, Knobs
 from demo.slurm.daemons import Daemon, listens
-from demo.slurm.install import PATH, NotInstalled, find, obstacle
+from demo.slurm.install import PATH, NotInstalled, find, missing_requirement
 
 COMMAND_SECONDS = 30.0
 CANCEL_SECONDS = 20.0
-SHORT_SECONDS = 5.0
-"""For a look at whether a daemon answers."""
+READY_CHECK_SECONDS = 5.0
+"""Timeout of one readiness check of a daemon."""
 
-# States of a node that takes jobs, as `sinfo --format %t` has them; what does not respond has a `*`.
+# States (`sinfo --format %t`) of a node that accepts jobs; a node that does not respond has a `*`.
 USABLE = {"idle", "mix", "alloc", "comp"}
 
 
 def _silent(_: str) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 class Cluster:
-    """The daemons of one cluster, each to be killed and revived by name.
+    """The daemons of one cluster. Each can be killed and restarted by name.
 
-    Their names: munged, mariadbd and slurmdbd (with accounting), slurmctld, slurmd-n1 and so on, sshd.
+    Names: munged, mariadbd and slurmdbd (with accounting), slurmctld, slurmd-n1 and so on, sshd.
     """
 
     def __init__(self, config: Config) -> None:
@@ -40,7 +40,7 @@ class Cluster:
         self.conf = self.directory / "etc" / "slurm.conf"
         self.log_directory = self.directory / "log"
         self.bin = self.directory / "bin"
-        """First on the PATH of daemons, jobs and SSH sessions: a place for stand-ins."""
+        """First on the PATH of daemons, jobs and SSH sessions: for replacement commands."""
         self.ssh_port = config.ssh_port
         self.ssh_key = self.directory / "ssh" / "client"
         self.known_hosts = self.directory / "ssh" / "known_hosts"
@@ -48,20 +48,20 @@ class Cluster:
             "SLURM_CONF": str(self.conf),
             "PATH": f"{self.bin}:{os.environ.get('PATH', PATH)}",
         }
-        """What a client of the cluster needs on top of its own environment."""
+        """Variables that a client of the cluster needs in addition to its own environment."""
         self.daemons = {daemon.name: daemon for daemon in self._daemons()}
 
-    # -- life ----------------------------------------------------------------------------------
+    # -- start and stop ------------------------------------------------------------------------
 
     @classmethod
     def start(cls, directory: Path, *, progress: Callable[[str], None] = _silent, **knobs: Any) -> "Cluster":
-        """Start what does not run of the directory's cluster; what it knew before it still knows.
+        """Start the daemons of the directory's cluster that do not run; the state of earlier starts is kept.
 
-        Knobs are those of `config.Knobs`. Raises NotInstalled, and ClusterError with a daemon's last words
-        (then nothing is left running).
+        Knobs are those of `config.Knobs`. Raises NotInstalled, and ClusterError with a daemon's last output
+        (then all daemons are stopped).
         """
-        if why_not := obstacle():
-            raise NotInstalled(why_not)
+        if message := missing_requirement():
+            raise NotInstalled(message)
         directory = directory.resolve()
         machine.prepare(Knobs(**knobs).user)
         cluster = cls(Config.make(directory, Knobs(**knobs)))
@@ -74,30 +74,32 @@ class Cluster:
 
     @classmethod
     def load(cls, directory: Path) -> "Cluster":
-        """The cluster that was started in the directory. Raises FileNotFoundError."""
+        """Return the cluster that was started in the directory. Raises FileNotFoundError."""
         return cls(Config.load(directory.resolve()))
 
     def _start(self, progress: Callable[[str], None]) -> None:
-        machine.need_way(self.directory, self.user, *(["mysql"] if self.config.knobs.accounting else []))
+        machine.require_access(
+            self.directory, self.user, *(["mysql"] if self.config.knobs.accounting else [])
+        )
         keys.make_munge_key(self.directory / "etc" / "munge.key")
         keys.make_ssh_keys(self.directory / "ssh", self.ssh_port)
         if self.config.knobs.accounting:
             accounting.make_data(self.directory)
         for daemon in self.daemons.values():
             self.revive(daemon.name)
-            self._follow_up(daemon.name)
+            self._set_up_after(daemon.name)
             progress(daemon.name)
 
-    def _follow_up(self, name: str) -> None:
-        """What the daemons after this one count on."""
+    def _set_up_after(self, name: str) -> None:
+        """Set up what the daemons after this one need."""
         if name == "mariadbd":
             accounting.make_database(self.config)
         elif name == "slurmdbd":
-            self._let_submit()
+            self._allow_submission()
         elif name == "slurmctld":
             self.resume()
 
-    def _let_submit(self) -> None:
+    def _allow_submission(self) -> None:
         known = self.run(
             "sacctmgr", "--noheader", "--parsable2", "show", "associations", "format=User"
         ).stdout
@@ -106,7 +108,7 @@ class Cluster:
                 self.run(*command)
 
     def stop(self, *, purge: bool = False) -> None:
-        """End its jobs and daemons, and whatever they left behind; `purge` removes the directory, too."""
+        """Stop jobs, daemons and their remaining processes; `purge` removes the directory, too."""
         for daemon in self.daemons.values():
             if (pid := daemon.pid()) is not None:
                 os.kill(pid, signal.SIGCONT)
@@ -118,7 +120,7 @@ class Cluster:
             shutil.rmtree(self.directory)
 
     def _cancel_all(self) -> None:
-        """As far as that goes: what is left is killed later."""
+        """Cancel jobs as far as Slurm responds: remaining processes are killed later."""
         if self.pid("slurmctld") is None:
             return
         with suppress(subprocess.SubprocessError):
@@ -131,31 +133,31 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    # -- parts ---------------------------------------------------------------------------------
+    # -- daemons -------------------------------------------------------------------------------
 
     def pid(self, name: str) -> int | None:
-        """Of a daemon; None where it does not run."""
+        """Return the pid of a daemon; None if it does not run."""
         return self.daemons[name].pid()
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a daemon a signal. After SIGKILL it is gone. Raises ClusterError where it does not run."""
+        """Send a signal to a daemon; after SIGKILL wait for its end. Raises ClusterError unless it runs."""
         self.daemons[name].kill(number)
 
     def revive(self, name: str) -> None:
-        """Start a daemon unless it runs, and wait until it answers. Raises ClusterError."""
+        """Start a daemon unless it runs, and wait until it is ready. Raises ClusterError."""
         self.daemons[name].start()
         self.daemons[name].wait_ready()
 
     def resume(self) -> None:
-        """Let drained nodes take jobs again: a controller that was killed may give an id out twice,
-        and drains the node that sees it."""
+        """Let drained nodes accept jobs again: a killed controller may assign an id twice,
+        and drains the node that detects it."""
         if drained := self.run("sinfo", "--noheader", "--states=drain", "--format=%N").stdout.split():
             self.run("scontrol", "update", f"NodeName={drained[0]}", "State=RESUME")
 
     def run(
         self, *command: str, user: str | None = None, stdin: str = "", timeout: float = COMMAND_SECONDS
     ) -> "subprocess.CompletedProcess[str]":
-        """A client's command, run by the user (or by whoever asks).
+        """Run a client command as `user`, by default as the current user.
 
         Raises subprocess.CalledProcessError and subprocess.TimeoutExpired.
         """
@@ -168,12 +170,12 @@ class Cluster:
 
     def _succeeds(self, *command: str) -> bool:
         try:
-            self.run(*command, timeout=SHORT_SECONDS)
+            self.run(*command, timeout=READY_CHECK_SECONDS)
         except subprocess.SubprocessError:
             return False
         return True
 
-    # -- what it is made of, in the order of starting ------------------------------------------
+    # -- definitions of the daemons, in the order of their start -------------------------------
 
     def _daemons(self) -> list[Daemon]:
         knobs = self.config.knobs
@@ -185,10 +187,10 @@ class Cluster:
             *([self._sshd()] if knobs.ssh else []),
         ]
 
-    def _daemon(self, name: str, command: list[str], answers: Callable[[], bool]) -> Daemon:
+    def _daemon(self, name: str, command: list[str], is_ready: Callable[[], bool]) -> Daemon:
         environment = {"SLURM_CONF": str(self.conf), "PATH": f"{self.bin}:{PATH}", "LC_ALL": "C.UTF-8"}
         path = find(command[0]) or command[0]
-        return Daemon(name, [path, *command[1:]], self.directory, environment, answers)
+        return Daemon(name, [path, *command[1:]], self.directory, environment, is_ready)
 
     def _munged(self) -> Daemon:
         here, socket = self.directory, self.directory / "munge" / "socket"
@@ -201,10 +203,10 @@ class Cluster:
 
     def _mariadbd(self) -> Daemon:
         command = accounting.server(self.config)
-        return self._daemon("mariadbd", command, lambda: accounting.answers(self.directory))
+        return self._daemon("mariadbd", command, lambda: accounting.responds(self.directory))
 
     def _slurmdbd(self) -> Daemon:
-        command = ["slurmdbd", "-D"]  # it finds its slurmdbd.conf next to SLURM_CONF
+        command = ["slurmdbd", "-D"]  # slurmdbd finds slurmdbd.conf next to SLURM_CONF
         return self._daemon("slurmdbd", command, lambda: self._succeeds("sacctmgr", "-n", "list", "cluster"))
 
     def _slurmctld(self) -> Daemon:
@@ -214,17 +216,17 @@ class Cluster:
     def _slurmd(self, number: int) -> Daemon:
         node = f"n{number}"
         command = ["slurmd", "-D", "-N", node, "-f", str(self.conf)]
-        return self._daemon(f"slurmd-{node}", command, lambda: self._takes_jobs(number))
+        return self._daemon(f"slurmd-{node}", command, lambda: self._accepts_jobs(number))
 
-    def _takes_jobs(self, number: int) -> bool:
+    def _accepts_jobs(self, number: int) -> bool:
         if not listens(self.config.slurmd_port(number)):
             return False
         with suppress(subprocess.SubprocessError):
-            asked = ("sinfo", "--noheader", f"--nodes=n{number}", "--partition=main", "--format=%t")
-            return self.run(*asked, timeout=SHORT_SECONDS).stdout.strip() in USABLE
+            query = ("sinfo", "--noheader", f"--nodes=n{number}", "--partition=main", "--format=%t")
+            return self.run(*query, timeout=READY_CHECK_SECONDS).stdout.strip() in USABLE
         return False
 
     def _sshd(self) -> Daemon:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # it does not start without
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd does not start without it
         command = ["sshd", "-D", "-e", "-f", str(self.directory / "etc" / "sshd_config")]
         return self._daemon("sshd", command, lambda: listens(self.ssh_port, b"SSH-"))

@@ -1,4 +1,4 @@
-"""What a cluster is like, and the files that its daemons read."""
+"""The configuration of a cluster, and the files that its daemons read."""
 
 import json
 import random
@@ -13,40 +13,40 @@ from demo.slurm.install import PATH
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-# Below those that the kernel gives to outgoing connections (ip_local_port_range).
+# Below the kernel's ephemeral ports (ip_local_port_range).
 PORTS = range(10_000, 26_000)
 FIRST_NODE_PORT = 4
-"""After those of slurmctld, slurmdbd, mariadbd and sshd."""
+"""Offset after the ports of slurmctld, slurmdbd, mariadbd and sshd."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Knobs:
-    """What may differ from cluster to cluster."""
+    """Options of a cluster."""
 
     nodes: int = 2
     gpus: int = 8
-    """A node."""
+    """Per node."""
     cpus: int = 16
-    """A node."""
+    """Per node."""
     memory_mb: int = 65536
-    """A node."""
+    """Per node."""
     accounting: bool = True
-    """slurmdbd on a database of its own, with an account `test` for root and the user."""
+    """Run slurmdbd on its own database, with an account `test` for root and the user."""
     ssh: bool = True
     user: str = "slurmtest"
-    """Owns the jobs; made where there is none."""
+    """Owner of the jobs; created if it does not exist."""
     min_job_age_seconds: int = 300
-    """squeue forgets ended jobs after this."""
+    """squeue drops ended jobs after this time."""
     max_jobs: int = 20_000
     enforce_part_limits: str = "ALL"
-    """NO: jobs that can never run are accepted."""
+    """NO: Slurm accepts jobs that can never run."""
     slurmd_timeout_seconds: int = 10
-    """A node that is silent for so long is down."""
+    """A node that does not respond for this time is down."""
     message_timeout_seconds: int = 10
     kill_wait_seconds: int = 3
-    """Between SIGTERM and SIGKILL of a job."""
+    """Time between SIGTERM and SIGKILL of a job."""
     extra_conf: str = ""
-    """More lines for slurm.conf."""
+    """Additional lines for slurm.conf."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Config:
     knobs: Knobs
     first_port: int
     password: str = field(repr=False)
-    """Of slurmdbd for its database."""
+    """Password of slurmdbd for its database."""
 
     @classmethod
     def make(cls, directory: Path, knobs: Knobs) -> "Config":
-        """That of the directory with these knobs; ports and password are chosen once."""
+        """Write and return the directory's config with these knobs; ports and password are chosen once."""
         first_port, password = free_ports(FIRST_NODE_PORT + knobs.nodes), secrets.token_hex(16)
         with suppress(FileNotFoundError):
             before = cls.load(directory)
@@ -73,7 +73,7 @@ class Config:
 
     @classmethod
     def load(cls, directory: Path) -> "Config":
-        """Raises FileNotFoundError where no cluster was started in the directory."""
+        """Read a directory's config. Raises FileNotFoundError if no cluster was started in the directory."""
         saved = json.loads((directory / "cluster.json").read_text())
         return cls(directory, Knobs(**saved["knobs"]), saved["first_port"], saved["password"])
 
@@ -94,11 +94,11 @@ class Config:
         return self.first_port + 3
 
     def slurmd_port(self, number: int) -> int:
-        """Of the node with this number; the first is 1."""
+        """Return the port of the node with this number; the first is 1."""
         return self.first_port + FIRST_NODE_PORT + number - 1
 
     def write(self) -> None:
-        """Make all directories and files."""
+        """Write all directories and files."""
         for name in ("bin", "dev", "etc", "home", "log", "munge", "run", "spool", "ssh", "state/env_cache"):
             (self.directory / name).mkdir(mode=0o755, parents=True, exist_ok=True)
         for number in range(1, self.knobs.nodes + 1):
@@ -136,12 +136,12 @@ class Config:
 
 
 def host() -> str:
-    """This machine's name, as Slurm's daemons know themselves."""
+    """Return this machine's short name, which Slurm's daemons use."""
     return socket.gethostname().partition(".")[0]
 
 
 def free_ports(number: int) -> int:
-    """The first of so many free ports in a row. Chance keeps apart those that ask at the same time."""
+    """Return the first of `number` consecutive free ports; a random start avoids collisions of callers."""
     while True:
         first = random.randrange(PORTS.start, PORTS.stop - number)  # noqa: S311
         with suppress(OSError), ExitStack() as servers:
@@ -151,7 +151,7 @@ def free_ports(number: int) -> int:
 
 
 def _write(path: Path, text: str, mode: int = 0o644) -> None:
-    """The file never has more rights than `mode`."""
+    """Write a file that never has more permissions than `mode`."""
     path.touch(mode)
     path.chmod(mode)
     path.write_text(text)

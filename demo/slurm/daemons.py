@@ -1,4 +1,4 @@
-"""Processes that outlive the one that started them, known again by pid and start time."""
+"""Daemon processes that outlive their starter, identified by pid and start time."""
 
 import json
 import os
@@ -15,38 +15,38 @@ import psutil
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-_LOOK_AGAIN_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 
 
 class ClusterError(Exception):
-    """A part of the cluster did not do what it was asked; the text has its last words."""
+    """A part of the cluster failed; the text contains its last output."""
 
 
 @dataclass
 class Daemon:
-    """One daemon. `run/NAME.pid` of the cluster's directory holds its pid and its start."""
+    """One daemon. `run/NAME.pid` in the cluster's directory holds its pid and its start time."""
 
     name: str
     command: list[str]
     directory: Path
-    """Of the cluster."""
+    """Directory of the cluster."""
     environment: Mapping[str, str]
-    answers: Callable[[], bool]
-    """Whether it does its work."""
+    is_ready: Callable[[], bool]
+    """Whether the daemon works."""
     _child: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
-    """Where this process started it: its end has to be collected here."""
+    """The process if this process started it: it must be waited for here."""
 
     @property
     def _pid_file(self) -> Path:
         return self.directory / "run" / f"{self.name}.pid"
 
     def pid(self) -> int | None:
-        """None: it does not run."""
+        """Return the pid; None if the daemon does not run."""
         try:
             pid, ticks = json.loads(self._pid_file.read_text())
         except FileNotFoundError:
             return None
-        # None was noted for one that ended at once.
+        # The ticks are None for a daemon that ended immediately.
         if ticks is not None and start_ticks(pid) == ticks:
             return int(pid)
         if self._child:
@@ -54,7 +54,7 @@ class Daemon:
         return None
 
     def start(self) -> None:
-        """Start it unless it runs; one that was stopped by a signal goes on."""
+        """Start the daemon unless it runs; continue it if a signal has stopped it."""
         if (pid := self.pid()) is not None:
             os.kill(pid, signal.SIGCONT)
             return
@@ -63,33 +63,33 @@ class Daemon:
                 self.command, env=self.environment, cwd=self.directory / "log", start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
-        fresh = self._pid_file.with_suffix(".new")
-        fresh.write_text(json.dumps([self._child.pid, start_ticks(self._child.pid)]))
-        fresh.rename(self._pid_file)
+        new_file = self._pid_file.with_suffix(".new")
+        new_file.write_text(json.dumps([self._child.pid, start_ticks(self._child.pid)]))
+        new_file.rename(self._pid_file)
 
     def wait_ready(self, timeout: float = START_SECONDS) -> None:
-        """Raises ClusterError where it ends, or does not answer within so many seconds."""
+        """Wait until the daemon works. Raises ClusterError if it ends, or after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while True:
             if self.pid() is None:
-                raise ClusterError(f"{self.name} ended: {self.last_words()}")
-            if self.answers():
+                raise ClusterError(f"{self.name} ended: {self.last_output()}")
+            if self.is_ready():
                 return
             if time.monotonic() > deadline:
-                raise ClusterError(f"{self.name} did not answer for {timeout:.0f} s: {self.last_words()}")
-            time.sleep(_LOOK_AGAIN_SECONDS)
+                raise ClusterError(f"{self.name} was not ready after {timeout:.0f} s: {self.last_output()}")
+            time.sleep(_POLL_SECONDS)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal; after SIGKILL it is gone. Raises ClusterError where it does not run."""
+        """Send a signal; wait for the end after SIGKILL. Raises ClusterError if the daemon does not run."""
         pid = self.pid()
         if pid is None:
-            raise ClusterError(f"{self.name} does not run: {self.last_words()}")
+            raise ClusterError(f"{self.name} does not run: {self.last_output()}")
         os.kill(pid, number)
         if number == signal.SIGKILL:
             self._wait_end(STOP_SECONDS)
 
     def stop(self) -> None:
-        """End it and its children, in order if it does so within 20 s."""
+        """Stop the daemon and its children: SIGTERM, and SIGKILL after 20 s."""
         children: list[psutil.Process] = []
         if (pid := self.pid()) is not None:
             with suppress(psutil.NoSuchProcess):
@@ -109,19 +109,19 @@ class Daemon:
         while self.pid() is not None:
             if time.monotonic() > deadline:
                 raise ClusterError(f"{self.name} did not end within {timeout:.0f} s.")
-            time.sleep(_LOOK_AGAIN_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
-    def last_words(self) -> str:
-        """The last lines of its output and its log."""
+    def last_output(self) -> str:
+        """Return the last lines of the daemon's output and log."""
         logs = sorted((self.directory / "log").glob(f"{self.name}.*"))
         lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()[-5:]]
         return "\n".join(lines)
 
 
 def start_ticks(pid: int) -> int | None:
-    """Start of a living process in clock ticks since boot (proc(5), stat, field 22); None if it is gone.
+    """Return a process's start in clock ticks since boot (proc(5), stat, field 22); None if it has ended.
 
-    A zombie is gone, too: pid 1 of a container may never collect it.
+    A zombie counts as ended: pid 1 of a container may never reap it.
     """
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
@@ -131,7 +131,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
-    """None of a process that is gone, whoever has its pid now."""
+    """Return all descendants; none if the process has ended, even if its pid is in use again."""
     try:
         return process.children(recursive=True)
     except psutil.NoSuchProcess:
@@ -139,7 +139,7 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def end(processes: Iterable[psutil.Process]) -> None:
-    """Kill processes and what they have started."""
+    """Kill processes and their descendants."""
     families = [member for process in processes for member in (process, *_children(process))]
     for member in families:
         with suppress(psutil.NoSuchProcess):
@@ -148,7 +148,7 @@ def end(processes: Iterable[psutil.Process]) -> None:
 
 
 def listens(port: int, greeting: bytes = b"") -> bool:
-    """Whether a port of this machine takes connections, and greets."""
+    """Return whether a port of this machine accepts connections and sends the greeting."""
     try:
         with socket.create_connection(("127.0.0.1", port), 1) as connected:
             connected.settimeout(1)

@@ -1,4 +1,4 @@
-"""Debian's packages of Slurm and of what it stands on. None of their services is started."""
+"""Install Debian's packages of Slurm and its requirements, without starting their services."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from pathlib import Path
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PLUGIN = "accounting_storage_mysql.so"
 
-# A command that a cluster needs -> the package that has it.
+# A command that a cluster needs -> the package that contains it.
 PACKAGES = {
     "slurmctld": "slurm-wlm",
     "slurmd": "slurm-wlm",
@@ -35,44 +35,48 @@ WAIT_FOR_OTHERS = ("-o", "DPkg::Lock::Timeout=300")
 
 
 class NotInstalled(Exception):
-    """Something is missing, and cannot be had here; the text says what and why."""
+    """Something is missing and cannot be installed here; the text says what and why."""
 
 
 def find(command: str) -> str | None:
-    """The whole path of a command or daemon."""
+    """Return the full path of a command or daemon."""
     return shutil.which(command, path=PATH)
 
 
 def missing() -> dict[str, str]:
-    """What is not there -> the package that has it."""
+    """Return the missing commands and the package that contains each."""
     absent = {command: package for command, package in PACKAGES.items() if not find(command)}
     if not any(Path("/usr/lib").glob(f"*/slurm-wlm/{PLUGIN}")):
         absent[PLUGIN] = PLUGIN_PACKAGE
     return absent
 
 
-def obstacle() -> str | None:
-    """Why no cluster can be started here, in words; None where one can."""
+def missing_requirement() -> str | None:
+    """Return a message why no cluster can be started here; None if a cluster can be started."""
     if absent := missing():
         packages = " ".join(sorted(set(absent.values())))
-        return f"There is no {', '.join(absent)}; Debian has it in {packages}: make setup-slurm"
+        return f"Missing: {', '.join(absent)} (Debian packages {packages}). Run make setup-slurm."
     if os.geteuid() != 0:
-        return "Slurm's daemons have to be started by root here: they run jobs as another user."
+        return "Slurm's daemons must be started as root: they run jobs as another user."
     return None
 
 
 def install() -> list[str]:
-    """Install what is missing. Returns the packages. Raises NotInstalled."""
+    """Install the missing packages. Returns their names. Raises NotInstalled."""
     absent = missing()
     packages = sorted(set(absent.values()))
     if not packages:
         return []
-    wanted = f"{', '.join(absent)} missing (Debian packages {' '.join(packages)})"
+    needed = f"{', '.join(absent)} missing (Debian packages {' '.join(packages)})"
     if not find("apt-get"):
-        raise NotInstalled(f"{wanted}, and there is no apt-get: install Slurm by this system's own means.")
+        raise NotInstalled(
+            f"{needed}, and there is no apt-get: install Slurm with this system's package manager."
+        )
     if os.geteuid() != 0:
-        raise NotInstalled(f"{wanted}, and only root may install: sudo apt-get install {' '.join(packages)}")
-    with services_held_back():
+        raise NotInstalled(
+            f"{needed}, and only root may install them: sudo apt-get install {' '.join(packages)}"
+        )
+    with no_service_starts():
         _apt_get("update", timeout=UPDATE_SECONDS)
         _apt_get("install", "--yes", "--no-install-recommends", *packages, timeout=INSTALL_SECONDS)
     if absent := missing():
@@ -81,7 +85,7 @@ def install() -> list[str]:
 
 
 def _apt_get(*arguments: str, timeout: float) -> None:
-    """Raises NotInstalled with apt's last words."""
+    """Run apt-get. Raises NotInstalled with apt's last output."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     try:
         subprocess.run(
@@ -90,17 +94,17 @@ def _apt_get(*arguments: str, timeout: float) -> None:
             timeout=timeout,
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
-        words = "\n".join(f"{error.stdout}{error.stderr}".splitlines()[-10:])
-        raise NotInstalled(f"apt-get {arguments[0]} failed:\n{words}") from None
+        output = "\n".join(f"{error.stdout}{error.stderr}".splitlines()[-10:])
+        raise NotInstalled(f"apt-get {arguments[0]} failed:\n{output}") from None
     except subprocess.TimeoutExpired:
         raise NotInstalled(f"apt-get {arguments[0]} did not end within {timeout:.0f} s.") from None
 
 
 @contextmanager
-def services_held_back(policy: Path = Path("/usr/sbin/policy-rc.d")) -> Iterator[None]:
-    """Packages start no service meanwhile: invoke-rc.d(8) asks this script, and 101 says no.
+def no_service_starts(policy: Path = Path("/usr/sbin/policy-rc.d")) -> Iterator[None]:
+    """Keep packages from starting services meanwhile: invoke-rc.d(8) runs this script; 101 forbids the start.
 
-    A script that is there already is put aside, and back.
+    An existing script is moved away, and restored afterwards.
     """
     before = policy.with_name(f"{policy.name}.before-slurm")
     if policy.exists() and not before.exists():

@@ -1,4 +1,4 @@
-"""Keys of a cluster: munge's, sshd's, and the one that clients log in with."""
+"""Keys of a cluster: for munge, for sshd, and for clients to log in."""
 
 import os
 import shutil
@@ -10,14 +10,14 @@ MUNGE_KEY_BYTES = 1024
 
 
 def make_munge_key(path: Path) -> None:
-    """Once: what it has signed stays valid over a restart."""
+    """Write munge's key unless it exists: credentials stay valid across restarts."""
     if not path.exists():
         path.touch(mode=0o600)
         path.write_bytes(os.urandom(MUNGE_KEY_BYTES))
 
 
 def make_ssh_keys(directory: Path, port: int) -> None:
-    """`host`, `client`, and what each side has to know of the other."""
+    """Write the key pairs `host` and `client`, authorized_keys and known_hosts."""
     for name in ("host", "client"):
         if not (directory / name).exists():
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)]

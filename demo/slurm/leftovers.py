@@ -1,4 +1,4 @@
-"""Processes of jobs that outlive Slurm's daemons, known by the environment that they were given."""
+"""Find and kill job processes that outlive Slurm's daemons, identified by their environment."""
 
 from pathlib import Path
 
@@ -8,16 +8,16 @@ from demo.slurm.daemons import end
 
 
 def find_all(conf: Path) -> list[psutil.Process]:
-    """slurmstepds and the processes of jobs of the cluster with this slurm.conf."""
+    """Return slurmstepds and job processes of the cluster with this slurm.conf."""
     return [process for process in psutil.process_iter() if _belongs(process, conf)]
 
 
 def _belongs(process: psutil.Process, conf: Path) -> bool:
-    """A client has SLURM_CONF as well: it is neither a job nor a slurmstepd."""
+    """Return whether a process is a job or slurmstepd of the cluster. Clients have SLURM_CONF, too."""
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        # Not psutil's environ(): that ends where slurmstepd has blanked its own to show a title in its place.
+        # Not psutil's environ(): it stops where slurmstepd has overwritten its environment with a title.
         environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
         job = process.name() == "slurmstepd" or any(word.startswith(b"SLURM_JOB_ID=") for word in environment)
     except (OSError, psutil.Error):
@@ -26,6 +26,6 @@ def _belongs(process: psutil.Process, conf: Path) -> bool:
 
 
 def end_all(conf: Path) -> None:
-    """Kill them until none is left."""
+    """Kill these processes until none is left."""
     while found := find_all(conf):
         end(found)

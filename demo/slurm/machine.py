@@ -1,4 +1,4 @@
-"""What a cluster needs of the machine: a name that resolves, a user, ways into its directory."""
+"""Prepare the machine for a cluster: a host name that resolves, a user, access to the directory."""
 
 import fcntl
 import pwd
@@ -13,14 +13,14 @@ COMMAND_SECONDS = 30
 
 
 def prepare(user: str) -> None:
-    """Make the user and the name's entry where they are missing. Processes that start at once take turns."""
+    """Create the user and the host name's entry if they are missing. A lock serializes concurrent starts."""
     with Path("/etc/hosts").open("a+") as hosts:
         fcntl.flock(hosts, fcntl.LOCK_EX)
         if not _resolves(host()):
             hosts.write(f"127.0.0.1 {host()}\n")
             hosts.flush()
         if not exists(user):
-            # The password is one that nothing matches; sshd refuses accounts that are locked by `!`.
+            # `*` is a password that nothing matches; sshd rejects accounts that are locked by `!`.
             command = ["useradd", "--create-home", "--shell", "/bin/bash", "--password", "*", user]
             subprocess.run(command, check=True, timeout=COMMAND_SECONDS)
 
@@ -41,12 +41,12 @@ def exists(user: str) -> bool:
     return True
 
 
-def need_way(directory: Path, *users: str) -> None:
-    """Raises ClusterError where one of the users cannot get into the directory."""
+def require_access(directory: Path, *users: str) -> None:
+    """Check access to the directory. Raises ClusterError if one of the users cannot enter it."""
     for user in users:
         command = ["runuser", "-u", user, "--", "test", "-x", str(directory)]
         if subprocess.run(command, timeout=COMMAND_SECONDS, check=False).returncode:
             raise ClusterError(
-                f"{user} cannot get into {directory}: give everyone the right to pass (chmod o+x) "
-                "to each directory above it, or choose another."
+                f"{user} cannot enter {directory}: give everyone search permission (chmod o+x) "
+                "for each directory above it, or choose another directory."
             )

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slurm
 def test_services_do_not_start_and_the_policy_is_restored(tmp_path: Path) -> None:
     policy = tmp_path / "policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 0\n")
-    with suppress(KeyboardInterrupt), install.services_held_back(policy):
+    with suppress(KeyboardInterrupt), install.no_service_starts(policy):
         assert "exit 101" in policy.read_text()
         assert policy.stat().st_mode & 0o111
         raise KeyboardInterrupt
@@ -21,8 +21,8 @@ def test_services_do_not_start_and_the_policy_is_restored(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [policy]
 
 
-def test_a_new_policy_is_removed(tmp_path: Path) -> None:
-    with install.services_held_back(tmp_path / "policy-rc.d"):
+def test_no_policy_is_left_where_there_was_none(tmp_path: Path) -> None:
+    with install.no_service_starts(tmp_path / "policy-rc.d"):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -33,4 +33,4 @@ def test_missing_programs_are_reported_if_they_cannot_be_installed(
     monkeypatch.setattr(install, "PATH", str(tmp_path))
     with pytest.raises(install.NotInstalled, match=r"slurmctld, .*slurm-wlm.*no apt-get"):
         install.install()
-    assert "make setup-slurm" in (install.obstacle() or "")
+    assert "make setup-slurm" in (install.missing_requirement() or "")

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from demo.slurm.cluster import Cluster
-from demo.slurm.install import obstacle
+from demo.slurm.install import missing_requirement
 from tests.support.inputs import make_inputs
 from tests.support.service import Service
 from tests.support.toml import table
@@ -175,7 +175,7 @@ def wait_for_forgetting(service: SlurmService) -> None:
 
 def new_directory() -> Path:
     """Return a directory outside pytest's own: the users of jobs and database need access to it."""
-    if why_not := obstacle():
+    if why_not := missing_requirement():
         (pytest.fail if "CI" in os.environ else pytest.skip)(why_not)
     path = Path(tempfile.mkdtemp(prefix="sft-slurm-"))
     path.chmod(0o755)
