@@ -1,5 +1,5 @@
 # The service: API, worker and beat are the same image with different commands (docker-compose.yml).
-# torch and Megatron-Bridge are not in it: see Dockerfile.trainer.
+# It does not contain torch and Megatron-Bridge: see Dockerfile.trainer.
 
 FROM python:3.12-slim-bookworm AS build
 
@@ -13,7 +13,7 @@ COPY cli cli
 COPY migrations migrations
 COPY trainer trainer
 COPY worker worker
-# Editable, as in development: /app is what a local run gets as PYTHONPATH, and holds nothing but the project.
+# Editable, as in development: /app is the PYTHONPATH of local runs, and contains only the project.
 RUN uv pip install --no-cache --python /opt/venv/bin/python --no-deps --editable . && python -m compileall -q .
 
 FROM python:3.12-slim-bookworm

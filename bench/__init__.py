@@ -1,1 +1,1 @@
-"""What the service costs: each module measures one thing and prints a table."""
+"""Benchmarks of the service: each module measures one thing and prints a table."""

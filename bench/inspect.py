@@ -1,6 +1,6 @@
-"""Time, memory and bytes of looking at packed data: `python -m bench.inspect [--shards 1000]`.
+"""Measure time, memory and bytes of the inspection of packed data: `python -m bench.inspect [--shards 1000]`.
 
-Makes shards of random tokens in a temporary directory, and inspects them in processes of their own.
+Makes shards of random tokens in a temporary directory, and inspects them in separate processes.
 """
 
 import argparse
@@ -24,17 +24,19 @@ from rich.table import Table
 from trainer.preflight.data import DataNeeds, examine
 
 VOCABULARY = 131_072
-DIFFERENT = 8
+DISTINCT_SHARDS = 8
 
 
 def make(directory: Path, shards: int, rows: int, tokens: int) -> None:
-    """splits/train of so many shards; a few differ, the others are copies of them."""
+    """Make splits/train with shards: DISTINCT_SHARDS different ones, the others are copies."""
     train = directory / "splits" / "train"
     train.mkdir(parents=True)
-    for number in range(min(DIFFERENT, shards)):
+    for number in range(min(DISTINCT_SHARDS, shards)):
         pq.write_table(_table(rows, tokens), train / f"part-{number:05}.parquet")
-    for number in range(DIFFERENT, shards):
-        shutil.copyfile(train / f"part-{number % DIFFERENT:05}.parquet", train / f"part-{number:05}.parquet")
+    for number in range(DISTINCT_SHARDS, shards):
+        shutil.copyfile(
+            train / f"part-{number % DISTINCT_SHARDS:05}.parquet", train / f"part-{number:05}.parquet"
+        )
 
 
 def _table(rows: int, tokens: int) -> Any:
@@ -51,11 +53,11 @@ def _table(rows: int, tokens: int) -> Any:
     )
 
 
-def measure(path: str, how: str) -> None:
-    """Inspect once, and print what it took as JSON: the process has done nothing else."""
-    began = time.perf_counter()
-    report = examine(Path(path), DataNeeds(seq_length=1 << 20), full=how == "full", seconds=3600)
-    seconds = time.perf_counter() - began
+def measure(path: str, mode: str) -> None:
+    """Inspect once in this fresh process, and print the cost as JSON."""
+    started = time.perf_counter()
+    report = examine(Path(path), DataNeeds(seq_length=1 << 20), full=mode == "full", seconds=3600)
+    seconds = time.perf_counter() - started
     assert report.inspection is not None
     found = report.inspection
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
@@ -66,12 +68,12 @@ def measure(path: str, how: str) -> None:
 
 
 def _measured(path: Path) -> Iterator[tuple[str, ...]]:
-    for how in ("sample", "full"):
-        command = [sys.executable, "-m", "bench.inspect", "--measure", how, str(path)]
+    for mode in ("sample", "full"):
+        command = [sys.executable, "-m", "bench.inspect", "--measure", mode, str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=3600)
         found = json.loads(done.stdout)
         yield (
-            how, f"{found['shards']:,}", f"{found['rows_read']:,} of {found['rows']:,}",
+            mode, f"{found['shards']:,}", f"{found['rows_read']:,} of {found['rows']:,}",
             f"{found['seconds']:.2f}", f"{found['peak_mib']}", f"{found['mib_read']:,.1f}",
             str(found["errors"]),
         )  # fmt: skip
@@ -80,15 +82,15 @@ def _measured(path: Path) -> Iterator[tuple[str, ...]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.inspect")
     parser.add_argument("--shards", type=int, default=1000)
-    parser.add_argument("--rows", type=int, default=32, help="packs of a shard")
-    parser.add_argument("--tokens", type=int, default=2048, help="tokens of a pack")
+    parser.add_argument("--rows", type=int, default=32, help="packs per shard")
+    parser.add_argument("--tokens", type=int, default=2048, help="tokens per pack")
     parser.add_argument("--measure", nargs=2, metavar=("HOW", "PATH"), help=argparse.SUPPRESS)
-    wanted = parser.parse_args()
-    if wanted.measure:
-        how, path = wanted.measure
-        return measure(path, how)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        mode, path = arguments.measure
+        return measure(path, mode)
     with tempfile.TemporaryDirectory() as directory:
-        make(Path(directory), wanted.shards, wanted.rows, wanted.tokens)
+        make(Path(directory), arguments.shards, arguments.rows, arguments.tokens)
         table = Table("PASS", "SHARDS", "ROWS READ", "SECONDS", "PEAK MiB", "MiB READ", "ERRORS")
         for row in _measured(Path(directory)):
             table.add_row(*row)

@@ -1,1 +1,1 @@
-"""The database's history (Alembic)."""
+"""Database migrations (Alembic)."""

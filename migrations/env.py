@@ -1,4 +1,4 @@
-"""Alembic's environment: the models of worker/, the database of worker/settings.py."""
+"""Alembic's environment: the models of worker/db, the database of worker/settings.py."""
 
 from alembic import context
 from sqlmodel import SQLModel

@@ -1,4 +1,4 @@
-"""`torchrun -m bench.gpu.bare CONFIG`: Bridge's finetune() alone, on the trainer's ConfigContainer."""
+"""`torchrun -m bench.gpu.bare CONFIG`: run Bridge's finetune() alone, on the trainer's ConfigContainer."""
 
 import sys
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""What a step's time on a GPU goes to: `python -m bench.gpu.profile DIR`, in the service's environment.
+"""Profile a step on a GPU: `python -m bench.gpu.profile DIR`, in the service's environment.
 
 DIR is as for `python -m bench.gpu`. The trainer runs with Bridge's own switch for torch's profiler
-(profiling.use_pytorch_profiler), and its trace is read: how long the GPU worked, on kernels of which kind.
+(profiling.use_pytorch_profiler). Its trace shows how long the GPU worked, and on which kinds of kernels.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from bench.gpu.runs import Config, config, run
 
 FIRST, STEPS = 10, 3
 
-# Kinds of kernels by their names; the first that fits counts.
+# Kinds of kernels by name; the first match counts.
 KINDS = {
     "matrix products": r"nvjet|gemm|cutlass|xmma|cublas",
     "attention": r"fmha|flash|sdpa|attention|cudnn_generated",
@@ -39,19 +39,19 @@ console = Console()
 
 @dataclass(frozen=True)
 class Profile:
-    """What a trace says of its steps; milliseconds a step."""
+    """Figures of a trace; times in milliseconds per step."""
 
     wall: float
     busy: float
     kernels: int
-    """Launched a step."""
+    """Kernels launched per step."""
     of_kind: dict[str, float]
     slowest: dict[str, float]
-    """By the kernel's name."""
+    """Time by the kernel's name."""
 
 
 def of_trace(events: list[dict[str, Any]], steps: int) -> Profile:
-    """A Chrome trace of torch's profiler, of that many steps. Durations in it are microseconds."""
+    """Summarize a Chrome trace of torch's profiler over `steps` steps. Its durations are in microseconds."""
     work = sorted((event["ts"], event["dur"], event["name"]) for event in events if _is_work(event))
     busy, until = 0.0, work[0][0]
     kinds: Counter[str] = Counter()
@@ -89,29 +89,31 @@ def profile(values: Config, scratch: Path) -> Profile:
         return of_trace(json.load(trace)["traceEvents"], STEPS)
 
 
-def show(seen: Profile) -> None:
-    console.print(f"a step: {seen.wall:.1f} ms, the GPU works for {seen.busy / seen.wall:.0%} of it,")
-    console.print(f"on {seen.kernels} kernels")
-    for title, times in (("kind", seen.of_kind), ("kernel", seen.slowest)):
-        table = Table(title, "ms a step", "share of the GPU's work")
+def show(found: Profile) -> None:
+    console.print(f"step: {found.wall:.1f} ms, the GPU is busy for {found.busy / found.wall:.0%} of it,")
+    console.print(f"with {found.kernels} kernels")
+    for title, times in (("kind", found.of_kind), ("kernel", found.slowest)):
+        table = Table(title, "ms per step", "share of the GPU's busy time")
         for name, time in times.items():
-            table.add_row(name, f"{time:.2f}", f"{time / seen.busy:.1%}")
+            table.add_row(name, f"{time:.2f}", f"{time / found.busy:.1%}")
         console.print(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.profile", description=__doc__)
-    parser.add_argument("inputs", type=Path, help="what `python -m demo.gpu DIR` made")
+    parser.add_argument("inputs", type=Path, help="DIR of `python -m demo.gpu DIR`")
     parser.add_argument("--model", default="dense", help="directory below DIR/models")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the config")
-    parser.add_argument("--output", type=Path, help="YAML file for the figures")
-    wanted = parser.parse_args()
-    values = config(wanted.inputs, wanted.model, FIRST + STEPS + 2, {}, wanted.set)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the config"
+    )
+    parser.add_argument("--output", type=Path, help="YAML file for the results")
+    arguments = parser.parse_args()
+    values = config(arguments.inputs, arguments.model, FIRST + STEPS + 2, {}, arguments.set)
     with tempfile.TemporaryDirectory() as scratch:
-        seen = profile(values, Path(scratch))
-    show(seen)
-    if wanted.output:
-        wanted.output.write_text(yaml.safe_dump(vars(seen), sort_keys=False))
+        found = profile(values, Path(scratch))
+    show(found)
+    if arguments.output:
+        arguments.output.write_text(yaml.safe_dump(vars(found), sort_keys=False))
 
 
 if __name__ == "__main__":

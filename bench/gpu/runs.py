@@ -1,4 +1,4 @@
-"""One run on one GPU, and what its log lines and events say."""
+"""One run on one GPU, and the figures from its log lines and events."""
 
 import json
 import os
@@ -29,7 +29,7 @@ SEQ_LENGTH, GLOBAL_BATCH = 4096, 8
 
 
 def config(inputs: Path, model: str, steps: int, checkpoint: Config, settings: Sequence[str] = ()) -> Config:
-    """A run on what demo/gpu.py made. settings: `key=value` with dotted keys, on top."""
+    """Return the config of a run on the inputs of demo/gpu.py. settings: overrides `dotted.key=value`."""
     values = {
         "hf_model_path": str(inputs / "models" / model),
         "seq_length": SEQ_LENGTH,
@@ -46,13 +46,13 @@ def config(inputs: Path, model: str, steps: int, checkpoint: Config, settings: S
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a run took."""
+class Measurement:
+    """Times and events of a run."""
 
     start_seconds: float
     """From the launcher's start to the end of the first step."""
     step_milliseconds: float
-    """Median of Bridge's own log lines, as is the next."""
+    """Median of Bridge's log lines, like `tflops`."""
     tflops: float
     events: list[dict[str, Any]]
 
@@ -61,14 +61,14 @@ class Seen:
         return max(float(event["peak_memory_gib"] or 0) for event in self._of("step"))
 
     def stall_seconds(self, iteration: int) -> float:
-        """Between the end of the step that was saved and the begin of the next one."""
+        """Seconds between the end of the saved step and the begin of the next step."""
         steps = {event["step"]: event for event in self._of("step")}
         ended, following = steps[iteration], steps[iteration + 1]
         gap = datetime.fromisoformat(following["at"]) - datetime.fromisoformat(ended["at"])
         return gap.total_seconds() - float(following["step_time_seconds"])
 
     def save_seconds(self, iteration: int) -> float:
-        """Between the end of the step that was saved and the checkpoint being whole, as far as was seen."""
+        """Seconds between the end of the saved step and the event of the complete checkpoint."""
         ended = next(event for event in self._of("step") if event["step"] == iteration)
         saved = next(event for event in self._of("checkpoint") if event["iteration"] == iteration)
         gap = datetime.fromisoformat(saved["at"]) - datetime.fromisoformat(ended["at"])
@@ -78,8 +78,8 @@ class Seen:
         return [event for event in self.events if event["event"] == kind]
 
 
-def run(module: str, config: Config, directory: Path) -> Seen:
-    """Start `module` as the local backend does, and wait for its end. Raises SystemExit where it fails."""
+def run(module: str, config: Config, directory: Path) -> Measurement:
+    """Run `module` like the local backend, and wait for its end. Raises SystemExit if it fails."""
     directory.mkdir(parents=True)
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
     log = directory / "output.log"
@@ -87,26 +87,26 @@ def run(module: str, config: Config, directory: Path) -> Seen:
         str(get_settings().trainer_python), "-m", "torch.distributed.run", "--standalone",
         "--nproc-per-node", "1", "-m", module, str(directory / "config.yaml"),
     ]  # fmt: skip
-    began = time.monotonic()
+    started = time.monotonic()
     with log.open("wb") as out:
         environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
-    first = _first_step(process, log, began)
+    first = _first_step(process, log, started)
     if process.wait(LIMIT_SECONDS):
         raise SystemExit(f"{module} failed:\n{log.read_text()[-3000:]}")
-    return _seen(first, log, directory / "events.jsonl")
+    return _measurement(first, log, directory / "events.jsonl")
 
 
-def _first_step(process: "subprocess.Popen[bytes]", log: Path, began: float) -> float:
+def _first_step(process: "subprocess.Popen[bytes]", log: Path, started: float) -> float:
     while process.poll() is None and not LINE.search(log.read_text(errors="replace")):
         time.sleep(0.05)
-    return time.monotonic() - began
+    return time.monotonic() - started
 
 
-def _seen(first: float, log: Path, events: Path) -> Seen:
+def _measurement(first: float, log: Path, events: Path) -> Measurement:
     lines = [(int(step), float(ms), float(flops)) for step, ms, flops in LINE.findall(log.read_text())]
     warm = [line for line in lines if line[0] > WARM_UP_STEPS]
-    return Seen(
+    return Measurement(
         start_seconds=round(first, 1),
         step_milliseconds=statistics.median(ms for _, ms, _ in warm),
         tflops=statistics.median(flops for _, _, flops in warm),

@@ -1,1 +1,1 @@
-"""What submitting to a Slurm and watching its jobs costs: `python -m bench.slurm`."""
+"""Measure the cost of submitting to Slurm and polling its jobs: `python -m bench.slurm`."""

@@ -1,4 +1,4 @@
-"""The last lines of a long log through the API, and by tail alone."""
+"""Measure reading the last lines of a long log through the API, and with tail alone."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,9 +8,9 @@ from typing import cast
 
 import httpx2
 
-from bench.slurm.figures import Figure, Progress, milliseconds
-from bench.slurm.place import FAR, NEAR, Place, api, backend
-from bench.slurm.waiting import Waiting
+from bench.slurm.pending_jobs import PendingJobs
+from bench.slurm.results import Progress, Result, median_milliseconds
+from bench.slurm.testbed import FAR, NEAR, Testbed, api, backend
 from worker.backends.access.files import Files, FileStat
 from worker.jobs import logs
 
@@ -20,8 +20,8 @@ WRITTEN_LINES = 10_000
 TAIL_SECONDS = 60.0
 
 
-class Counting:
-    """Files, as far as reading a log needs them; counts what is read."""
+class CountingFiles:
+    """The methods of Files that reading a log needs; counts calls and bytes."""
 
     def __init__(self, files: Files) -> None:
         self._files = files
@@ -37,25 +37,25 @@ class Counting:
 
 
 def measure(
-    place: Place, waiting: Waiting, data_dir: Path, size: int, repetitions: int, progress: Progress
-) -> list[Figure]:
-    """GET logs?tail of a log of so many bytes, near and far, and tail by the same transport, in turns.
+    testbed: Testbed, pending: PendingJobs, data_dir: Path, size: int, repetitions: int, progress: Progress
+) -> list[Result]:
+    """Measure GET logs?tail of a log of `size` bytes, alternating with tail by the same transport.
 
-    The log is a hole up to its last lines. What is read of it is counted in this process.
+    The log is a sparse file up to its last lines. This process counts the bytes read of it.
     """
-    job_id = waiting.ids[0]
-    _write(place, job_id, size)
-    rows: list[Figure] = []
+    job_id = pending.ids[0]
+    _write(testbed, job_id, size)
+    rows: list[Result] = []
     with api(data_dir) as client:
         for profile in (NEAR, FAR):
             progress(f"the last {LINES} lines of {size / 1e9:g} GB, {profile}")
-            waiting.move_to(profile)
+            pending.move_to(profile)
             rows += _of_profile(client, job_id, profile, repetitions)
     return rows
 
 
-def _write(place: Place, job_id: str, size: int) -> None:
-    path = place.root / "jobs" / job_id / "attempts" / "1" / "logs" / "job.log"
+def _write(testbed: Testbed, job_id: str, size: int) -> None:
+    path = testbed.root / "jobs" / job_id / "attempts" / "1" / "logs" / "job.log"
     path.parent.mkdir(parents=True)
     end = b"".join(LINE % number for number in range(WRITTEN_LINES))
     with path.open("wb") as file:
@@ -63,30 +63,30 @@ def _write(place: Place, job_id: str, size: int) -> None:
         file.write(end)
 
 
-def _of_profile(client: httpx2.Client, job_id: str, profile: str, repetitions: int) -> Iterator[Figure]:
+def _of_profile(client: httpx2.Client, job_id: str, profile: str, repetitions: int) -> Iterator[Result]:
     log = logs.find(job_id)
     assert log.path is not None
-    _get(client, job_id), _tail(profile, log.path)  # connected
+    _get(client, job_id), _tail(profile, log.path)  # connect first
     pairs = [(_get(client, job_id), _tail(profile, log.path)) for _ in range(repetitions)]
-    answered, alone = [one for one, _ in pairs], [one for _, one in pairs]
-    files = Counting(log.files)
+    responded, alone = [one for one, _ in pairs], [one for _, one in pairs]
+    files = CountingFiles(log.files)
     logs.read(replace(log, files=cast(Files, files)), tail=LINES)
-    yield milliseconds(f"{profile}: tail -n {LINES}", alone)
-    yield milliseconds(f"{profile}: GET logs?tail={LINES}", answered, alone)
-    yield Figure(f"{profile}: read of the log", f"{files.bytes / 1024:,.0f}", f"KiB in {files.calls} calls")
+    yield median_milliseconds(f"{profile}: tail -n {LINES}", alone)
+    yield median_milliseconds(f"{profile}: GET logs?tail={LINES}", responded, alone)
+    yield Result(f"{profile}: read of the log", f"{files.bytes / 1024:,.0f}", f"KiB in {files.calls} calls")
 
 
 def _get(client: httpx2.Client, job_id: str) -> float:
-    began = perf_counter()
-    answer = client.get(f"/v1/jobs/{job_id}/logs", params={"tail": LINES})
-    if not answer.is_success or answer.json()["text"].count("\n") != LINES:
-        raise SystemExit(f"These are not the log's last {LINES} lines: {answer.text[:300]}")
-    return perf_counter() - began
+    started = perf_counter()
+    response = client.get(f"/v1/jobs/{job_id}/logs", params={"tail": LINES})
+    if not response.is_success or response.json()["text"].count("\n") != LINES:
+        raise SystemExit(f"These are not the log's last {LINES} lines: {response.text[:300]}")
+    return perf_counter() - started
 
 
 def _tail(profile: str, path: Path) -> float:
-    began = perf_counter()
-    answer = backend(profile).transport.run(["tail", "-n", str(LINES), str(path)], timeout=TAIL_SECONDS)
-    if answer.out.count("\n") != LINES:
-        raise SystemExit(f"tail did not answer: {answer.err}")
-    return perf_counter() - began
+    started = perf_counter()
+    response = backend(profile).transport.run(["tail", "-n", str(LINES), str(path)], timeout=TAIL_SECONDS)
+    if response.out.count("\n") != LINES:
+        raise SystemExit(f"tail failed: {response.err}")
+    return perf_counter() - started

@@ -1,6 +1,6 @@
 """The first schema
 
-Revision: 0001, the first one.
+Revision: 0001, the first revision.
 """
 
 import sqlalchemy as sa

@@ -1,4 +1,4 @@
-"""Keys expire and say when they were used; an Idempotency-Key belongs to a project's owner
+"""API keys have expiry and last use; an Idempotency-Key belongs to an owner in a project
 
 Revision: 0002, after 0001.
 """
@@ -24,7 +24,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # Two projects may have used the same key in the meantime: one of them is kept.
+    # Two projects may have used the same key meanwhile: the row of one project is kept.
     _replace_idempotency_keys(
         ["owner", "key"],
         "INSERT INTO idempotency_key (owner, key, body_hash, job_id, response, created_at) "
@@ -38,7 +38,7 @@ def downgrade() -> None:
 
 
 def _replace_idempotency_keys(primary_key: list[str], copy: str) -> None:
-    """A new table with another primary key, filled from the old one: SQLite cannot alter a key."""
+    """Create the table with another primary key and copy the rows: SQLite cannot alter a primary key."""
     op.rename_table("idempotency_key", "idempotency_key_old")
     if op.get_bind().dialect.name == "postgresql":
         op.execute("ALTER INDEX idempotency_key_pkey RENAME TO idempotency_key_old_pkey")

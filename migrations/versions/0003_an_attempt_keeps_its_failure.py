@@ -1,4 +1,4 @@
-"""An attempt keeps its failure and its resources: a retry may change the job's
+"""Store failure and resources with each attempt: a retry may change those of the job
 
 Revision: 0003, after 0002.
 """
@@ -15,7 +15,7 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("attempt", sa.Column("failure", sa.JSON(), nullable=True))
     op.add_column("attempt", sa.Column("resources", sa.JSON(), nullable=True))
-    # Until now nothing of a job changed between its attempts, and its failure was that of the last one.
+    # Before this revision a job did not change between attempts, and its failure was that of the last attempt.
     op.execute(
         "UPDATE attempt SET resources = (SELECT resources FROM job WHERE job.id = attempt.job_id), "
         "failure = (SELECT failure FROM job WHERE job.id = attempt.job_id AND job.attempt = attempt.number)"

@@ -1,4 +1,4 @@
-"""An attempt says what began it; a job that waits has an estimated start
+"""Store the origin of an attempt, and the estimated start of a queued job
 
 Revision: 0004, after 0003.
 """
@@ -16,7 +16,7 @@ def upgrade() -> None:
     op.add_column("job", sa.Column("estimated_start", sa.DateTime(timezone=True), nullable=True))
     op.add_column("attempt", sa.Column("submission", sa.Integer(), nullable=True))
     op.add_column("attempt", sa.Column("origin", sa.String(), nullable=False, server_default="created"))
-    # Until now all others were retries.
+    # Before this revision all later attempts were retries.
     op.execute("UPDATE attempt SET origin = 'retried' WHERE number > 1")
     with op.batch_alter_table("attempt") as batch_op:
         batch_op.alter_column("origin", server_default=None)

@@ -1,4 +1,4 @@
-"""A job may be the export of another's checkpoint; a checkpoint has a format
+"""A job can export another job's checkpoint; a checkpoint has a format
 
 Revision: 0005, after 0004.
 """

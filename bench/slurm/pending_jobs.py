@@ -1,12 +1,12 @@
-"""Jobs that wait on the Slurm, and their rows as a service that has looked at them would have them."""
+"""Pending jobs on the Slurm, and their rows as a service that has polled them would store them."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy import update
 
-from bench.slurm.figures import Progress
-from bench.slurm.place import NEAR, Place, backend
+from bench.slurm.results import Progress
+from bench.slurm.testbed import NEAR, Testbed, backend
 from worker.auth.roles import Caller, Role
 from worker.backends.interface import Handle
 from worker.clock import utcnow
@@ -24,27 +24,27 @@ SUBMIT = ("sbatch", "--parsable", "--partition=down", "--mem=1G", "--export=NONE
 SCRIPT = "#!/bin/sh\n"
 
 
-class Waiting:
-    """Real jobs of Slurm in its partition `down`, which nothing ends but the cluster's end."""
+class PendingJobs:
+    """Real Slurm jobs in the partition `down`. They end only with the cluster."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, testbed: Testbed) -> None:
+        self._testbed = testbed
         caller = Caller("bench", "default", Role.ADMIN)
-        made = create.create(JobSpec(**place.body(NEAR)), caller)
-        self._like = queries.get(made.job_id).model_dump()
-        """The columns of a job that the service made itself."""
+        created = create.create(JobSpec(**testbed.body(NEAR)), caller)
+        self._template = queries.get(created.job_id).model_dump()
+        """The columns of a job that the service has created."""
         self.ids: list[str] = []
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def grow(self, number: int, progress: Progress) -> None:
-        """Submit until there are so many."""
+        """Submit jobs until there are `number`."""
         fresh = [new_id("job") for _ in range(number - len(self.ids))]
         handles = list(self._submitted(fresh, progress))
-        seen = backend(NEAR).poll(handles)
+        observations = backend(NEAR).poll(handles)
         with writing() as session:
-            session.add_all(self._job(job_id, seen[run_name(job_id, 1)]) for job_id in fresh)
+            session.add_all(self._job(job_id, observations[run_name(job_id, 1)]) for job_id in fresh)
             session.flush()
             session.add_all(self._attempt(job_id, one) for job_id, one in zip(fresh, handles, strict=True))
         self.ids += fresh
@@ -58,20 +58,20 @@ class Waiting:
 
     def _submit(self, job_id: str) -> Handle:
         name = run_name(job_id, 1)
-        done = self._place.slurm.run(*SUBMIT, f"--job-name={name}", stdin=SCRIPT)
+        done = self._testbed.slurm.run(*SUBMIT, f"--job-name={name}", stdin=SCRIPT)
         return Handle(done.stdout.strip(), name, backend(NEAR).paths.job(job_id).attempt(1).directory)
 
-    def _job(self, job_id: str, seen: Observation) -> Job:
+    def _job(self, job_id: str, observation: Observation) -> Job:
         known = {
             "id": job_id,
             "state": JobState.QUEUED,
-            "reason_code": seen.code,
-            "reason_message": seen.message,
-            "reason_raw": seen.raw,
-            "estimated_start": seen.estimated_start,
+            "reason_code": observation.code,
+            "reason_message": observation.message,
+            "reason_raw": observation.raw,
+            "estimated_start": observation.estimated_start,
             "observed_at": utcnow(),
         }
-        return Job(**{**self._like, **known})
+        return Job(**{**self._template, **known})
 
     def _attempt(self, job_id: str, handle: Handle) -> Attempt:
         return Attempt(
@@ -83,6 +83,6 @@ class Waiting:
         )
 
     def move_to(self, profile: str) -> None:
-        """Let the service reach all of them by another profile: it is the same Slurm."""
+        """Let the service access all jobs by another profile of the same Slurm."""
         with writing() as session:
             session.execute(update(Job).values(cluster=profile))

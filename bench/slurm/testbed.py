@@ -1,4 +1,4 @@
-"""Where it is measured: a Slurm of its own, and the service's processes on it."""
+"""The environment of the measurements: a Slurm of its own, and the service's processes on it."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 
 from bench.inspect import make
-from bench.slurm.figures import Progress
+from bench.slurm.results import Progress
 from cli.prepare import initialize
 from demo.slurm.cluster import Cluster
 from demo.slurm.config import free_ports
@@ -27,11 +27,11 @@ from worker.clusters.registry import cluster
 from worker.settings import PROJECT_ROOT
 
 START_SECONDS = 60.0
-ANSWER_SECONDS = 60.0
-_LOOK_AGAIN_SECONDS = 0.02
+RESPONSE_SECONDS = 60.0
+_POLL_SECONDS = 0.02
 
 NEAR, FAR = "near", "far"
-# Jobs of the partition `down` wait for ever: nothing runs while it is measured.
+# Jobs of the partition `down` stay pending: nothing runs during the measurements.
 PROFILES = """
 [_usual]
 executor = "slurm"
@@ -57,8 +57,8 @@ known_hosts = "{known_hosts}"
 
 
 @dataclass(frozen=True)
-class Place:
-    """A Slurm, and a directory for everything else."""
+class Testbed:
+    """A Slurm, and a directory for inputs, jobs and data directories."""
 
     slurm: Cluster
     directory: Path
@@ -73,7 +73,7 @@ class Place:
         return self.directory / "inputs"
 
     def body(self, profile: str) -> dict[str, Any]:
-        """Of POST /v1/jobs."""
+        """Return the body of POST /v1/jobs."""
         return {
             "name": "bench",
             "config": "cpu-tiny",
@@ -83,7 +83,7 @@ class Place:
         }
 
     def data_dir(self, name: str) -> Path:
-        """A service's, with both profiles."""
+        """Create a service's data directory with both profiles."""
         path = self.directory / name
         path.mkdir()
         profiles = PROFILES.format(
@@ -94,29 +94,29 @@ class Place:
         return path
 
     def use(self, name: str) -> Path:
-        """A data directory that this process works on, too."""
+        """Create a data directory, and let this process use it, too."""
         path = self.data_dir(name)
         initialize(path)
         return path
 
 
 @contextmanager
-def opened(progress: Progress) -> Iterator[Place]:
-    """A place in a temporary directory, which goes with its Slurm. Raises NotInstalled, ClusterError."""
+def opened(progress: Progress) -> Iterator[Testbed]:
+    """Yield a testbed in a temporary directory, removed with its Slurm. Raises NotInstalled, ClusterError."""
     directory = Path(tempfile.mkdtemp(prefix="sft-bench-"))
-    directory.chmod(0o755)  # the users of jobs and database have to get into it
+    directory.chmod(0o755)  # the users of jobs and database must be able to enter it
     try:
         with Cluster.start(directory / "slurm", progress=progress) as slurm:
-            place = Place(slurm, directory)
-            place.root.mkdir()
-            _make_inputs(place.inputs)
-            yield place
+            testbed = Testbed(slurm, directory)
+            testbed.root.mkdir()
+            _make_inputs(testbed.inputs)
+            yield testbed
     finally:
         shutil.rmtree(directory)
 
 
 def _make_inputs(inputs: Path) -> None:
-    """A model and packed data that pass the checks of a submission."""
+    """Make a model and packed data that pass the checks of a submission."""
     (inputs / "model").mkdir(parents=True)
     (inputs / "model" / "config.json").write_text("{}")
     (inputs / "model" / "model.safetensors").touch()
@@ -126,7 +126,7 @@ def _make_inputs(inputs: Path) -> None:
 
 
 def backend(profile: str) -> SlurmBackend:
-    """As this process's profiles have it."""
+    """Return the backend of a profile of this process."""
     found = connect(cluster(profile))
     assert isinstance(found, SlurmBackend)
     return found
@@ -137,14 +137,14 @@ def backend(profile: str) -> SlurmBackend:
 
 @contextmanager
 def serving(data_dir: Path) -> Iterator[httpx2.Client]:
-    """The whole service, as `sft serve` starts it; yields a client with the admin's key."""
+    """Run the complete service with `sft serve`; yield a client with the admin's key."""
     with _running(data_dir, "cli", "serve", "--data-dir", str(data_dir)) as client:
         yield client
 
 
 @contextmanager
 def api(data_dir: Path) -> Iterator[httpx2.Client]:
-    """The API alone: neither worker nor beat looks at jobs meanwhile."""
+    """Run only the API: neither worker nor beat polls jobs meanwhile."""
     command = ["uvicorn", "--factory", "api.app:create_app", "--log-level", "warning"]
     with _running(data_dir, *command, "--timeout-keep-alive", "75") as client:
         yield client
@@ -159,8 +159,8 @@ def _running(data_dir: Path, *command: str) -> Iterator[httpx2.Client]:
         stdout=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=ANSWER_SECONDS) as client:
-            wait_until(lambda: _answers(client), START_SECONDS, f"{command[0]} to answer")
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=RESPONSE_SECONDS) as client:
+            wait_until(lambda: _is_alive(client), START_SECONDS, f"{command[0]} to respond")
             key = (data_dir / "admin.key").read_text().strip()
             client.headers["Authorization"] = f"Bearer {key}"
             yield client
@@ -169,17 +169,17 @@ def _running(data_dir: Path, *command: str) -> Iterator[httpx2.Client]:
         process.wait(START_SECONDS)
 
 
-def _answers(client: httpx2.Client) -> bool:
+def _is_alive(client: httpx2.Client) -> bool:
     with suppress(httpx2.HTTPError):
         return client.get("/healthz").is_success
     return False
 
 
-def wait_until[T](look: Callable[[], T], seconds: float, what: str) -> T:
-    """What it gives once that is true. Raises SystemExit where that takes too long."""
+def wait_until[T](read: Callable[[], T], seconds: float, what: str) -> T:
+    """Call `read` until its result is true, and return it. Raises SystemExit after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (found := look()):
+    while not (found := read()):
         if time.monotonic() > deadline:
             raise SystemExit(f"Waited {seconds:g} s for {what}.")
-        time.sleep(_LOOK_AGAIN_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return found
