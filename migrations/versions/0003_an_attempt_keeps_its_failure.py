@@ -15,7 +15,7 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("attempt", sa.Column("failure", sa.JSON(), nullable=True))
     op.add_column("attempt", sa.Column("resources", sa.JSON(), nullable=True))
-    # Before this revision a job did not change between attempts, and its failure was that of the last attempt.
+    # Before this revision a job did not change between attempts; its failure was that of the last attempt.
     op.execute(
         "UPDATE attempt SET resources = (SELECT resources FROM job WHERE job.id = attempt.job_id), "
         "failure = (SELECT failure FROM job WHERE job.id = attempt.job_id AND job.attempt = attempt.number)"
