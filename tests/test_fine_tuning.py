@@ -1,4 +1,4 @@
-"""The whole path with nothing replaced: HTTP, queue, database, torchrun, Megatron-Bridge, checkpoint."""
+"""The complete path without replacements: HTTP, queue, database, torchrun, Megatron-Bridge, checkpoint."""
 
 import io
 import tarfile
@@ -23,7 +23,7 @@ def real_data_dir(data_dir: Path, inputs: Path) -> Path:
     return data_dir
 
 
-def test_the_preset_teaches_a_model_something(inputs: Path, real_data_dir: Path) -> None:
+def test_the_preset_lowers_the_loss(inputs: Path, real_data_dir: Path) -> None:
     with Service(real_data_dir, SFT_TRAINER_PYTHON=str(PYTHON)) as service:
         job = service.wait_for(service.submit(fine_tuning(inputs))["id"], timeout=400)
         loss = check(service, job, steps=50)
@@ -36,7 +36,7 @@ def valkey(tmp_path: Path) -> Iterator[str]:
         yield f"redis://127.0.0.1:{server.port}/0"
 
 
-def test_postgres_and_a_broker_of_ones_own_do_as_well_and_export_what_was_trained(
+def test_postgres_and_an_external_broker_train_and_export(
     inputs: Path, real_data_dir: Path, postgres: Any, valkey: str, tmp_path: Path
 ) -> None:
     own = {"DATABASE_URL": new_database(postgres), "REDIS_URL": valkey}
@@ -54,7 +54,7 @@ def test_postgres_and_a_broker_of_ones_own_do_as_well_and_export_what_was_traine
 
 
 def exported(service: Service, checkpoint: str) -> bytes:
-    """What an export of a checkpoint has made, as a tar file."""
+    """Return the result of a checkpoint's export as a tar file."""
     made = service.client.post(f"{checkpoint}/export").json()
     job = service.wait_for(made["id"], timeout=200)
     log = service.client.get(f"/v1/jobs/{job['id']}/logs?tail=50").json()

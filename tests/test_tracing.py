@@ -1,4 +1,4 @@
-"""One trace from the request over the task to the backend's submission, at a collector of our own."""
+"""One trace of request, task and the backend's submission, received by a local collector."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ Span = dict[str, Any]
 
 
 class Collector(ThreadingHTTPServer):
-    """Takes spans as OTLP over HTTP."""
+    """Receives spans as OTLP over HTTP."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -30,7 +30,7 @@ class Collector(ThreadingHTTPServer):
     def named(self, name: str) -> Span | None:
         return next((span for span in self.spans if span["name"] == name), None)
 
-    def take(self, body: bytes) -> None:
+    def receive(self, body: bytes) -> None:
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             service = {a.key: a.value.string_value for a in resource.resource.attributes}["service.name"]
             for span in (span for scope in resource.scope_spans for span in scope.spans):
@@ -47,13 +47,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/v1/traces":
-            self.server.take(body)
+            self.server.receive(body)
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Be quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def collector() -> Iterator[Collector]:
 def test_request_task_and_submission_are_one_trace(
     collector: Collector, data_dir: Path, stand_in: Path
 ) -> None:
-    # So long that only the end of the processes sends what they have.
+    # So long that spans are sent only at the end of the processes.
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
     with Service(data_dir, SFT_TRAINER_PYTHON=str(stand_in), **settings) as service:
         body = make_inputs(data_dir)
@@ -90,13 +90,13 @@ def test_request_task_and_submission_are_one_trace(
     assert task["attributes"]["job_id"] == job_id
     assert call["attributes"]["cluster"] == "local"
     assert "sft_oops" not in str(collector.spans)
-    # What the clock causes is no trace.
+    # Periodic tasks create no trace.
     assert not collector.named("worker.tasks.poll")
     assert not collector.named("backend.poll")
 
 
 @pytest.mark.slow
-def test_a_collector_that_is_away_costs_lines_only(data_dir: Path, stand_in: Path) -> None:
+def test_an_unreachable_collector_costs_only_log_lines(data_dir: Path, stand_in: Path) -> None:
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_BSP_SCHEDULE_DELAY": "100"}
     with Service(data_dir, SFT_TRAINER_PYTHON=str(stand_in), **settings) as service:
         assert service.wait_for(service.submit(make_inputs(data_dir))["id"])["state"] == "SUCCEEDED"
@@ -120,7 +120,7 @@ START_WORKER = "import worker.app; worker.app.worker_init.send(None)"
 
 
 def run_without_packages(program: str, data_dir: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """A process in whose environment OpenTelemetry's SDK is not installed."""
+    """Run a process without OpenTelemetry's SDK."""
     blocked = "import sys; sys.modules['opentelemetry.sdk'] = None\n"
     environment = {"SFT_DATA_DIR": str(data_dir), "COLUMNS": "200", **more}
     command = [sys.executable, "-c", blocked + program]
@@ -130,16 +130,16 @@ def run_without_packages(program: str, data_dir: Path, **more: str) -> subproces
 def test_without_a_collector_nothing_is_imported(data_dir: Path) -> None:
     done = run_without_packages(IMPORT_EVERYTHING, data_dir)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "['opentelemetry.sdk']"  # the one that is blocked
+    assert done.stdout.splitlines()[-1] == "['opentelemetry.sdk']"  # the blocked package
 
 
 @pytest.mark.parametrize(
     "program", [IMPORT_EVERYTHING, START_API, START_WORKER], ids=["sft", "api", "worker"]
 )
-def test_a_collector_without_the_packages_is_said_at_the_start(data_dir: Path, program: str) -> None:
+def test_missing_packages_for_a_collector_are_reported_at_the_start(data_dir: Path, program: str) -> None:
     done = run_without_packages(program, data_dir, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1")
     assert done.returncode == 1
     assert "OpenTelemetry is not installed" in done.stderr
-    if program == IMPORT_EVERYTHING:  # by sft, for a person
+    if program == IMPORT_EVERYTHING:  # printed by sft
         assert "sft-service[otel]" in done.stderr
         assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""The application in this process, on a database of each kind and a broker of its own."""
+"""The application in this process, on each kind of database and its own broker."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.support.inputs import make_inputs
 
 @pytest.fixture
 def client(database: str, environment: pytest.MonkeyPatch, data_dir: Path) -> Iterator[TestClient]:
-    """A client with an admin's key; nobody takes the tasks that it causes."""
+    """Yield a client with an admin's key; no worker executes the enqueued tasks."""
     from api.app import create_app
     from worker.auth import keys
     from worker.auth.roles import Role
@@ -25,5 +25,5 @@ def client(database: str, environment: pytest.MonkeyPatch, data_dir: Path) -> It
 
 @pytest.fixture
 def good(data_dir: Path) -> dict[str, Any]:
-    """A job that would be accepted."""
+    """Return the body of a valid job."""
     return make_inputs(data_dir)

@@ -1,4 +1,4 @@
-"""A checkpoint as one tar file, or a file of it: whole, or visibly not."""
+"""A checkpoint as a tar file, or a single file: a download is complete, or detectably incomplete."""
 
 import io
 import tarfile
@@ -28,7 +28,7 @@ def job(service: Service, body: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def big(service: Service, job: dict[str, Any], environment: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A file of the job's checkpoint 9, too large for all buffers on its way."""
+    """A file of the job's checkpoint 9 that is larger than all buffers of the connection."""
     environment.setenv("SFT_DATA_DIR", str(service.data_dir))
     forget_settings()
     directory = Path(queries.get(job["id"]).config["checkpoint"]["save"]) / "iter_0000009"
@@ -47,7 +47,7 @@ def url(job: dict[str, Any], iteration: int) -> str:
     return f"/v1/jobs/{job['id']}/checkpoints/{iteration}"
 
 
-def test_it_holds_every_file_as_it_was_saved(service: Service, job: dict[str, Any]) -> None:
+def test_an_archive_holds_every_file_as_saved(service: Service, job: dict[str, Any]) -> None:
     saved = service.client.get(url(job, 4)).json()
     answer = service.client.get(f"{url(job, 4)}/archive")
     assert answer.headers["content-disposition"] == 'attachment; filename="test-iter_0000004.tar"'
@@ -62,7 +62,7 @@ def test_it_holds_every_file_as_it_was_saved(service: Service, job: dict[str, An
 
 
 @pytest.mark.parametrize("harm", ["gone", "longer", "link"])
-def test_what_is_not_what_was_saved_is_said_before_it_begins(
+def test_a_changed_checkpoint_is_rejected_before_the_download_begins(
     service: Service, job: dict[str, Any], harm: str
 ) -> None:
     file = Path(service.client.get(url(job, 4)).json()["path"]) / "metadata.json"
@@ -79,7 +79,7 @@ def test_what_is_not_what_was_saved_is_said_before_it_begins(
 
 @pytest.mark.parametrize("what", ["archive", "files/weights"])
 @pytest.mark.parametrize("harm", ["rewritten", "shorter", "gone"])
-def test_what_changes_on_the_way_breaks_it_off(
+def test_a_change_during_the_download_closes_the_connection(
     service: Service, job: dict[str, Any], big: Path, harm: str, what: str
 ) -> None:
     with service.client.stream("GET", f"{url(job, 9)}/{what}") as answer:

@@ -1,4 +1,4 @@
-"""Bad input gets an answer that says what to do, and leaves nothing behind."""
+"""Invalid input gets an error that says what to do, and stores nothing."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,12 @@ from tests.support.process import forget_settings
 
 Body = dict[str, Any]
 
-# What is refused never reaches the database; which one it is makes no difference.
+# Rejected input never reaches the database: one kind of database is enough.
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
-def refused(client: TestClient, body: Body, pointer: str, code: str) -> Body:
-    """Post a job that has to be refused, and return the fault that the pointer names."""
+def rejected(client: TestClient, body: Body, pointer: str, code: str) -> Body:
+    """Post a job that must be rejected, and return the error at the pointer."""
     answer = client.post("/v1/jobs", json=body)
     assert answer.status_code == 422, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -28,34 +28,34 @@ def refused(client: TestClient, body: Body, pointer: str, code: str) -> Body:
     return fault
 
 
-def test_the_body_that_the_others_spoil_is_good(client: TestClient, good: Body) -> None:
+def test_the_unchanged_body_is_valid(client: TestClient, good: Body) -> None:
     assert client.post("/v1/jobs", json=good).status_code == 201
     assert len(client.get("/v1/jobs").json()["items"]) == 1
 
 
 def test_an_unknown_field_names_the_nearest(client: TestClient, good: Body) -> None:
-    fault = refused(client, {**good, "overides": []}, "/overides", "extra_forbidden")
+    fault = rejected(client, {**good, "overides": []}, "/overides", "extra_forbidden")
     assert "'overrides'" in fault["hint"]
 
 
-def test_a_training_parameter_at_the_top_is_sent_to_overrides(client: TestClient, good: Body) -> None:
-    fault = refused(client, {**good, "seq_len": 512}, "/seq_len", "extra_forbidden")
+def test_a_top_level_training_parameter_hints_at_overrides(client: TestClient, good: Body) -> None:
+    fault = rejected(client, {**good, "seq_len": 512}, "/seq_len", "extra_forbidden")
     assert "'seq_length'" in fault["hint"]
     assert "overrides" in fault["hint"]
 
 
 def test_an_unknown_key_of_the_config_names_the_nearest(client: TestClient, good: Body) -> None:
     body = {**good, "overrides": [*good["overrides"], "seq_lenght=512"]}
-    assert "'seq_length'" in refused(client, body, "/overrides/1", "extra_forbidden")["hint"]
+    assert "'seq_length'" in rejected(client, body, "/overrides/1", "extra_forbidden")["hint"]
     body = {**good, "overrides": {"recipe.tensor_model_parallel": 2}}
-    fault = refused(client, body, "/overrides/recipe.tensor_model_parallel", "unknown_key")
+    fault = rejected(client, body, "/overrides/recipe.tensor_model_parallel", "unknown_key")
     assert "'recipe.tensor_model_parallel_size'" in fault["hint"]
     body = {**good, "config": {"seq_length": "many"}}
-    refused(client, body, "/config/seq_length", "int_parsing")
+    rejected(client, body, "/config/seq_length", "int_parsing")
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "-x", "x-", "a" * 64, "a b", "a/b", "a\n", "ü", None, 7])
-def test_a_name_follows_its_pattern(client: TestClient, good: Body, name: Any) -> None:
+def test_a_name_must_match_its_pattern(client: TestClient, good: Body, name: Any) -> None:
     answer = client.post("/v1/jobs", json={**good, "name": name})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "/name"
@@ -80,7 +80,7 @@ def test_a_wrong_type_is_pointed_at(client: TestClient, good: Body, change: Body
 
 def test_a_missing_name_is_pointed_at(client: TestClient, good: Body) -> None:
     del good["name"]
-    assert "'name'" in refused(client, good, "/name", "missing")["detail"]
+    assert "'name'" in rejected(client, good, "/name", "missing")["detail"]
 
 
 def test_a_body_that_is_not_sent_as_json_is_415(client: TestClient, good: Body) -> None:
@@ -90,31 +90,33 @@ def test_a_body_that_is_not_sent_as_json_is_415(client: TestClient, good: Body) 
 
 def test_unknown_presets_and_clusters_name_the_nearest(client: TestClient, good: Body) -> None:
     assert (
-        "'cpu-tiny'" in refused(client, {**good, "config": "cpu-tny"}, "/config", "unknown_preset")["detail"]
+        "'cpu-tiny'" in rejected(client, {**good, "config": "cpu-tny"}, "/config", "unknown_preset")["detail"]
     )
-    assert "'local'" in refused(client, {**good, "cluster": "locl"}, "/cluster", "unknown_cluster")["hint"]
+    assert "'local'" in rejected(client, {**good, "cluster": "locl"}, "/cluster", "unknown_cluster")["hint"]
 
 
 @pytest.mark.parametrize("field", ["nodes", "gpus_per_node", "time_limit_minutes"])
-def test_resources_lie_between_one_and_the_cluster(client: TestClient, good: Body, field: str) -> None:
-    refused(client, {**good, "resources": {field: 0}}, f"/resources/{field}", "greater_than_equal")
-    refused(client, {**good, "resources": {field: 10**400}}, f"/resources/{field}", "less_than_equal")
-    fault = refused(
+def test_resources_must_be_between_one_and_the_cluster_limit(
+    client: TestClient, good: Body, field: str
+) -> None:
+    rejected(client, {**good, "resources": {field: 0}}, f"/resources/{field}", "greater_than_equal")
+    rejected(client, {**good, "resources": {field: 10**400}}, f"/resources/{field}", "less_than_equal")
+    fault = rejected(
         client, {**good, "resources": {field: 1_000_000}}, f"/resources/{field}", "beyond_cluster"
     )
     assert "at most" in fault["hint"]
 
 
-def test_missing_data_is_said_with_the_seeds_recovery(client: TestClient, good: Body, data_dir: Path) -> None:
+def test_missing_data_names_the_reference_recovery(client: TestClient, good: Body, data_dir: Path) -> None:
     pointer = "/inputs/packed_parquet"
     empty = data_dir / "inputs" / "empty"
     for path in (empty, data_dir / "inputs" / "nowhere"):
-        fault = refused(
+        fault = rejected(
             client, {**good, "inputs": {"packed_parquet": str(path)}}, pointer, "missing_packed_data"
         )
         assert "data_prep/sft_packing" in fault["hint"]
         empty.mkdir(exist_ok=True)
-    refused(client, {**good, "inputs": {}}, pointer, "missing_packed_data")
+    rejected(client, {**good, "inputs": {}}, pointer, "missing_packed_data")
 
 
 @pytest.mark.parametrize("path", ["/etc", "relative", "{root}/../admin.key", "{root}/link", "~/x"])
@@ -124,24 +126,24 @@ def test_paths_stay_under_the_allowed_roots(
     (data_dir / "inputs" / "link").symlink_to("/etc")
     path = path.format(root=data_dir / "inputs")
     body = {**good, "inputs": {"packed_parquet": path}}
-    refused(client, body, "/inputs/packed_parquet", "path_not_allowed")
-    # Whether something is there is not told.
+    rejected(client, body, "/inputs/packed_parquet", "path_not_allowed")
+    # The error does not reveal whether the path exists.
     assert [fault["code"] for fault in client.post("/v1/jobs", json=body).json()["errors"]] == [
         "path_not_allowed"
     ]
     for key in ("checkpoint.save", "checkpoint.load", "checkpoint_megatron", "logger.tensorboard_dir"):
         body = {**good, "overrides": {**_model(good), key: path}}
-        refused(client, body, f"/overrides/{key}", "path_not_allowed")
+        rejected(client, body, f"/overrides/{key}", "path_not_allowed")
 
 
 def _model(good: Body) -> Body:
     return {"hf_model_path": good["overrides"][0].partition("=")[2]}
 
 
-def test_a_local_model_without_a_config_is_refused(client: TestClient, good: Body, data_dir: Path) -> None:
+def test_a_local_model_without_a_config_is_rejected(client: TestClient, good: Body, data_dir: Path) -> None:
     (data_dir / "inputs" / "nothing").mkdir()
     body = {**good, "overrides": [f"hf_model_path={data_dir}/inputs/nothing"]}
-    refused(client, body, "/overrides/0", "bad_checkpoint")
+    rejected(client, body, "/overrides/0", "bad_checkpoint")
 
 
 @pytest.mark.parametrize("character", ["\0", "\n", "\r", "\x1b", "\u2028", "\ud800"])
@@ -159,7 +161,7 @@ def test_a_local_model_without_a_config_is_refused(client: TestClient, good: Bod
         ({"secrets": {"HF_TOKEN": "a{}b"}}, "/secrets/HF_TOKEN"),
     ],
 )
-def test_control_characters_are_refused_everywhere(
+def test_control_characters_are_rejected_everywhere(
     client: TestClient, good: Body, change: Body, pointer: str, character: str
 ) -> None:
     text = json.dumps({**good, **change}).replace("{}", json.dumps(character)[1:-1])
@@ -198,15 +200,15 @@ def test_control_characters_are_refused_everywhere(
         ("train.x=[a, '${oc.env:HOME}']", "interpolation"),
     ],
 )
-def test_what_yaml_makes_of_an_override_has_to_be_json(
+def test_the_yaml_value_of_an_override_must_be_json(
     client: TestClient, good: Body, override: str, code: str
 ) -> None:
     body = {**good, "overrides": [override]}
-    assert refused(client, body, "/overrides/0", code)
+    assert rejected(client, body, "/overrides/0", code)
 
 
 @pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999"])
-def test_a_number_that_is_none_is_refused(client: TestClient, good: Body, text: str) -> None:
+def test_nan_and_infinity_are_rejected(client: TestClient, good: Body, text: str) -> None:
     body = json.dumps({**good, "overrides": {"train.x": 0}}).replace('"train.x": 0', f'"train.x": {text}')
     answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "not_finite"), answer.text
@@ -225,7 +227,7 @@ def test_nesting_has_a_limit(client: TestClient, good: Body, depth: int) -> None
 
 
 @pytest.mark.parametrize("field", ["overrides", "config", "secrets", "labels"])
-def test_a_key_that_utf_8_has_not_is_refused(client: TestClient, good: Body, field: str) -> None:
+def test_a_key_that_utf_8_cannot_encode_is_rejected(client: TestClient, good: Body, field: str) -> None:
     text = json.dumps({**good, field: {"\ud800": "a"}})
     answer = client.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
@@ -233,7 +235,7 @@ def test_a_key_that_utf_8_has_not_is_refused(client: TestClient, good: Body, fie
 
 
 @pytest.mark.parametrize("where", ["overrides", "config", "labels", "name"])
-def test_a_body_of_endless_depth_is_refused(client: TestClient, good: Body, where: str) -> None:
+def test_a_body_of_extreme_depth_is_rejected(client: TestClient, good: Body, where: str) -> None:
     for deep in (
         "[" * 100_000,
         '{"a":' * 100_000,
@@ -255,18 +257,18 @@ def test_a_body_of_endless_depth_is_refused(client: TestClient, good: Body, wher
         "tokenizer.vocab_file",
     ],
 )
-def test_a_string_that_looks_like_a_path_is_held_to_the_roots(
+def test_a_string_that_looks_like_a_path_must_lie_under_the_roots(
     client: TestClient, good: Body, key: str
 ) -> None:
     for path in ("/etc/cron.d/x", "a/../../b", "~/x", "file:///etc"):
         body = {**good, "overrides": {**_model(good), key: path}}
-        refused(client, body, f"/overrides/{key}", "path_not_allowed")
+        rejected(client, body, f"/overrides/{key}", "path_not_allowed")
 
 
 def test_a_model_is_an_id_of_the_hub_or_a_path_under_the_roots(client: TestClient, good: Body) -> None:
     for model in ("logs/../../../etc", "a/b/c", "file:///x", "../x", "a b"):
         body = {**good, "overrides": {"hf_model_path": model}}
-        refused(client, body, "/overrides/hf_model_path", "path_not_allowed")
+        rejected(client, body, "/overrides/hf_model_path", "path_not_allowed")
     named = {
         **good,
         "overrides": {"hf_model_path": "nvidia/NVIDIA-Nemotron-Nano-9B-v2", "lora.target_modules": ["*.a/b"]},
@@ -279,7 +281,7 @@ def test_the_same_input_named_twice_must_agree(client: TestClient, good: Body) -
     same = {**good, "overrides": [*good["overrides"], f"dataset.nano3_packed_sft_dir={path}"]}
     assert client.post("/v1/jobs:plan", json=same).status_code == 200
     other = {**good, "overrides": [*good["overrides"], "dataset.nano3_packed_sft_dir=/other"]}
-    refused(client, other, "/inputs/packed_parquet", "contradiction")
+    rejected(client, other, "/inputs/packed_parquet", "contradiction")
 
 
 @pytest.mark.parametrize(
@@ -298,16 +300,16 @@ def test_the_same_input_named_twice_must_agree(client: TestClient, good: Body) -
         "\u00fc=1",
     ],
 )
-def test_an_override_that_is_none_is_refused(client: TestClient, good: Body, override: str) -> None:
+def test_a_malformed_override_is_rejected(client: TestClient, good: Body, override: str) -> None:
     answer = client.post("/v1/jobs", json={**good, "overrides": [override]})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"].startswith("/overrides/0")
 
 
 @pytest.mark.parametrize("text", ["${oc.env:HOME}", "${seq_length}"])
-def test_interpolations_are_refused(client: TestClient, good: Body, text: str) -> None:
-    refused(client, {**good, "overrides": [f"hf_model_path={text}"]}, "/overrides/0", "interpolation")
-    refused(client, {**good, "config": {"hf_model_path": text}}, "/config/hf_model_path", "interpolation")
+def test_interpolations_are_rejected(client: TestClient, good: Body, text: str) -> None:
+    rejected(client, {**good, "overrides": [f"hf_model_path={text}"]}, "/overrides/0", "interpolation")
+    rejected(client, {**good, "config": {"hf_model_path": text}}, "/config/hf_model_path", "interpolation")
 
 
 @pytest.mark.parametrize(
@@ -316,16 +318,16 @@ def test_interpolations_are_refused(client: TestClient, good: Body, text: str) -
      "tokenizer.hf_tokenizer_kwargs.trust_remote_code=false", "lora=[{_target_: os.system}]"],
 )  # fmt: skip
 def test_no_request_names_code_to_run(client: TestClient, good: Body, override: str) -> None:
-    refused(client, {**good, "overrides": [override]}, "/overrides/0", "runs_code")
+    rejected(client, {**good, "overrides": [override]}, "/overrides/0", "runs_code")
     dotted = {"overrides": {"model._target_.x": 1}}
-    refused(client, {**good, **dotted}, "/overrides/model._target_.x", "runs_code")
+    rejected(client, {**good, **dotted}, "/overrides/model._target_.x", "runs_code")
     inline = {"config": {"model": {"_target_": "os.system"}}}
-    refused(client, {**good, "overrides": [], **inline}, "/config/model/_target_", "runs_code")
+    rejected(client, {**good, "overrides": [], **inline}, "/config/model/_target_", "runs_code")
 
 
-def test_a_cluster_without_secrets_gives_none(client: TestClient, good: Body) -> None:
-    refused(client, {**good, "secrets": {"HF_TOKEN": "team-hf"}}, "/secrets/HF_TOKEN", "unknown_secret")
-    refused(client, {**good, "secrets": {"LD_PRELOAD": "team-hf"}}, "/secrets/LD_PRELOAD", "not_a_variable")
+def test_a_cluster_without_secrets_rejects_secrets(client: TestClient, good: Body) -> None:
+    rejected(client, {**good, "secrets": {"HF_TOKEN": "team-hf"}}, "/secrets/HF_TOKEN", "unknown_secret")
+    rejected(client, {**good, "secrets": {"LD_PRELOAD": "team-hf"}}, "/secrets/LD_PRELOAD", "not_a_variable")
 
 
 def test_a_plan_that_has_changed_is_a_conflict(client: TestClient, good: Body) -> None:
@@ -340,7 +342,7 @@ def test_a_plan_that_has_changed_is_a_conflict(client: TestClient, good: Body) -
 # -- HTTP itself -----------------------------------------------------------------------------------
 
 
-def test_a_large_body_is_413_whether_or_not_its_length_is_said(client: TestClient, good: Body) -> None:
+def test_a_large_body_is_413_with_and_without_content_length(client: TestClient, good: Body) -> None:
     text = json.dumps({**good, "labels": {"x": "y" * (1 << 20)}}).encode()
     headers = {"Content-Type": "application/json"}
     chunks = (text[i : i + 65536] for i in range(0, len(text), 65536))
@@ -352,7 +354,7 @@ def test_a_large_body_is_413_whether_or_not_its_length_is_said(client: TestClien
 @pytest.mark.parametrize("text", ["{", "", "nul", '{"name": }', b"\xff\xfe"])
 def test_malformed_json_is_400(client: TestClient, text: str | bytes) -> None:
     answer = client.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
-    expected = 422 if text == "" else 400  # no body at all is a missing one
+    expected = 422 if text == "" else 400  # an empty body counts as a missing body
     assert answer.status_code == expected, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
 
@@ -382,16 +384,16 @@ def test_a_bad_parameter_is_pointed_at(client: TestClient, good: dict[str, Any],
     assert answer.json()["errors"][0]["pointer"].split("/")[0] in ("query", "path")
 
 
-def test_what_is_not_there_is_404(client: TestClient) -> None:
+def test_an_unknown_resource_is_404(client: TestClient) -> None:
     for url in ("/v1/nothing", "/v1/jobs/job-0", "/v1/jobs/job-0/logs", "/v1/presets/none", "/v1/jobs/"):
         answer = client.get(url)
         assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
     assert client.put("/v1/jobs").status_code == 405
 
 
-def test_every_route_under_v1_wants_a_key(client: TestClient) -> None:
+def test_every_route_under_v1_requires_a_key(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
-    asked = 0
+    requests = 0
     for path, methods in paths.items():
         for method in methods:
             if path.startswith("/v1"):
@@ -400,8 +402,8 @@ def test_every_route_under_v1_wants_a_key(client: TestClient) -> None:
                     answer = client.request(method, url, headers=headers)
                     assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated"), path
                     assert answer.headers["WWW-Authenticate"] == "Bearer"
-                    asked += 1
-    assert asked >= 30
+                    requests += 1
+    assert requests >= 30
 
 
 def test_each_request_has_an_id(client: TestClient) -> None:
@@ -411,10 +413,10 @@ def test_each_request_has_an_id(client: TestClient) -> None:
     assert forged.headers["X-Request-ID"] != "a b<script>"
 
 
-# -- parts of the service that are down ------------------------------------------------------------
+# -- unavailable database or broker ----------------------------------------------------------------
 
 
-def test_without_a_broker_nothing_is_stored_and_reading_goes_on(
+def test_without_a_broker_nothing_is_stored_and_reads_succeed(
     client: TestClient, good: Body, environment: pytest.MonkeyPatch
 ) -> None:
     from worker.broker import app as celery
@@ -475,10 +477,10 @@ def test_every_error_in_the_document_is_a_problem(client: TestClient) -> None:
         ("recipe._target_=megatron.bridge.recipes.nemotronh.gpt", "unknown_recipe"),
     ],
 )
-def test_no_key_leads_around_the_roots_or_runs_code(
+def test_no_config_key_bypasses_the_roots_or_runs_code(
     client: TestClient, good: Body, override: str, code: str
 ) -> None:
-    refused(client, {**good, "overrides": [*good["overrides"], override]}, "/overrides/1", code)
+    rejected(client, {**good, "overrides": [*good["overrides"], override]}, "/overrides/1", code)
 
 
 @pytest.mark.parametrize(
@@ -492,36 +494,38 @@ def test_no_key_leads_around_the_roots_or_runs_code(
         ("train.x=[&a [1], *a]", "not_an_override"),
     ],
 )
-def test_numbers_and_texts_that_would_take_for_ever_are_refused(
+def test_numbers_and_texts_with_unbounded_cost_are_rejected(
     client: TestClient, good: Body, override: str, code: str
 ) -> None:
-    refused(client, {**good, "overrides": [*good["overrides"], override]}, "/overrides/1", code)
+    rejected(client, {**good, "overrides": [*good["overrides"], override]}, "/overrides/1", code)
 
 
-def test_so_many_layers_are_counted_and_not_listed(client: TestClient, good: Body) -> None:
+def test_many_layers_are_counted_and_not_listed(client: TestClient, good: Body) -> None:
     sizes = ["model.num_layers=1000000000000", "model.hidden_size=8"]
     plan = client.post("/v1/jobs:plan", json={**good, "overrides": [*good["overrides"], *sizes]}).json()
     assert plan["memory"]["parameters"] == 1000000000000 * (4 * 8 * 8 + 2 * 8 * 32)
 
 
-def test_of_many_faults_the_first_are_told(client: TestClient, good: Body) -> None:
+def test_of_many_errors_only_the_first_are_reported(client: TestClient, good: Body) -> None:
     many = {"model": {f"tensor_model_parallel_siz{number}": 1 for number in range(5000)}}
     answer = client.post("/v1/jobs", json={**good, "config": many})
     assert (answer.status_code, len(answer.json()["errors"])) == (422, 20)
 
 
-def test_a_path_that_cannot_be_looked_at_is_no_model(client: TestClient, good: Body, data_dir: Path) -> None:
+def test_a_path_that_cannot_be_inspected_is_not_a_model(
+    client: TestClient, good: Body, data_dir: Path
+) -> None:
     inputs = data_dir / "inputs"
     (inputs / "loop").symlink_to(inputs / "loop")
     for name in ("loop", "a" * 300):
         body = {**good, "overrides": [f"hf_model_path={inputs / name}"]}
-        refused(client, body, "/overrides/0", "bad_checkpoint")
+        rejected(client, body, "/overrides/0", "bad_checkpoint")
         body = {**good, "overrides": [*good["overrides"], f"checkpoint_megatron={inputs / name}"]}
-        refused(client, body, "/overrides/1", "bad_checkpoint")
+        rejected(client, body, "/overrides/1", "bad_checkpoint")
 
 
 @pytest.mark.parametrize("architectures", [5, [["GPT"]], {"a": 1}])
-def test_a_models_nonsense_is_no_error_of_the_service(
+def test_an_invalid_model_config_is_not_a_service_error(
     client: TestClient, good: Body, data_dir: Path, architectures: Any
 ) -> None:
     values = {"architectures": architectures, "num_hidden_layers": 2, "hidden_size": 10**400}
@@ -529,7 +533,7 @@ def test_a_models_nonsense_is_no_error_of_the_service(
     assert client.post("/v1/jobs:plan", json=good).status_code == 200
 
 
-def test_nothing_is_told_of_a_model_outside_of_the_roots(
+def test_nothing_is_revealed_of_a_model_outside_the_roots(
     client: TestClient, good: Body, tmp_path: Path
 ) -> None:
     sizes = {"architectures": ["NemotronHForCausalLM"], "num_hidden_layers": 7, "hidden_size": 64}

@@ -1,4 +1,4 @@
-"""Packed data over HTTP: looked at for themselves, in a plan, and when a job is made."""
+"""Packed data over HTTP: inspected alone, in a plan, and when a job is created."""
 
 import os
 from collections.abc import Callable
@@ -24,8 +24,8 @@ def data(good: Body) -> Path:
 
 @pytest.fixture
 def inspect(client: TestClient, data: Path) -> Callable[..., Body]:
-    def send(**wanted: Any) -> Body:
-        answer = client.post("/v1/datasets:inspect", json={"path": str(data), **wanted})
+    def send(**options: Any) -> Body:
+        answer = client.post("/v1/datasets:inspect", json={"path": str(data), **options})
         assert answer.status_code == 200, answer.text
         found: Body = answer.json()
         return found
@@ -60,8 +60,8 @@ def test_problems_point_into_the_request(inspect: Callable[..., Body], data: Pat
     packed_data.write_shard(data / "splits/train/part-00000.parquet", columns)
     found = inspect(seq_length=1024, global_batch_size=8, hf_model_path="nvidia/other")
     assert not found["ok"]
-    said = [(one["severity"], one["code"], one["pointer"]) for one in found["problems"]]
-    assert said == [
+    problems = [(one["severity"], one["code"], one["pointer"]) for one in found["problems"]]
+    assert problems == [
         ("error", "bad_packed_data", "/path"),
         ("error", "too_few_rows", "/global_batch_size"),
         ("error", "seq_length_mismatch", "/seq_length"),
@@ -72,13 +72,15 @@ def test_problems_point_into_the_request(inspect: Callable[..., Body], data: Pat
     assert all(one["hint"] for one in found["problems"])
 
 
-def test_what_is_not_there_is_said(inspect: Callable[..., Body], data: Path) -> None:
+def test_a_missing_path_is_reported(inspect: Callable[..., Body], data: Path) -> None:
     found = inspect(path=str(data / "nowhere"))
     assert [one["code"] for one in found["problems"]] == ["missing_packed_data"]
     assert (found["ok"], found["rows"], found["longest_pack"], found["splits"]) == (False, 0, None, {})
 
 
-def test_a_plan_and_a_job_say_the_same_of_bad_data(client: TestClient, good: Body, data: Path) -> None:
+def test_a_plan_and_a_job_report_the_same_problems_of_bad_data(
+    client: TestClient, good: Body, data: Path
+) -> None:
     columns = packed_data.packs(4)
     columns["seq_start_id"][3] = [0, 600]
     packed_data.write_shard(data / "splits/train/part-00000.parquet", columns)
@@ -89,9 +91,9 @@ def test_a_plan_and_a_job_say_the_same_of_bad_data(client: TestClient, good: Bod
         ("bad_packed_data", "/inputs/packed_parquet"), ("too_few_rows", "/config"),
     ]  # fmt: skip
     assert "row 3: seq_start_id 600" in planned[0]["message"]
-    refused = client.post("/v1/jobs", json=good)
-    assert refused.status_code == 422
-    assert [(one["code"], one["pointer"], one["detail"]) for one in refused.json()["errors"]] == [
+    rejected = client.post("/v1/jobs", json=good)
+    assert rejected.status_code == 422
+    assert [(one["code"], one["pointer"], one["detail"]) for one in rejected.json()["errors"]] == [
         (one["code"], one["pointer"], one["message"]) for one in planned
     ]
     assert client.get("/v1/jobs").json()["items"] == []
@@ -103,7 +105,7 @@ def test_a_job_may_name_a_pattern(client: TestClient, good: Body, data: Path) ->
         assert plan.json()["ok"], plan.text
 
 
-# -- what is refused -------------------------------------------------------------------------------
+# -- rejections ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("field", ["path", "hf_model_path"])
@@ -120,10 +122,10 @@ def test_paths_stay_under_the_allowed_roots(client: TestClient, data: Path, fiel
     [fault] = answer.json()["errors"]
     assert (fault["pointer"], fault["code"]) == (f"/{field}", "path_not_allowed")
     assert str(root) in fault["hint"]
-    # The same as of a job.
+    # The same error as for a job.
     job = {"name": "x", "config": {"hf_model_path": str(root / "model")}, "inputs": {"packed_parquet": named}}
-    told = {one["pointer"]: one for one in client.post("/v1/jobs", json=job).json()["errors"]}
-    assert told["/inputs/packed_parquet"]["detail"] == fault["detail"]
+    errors = {one["pointer"]: one for one in client.post("/v1/jobs", json=job).json()["errors"]}
+    assert errors["/inputs/packed_parquet"]["detail"] == fault["detail"]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,7 @@ def test_a_full_pass_ends_in_time(
     assert "Only the footers of" in found["problems"][0]["message"]
 
 
-def test_full_passes_do_not_take_all_of_the_service(
+def test_full_passes_do_not_block_the_service(
     client: TestClient, inspect: Callable[..., Body], data: Path
 ) -> None:
     for _ in range(2):
@@ -181,6 +183,6 @@ def test_full_passes_do_not_take_all_of_the_service(
     assert inspect(full=True)["ok"]
 
 
-def test_names_that_are_no_text_do_not_break_the_answer(inspect: Callable[..., Body], data: Path) -> None:
+def test_names_that_are_not_text_do_not_break_the_response(inspect: Callable[..., Body], data: Path) -> None:
     Path(os.fsdecode(os.fsencode(data / "splits/train") + b"/\xff.parquet")).write_bytes(b"garbage")
     assert "\\udcff.parquet" in inspect()["problems"][0]["message"]

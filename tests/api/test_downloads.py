@@ -1,4 +1,4 @@
-"""Files of checkpoints on a cluster that the service does not see, byte for byte over SSH."""
+"""Files of checkpoints on a remote cluster, downloaded byte for byte over SSH."""
 
 import io
 import os
@@ -39,7 +39,7 @@ def server(tmp_path: Path) -> Iterator[Sshd]:
 def job(
     client: TestClient, good: dict[str, Any], data_dir: Path, server: Sshd, request: pytest.FixtureRequest
 ) -> Job:
-    """A job on this machine, and one of a cluster over SSH."""
+    """Return a job on this machine, and a job on a cluster over SSH."""
     write_profiles(data_dir, server)
     answer = client.post("/v1/jobs", json={**good, "cluster": request.param})
     assert answer.status_code == 201, answer.text
@@ -48,7 +48,7 @@ def job(
 
 @pytest.fixture
 def save(job: Job) -> Callable[..., Path]:
-    """Puts files into a checkpoint, and its row into the database."""
+    """Return a function that writes a checkpoint's files and its database row."""
 
     def write(iteration: int, files: dict[str, bytes], directory: Path | None = None) -> Path:
         saved = Path(job.config["checkpoint"]["save"])
@@ -71,14 +71,16 @@ def url(job: Job, iteration: int, name: str) -> str:
     return f"/v1/jobs/{job.id}/checkpoints/{iteration}/{name}"
 
 
-def test_a_file_comes_whole_and_by_ranges(client: TestClient, job: Job, save: Callable[..., Path]) -> None:
+def test_a_file_is_downloaded_completely_and_by_ranges(
+    client: TestClient, job: Job, save: Callable[..., Path]
+) -> None:
     save(4, {"weights": CONTENT, "empty": b"", "sub/é": b"1234"})
     address = url(job, 4, "files/weights")
-    whole = client.get(address)
-    assert (whole.status_code, whole.content) == (200, CONTENT)
-    assert whole.headers["content-length"] == str(len(CONTENT))
-    assert whole.headers["accept-ranges"] == "bytes"
-    assert whole.headers["content-disposition"] == 'attachment; filename="weights"'
+    complete = client.get(address)
+    assert (complete.status_code, complete.content) == (200, CONTENT)
+    assert complete.headers["content-length"] == str(len(CONTENT))
+    assert complete.headers["accept-ranges"] == "bytes"
+    assert complete.headers["content-disposition"] == 'attachment; filename="weights"'
     size = len(CONTENT)
     for wanted, begin, end in (
         ("0-0", 0, 1),
@@ -101,13 +103,15 @@ def test_a_file_comes_whole_and_by_ranges(client: TestClient, job: Job, save: Ca
 
 
 @pytest.mark.parametrize("wanted", ["bytes=99999999-", "bytes=5-1", "bytes=-0", "bytes=0-1,3-4", "lines=1-2"])
-def test_ranges_that_do_not_fit(client: TestClient, job: Job, save: Callable[..., Path], wanted: str) -> None:
+def test_invalid_ranges_are_rejected(
+    client: TestClient, job: Job, save: Callable[..., Path], wanted: str
+) -> None:
     save(4, {"weights": CONTENT})
     answer = client.get(url(job, 4, "files/weights"), headers={"Range": wanted})
     assert (answer.status_code, answer.json()["code"]) == (416, "range_invalid")
 
 
-def test_a_range_of_another_version_is_the_whole_file(
+def test_a_range_of_another_version_returns_the_complete_file(
     client: TestClient, job: Job, save: Callable[..., Path]
 ) -> None:
     directory = save(4, {"weights": b"first"})
@@ -133,7 +137,7 @@ def test_an_archive_holds_every_file(client: TestClient, job: Job, save: Callabl
 
 
 @pytest.mark.parametrize("harm", ["gone", "link", "linked directory", "loop", "elsewhere"])
-def test_only_what_the_job_saved_is_handed_out(
+def test_only_files_that_the_job_saved_are_served(
     client: TestClient, job: Job, save: Callable[..., Path], tmp_path: Path, harm: str
 ) -> None:
     outside = tmp_path / "outside"
@@ -148,12 +152,12 @@ def test_only_what_the_job_saved_is_handed_out(
         (directory / "sub").rename(outside)
         (directory / "sub").symlink_to(outside if harm == "linked directory" else "sub")
     one = client.get(url(job, 4, "files/sub/weights"))
-    # SFTP has no word for a loop of links: that the file cannot be had is all that is known.
+    # SFTP has no error code for a loop of links: the service knows only that the file cannot be read.
     assert one.status_code == 404 or (harm == "loop" and one.status_code == 503)
     assert client.get(url(job, 4, "archive")).status_code in (409, one.status_code)
 
 
-def test_what_changes_or_breaks_on_the_way_is_no_whole_file(
+def test_a_change_or_failure_during_a_download_is_detected(
     job: Job, save: Callable[..., Path], server: Sshd
 ) -> None:
     directory = save(4, {"weights": CONTENT})

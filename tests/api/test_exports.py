@@ -1,4 +1,4 @@
-"""Exports of checkpoints: jobs like every other, for whom one path is allowed that others must not name."""
+"""Exports of checkpoints: ordinary jobs, except that they may read the checkpoint's path."""
 
 import io
 import shutil
@@ -21,20 +21,20 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def source(service: Service) -> Json:
-    """A job with a checkpoint of iteration 4."""
+    """Return a job with a checkpoint of iteration 4."""
     body = {**make_inputs(service.data_dir), "labels": {"team": "docs"}}
     return service.wait_for(service.submit(body)["id"])
 
 
 @pytest.fixture(scope="module")
 def other(service: Service) -> Path:
-    """The checkpoint of another job."""
+    """Return the checkpoint of another job."""
     return directory(service.wait_for(service.submit(make_inputs(service.data_dir))["id"]))
 
 
 @pytest.fixture
 def saved(source: Json) -> Iterator[Path]:
-    """The checkpoint of the job. The test may say there what exports do, or spoil it."""
+    """Yield the checkpoint of the job. A test may set there what exports do, or damage it."""
     path = directory(source)
     shutil.copytree(path, path.with_name("spare"))
     yield path
@@ -48,13 +48,13 @@ def directory(job: Json) -> Path:
 
 @pytest.fixture
 def export(service: Service, source: Json, saved: Path) -> Export:
-    def ask(body: Json | None = None, *, job: str = source["id"], iteration: int = 4, **headers: str) -> Any:
+    def post(body: Json | None = None, *, job: str = source["id"], iteration: int = 4, **headers: str) -> Any:
         content = {} if body is None else {"json": body}
         url = f"/v1/jobs/{job}/checkpoints/{iteration}/export"
         answer = service.client.post(url, headers=headers, **content)
         return answer.status_code, answer.json()
 
-    return ask
+    return post
 
 
 def act(service: Service, job: Json, action: str, **content: Any) -> tuple[int, Json]:
@@ -101,7 +101,7 @@ def test_an_export_is_a_job_whose_checkpoint_is_a_hugging_face_directory(
     assert get(service, done, "events")["items"][-1]["data"]["to"] == "SUCCEEDED"
 
 
-def test_the_exported_job_stays_as_it_is_and_its_history_tells(
+def test_the_exported_job_is_unchanged_and_has_an_event(
     service: Service, source: Json, export: Export
 ) -> None:
     made = export()[1]
@@ -124,17 +124,17 @@ def test_a_repeated_key_makes_one_export(service: Service, export: Export, saved
     key = {"Idempotency-Key": f"once-{saved.parent.parent.name}"}
     first = export({}, **key)
     service.wait_for(first[1]["id"])
-    (saved / "metadata.json").unlink()  # a replay looks at nothing
+    (saved / "metadata.json").unlink()  # a replay does not inspect the checkpoint
     assert export(None, **key) == first
     assert export({"name": "other"}, **key)[1]["code"] == "idempotency_key_reused"
 
 
-def test_it_belongs_to_the_project_of_its_source(service: Service, body: Json, export: Export) -> None:
+def test_an_export_belongs_to_the_project_of_its_source(service: Service, body: Json, export: Export) -> None:
     key = {"name": "anna", "role": "submitter", "project": "team"}
     secret = service.client.post("/v1/keys", json=key).json()["key"]
     headers = {"Authorization": f"Bearer {secret}"}
     theirs = service.wait_for(service.submit(body, **headers)["id"])
-    status, made = export(job=theirs["id"])  # asked for by an admin of another project
+    status, made = export(job=theirs["id"])  # requested by an admin of another project
     assert (status, made["project"], made["owner"]) == (201, "team", "admin")
     assert service.client.get(f"/v1/jobs/{made['id']}", headers=headers).status_code == 200
 
@@ -142,7 +142,9 @@ def test_it_belongs_to_the_project_of_its_source(service: Service, body: Json, e
 # -- cancel and retry ------------------------------------------------------------------------------
 
 
-def test_one_that_runs_can_be_cancelled_and_not_paused(service: Service, export: Export, saved: Path) -> None:
+def test_a_running_export_can_be_cancelled_but_not_paused(
+    service: Service, export: Export, saved: Path
+) -> None:
     (saved / "mode").write_text("hold")
     made = service.wait_for(export()[1]["id"], "RUNNING")
     assert made["allowed_actions"] == ["cancel"]
@@ -152,7 +154,7 @@ def test_one_that_runs_can_be_cancelled_and_not_paused(service: Service, export:
     assert service.wait_for(made["id"])["state"] == "CANCELLED"
 
 
-def test_a_retry_may_still_read_the_checkpoint_and_no_other(
+def test_a_retry_of_an_export_reads_only_its_checkpoint(
     service: Service, export: Export, saved: Path, other: Path
 ) -> None:
     (saved / "mode").write_text("fail")
@@ -170,16 +172,16 @@ def test_a_retry_may_still_read_the_checkpoint_and_no_other(
     assert service.wait_for(failed["id"])["state"] == "SUCCEEDED"
 
 
-def test_one_without_its_config_has_failed(service: Service, export: Export, saved: Path) -> None:
+def test_an_export_without_its_config_has_failed(service: Service, export: Export, saved: Path) -> None:
     (saved / "mode").write_text("headless")
     done = service.wait_for(export()[1]["id"])
     assert (done["state"], done["failure"]["class"]) == ("FAILED", "bad_checkpoint")
 
 
-def test_a_checkpoint_that_is_swapped_for_a_link_is_not_followed(
+def test_a_checkpoint_replaced_by_a_link_is_not_followed(
     service: Service, export: Export, saved: Path, other: Path
 ) -> None:
-    """Between the request and the submission, as a run that goes on could do it."""
+    """Replace it between request and submission, as a running job could do."""
     (saved / "mode").write_text("fail")
     failed = service.wait_for(export()[1]["id"])
     shutil.rmtree(saved)
@@ -189,13 +191,13 @@ def test_a_checkpoint_that_is_swapped_for_a_link_is_not_followed(
     assert (again["state"], again["state_reason"]["code"]) == ("FAILED", "path_not_allowed")
 
 
-# -- a config of one's own --------------------------------------------------------------------------
+# -- exports by a complete config -------------------------------------------------------------------
 
 
-def test_a_client_exports_what_its_cluster_allows_and_nothing_else(
+def test_a_config_may_export_only_checkpoints_under_the_roots(
     service: Service, source: Json, saved: Path
 ) -> None:
-    """A whole config may name a checkpoint, too: then it is a path like every other."""
+    """A complete config can name a checkpoint, too: the path is checked like every other path."""
     copied = service.data_dir / "inputs" / saved.parent.parent.name / saved.name
     shutil.copytree(saved, copied)
     model = source["config"]["hf_model_path"]

@@ -1,4 +1,4 @@
-"""A failure shows where it stands and what to change, and a retry changes it."""
+"""A failure shows its evidence and a suggestion; a retry applies the suggestion."""
 
 from datetime import timedelta
 from typing import Any
@@ -17,7 +17,7 @@ Body = dict[str, Any]
 
 
 @pytest.mark.slow
-def test_what_failed_for_memory_succeeds_with_what_is_suggested(service: Service, body: Body) -> None:
+def test_an_out_of_memory_job_succeeds_with_the_suggestion(service: Service, body: Body) -> None:
     overrides = [*body["overrides"], "logger.wandb_project=oom"]
     job = service.submit({**body, "overrides": overrides, "resources": {"gpus_per_node": 2}})
     job = service.wait_for(job["id"], "FAILED")
@@ -47,19 +47,19 @@ def test_what_failed_for_memory_succeeds_with_what_is_suggested(service: Service
 
 
 @pytest.mark.slow
-def test_what_nothing_explains_shows_the_end_of_the_log(service: Service, body: Body) -> None:
+def test_an_unexplained_failure_shows_the_end_of_the_log(service: Service, body: Body) -> None:
     job = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=die"]})
     failure = service.wait_for(job["id"], "FAILED")["failure"]
     assert (failure["class"], failure["retryable"]) == ("unknown", True)
     assert failure["evidence"]["last_lines"] == ["rank 0 says hello"]
 
 
-# -- what a retry may say ----------------------------------------------------------------------------
+# -- the body of a retry -----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def failed(client: TestClient, good: Body) -> str:
-    """The URL of a failed job's retry."""
+    """Return the URL that retries a failed job."""
     job_id = client.post("/v1/jobs", json=good).json()["id"]
     with writing() as session:
         queries.find(session, job_id).state = JobState.FAILED
@@ -72,7 +72,7 @@ def test_a_retry_needs_no_body(client: TestClient, failed: str, request_: Body) 
     assert (answer.status_code, answer.json()["attempt"]) == (202, 2)
 
 
-def test_each_attempt_counts_with_the_gpus_that_it_had(client: TestClient, failed: str) -> None:
+def test_usage_counts_each_attempt_with_its_own_gpus(client: TestClient, failed: str) -> None:
     began = utcnow() - timedelta(hours=3)
     url = failed.removesuffix("/retry")
     client.post(failed, json={"resources": {"gpus_per_node": 4}})
@@ -83,7 +83,7 @@ def test_each_attempt_counts_with_the_gpus_that_it_had(client: TestClient, faile
     assert client.get(url).json()["usage"]["gpu_hours"] == 2 * 1 + 1 * 4
 
 
-# What is refused changes nothing; which database that is makes no difference.
+# A rejected request changes nothing: one kind of database is enough.
 ONE_DATABASE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
@@ -105,7 +105,7 @@ ONE_DATABASE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
         ([], ""),
     ],
 )
-def test_what_a_retry_may_not_say_is_pointed_at(
+def test_invalid_fields_of_a_retry_are_pointed_at(
     client: TestClient, failed: str, body: Any, pointer: str
 ) -> None:
     answer = client.post(failed, json=body)
@@ -115,6 +115,6 @@ def test_what_a_retry_may_not_say_is_pointed_at(
 
 
 @ONE_DATABASE
-def test_a_retry_is_sent_as_json(client: TestClient, failed: str) -> None:
+def test_a_retry_must_be_sent_as_json(client: TestClient, failed: str) -> None:
     assert client.post(failed, content="overrides=a").status_code == 415
     assert client.post(failed, json={"overrides": ["a=" + "x" * (1 << 21)]}).status_code == 413

@@ -1,4 +1,4 @@
-"""The life of a job over HTTP, through the real queue, database and backend."""
+"""The lifecycle of a job over HTTP, with the real queue, database and backend."""
 
 import threading
 from typing import Any
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def holding(body: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A job that runs until it is stopped."""
+    """Return the body of a job that runs until it is stopped."""
     return {**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"], **more}
 
 
@@ -40,7 +40,7 @@ def test_every_change_is_an_event_with_its_actor(service: Service, body: dict[st
     assert events[0]["actor"] == "admin"
     path = [event["data"]["to"] for event in events if event["type"] == "state"]
     assert path == ["SUBMITTING", "QUEUED", "STARTING", "RUNNING", "FINALIZING", "SUCCEEDED"] or (
-        # A run of milliseconds may be over at the first look.
+        # A run of milliseconds may have ended at the first poll.
         path[-1] == "SUCCEEDED" and path[0] == "SUBMITTING"
     )
     checkpoints = [event for event in events if event["type"] == "checkpoint"]
@@ -50,12 +50,12 @@ def test_every_change_is_an_event_with_its_actor(service: Service, body: dict[st
 def test_events_are_paged_by_id(service: Service, body: dict[str, Any]) -> None:
     job = service.wait_for(service.submit(body)["id"])
     url = f"/v1/jobs/{job['id']}/events"
-    whole = service.client.get(url).json()["items"]
+    complete = service.client.get(url).json()["items"]
     after, pieces = 0, []
     while page := service.client.get(url, params={"after": after, "limit": 2}).json()["items"]:
         pieces += page
         after = page[-1]["id"]
-    assert pieces == whole
+    assert pieces == complete
 
 
 def test_metrics_have_steps_and_validations(service: Service, body: dict[str, Any]) -> None:
@@ -67,12 +67,12 @@ def test_metrics_have_steps_and_validations(service: Service, body: dict[str, An
     assert [point["step"] for point in thinned.json()["train"]] == [2, 4]
 
 
-def test_a_failed_run_explains_itself_and_can_be_retried(service: Service, body: dict[str, Any]) -> None:
+def test_a_failed_job_names_its_failure_and_can_be_retried(service: Service, body: dict[str, Any]) -> None:
     job = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=fail"]})
     job = service.wait_for(job["id"])
     assert job["state"] == "FAILED"
     assert job["failure"]["class"] == "user_code"
-    assert "told to fail" in job["failure"]["cause"]
+    assert "failure requested" in job["failure"]["cause"]
     assert job["failure"]["evidence"]["rank"] == 0
     assert job["allowed_actions"] == ["retry"]
 
@@ -89,7 +89,7 @@ def test_a_failed_run_explains_itself_and_can_be_retried(service: Service, body:
 
 
 @pytest.mark.parametrize(("mode", "failure"), [("die", "unknown"), ("incomplete", "bad_checkpoint")])
-def test_success_needs_a_finished_event_and_a_whole_checkpoint(
+def test_success_requires_a_finished_event_and_a_complete_checkpoint(
     service: Service, body: dict[str, Any], mode: str, failure: str
 ) -> None:
     job = service.submit({**body, "overrides": [*body["overrides"], f"logger.wandb_project={mode}"]})
@@ -112,13 +112,13 @@ def _processes(service: Service, job: dict[str, Any]) -> list[psutil.Process]:
     return processes_of_runs(service.data_dir / "jobs" / job["id"])
 
 
-def test_asking_for_the_end_twice_is_one_wish_and_after_it_a_conflict(
+def test_a_repeated_cancellation_request_changes_nothing_and_later_is_a_conflict(
     service: Service, body: dict[str, Any]
 ) -> None:
     job = service.submit(holding(body))
     parts = service.children()
     for name in ("beat", "worker"):
-        parts[name].suspend()  # so that nobody sees the end between the two
+        parts[name].suspend()  # so that no poll observes the end between the two requests
     try:
         first = service.client.post(f"/v1/jobs/{job['id']}/cancel")
         second = service.client.post(f"/v1/jobs/{job['id']}/cancel")
@@ -133,7 +133,7 @@ def test_asking_for_the_end_twice_is_one_wish_and_after_it_a_conflict(
     assert late.json()["allowed_actions"] == ["retry"]
 
 
-def test_runs_beyond_the_limit_wait_and_say_why(service: Service, body: dict[str, Any]) -> None:
+def test_runs_beyond_the_limit_are_queued_with_a_reason(service: Service, body: dict[str, Any]) -> None:
     first = service.submit(holding(body, cluster="narrow"))
     service.wait_for(first["id"], "RUNNING")
     second = service.submit(holding(body, cluster="narrow"))
@@ -141,7 +141,7 @@ def test_runs_beyond_the_limit_wait_and_say_why(service: Service, body: dict[str
         lambda: (job := service.job(second["id"]))["state"] == "QUEUED" and job["queue"]["reason"] and job
     )
     assert "one of 1 slots" in queued["queue"]["reason"]
-    # Cancelled while queued: it never starts.
+    # A job cancelled while queued never starts.
     service.client.post(f"/v1/jobs/{second['id']}/cancel")
     job = service.wait_for(second["id"])
     assert (job["state"], job["started_at"]) == ("CANCELLED", None)
@@ -149,7 +149,7 @@ def test_runs_beyond_the_limit_wait_and_say_why(service: Service, body: dict[str
     service.wait_for(first["id"])
 
 
-def test_a_killed_supervisor_takes_its_ranks_along(service: Service, body: dict[str, Any]) -> None:
+def test_the_ranks_of_a_killed_supervisor_end(service: Service, body: dict[str, Any]) -> None:
     job = service.submit(holding(body))
     service.wait_for(job["id"], "RUNNING")
     [supervisor] = [process for process in _processes(service, job) if is_supervisor(process)]
@@ -160,10 +160,10 @@ def test_a_killed_supervisor_takes_its_ranks_along(service: Service, body: dict[
     assert _processes(service, job) == []
 
 
-def test_a_job_whose_message_was_lost_is_found_by_the_sweep(
+def test_the_sweep_recovers_a_job_whose_message_was_lost(
     service: Service, body: dict[str, Any], environment: pytest.MonkeyPatch
 ) -> None:
-    # What is left where the API dies between the commit and the message: the row alone.
+    # If the API dies between commit and message, only the row exists.
     environment.setenv("SFT_DATA_DIR", str(service.data_dir))
     forget_settings()
     caller = Caller(name="admin", project="default", role=Role.ADMIN)
@@ -171,10 +171,10 @@ def test_a_job_whose_message_was_lost_is_found_by_the_sweep(
     assert service.wait_for(made.job_id)["state"] == "SUCCEEDED"
 
 
-# -- one job however often it is asked for ---------------------------------------------------------
+# -- idempotency -----------------------------------------------------------------------------------
 
 
-def test_a_repeated_key_replays_the_first_answer(service: Service, body: dict[str, Any]) -> None:
+def test_a_repeated_key_replays_the_first_response(service: Service, body: dict[str, Any]) -> None:
     key = {"Idempotency-Key": "same-thing"}
     first = service.client.post("/v1/jobs", json=body, headers=key)
     service.wait_for(first.json()["id"])
@@ -187,7 +187,7 @@ def test_a_repeated_key_replays_the_first_answer(service: Service, body: dict[st
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
 
 
-def test_many_equal_requests_at_once_make_one_job(service: Service, body: dict[str, Any]) -> None:
+def test_concurrent_equal_requests_create_one_job(service: Service, body: dict[str, Any]) -> None:
     answers: list[Any] = []
 
     def post() -> None:
@@ -208,7 +208,7 @@ def test_many_equal_requests_at_once_make_one_job(service: Service, body: dict[s
 def test_an_etag_holds_until_the_job_changes(service: Service, body: dict[str, Any]) -> None:
     job = service.submit(holding(body))
     service.wait_for(job["id"], "RUNNING")
-    # The last step of a holding run: nothing more changes.
+    # The last step of a run in mode hold: nothing changes afterwards.
     wait_until(lambda: service.job(job["id"])["progress"]["step"] == 4)
     tag = service.client.get(f"/v1/jobs/{job['id']}").headers["etag"]
     unchanged = service.client.get(f"/v1/jobs/{job['id']}", headers={"If-None-Match": tag})
@@ -231,14 +231,14 @@ def test_an_etag_holds_until_the_job_changes(service: Service, body: dict[str, A
     service.wait_for(job["id"])
 
 
-def test_a_wait_that_sees_no_change_ends_with_304(service: Service, body: dict[str, Any]) -> None:
+def test_a_wait_without_a_change_ends_with_304(service: Service, body: dict[str, Any]) -> None:
     job = service.wait_for(service.submit(body)["id"])
     tag = service.client.get(f"/v1/jobs/{job['id']}").headers["etag"]
     answer = service.client.get(f"/v1/jobs/{job['id']}?wait=1s", headers={"If-None-Match": tag})
     assert answer.status_code == 304
 
 
-def test_jobs_are_listed_newest_first_in_pages_that_stay(service: Service, body: dict[str, Any]) -> None:
+def test_jobs_are_listed_newest_first_in_stable_pages(service: Service, body: dict[str, Any]) -> None:
     made = [service.submit({**body, "labels": {"page": "one"}})["id"] for _ in range(5)]
     query: dict[str, Any] = {"labels[page]": "one", "limit": 2}
     found: list[str] = []
@@ -246,7 +246,7 @@ def test_jobs_are_listed_newest_first_in_pages_that_stay(service: Service, body:
         page = service.client.get("/v1/jobs", params=query).json()
         found += [job["id"] for job in page["items"]]
         if len(found) == 2:
-            service.submit({**body, "labels": {"page": "one"}})  # a newer one does not move the pages
+            service.submit({**body, "labels": {"page": "one"}})  # a newer job does not shift the pages
         if page["next_cursor"] is None:
             break
         query["cursor"] = page["next_cursor"]
@@ -273,7 +273,7 @@ def test_jobs_are_found_by_state_owner_cluster_and_label(service: Service, body:
 # -- logs and files --------------------------------------------------------------------------------
 
 
-def test_a_log_is_read_by_offset_whole_and_to_its_end(service: Service, body: dict[str, Any]) -> None:
+def test_a_log_is_read_by_offset_completely(service: Service, body: dict[str, Any]) -> None:
     job = service.wait_for(service.submit(body)["id"])
     raw = (service.data_dir / "jobs" / job["id"] / "attempts" / "1" / "logs" / "job.log").read_bytes()
     url = f"/v1/jobs/{job['id']}/logs"
@@ -285,7 +285,7 @@ def test_a_log_is_read_by_offset_whole_and_to_its_end(service: Service, body: di
         offset = page["next_offset"]
         if page["end"]:
             break
-    assert text == raw.decode(errors="replace")  # no character was cut, the bad byte lost nothing
+    assert text == raw.decode(errors="replace")  # no character is split, and the invalid byte loses no text
     assert "größe: ééé" in text
     assert "bad byte \ufffd here" in text
     tail = service.client.get(url, params={"tail": 2}).json()
@@ -295,7 +295,7 @@ def test_a_log_is_read_by_offset_whole_and_to_its_end(service: Service, body: di
     assert (beyond.status_code, beyond.json()["code"]) == (416, "range_invalid")
 
 
-def test_each_rank_has_a_log_of_its_own(service: Service, body: dict[str, Any]) -> None:
+def test_each_rank_has_its_own_log(service: Service, body: dict[str, Any]) -> None:
     job = service.wait_for(service.submit({**body, "resources": {"gpus_per_node": 2}})["id"])
     url = f"/v1/jobs/{job['id']}/logs"
     assert service.client.get(url, params={"rank": 1}).json()["text"] == "rank 1 says hello\n"
@@ -310,8 +310,8 @@ def test_checkpoints_are_listed_and_downloaded(service: Service, body: dict[str,
     assert (item["iteration"], item["complete"], item["validation_loss"]) == (4, True, 4.0)
     detail = service.client.get(f"{url}/4").json()
     assert sum(file["bytes"] for file in detail["files"]) == detail["bytes"] == item["bytes"]
-    whole = service.client.get(f"{url}/4/files/__0_0.distcp")
-    assert whole.content == bytes(range(256)) * 40
+    complete = service.client.get(f"{url}/4/files/__0_0.distcp")
+    assert complete.content == bytes(range(256)) * 40
     part = service.client.get(f"{url}/4/files/__0_0.distcp", headers={"Range": "bytes=10-19"})
     assert (part.status_code, part.content) == (206, bytes(range(10, 20)))
     assert service.client.get(f"{url}/5").status_code == 404
@@ -327,7 +327,7 @@ def test_only_reported_files_can_be_downloaded(service: Service, body: dict[str,
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_a_run_cannot_hand_out_files_that_are_not_its_own(service: Service, body: dict[str, Any]) -> None:
+def test_a_run_cannot_expose_files_outside_its_checkpoints(service: Service, body: dict[str, Any]) -> None:
     job = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=forge"]})
     assert service.wait_for(job["id"])["state"] == "SUCCEEDED"
     url = f"/v1/jobs/{job['id']}"
@@ -341,7 +341,7 @@ def test_a_run_cannot_hand_out_files_that_are_not_its_own(service: Service, body
     ["bytes=99999999-", "bytes=5-1", "bytes=a-b", "lines=1-2", "bytes=-0", "bytes=-", "bytes=0-1,3-4",
      f"bytes={'9' * 4400}-"],
 )  # fmt: skip
-def test_a_range_that_does_not_fit_is_a_problem(service: Service, body: dict[str, Any], header: str) -> None:
+def test_an_invalid_range_is_a_problem(service: Service, body: dict[str, Any], header: str) -> None:
     job = service.wait_for(service.submit(body)["id"])
     url = f"/v1/jobs/{job['id']}/checkpoints/4/files/.metadata"
     answer = service.client.get(url, headers={"Range": header})

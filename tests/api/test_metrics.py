@@ -1,4 +1,4 @@
-"""What Prometheus is told: by route, by state, by cluster, whatever else is away."""
+"""Prometheus metrics by route, state and cluster, also while the database is unavailable."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -30,13 +30,13 @@ def scrape(client: Any) -> str:
 
 @pytest.fixture
 def change(client: TestClient) -> Callable[..., float]:
-    """How much a value has grown since the last question, or since the test's start."""
+    """Return a function: the increase of a value since its last call, or since the test's start."""
     last = scrape(client)
 
-    def grown(name: str, **labels: str) -> float:
+    def increase(name: str, **labels: str) -> float:
         return value(scrape(client), name, **labels) - value(last, name, **labels)
 
-    return grown
+    return increase
 
 
 def test_requests_are_counted_by_the_template_of_their_route(
@@ -51,11 +51,11 @@ def test_requests_are_counted_by_the_template_of_their_route(
     assert change(REQUESTS, method="POST", route="/v1/jobs", status="422") == 1
     client.delete("/v1/jobs/job-1")
     assert change(REQUESTS, method="DELETE", route="/v1/jobs/{job_id}", status="405") == 1
-    client.get("/v1/jobs", params={"owner": "\0"})  # refused before it is routed
+    client.get("/v1/jobs", params={"owner": "\0"})  # rejected before routing
     assert change(REQUESTS, route="unmatched", status="400") == 1
 
 
-def test_no_client_can_make_a_series_of_its_own(client: TestClient, change: Callable[..., float]) -> None:
+def test_no_client_can_create_a_metric_series(client: TestClient, change: Callable[..., float]) -> None:
     for word in ("one", "two"):
         client.get(f"/made/up/{word}")
         client.request(word.upper(), "/healthz")
@@ -66,9 +66,7 @@ def test_no_client_can_make_a_series_of_its_own(client: TestClient, change: Call
     assert "ONE" not in text
 
 
-def test_a_request_that_asks_to_wait_is_counted_and_not_timed(
-    client: TestClient, change: Callable[..., float]
-) -> None:
+def test_a_long_poll_is_counted_and_not_timed(client: TestClient, change: Callable[..., float]) -> None:
     client.get("/v1/jobs/job-1", params={"wait": "1s"})
     assert change(REQUESTS, route="/v1/jobs/{job_id}", status="404") == 1
     assert change(TIMED, route="/v1/jobs/{job_id}") == 0
@@ -85,19 +83,19 @@ def test_a_bug_is_counted_as_500(client: TestClient, environment: pytest.MonkeyP
     assert after - before == 1
 
 
-def test_a_stream_passes_unbuffered_counted_at_its_start_and_not_timed() -> None:
+def test_a_stream_is_unbuffered_counted_at_its_start_and_not_timed() -> None:
     app = FastAPI()
     app.add_middleware(RequestLog)
     going_on = asyncio.Event()
 
     @app.get("/stream")
     async def stream() -> StreamingResponse:
-        async def pieces() -> AsyncIterator[bytes]:
+        async def chunks() -> AsyncIterator[bytes]:
             yield b"first"
             await going_on.wait()
             yield b"last"
 
-        return StreamingResponse(pieces())
+        return StreamingResponse(chunks())
 
     async def receive() -> Message:
         await asyncio.Event().wait()
@@ -107,7 +105,7 @@ def test_a_stream_passes_unbuffered_counted_at_its_start_and_not_timed() -> None
 
     async def send(message: Message) -> None:
         if message.get("body"):
-            # Reached before the last piece exists: the first one was not held back.
+            # Reached before the last chunk exists: the first chunk was not buffered.
             arrived.append((message["body"], _counted("sft_http_requests_total")))
             going_on.set()
 
@@ -127,7 +125,9 @@ def _counted(name: str) -> float:
     return value(generate_latest(REGISTRY).decode(), name, route="/stream")
 
 
-def test_without_a_database_the_rest_is_told(client: TestClient, environment: pytest.MonkeyPatch) -> None:
+def test_without_a_database_the_other_metrics_are_served(
+    client: TestClient, environment: pytest.MonkeyPatch
+) -> None:
     environment.setenv("SFT_DATABASE_URL", "postgresql+psycopg://nobody@127.0.0.1:1/none")
     forget_settings()
     client.get("/v1/jobs")
@@ -137,31 +137,31 @@ def test_without_a_database_the_rest_is_told(client: TestClient, environment: py
     assert value(text, REQUESTS, route="/v1/jobs", status="503") >= 1
 
 
-def test_the_document_has_it_with_its_media_type(client: TestClient) -> None:
+def test_the_openapi_document_declares_the_media_type_of_metrics(client: TestClient) -> None:
     route = client.get("/openapi.json").json()["paths"]["/metrics"]["get"]
     assert list(route["responses"]["200"]["content"]) == ["text/plain"]
     assert "security" not in route
 
 
-# -- the whole service -----------------------------------------------------------------------------
+# -- the complete service --------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_one_scrape_shows_what_every_process_has_counted(service: Service, body: dict[str, Any]) -> None:
+def test_one_scrape_shows_the_metrics_of_every_process(service: Service, body: dict[str, Any]) -> None:
     before = scrape(service.client)
 
-    def grown(name: str, **labels: str) -> float:
+    def increase(name: str, **labels: str) -> float:
         return value(scrape(service.client), name, **labels) - value(before, name, **labels)
 
     job = service.wait_for(service.submit(body)["id"])
-    assert grown(REQUESTS, method="POST", route="/v1/jobs", status="201") == 1
-    assert grown("sft_jobs", cluster="local", state="SUCCEEDED") == 1
-    # By the worker, which counts after it has stored. A sweep may have submitted, and so called, again.
+    assert increase(REQUESTS, method="POST", route="/v1/jobs", status="201") == 1
+    assert increase("sft_jobs", cluster="local", state="SUCCEEDED") == 1
+    # Counted by the worker after it has stored. A sweep may have submitted, and so called, again.
     call = "sft_backend_call_duration_seconds_count"
-    assert wait_until(lambda: grown(call, cluster="local", operation="submit", outcome="ok"))
-    assert grown(call, cluster="local", operation="poll", outcome="ok") >= 1
-    assert wait_until(lambda: grown("sft_submission_delay_seconds_count", cluster="local")) == 1
+    assert wait_until(lambda: increase(call, cluster="local", operation="submit", outcome="ok"))
+    assert increase(call, cluster="local", operation="poll", outcome="ok") >= 1
+    assert wait_until(lambda: increase("sft_submission_delay_seconds_count", cluster="local")) == 1
     events = service.data_dir / "jobs" / job["id"] / "attempts" / "1" / "events.jsonl"
     lines = len(events.read_text().splitlines())
-    assert wait_until(lambda: grown("sft_ingested_lines_total", cluster="local") == lines)
-    assert grown("sft_ingest_lag_seconds_count", cluster="local") >= 1
+    assert wait_until(lambda: increase("sft_ingested_lines_total", cluster="local") == lines)
+    assert increase("sft_ingest_lag_seconds_count", cluster="local") >= 1

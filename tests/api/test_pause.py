@@ -1,4 +1,4 @@
-"""Pause and resume, and going on after an interruption, on this machine."""
+"""Pause, resume, and recovery after an interruption, on this machine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, stand_in: Path) -> Iterator[Service]:
-    """A service with a cluster on which interrupted jobs go on, twice in vain."""
+    """Yield a service with a cluster that recovers interrupted jobs, at most twice without progress."""
     data_dir = tmp_path_factory.mktemp("pause") / "data"
     data_dir.mkdir()
     roots = f'roots = ["{data_dir}/inputs"]\nmax_running = 4\n'
@@ -28,7 +28,7 @@ def body(service: Service, mode: str, cluster: str = "local") -> dict[str, Any]:
     return {**made, "cluster": cluster, "overrides": [*made["overrides"], f"logger.wandb_project={mode}"]}
 
 
-def ask(service: Service, job_id: str, action: str) -> tuple[int, dict[str, Any]]:
+def request_action(service: Service, job_id: str, action: str) -> tuple[int, dict[str, Any]]:
     answer = service.client.post(f"/v1/jobs/{job_id}/{action}")
     return answer.status_code, answer.json()
 
@@ -38,49 +38,49 @@ def attempts(service: Service, job_id: str) -> list[dict[str, Any]]:
     return items
 
 
-def test_a_paused_job_has_saved_holds_nothing_and_goes_on(service: Service) -> None:
+def test_a_paused_job_has_saved_holds_no_resources_and_resumes(service: Service) -> None:
     job_id = service.submit(body(service, "hold"))["id"]
     service.wait_for(job_id, "RUNNING")
-    status, job = ask(service, job_id, "pause")
+    status, job = request_action(service, job_id, "pause")
     assert (status, job["state"], job["desired_state"]) == (202, "PAUSING", "pause")
-    assert ask(service, job_id, "pause")[0] == 202  # once more changes nothing
+    assert request_action(service, job_id, "pause")[0] == 202  # a repeated request changes nothing
     paused = service.wait_for(job_id, "PAUSED")
     assert not paused["terminal"]
     assert paused["latest_checkpoint"]["iteration"] == 4
     assert processes_of_runs(service.data_dir / "jobs" / job_id) == []
-    assert ask(service, job_id, "pause")[0] == 409
-    status, job = ask(service, job_id, "resume")
+    assert request_action(service, job_id, "pause")[0] == 409
+    status, job = request_action(service, job_id, "resume")
     assert (status, job["state"], job["attempt"]) == (202, "SUBMITTING", 2)
     service.wait_for(job_id, "RUNNING")
     assert [(one["outcome"], one["origin"]) for one in attempts(service, job_id)] == [
         ("PAUSED", "created"),
         (None, "resumed"),
     ]
-    ask(service, job_id, "cancel")
+    request_action(service, job_id, "cancel")
     assert service.wait_for(job_id)["state"] == "CANCELLED"
 
 
 def test_a_paused_job_can_be_cancelled(service: Service) -> None:
     job_id = service.submit(body(service, "hold"))["id"]
     service.wait_for(job_id, "RUNNING")
-    ask(service, job_id, "pause")
+    request_action(service, job_id, "pause")
     service.wait_for(job_id, "PAUSED")
-    ask(service, job_id, "cancel")
+    request_action(service, job_id, "cancel")
     assert service.wait_for(job_id)["state"] == "CANCELLED"
 
 
-def test_what_finishes_before_the_wish_reaches_it_has_succeeded(service: Service) -> None:
+def test_a_run_that_finishes_before_the_pause_request_has_succeeded(service: Service) -> None:
     job_id = service.submit(body(service, "wait"))["id"]
     service.wait_for(job_id, "RUNNING")
-    ask(service, job_id, "pause")
+    request_action(service, job_id, "pause")
     (service.data_dir / "jobs" / job_id / "attempts" / "1" / "go").touch()
     assert service.wait_for(job_id)["state"] == "SUCCEEDED"
 
 
-def test_only_what_runs_is_paused_and_only_what_is_paused_resumed(service: Service) -> None:
+def test_only_running_jobs_pause_and_only_paused_jobs_resume(service: Service) -> None:
     job_id = service.wait_for(service.submit(body(service, "train"))["id"])["id"]
     for action in ("pause", "resume"):
-        status, problem = ask(service, job_id, action)
+        status, problem = request_action(service, job_id, action)
         assert (status, problem["code"], problem["allowed_actions"]) == (409, "illegal_action", [])
 
 
@@ -93,7 +93,7 @@ def kill_supervisor(service: Service, job_id: str, attempt: int) -> None:
     wait_until(supervisor, what=f"the supervisor of attempt {attempt}").kill()
 
 
-def test_an_interrupted_job_goes_on_as_often_as_it_may(service: Service) -> None:
+def test_an_interrupted_job_recovers_up_to_the_recovery_limit(service: Service) -> None:
     job_id = service.submit(body(service, "hold", "patient"))["id"]
     for attempt in (1, 2, 3):
         wait_until(

@@ -1,4 +1,4 @@
-"""What a plan tells: where values come from, what was fitted, what has changed since it was agreed to."""
+"""The content of a plan: source of each value, automatic adjustments, drift since a plan hash."""
 
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ def planned(client: TestClient, body: Body) -> Body:
     return dict(answer.json())
 
 
-def test_each_value_says_where_it_comes_from(client: TestClient, good: Body) -> None:
+def test_each_value_names_its_source(client: TestClient, good: Body) -> None:
     overrides = [*good["overrides"], "optimizer.lr=1e-4", "recipe.tensor_model_parallel_size=1"]
     values = planned(client, {**good, "overrides": overrides, "args": ["--seq-length", "512"]})["values"]
-    told = {
+    expected = {
         "optimizer.lr": (1e-4, "override"),
         "model.tensor_model_parallel_size": (1, "override"),
         "seq_length": (512, "argument"),
@@ -31,10 +31,10 @@ def test_each_value_says_where_it_comes_from(client: TestClient, good: Body) -> 
         "checkpoint_megatron": (None, "default"),
         "ddp.use_distributed_optimizer": (True, "recipe"),
     }
-    assert {key: (values[key]["value"], values[key]["source"]) for key in told} == told
+    assert {key: (values[key]["value"], values[key]["source"]) for key in expected} == expected
 
 
-def test_a_whole_config_is_checked_like_a_preset(client: TestClient, good: Body) -> None:
+def test_a_complete_config_is_checked_like_a_preset(client: TestClient, good: Body) -> None:
     inline = {**good, "config": {"device": "cpu", "train": {"train_itters": 5}}}
     answer = client.post("/v1/jobs", json=inline)
     assert answer.status_code == 422
@@ -43,7 +43,7 @@ def test_a_whole_config_is_checked_like_a_preset(client: TestClient, good: Body)
     assert "'train.train_iters'" in error["hint"]
 
 
-def test_a_misspelt_override_is_refused_by_plan_and_post(client: TestClient, good: Body) -> None:
+def test_a_misspelt_override_is_rejected_by_plan_and_post(client: TestClient, good: Body) -> None:
     body = {**good, "overrides": [*good["overrides"], "train.gloabl_batch_size=8"]}
     for url in ("/v1/jobs:plan", "/v1/jobs"):
         answer = client.post(url, json=body)
@@ -60,7 +60,7 @@ def test_a_misspelt_override_is_refused_by_plan_and_post(client: TestClient, goo
         ({"resources": {"time_limit_minutes": 7}}, "resources"),
     ],
 )
-def test_drift_names_what_has_changed(client: TestClient, good: Body, change: Body, part: str) -> None:
+def test_plan_drift_names_the_changed_part(client: TestClient, good: Body, change: Body, part: str) -> None:
     agreed = planned(client, good)["plan_hash"]
     overrides = [*good["overrides"], *change.get("overrides", [])]
     answer = client.post("/v1/jobs", json={**good, **change, "overrides": overrides, "plan_hash": agreed})
@@ -69,7 +69,7 @@ def test_drift_names_what_has_changed(client: TestClient, good: Body, change: Bo
     assert client.post("/v1/jobs", json={**good, "plan_hash": agreed}).status_code == 201
 
 
-def test_a_preset_shows_what_it_comes_to(client: TestClient) -> None:
+def test_a_preset_shows_its_effective_values(client: TestClient) -> None:
     preset = client.get("/v1/presets/nano3").json()
     assert preset in client.get("/v1/presets").json()["items"]
     assert preset["recipe"] == "nemotron_3_nano_sft_config"
@@ -97,17 +97,17 @@ def test_a_schema_accepts_what_the_service_accepts(client: TestClient) -> None:
     assert client.get("/v1/schema", params={"preset": "nanno3"}).status_code == 404
 
 
-def test_bases_that_cannot_be_begun_with(client: TestClient, good: Body, data_dir: Path) -> None:
+def test_unusable_base_models_are_reported(client: TestClient, good: Body, data_dir: Path) -> None:
     (data_dir / "inputs" / "model" / "model.safetensors").unlink()
     bare = planned(client, good)
     assert ("bad_checkpoint", "/overrides/0") in [(one["code"], one["pointer"]) for one in bare["checks"]]
     loading = {**good, "overrides": [*good["overrides"], f"checkpoint.load={data_dir / 'inputs' / 'none'}"]}
     found = {one["pointer"]: one["code"] for one in planned(client, loading)["checks"]}
     assert found[f"/overrides/{len(good['overrides'])}"] == "bad_checkpoint"
-    assert "/overrides/0" not in found  # the weights would not be read
+    assert "/overrides/0" not in found  # the weights are not read
 
 
-def test_a_job_for_gpus_is_warned_of_a_machine_without(client: TestClient, good: Body) -> None:
+def test_a_plan_warns_of_a_machine_without_gpus(client: TestClient, good: Body) -> None:
     for config, seen in (("nano3", not GPU_DRIVER.exists()), ("cpu-tiny", False)):
         codes = [
             one["code"] for one in planned(client, {**good, "config": config, "overrides": []})["checks"]

@@ -1,4 +1,4 @@
-"""One line for each request, whatever is sent."""
+"""Each request has exactly one log line."""
 
 import sys
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ FORGED = '\n{"event": "request", "caller": "root"}\r\n\x1b[2J\x1b]0;\x07\x7f\x85
 
 @pytest.fixture
 def stderr(client: TestClient, environment: pytest.MonkeyPatch) -> Iterator[StringIO]:
-    """What the application writes there."""
+    """Yield the application's log output."""
     stream = StringIO()
     with environment.context() as patch:
         patch.setattr(sys, "stderr", stream)
@@ -31,7 +31,7 @@ def only_line(stderr: StringIO) -> Line:
     return line
 
 
-def test_a_request_has_a_line_that_says_who_did_what(client: TestClient, stderr: StringIO) -> None:
+def test_the_log_line_of_a_request_names_caller_and_route(client: TestClient, stderr: StringIO) -> None:
     client.get("/v1/jobs/job-1", headers={"X-Request-ID": "portal-7"})
     line = only_line(stderr)
     assert line.pop("duration_ms") > 0
@@ -43,7 +43,7 @@ def test_a_request_has_a_line_that_says_who_did_what(client: TestClient, stderr:
     }  # fmt: skip
 
 
-def test_a_key_is_in_no_line_wherever_it_was_sent(client: TestClient, stderr: StringIO) -> None:
+def test_an_api_key_is_never_logged(client: TestClient, stderr: StringIO) -> None:
     key = client.headers["Authorization"].removeprefix("Bearer ")
     client.get("/v1/jobs", params={"owner": key, "api_key": key})
     client.get("/v1/jobs", headers={"Authorization": f"Basic {key}"})
@@ -54,7 +54,7 @@ def test_a_key_is_in_no_line_wherever_it_was_sent(client: TestClient, stderr: St
 
 
 @pytest.mark.parametrize("part", ["path", "method", "id"])
-def test_nothing_that_is_sent_can_forge_a_line(client: TestClient, stderr: StringIO, part: str) -> None:
+def test_no_request_can_forge_a_log_line(client: TestClient, stderr: StringIO, part: str) -> None:
     sent: dict[str, Any] = {
         "path": lambda: client.get(f"/v1/jobs/{quote(FORGED)}"),
         "method": lambda: client.request(FORGED, "/healthz"),
@@ -73,16 +73,16 @@ def test_a_long_path_is_cut(client: TestClient, stderr: StringIO) -> None:
     assert len(only_line(stderr)["path"]) == 500
 
 
-def test_a_bug_has_the_id_that_the_client_is_told(
+def test_the_log_of_a_bug_has_the_request_id_of_the_response(
     client: TestClient, stderr: StringIO, environment: pytest.MonkeyPatch
 ) -> None:
     from worker.jobs import queries
 
     environment.setattr(queries, "page_of_jobs", lambda *_: 1 / 0)
     careless = TestClient(client.app, headers=client.headers, raise_server_exceptions=False)
-    told = careless.get("/v1/jobs").json()["request_id"]
+    request_id = careless.get("/v1/jobs").json()["request_id"]
     text = stderr.getvalue()
     [bug], [line] = lines(text, event="request.bug"), lines(text, event="request")
-    assert bug["request_id"] == line["request_id"] == told
+    assert bug["request_id"] == line["request_id"] == request_id
     assert "ZeroDivisionError" in bug["exception"]
     assert line["status"] == 500

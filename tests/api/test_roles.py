@@ -1,4 +1,4 @@
-"""Every route times every role: who may do what, and that no route was forgotten."""
+"""Every route with every role: permissions, and completeness of the table."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from worker.db.session import writing
 from worker.jobs import queries, transitions
 from worker.states import JobState
 
-# Who calls: the role and project of the key. The job is its owner's; nobody has no key.
+# Callers: role and project of the key. The job belongs to `owner`; `nobody` has no key.
 CALLERS: dict[str, tuple[Role, str] | None] = {
     "nobody": None,
     "viewer": (Role.VIEWER, "team"),
@@ -26,7 +26,7 @@ CALLERS: dict[str, tuple[Role, str] | None] = {
     "admin": (Role.ADMIN, "default"),
 }
 
-# Who is refused, and how; everybody else is not.
+# Rejected callers and their status; all other callers are permitted.
 EVERYBODY: dict[str, int] = {}
 WITH_KEY = {"nobody": 401}
 MAKES_JOBS = {"nobody": 401, "viewer": 403}
@@ -76,12 +76,12 @@ Call = Callable[..., Any]
 
 @pytest.fixture
 def call(client: TestClient) -> Call:
-    """Sends a request as one of CALLERS."""
-    made = {name: keys.create(name, *who) for name, who in CALLERS.items() if who}
+    """Return a function that sends a request as one of CALLERS."""
+    made = {name: keys.create(name, *fields) for name, fields in CALLERS.items() if fields}
     secrets = {name: secret for name, (_key, secret) in made.items()}
 
-    def send(who: str, method: str, path: str, **content: Any) -> Any:
-        headers = {"Authorization": f"Bearer {secrets[who]}"} if who in secrets else {}
+    def send(name: str, method: str, path: str, **content: Any) -> Any:
+        headers = {"Authorization": f"Bearer {secrets[name]}"} if name in secrets else {}
         client.headers.pop("Authorization", None)
         return client.request(method, path, headers=headers, **content)
 
@@ -90,7 +90,7 @@ def call(client: TestClient) -> Call:
 
 @pytest.fixture
 def job_id(call: Call, good: dict[str, Any]) -> str:
-    """A job of `owner` that has ended, with a checkpoint."""
+    """Return an ended job of `owner`, with a checkpoint."""
     made: str = call("owner", "POST", "/v1/jobs", json=good).json()["id"]
     job = queries.get(made)
     path = Path(job.config["checkpoint"]["save"]) / "iter_0000004"
@@ -107,14 +107,16 @@ def job_id(call: Call, good: dict[str, Any]) -> str:
     return made
 
 
-def test_no_route_is_forgotten(client: TestClient) -> None:
+def test_the_table_contains_every_route(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     offered = {f"{method.upper()} {path}" for path, one in document["paths"].items() for method in one}
     assert offered == set(ROUTES)
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_who_may_do_what(call: Call, job_id: str, good: dict[str, Any], route: str) -> None:
+def test_each_caller_may_call_only_permitted_routes(
+    call: Call, job_id: str, good: dict[str, Any], route: str
+) -> None:
     victim, _secret = keys.create("victim", Role.VIEWER, "team")
     method, template = route.split()
     path = template.format(name="cpu-tiny", job_id=job_id, iteration=4, path="weights", key_id=victim.id)
@@ -122,19 +124,19 @@ def test_who_may_do_what(call: Call, job_id: str, good: dict[str, Any], route: s
     bodies["POST /v1/datasets:inspect"] = {"path": good["inputs"]["packed_parquet"]}
     bodies["POST /v1/keys"] = {"name": "new", "role": "viewer"}
     body = {"json": bodies[route]} if route in bodies else {}
-    for who in CALLERS:
-        answer = call(who, method, path, **body)
-        refused = answer.status_code if answer.status_code in (401, 403, 404) else None
-        assert refused == ROUTES[route].get(who), f"{who}: {answer.status_code} {answer.text}"
-        if refused:
+    for name in CALLERS:
+        answer = call(name, method, path, **body)
+        rejection = answer.status_code if answer.status_code in (401, 403, 404) else None
+        assert rejection == ROUTES[route].get(name), f"{name}: {answer.status_code} {answer.text}"
+        if rejection:
             assert answer.json()["code"] in ("unauthenticated", "forbidden", "not_found")
 
 
-def test_a_project_sees_its_own_jobs(call: Call, good: dict[str, Any]) -> None:
-    made = {who: call(who, "POST", "/v1/jobs", json=good).json()["id"] for who in ("owner", "stranger")}
+def test_a_project_sees_only_its_own_jobs(call: Call, good: dict[str, Any]) -> None:
+    made = {name: call(name, "POST", "/v1/jobs", json=good).json()["id"] for name in ("owner", "stranger")}
 
-    def listed(who: str, **wanted: str) -> list[str]:
-        return [job["id"] for job in call(who, "GET", "/v1/jobs", params=wanted).json()["items"]]
+    def listed(name: str, **filters: str) -> list[str]:
+        return [job["id"] for job in call(name, "GET", "/v1/jobs", params=filters).json()["items"]]
 
     assert listed("viewer") == [made["owner"]]
     assert listed("stranger") == [made["stranger"]]
@@ -153,8 +155,8 @@ def test_two_projects_may_use_the_same_idempotency_key(client: TestClient, good:
     assert first.json()["id"] != second.json()["id"]
 
 
-def test_an_owner_is_known_by_name_and_project(call: Call, job_id: str) -> None:
-    """The same name in another project is somebody else; the same name with a new key is not."""
+def test_an_owner_is_identified_by_name_and_project(call: Call, job_id: str) -> None:
+    """The same name in another project is another owner; a new key with the same name is not."""
     rotated, _secret = keys.create("owner", Role.SUBMITTER, "team")
     caller = keys.authenticate(_secret)
     assert caller.key_id == rotated.id
@@ -166,7 +168,7 @@ def test_an_owner_is_known_by_name_and_project(call: Call, job_id: str) -> None:
 # -- keys ------------------------------------------------------------------------------------------
 
 
-def test_a_key_is_made_used_and_revoked(client: TestClient) -> None:
+def test_a_key_is_created_used_and_revoked(client: TestClient) -> None:
     made = client.post("/v1/keys", json={"name": "anna", "role": "viewer", "project": "team"}).json()
     secret = made.pop("key")
     with_key = {"Authorization": f"Bearer {secret}"}
@@ -178,12 +180,12 @@ def test_a_key_is_made_used_and_revoked(client: TestClient) -> None:
     assert listed[0]["last_used_at"]
     assert secret not in client.get("/v1/keys").text
     assert client.post(f"/v1/keys/{made['id']}/revoke").json()["revoked_at"]
-    refused = client.get("/v1/whoami", headers=with_key)
-    assert (refused.status_code, "revoked" in refused.json()["detail"]) == (401, True)
+    rejection = client.get("/v1/whoami", headers=with_key)
+    assert (rejection.status_code, "revoked" in rejection.json()["detail"]) == (401, True)
     assert client.post(f"/v1/keys/{made['id']}/revoke").status_code == 200
 
 
-def test_keys_come_in_pages(client: TestClient) -> None:
+def test_keys_are_listed_in_pages(client: TestClient) -> None:
     for name in ("anna", "bert"):
         client.post("/v1/keys", json={"name": name, "role": "viewer"})
     page = client.get("/v1/keys?limit=2").json()

@@ -1,4 +1,4 @@
-"""NVIDIA's reference of the step sft/megatron_bridge, sentence by sentence: each test names what it shows."""
+"""NVIDIA's reference of the step sft/megatron_bridge: each test covers one of its statements."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ roots = ["{root}"]
 
 @pytest.fixture
 def root(tmp_path: Path, environment: pytest.MonkeyPatch) -> Path:
-    """A directory that both profiles of the reference allow."""
+    """Return a directory that both profiles of the reference allow."""
     clusters = tmp_path / "clusters.toml"
     clusters.write_text(PROFILES.format(root=tmp_path / "lustre"))
     environment.setenv("SFT_CLUSTERS_FILE", str(clusters))
@@ -50,7 +50,7 @@ def root(tmp_path: Path, environment: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def packed(root: Path) -> Path:
-    """Packed for the default length, enough for every batch below."""
+    """Return data packed for the default length, with enough rows for every batch below."""
     return make_dataset(root / "packed", rows=300, pack_size=4096, tokenizer=NANO)
 
 
@@ -153,9 +153,7 @@ def test_packed_parquet_is_required(client: TestClient, root: Path) -> None:
     assert errors(planned(client, {})) == ["missing_packed_data"]
 
 
-def test_checkpoint_megatron_wins_and_is_never_passed_over(
-    packed: Path, client: TestClient, root: Path
-) -> None:
+def test_checkpoint_megatron_takes_precedence(packed: Path, client: TestClient, root: Path) -> None:
     """When this input is absent, the step loads weights from the Hugging Face model of hf_model_path."""
     named = given(packed)
     named["inputs"]["checkpoint_megatron"] = str(root / "base")
@@ -219,9 +217,9 @@ def test_seq_length_must_match_the_pack_size(packed: Path, client: TestClient, l
 
 def test_choices_of_seq_length_and_peft(packed: Path, client: TestClient) -> None:
     assert "seq_length_not_offered" in errors(planned(client, given(packed, overrides=["seq_length=5000"])))
-    refused = client.post("/v1/jobs:plan", json=given(packed, overrides=["peft=dora"]))
-    assert refused.status_code == 422
-    assert "'lora'" in refused.json()["errors"][0]["detail"]
+    rejected = client.post("/v1/jobs:plan", json=given(packed, overrides=["peft=dora"]))
+    assert rejected.status_code == 422
+    assert "'lora'" in rejected.json()["errors"][0]["detail"]
 
 
 def test_dataset_nano3_packed_sft_dir_is_inputs_packed_parquet(packed: Path, client: TestClient) -> None:
@@ -255,7 +253,7 @@ def test_strategies_are_advice_with_field_and_value(packed: Path, client: TestCl
 
 
 def test_tokenizer_mismatch(root: Path, client: TestClient) -> None:
-    """Token identifiers do not align: seen before a GPU is taken."""
+    """Token identifiers do not align: reported before a GPU is allocated."""
     packed = make_dataset(root / "packed", rows=300, pack_size=4096, vocab_size=999_999)
     model = root / "model"
     model.mkdir()
@@ -277,7 +275,7 @@ def test_missing_packed_data(root: Path, client: TestClient) -> None:
     assert [error["code"] for error in answer.json()["errors"]] == ["missing_packed_data"]
 
 
-def test_oom_is_foreseen_where_the_estimate_exceeds_the_gpu(packed: Path, client: TestClient) -> None:
+def test_a_plan_warns_of_oom_when_the_estimate_exceeds_the_gpu(packed: Path, client: TestClient) -> None:
     plan = planned(client, given(packed, cluster="slurm_sft_megatron_bridge"))
     [found] = [check for check in plan["checks"] if check["code"] == "oom_likely"]
     assert (found["severity"], plan["ok"]) == ("warning", True)

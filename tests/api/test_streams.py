@@ -1,4 +1,4 @@
-"""Streams: what happens arrives once and in order, through cuts, and ends with an `end`."""
+"""Streams: changes arrive once and in order, also across reconnects, and end with an `end` event."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ Event = dict[str, Any]
 
 
 def read(service: Service, path: str, after: str | None = None, key: str | None = None) -> Iterator[Event]:
-    """The events of a stream, until it ends or the caller has enough."""
+    """Yield the events of a stream until its end, or until the caller stops."""
     headers = {"Last-Event-ID": after} if after else {}
     if key:
         headers["Authorization"] = f"Bearer {key}"
@@ -41,7 +41,7 @@ def read(service: Service, path: str, after: str | None = None, key: str | None 
 
 @pytest.fixture
 def held(service: Service) -> Iterator[Callable[[], str]]:
-    """Makes a job that runs until the test is over, and waits for it to run."""
+    """Yield a function that creates a job and waits until it runs; it runs until the test ends."""
     made = []
 
     def make() -> str:
@@ -74,13 +74,11 @@ def test_a_job_is_followed_to_its_end(service: Service, body: dict[str, Any]) ->
     assert (answer.headers["etag"], answer.json()) == (tags[-1], events[-2]["data"])
 
 
-def test_the_history_arrives_once_and_in_order_through_cuts(
-    service: Service, held: Callable[[], str]
-) -> None:
+def test_events_arrive_once_and_in_order_across_reconnects(service: Service, held: Callable[[], str]) -> None:
     job_id = held()
     seen: list[Event] = []
     stream = f"/v1/jobs/{job_id}/events/stream"
-    while len(seen) < 4:  # each connection is cut after one event
+    while len(seen) < 4:  # each connection is closed after one event
         reading = read(service, stream, after=seen[-1]["id"] if seen else None)
         seen.append(next(reading))
         reading.close()
@@ -91,7 +89,9 @@ def test_the_history_arrives_once_and_in_order_through_cuts(
     assert [event["data"] for event in seen] == listed
 
 
-def test_a_growing_log_arrives_whole_through_cuts(service: Service, held: Callable[[], str]) -> None:
+def test_a_growing_log_arrives_completely_across_reconnects(
+    service: Service, held: Callable[[], str]
+) -> None:
     job_id = held()
     log = service.data_dir / "jobs" / job_id / "attempts/1/logs/job.log"
     stream = f"/v1/jobs/{job_id}/logs/stream"
@@ -100,7 +100,9 @@ def test_a_growing_log_arrives_whole_through_cuts(service: Service, held: Callab
     reading = read(service, stream)
     first = next(reading)
     reading.close()
-    assert not first["data"]["text"].endswith("\ufffd")  # half a character waits for its other half
+    assert not first["data"]["text"].endswith(
+        "\ufffd"
+    )  # an incomplete character waits for its remaining bytes
     with log.open("ab") as file:
         file.write("½".encode()[1:] + b" and a bad \xff byte\n")
     reading = read(service, stream, after=first["id"])
@@ -113,7 +115,7 @@ def test_a_growing_log_arrives_whole_through_cuts(service: Service, held: Callab
     assert streamed == log.read_bytes().decode(errors="replace")
 
 
-def test_a_log_is_followed_from_an_offset_and_of_a_rank(service: Service, body: dict[str, Any]) -> None:
+def test_the_log_of_a_rank_is_followed_from_an_offset(service: Service, body: dict[str, Any]) -> None:
     job_id = service.submit(body)["id"]
     service.wait_for(job_id)
     [piece, end] = read(service, f"/v1/jobs/{job_id}/logs/stream?rank=0&offset=5")
@@ -132,7 +134,7 @@ def test_a_log_is_followed_from_an_offset_and_of_a_rank(service: Service, body: 
         ("events/stream", "x", 422),
     ],
 )
-def test_a_stream_that_cannot_begin_is_a_problem(
+def test_a_stream_that_cannot_start_is_a_problem(
     service: Service, body: dict[str, Any], query: str, after: str | None, status: int
 ) -> None:
     job_id = service.submit(body)["id"]
@@ -153,7 +155,7 @@ def test_a_revoked_key_ends_its_streams(service: Service, held: Callable[[], str
     assert (rest[-1]["event"], rest[-1]["data"]["reason"]) == ("end", "revoked")
 
 
-def test_a_log_that_is_cut_short_ends_its_stream(service: Service, held: Callable[[], str]) -> None:
+def test_a_truncated_log_ends_its_stream(service: Service, held: Callable[[], str]) -> None:
     job_id = held()
     log = service.data_dir / "jobs" / job_id / "attempts/1/logs/job.log"
     reading = read(service, f"/v1/jobs/{job_id}/logs/stream")
@@ -162,7 +164,7 @@ def test_a_log_that_is_cut_short_ends_its_stream(service: Service, held: Callabl
     assert list(reading)[-1] == {"event": "end", "data": {"reason": "gone"}}
 
 
-def test_a_revoked_key_is_refused_at_the_end_of_its_wait(service: Service, held: Callable[[], str]) -> None:
+def test_a_revoked_key_is_rejected_at_the_end_of_its_wait(service: Service, held: Callable[[], str]) -> None:
     job_id = held()
     key = service.client.post("/v1/keys", json={"name": "anna", "role": "viewer"}).json()
     with_key = {"Authorization": f"Bearer {key['key']}"}
@@ -176,7 +178,7 @@ def test_a_revoked_key_is_refused_at_the_end_of_its_wait(service: Service, held:
         assert poll.result().status_code == 401
 
 
-def test_who_waits_for_a_change_learns_of_it(service: Service, held: Callable[[], str]) -> None:
+def test_a_long_poll_returns_when_the_job_changes(service: Service, held: Callable[[], str]) -> None:
     job_id = held()
     tag = service.client.get(f"/v1/jobs/{job_id}").headers["etag"]
     stop(service, job_id)
@@ -186,17 +188,19 @@ def test_who_waits_for_a_change_learns_of_it(service: Service, held: Callable[[]
 
 
 def test_five_hundred_streams_cost_little(service: Service, held: Callable[[], str]) -> None:
-    """Memory of the API's process, with a log too long for anybody's buffers that half of them never read."""
+    """The API's memory stays small, although half of the clients never read a log larger than all buffers."""
     job_id = held()
     log = service.data_dir / "jobs" / job_id / "attempts/1/logs/job.log"
     log.write_bytes(b"a line of the log\n" * 1_000_000)
     api = service.children()["api"]
     streams = ("stream", "events/stream", "logs/stream", "logs/stream")
     with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(begun(service, job_id, streams[number % 4])) for number in range(500)]
+        opened = [
+            stack.enter_context(open_stream(service, job_id, streams[number % 4])) for number in range(500)
+        ]
         for one in opened[:250]:
             assert b" 200 OK" in one.recv(4096)
-        assert service.job(job_id)["state"] == "RUNNING"  # nobody is kept waiting by who does not read
+        assert service.job(job_id)["state"] == "RUNNING"  # clients that do not read do not block others
         stop(service, job_id)
         for one in opened[:2]:
             assert b"event: end" in b"".join(iter(lambda: one.recv(1 << 16), b""))  # noqa: B023
@@ -204,8 +208,8 @@ def test_five_hundred_streams_cost_little(service: Service, held: Callable[[], s
     wait_until(lambda: len(api.net_connections()) < 50, what="the end of the streams whose clients left")
 
 
-def begun(service: Service, job_id: str, stream: str) -> socket.socket:
-    """A connection that a stream was asked for on, and nothing was read from."""
+def open_stream(service: Service, job_id: str, stream: str) -> socket.socket:
+    """Return a connection that has requested a stream and has read nothing."""
     url, key = service.client.base_url, service.client.headers["Authorization"]
     one = socket.create_connection((url.host, url.port), timeout=60)
     head = f"Host: x\r\nAuthorization: {key}\r\nConnection: close"
@@ -214,7 +218,7 @@ def begun(service: Service, job_id: str, stream: str) -> socket.socket:
 
 
 def peak_memory(process: psutil.Process) -> int:
-    """Bytes."""
+    """Return the peak memory in bytes."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     match = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert match

@@ -1,4 +1,4 @@
-"""A service in its parts on each database, a broker and a Postgres that may be broken, and the counting."""
+"""The service's processes on each database, a broker and a Postgres that tests may break, and the counts."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,13 +15,13 @@ from tests.support.databases import new_database
 
 @pytest.fixture(params=["sqlite", "postgres"], scope="module")
 def kind(request: pytest.FixtureRequest) -> str:
-    """The database of the service."""
+    """Return the kind of database of the service."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    """A broker that the tests of a module may break."""
+    """Yield a broker that the tests of a module may break."""
     directory = tmp_path_factory.mktemp("valkey")
     with ValkeyServer(port=0, data_dir=directory, unix_socket_path=directory / "s", persist=True) as server:
         yield server
@@ -34,7 +34,7 @@ def make_parts(
     stand_in: Path,
     valkey: ValkeyServer,
 ) -> Callable[..., Any]:
-    """Makes a service on a database of some kind, or at an URL; nothing of it runs yet."""
+    """Yield a function that makes a service on a kind of database or a URL, without starting it."""
 
     @contextmanager
     def made(database: str, data_dir: Path | None = None, **environment: str) -> Iterator[Parts]:
@@ -64,7 +64,7 @@ def _database(request: pytest.FixtureRequest, kind: str, data_dir: Path) -> str:
 
 @pytest.fixture(scope="module")
 def running(make_parts: Callable[..., Any], kind: str) -> Iterator[Parts]:
-    """A whole service for the tests of a module."""
+    """Yield a complete service for the tests of a module."""
     with make_parts(kind) as parts:
         parts.start(*ALL)
         yield parts
@@ -72,7 +72,7 @@ def running(make_parts: Callable[..., Any], kind: str) -> Iterator[Parts]:
 
 @pytest.fixture
 def parts(running: Parts) -> Parts:
-    """The module's service; what an earlier test has left dead is started again."""
+    """Return the module's service; processes that an earlier test has killed are restarted."""
     for name in running.dead():
         running.processes.pop(name)
     (running.chaos_dir / "doom").unlink(missing_ok=True)

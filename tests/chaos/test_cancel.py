@@ -1,4 +1,4 @@
-"""A wish to cancel, wherever the job is: it ends, and no run is left."""
+"""A cancellation request in every phase of a job: the job ends, and no run is left."""
 
 import pytest
 
@@ -31,7 +31,9 @@ def ends_cancelled(parts: Parts, tally: Tally, job_id: str) -> None:
         ("worker.backends.local.backend:LocalBackend.submit", "after"),
     ],
 )
-def test_while_the_worker_that_submits_is_dead(parts: Parts, tally: Tally, point: str, when: str) -> None:
+def test_cancel_while_the_submitting_worker_is_dead(
+    parts: Parts, tally: Tally, point: str, when: str
+) -> None:
     parts.doom(point, when)
     job_id = parts.submit("hold")
     parts.wait_for_death("worker")
@@ -42,7 +44,7 @@ def test_while_the_worker_that_submits_is_dead(parts: Parts, tally: Tally, point
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_worker_killed_while_it_brings_the_wish(parts: Parts, tally: Tally, when: str) -> None:
+def test_a_worker_killed_while_it_delivers_the_request(parts: Parts, tally: Tally, when: str) -> None:
     job_id = parts.submit("hold")
     parts.wait_for(job_id, "RUNNING")
     parts.doom("worker.backends.local.backend:LocalBackend.cancel", when)
@@ -53,7 +55,7 @@ def test_a_worker_killed_while_it_brings_the_wish(parts: Parts, tally: Tally, wh
     ends_cancelled(parts, tally, job_id)
 
 
-def test_while_it_waits_for_a_slot(parts: Parts, tally: Tally) -> None:
+def test_cancel_while_the_run_waits_for_a_slot(parts: Parts, tally: Tally) -> None:
     ahead = [parts.submit("wait") for _ in range(4)]
     for job_id in ahead:
         parts.wait_for(job_id, "RUNNING")
@@ -67,19 +69,19 @@ def test_while_it_waits_for_a_slot(parts: Parts, tally: Tally) -> None:
     tally.judge(parts, ahead)
 
 
-def test_while_its_end_is_looked_at(parts: Parts, tally: Tally) -> None:
+def test_cancel_while_the_outcome_is_determined(parts: Parts, tally: Tally) -> None:
     parts.doom("worker.lifecycle.finalize:finalize", "before")
     job_id = parts.submit()
     parts.wait_for_death("worker")
     tally.kills += 1
     cancel(parts, job_id)
     parts.start("worker")
-    tally.judge(parts, [job_id])  # it was done before the wish came
+    tally.judge(parts, [job_id])  # it has ended before the request arrives
     answer = parts.client.post(f"/v1/jobs/{job_id}/cancel")
     assert (answer.status_code, answer.json()["allowed_actions"]) == (409, [])
 
 
-def test_an_api_killed_in_the_wish(parts: Parts, tally: Tally) -> None:
+def test_an_api_killed_during_the_request(parts: Parts, tally: Tally) -> None:
     job_id = parts.submit("hold")
     parts.wait_for(job_id, "RUNNING")
     parts.kill("worker")

@@ -1,4 +1,4 @@
-"""A cluster that does not answer, and a clock that jumps: neither ends a job."""
+"""A cluster that does not respond, and a clock that jumps: neither ends a job."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.chaos
 
 @contextmanager
 def unreachable(parts: Parts) -> Iterator[None]:
-    """The spool of the local cluster is not there."""
+    """Remove the spool of the local cluster."""
     spool, elsewhere = parts.data_dir / "local", parts.data_dir / "local.away"
     spool.rename(elsewhere)
     spool.touch()
@@ -42,17 +42,17 @@ def test_a_cluster_that_does_not_answer(make_parts: Callable[..., Any], kind: st
 
 
 def becomes_stale_and_fresh_again(parts: Parts, job_id: str) -> None:
-    fresh = wait_until(lambda: fresh_etag(parts, job_id), what="a look at the cluster")
+    fresh = wait_until(lambda: fresh_etag(parts, job_id), what="a poll of the cluster")
     with unreachable(parts):
         stale = wait_until(lambda: (job := parts.job(job_id))["stale"] and job, what="a stale job")
         assert (stale["state"], stale["terminal"]) == ("RUNNING", False)
-    assert wait_until(lambda: fresh_etag(parts, job_id), what="a look at the cluster") == fresh
+    assert wait_until(lambda: fresh_etag(parts, job_id), what="a poll of the cluster") == fresh
     answer = parts.client.get(f"/v1/jobs/{job_id}", headers={"If-None-Match": fresh})
     assert answer.status_code == 304
 
 
 def fresh_etag(parts: Parts, job_id: str) -> str | None:
-    """The job's ETag while the job is not stale."""
+    """Return the job's ETag if the job is not stale."""
     answer = parts.client.get(f"/v1/jobs/{job_id}")
     assert answer.json()["stale"] is ("stale" in answer.headers["etag"])
     return None if answer.json()["stale"] else str(answer.headers["etag"])
@@ -91,7 +91,7 @@ def test_clocks_that_differ(make_parts: Callable[..., Any], kind: str, tally: Ta
 
 
 def jobs_without_messages(parts: Parts, valkey: ValkeyServer) -> list[str]:
-    """Jobs that only the sweep can find; no worker is left to do so."""
+    """Return jobs that only the sweep can recover, while no worker runs."""
     parts.kill("worker")
     made = [parts.submit() for _ in range(2)]
     assert valkey.unix_socket_path is not None

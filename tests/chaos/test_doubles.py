@@ -1,4 +1,4 @@
-"""Two workers, two beats, and with them two pollers and two sweepers: one effect."""
+"""Two workers and two beats poll and sweep twice: the effects occur once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from tests.support.chaos.tally import Tally
 
 @pytest.mark.chaos
 def test_two_of_each(make_parts: Callable[..., Any], kind: str, tally: Tally) -> None:
-    # They sweep what nobody has lost, at every turn.
+    # Every sweep finds jobs, although no message was lost.
     with make_parts(kind, SFT_STUCK_AFTER_SECONDS="0", SFT_SWEEP_INTERVAL_SECONDS="0.3") as parts:
         parts.start("api", "worker", "worker-2", "beat", "beat-2")
         made = [parts.submit() for _ in range(30)]

@@ -1,4 +1,4 @@
-"""Two hundred equal requests at once make one job."""
+"""Two hundred concurrent equal requests create one job."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -13,7 +13,7 @@ REQUESTS = 200
 
 
 @pytest.mark.chaos
-def test_equal_requests_at_once(parts: Parts, tally: Tally) -> None:
+def test_concurrent_equal_requests(parts: Parts, tally: Tally) -> None:
     body, headers = parts.body(), {"Idempotency-Key": "two-hundred"}
     together = Barrier(REQUESTS)
     url = str(parts.client.base_url)
@@ -21,7 +21,7 @@ def test_equal_requests_at_once(parts: Parts, tally: Tally) -> None:
 
     def post(_: int) -> httpx2.Response:
         with httpx2.Client(base_url=url, headers=auth, timeout=120) as client:
-            client.get("/healthz")  # connected before the others begin
+            client.get("/healthz")  # connect before the requests start
             together.wait()
             return client.post("/v1/jobs", json=body, headers=headers)
 

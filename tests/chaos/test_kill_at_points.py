@@ -1,4 +1,4 @@
-"""kill -9 at every point of a job's way where something is half done."""
+"""kill -9 at every point of a job's lifecycle where a step is incomplete."""
 
 import httpx2
 import pytest
@@ -9,13 +9,13 @@ from tests.support.chaos.tally import Tally
 API = (
     ("worker.jobs.idempotency:RequestKey.store", "after"),  # the row is written, not committed
     ("worker.broker.messages:enqueue", "before"),  # committed, the message not sent
-    ("worker.broker.messages:enqueue", "after"),  # sent, the client not answered
+    ("worker.broker.messages:enqueue", "after"),  # sent, no response to the client
 )
 WORKER = (
     ("worker.lifecycle.submit:_validate", "before", 1),
     ("worker.jobs.transitions:move", "after", 1),  # VALIDATING -> SUBMITTING is not committed
     ("worker.lifecycle.submit:_validate", "after", 1),
-    ("worker.backends.local.backend:_rename", "before", 1),  # the attempt's directory is half made
+    ("worker.backends.local.backend:_rename", "before", 1),  # the attempt's directory is incomplete
     ("worker.backends.local.backend:LocalBackend._place", "after", 1),  # it is in the spool, not started
     ("worker.backends.local.backend:_start", "before", 1),  # the slots' lock is held
     ("worker.backends.local.backend:_start", "after", 1),
@@ -24,8 +24,8 @@ WORKER = (
     ("worker.lifecycle.submit:_accepted", "after", 1),
     ("worker.lifecycle.reconcile:_apply", "before", 1),
     ("worker.lifecycle.apply_changes:end", "after", 1),
-    ("worker.jobs.transitions:advance_events", "after", 1),  # the offset is moved, nothing of it committed
-    ("worker.lifecycle.ingest:_store", "after", 3),  # a part of the lines is stored
+    ("worker.jobs.transitions:advance_events", "after", 1),  # the offset is advanced, not committed
+    ("worker.lifecycle.ingest:_store", "after", 3),  # some of the lines are stored
     ("worker.lifecycle.ingest:_ingest_lines", "after", 1),
     ("worker.lifecycle.finalize:finalize", "before", 1),
     ("worker.jobs.transitions:_close_attempt", "after", 1),  # the end is written, not committed
@@ -101,7 +101,7 @@ def test_all_parts_killed_during_the_run(parts: Parts, tally: Tally) -> None:
         parts.kill(name)
         tally.kills += 1
     for job_id in job_ids[:2]:
-        parts.let_go(job_id)  # it ends while nobody watches
+        parts.let_go(job_id)  # the run ends while no process of the service runs
     parts.start("api", "worker", "beat")
     assert parts.job(job_ids[2])["state"] == "RUNNING"
     parts.let_go(job_ids[2])

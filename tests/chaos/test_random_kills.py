@@ -1,4 +1,4 @@
-"""Many jobs, while parts of the service are killed at random and started again."""
+"""Many jobs, while random processes of the service are killed and restarted."""
 
 import os
 import random
@@ -17,14 +17,14 @@ PARTS = ("api", "worker", "beat")
 
 @pytest.fixture
 def seed() -> int:
-    """The seed of the kills, shown where the test fails; the variable repeats one."""
+    """Return the seed of the kills, shown if the test fails; an environment variable repeats a seed."""
     chosen = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
     print(f"CHAOS_SEED={chosen}")
     return chosen
 
 
 def storm(parts: Parts, tally: Tally, seed: int, jobs: int, pause: float, kills: int) -> None:
-    """Post jobs from four clients, and kill a part every `pause` seconds or so, `kills` times at least."""
+    """Post jobs from four clients, and kill a process about every `pause` seconds, at least `kills` times."""
     dice = random.Random(seed)
     with ThreadPoolExecutor(4) as clients:
         posted = [clients.submit(parts.submit, key=f"{seed}-{number}") for number in range(jobs)]

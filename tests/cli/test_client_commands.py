@@ -34,7 +34,7 @@ def file(body: dict[str, Any], tmp_path: Path) -> str:
 
 @pytest.fixture
 def job(service: Service, body: dict[str, Any]) -> dict[str, Any]:
-    """A job that has succeeded."""
+    """Return a job that has succeeded."""
     return service.wait_for(service.submit(body)["id"])
 
 
@@ -46,7 +46,7 @@ def holding(service: Service, body: dict[str, Any]) -> dict[str, Any]:
 # -- submitting ------------------------------------------------------------------------------------
 
 
-def test_a_file_and_what_the_command_line_adds_become_a_job(sft: Sft, file: str) -> None:
+def test_a_file_and_command_line_options_become_a_job(sft: Sft, file: str) -> None:
     job = sft.json(
         "submit", file, "--name", "mine", "--cluster", "narrow", "--label", "team=docs", "--label", "a=b=c",
         "train.global_batch_size=4", "peft=lora",
@@ -55,7 +55,7 @@ def test_a_file_and_what_the_command_line_adds_become_a_job(sft: Sft, file: str)
     assert job["labels"] == {"team": "docs", "a": "b=c"}
     assert job["config"]["train"]["global_batch_size"] == 4
     assert job["config"]["peft"] == "lora"
-    assert job["config"]["hf_model_path"].endswith("/model")  # the file's own overrides stay
+    assert job["config"]["hf_model_path"].endswith("/model")  # the file's own overrides are kept
 
 
 def test_a_yaml_body_from_standard_input_with_overrides_as_an_object(sft: Sft, body: dict[str, Any]) -> None:
@@ -75,24 +75,26 @@ def test_no_file_is_needed(sft: Sft, body: dict[str, Any]) -> None:
     assert job["name"] == "bare"
 
 
-def test_a_whole_config_from_a_file(sft: Sft, body: dict[str, Any], file: str, tmp_path: Path) -> None:
+def test_a_complete_config_from_a_file(sft: Sft, body: dict[str, Any], file: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("device: cpu\nseq_length: 512\n")
     planned = sft.json("plan", file, "-c", "config.yaml")
     assert (planned["preset"], planned["config"]["seq_length"]) == (None, 512)
 
 
-def test_an_idempotency_key_makes_one_job_and_without_one_there_are_two(sft: Sft, file: str) -> None:
+def test_an_idempotency_key_creates_one_job_and_without_a_key_there_are_two(sft: Sft, file: str) -> None:
     same = {sft.json("submit", file, "--idempotency-key", "once")["id"] for _ in range(2)}
     assert len(same) == 1
     assert sft.json("submit", file)["id"] != sft.json("submit", file)["id"]
 
 
 @pytest.mark.parametrize(("mode", "code", "state"), [("train", 0, "SUCCEEDED"), ("fail", 3, "FAILED")])
-def test_submit_and_wait_ends_as_the_job_does(sft: Sft, file: str, mode: str, code: int, state: str) -> None:
+def test_submit_and_wait_exits_with_the_jobs_final_state(
+    sft: Sft, file: str, mode: str, code: int, state: str
+) -> None:
     done = sft("submit", file, f"logger.wandb_project={mode}", "--wait")
     assert done.returncode == code
     assert done.stdout.split()[1:] == [state]
-    assert ("told to fail" in done.stderr) == (mode == "fail")
+    assert ("failure requested" in done.stderr) == (mode == "fail")
     assert sft.json("wait", done.stdout.split()[0], code=code)["state"] == state
 
 
@@ -101,14 +103,14 @@ def test_a_plan_shows_findings_and_cost(sft: Sft, file: str) -> None:
     assert fine.returncode == 0
     assert "GPU-hours" in fine.stdout
     assert sft.json("plan", file)["ok"] is True
-    refused = sft("plan", file, "hf_model_path=/etc")
-    assert refused.returncode == 1
+    rejected = sft("plan", file, "hf_model_path=/etc")
+    assert rejected.returncode == 1
     assert "path_not_allowed" in json.dumps(sft.json("plan", file, "hf_model_path=/etc", code=1))
-    assert "'/etc' does not lie under" in refused.stdout
-    assert "error" in refused.stdout
+    assert "'/etc' does not lie under" in rejected.stdout
+    assert "error" in rejected.stdout
 
 
-def test_a_body_that_the_service_refuses_says_where_and_why(sft: Sft, file: str) -> None:
+def test_a_rejected_body_shows_field_and_reason(sft: Sft, file: str) -> None:
     done = sft("submit", file, "seq_len=512")
     assert done.returncode == 1
     assert done.stdout == ""
@@ -137,15 +139,15 @@ def test_a_job_is_shown(sft: Sft, service: Service, job: dict[str, Any]) -> None
     assert sft.json("show", job["id"]) == service.job(job["id"])
 
 
-def test_logs_are_whole_or_their_end(sft: Sft, service: Service, job: dict[str, Any]) -> None:
-    whole = service.client.get(f"/v1/jobs/{job['id']}/logs").json()
+def test_logs_are_printed_completely_or_as_tail(sft: Sft, service: Service, job: dict[str, Any]) -> None:
+    complete = service.client.get(f"/v1/jobs/{job['id']}/logs").json()
     done = sft("logs", job["id"])
-    assert done.stdout == whole["text"]
+    assert done.stdout == complete["text"]
     assert "größe" in done.stdout
-    assert sft("logs", job["id"], "--tail", "2").stdout.splitlines() == whole["text"].splitlines()[-2:]
+    assert sft("logs", job["id"], "--tail", "2").stdout.splitlines() == complete["text"].splitlines()[-2:]
     assert sft("logs", job["id"], "--rank", "0", "--attempt", "1").stdout == "rank 0 says hello\n"
     assert sft("logs", job["id"], "--rank", "7").returncode == 5
-    assert sft.json("logs", job["id"]) == whole
+    assert sft.json("logs", job["id"]) == complete
 
 
 def test_a_log_of_many_pages_is_printed_once(sft: Sft, service: Service, job: dict[str, Any]) -> None:
@@ -191,7 +193,7 @@ def test_cancel_wait_and_retry(sft: Sft, service: Service, body: dict[str, Any])
     service.wait_for(job)
 
 
-def test_a_failure_is_shown_with_its_evidence_and_retried_with_what_it_suggests(
+def test_a_failure_is_shown_with_its_evidence_and_retried_with_its_suggestion(
     sft: Sft, service: Service, body: dict[str, Any]
 ) -> None:
     overrides = [*body["overrides"], "logger.wandb_project=oom"]
@@ -207,8 +209,8 @@ def test_a_failure_is_shown_with_its_evidence_and_retried_with_what_it_suggests(
     more = next(line for line in shown.splitlines() if "read more" in line).partition("sft ")[2]
     assert "CUDA out of memory" in sft(*more.split()).stdout
     again = next(line for line in shown.splitlines() if "sft retry" in line).partition("sft ")[2]
-    refused = sft("retry", job, "seq_lenght=1")
-    assert (refused.returncode, "/overrides/0" in refused.stderr) == (1, True)
+    rejected = sft("retry", job, "seq_lenght=1")
+    assert (rejected.returncode, "/overrides/0" in rejected.stderr) == (1, True)
     assert sft.json(*again.split(), "train.train_iters=7", "--time-limit", "9")["attempt"] == 2
     now = service.wait_for(job)
     assert (now["state"], now["config"]["train"]["train_iters"]) == ("SUCCEEDED", 7)
@@ -217,7 +219,9 @@ def test_a_failure_is_shown_with_its_evidence_and_retried_with_what_it_suggests(
     assert "failure" not in sft("show", job).stdout
 
 
-def test_of_several_ends_the_worst_counts(sft: Sft, service: Service, body: dict[str, Any]) -> None:
+def test_the_exit_code_is_that_of_the_worst_final_state(
+    sft: Sft, service: Service, body: dict[str, Any]
+) -> None:
     fine = service.submit(body)["id"]
     bad = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=fail"]})["id"]
     done = sft("wait", fine, bad, fine, "--json")
@@ -226,7 +230,7 @@ def test_of_several_ends_the_worst_counts(sft: Sft, service: Service, body: dict
     assert {job["id"]: job["state"] for job in ended} == {fine: "SUCCEEDED", bad: "FAILED"}
 
 
-def test_a_timeout_has_a_code_of_its_own(sft: Sft, service: Service, body: dict[str, Any]) -> None:
+def test_a_timeout_has_its_own_exit_code(sft: Sft, service: Service, body: dict[str, Any]) -> None:
     job = holding(service, body)["id"]
     done = sft("wait", job, "--timeout", "1")
     assert (done.returncode, done.stdout) == (8, "")
@@ -241,14 +245,14 @@ def test_an_interrupt_is_quiet(sft: Sft, service: Service, body: dict[str, Any])
     waiting.stdin.write(json.dumps({**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"]}))
     waiting.stdin.close()
     assert waiting.stderr is not None
-    said = waiting.stderr.readline()
+    greeting = waiting.stderr.readline()
     waiting.send_signal(signal.SIGINT)
     assert waiting.wait(30) == 130
     assert waiting.stderr.read() == ""
     for stream in (waiting.stdout, waiting.stderr):
         assert stream is not None
         stream.close()
-    for one in (job, said.split()[1].rstrip(".")):
+    for one in (job, greeting.split()[1].rstrip(".")):
         service.client.post(f"/v1/jobs/{one}/cancel")
         service.wait_for(one)
 
@@ -278,7 +282,7 @@ def test_events_are_followed_to_the_end(sft: Sft, service: Service, job: dict[st
 # -- keys ------------------------------------------------------------------------------------------
 
 
-def test_a_key_is_made_used_and_revoked(sft: Sft, file: str, tmp_path: Path) -> None:
+def test_a_key_is_created_used_and_revoked(sft: Sft, file: str, tmp_path: Path) -> None:
     made = sft("keys", "create", "anna", "--role", "viewer", "--project", "support")
     anna = Sft(sft.url, made.stdout.strip(), cwd=tmp_path)
     assert anna("whoami").stdout.startswith("anna (viewer) in support at ")
@@ -342,10 +346,10 @@ def test_a_checkpoint_is_exported(sft: Sft, service: Service, job: dict[str, Any
     assert sft("checkpoints", "export", job["id"], "5").returncode == 5
 
 
-# -- who, where ------------------------------------------------------------------------------------
+# -- key and service -------------------------------------------------------------------------------
 
 
-def test_a_key_comes_from_a_file_a_variable_or_the_data_directory(
+def test_a_key_is_read_from_a_file_a_variable_or_the_data_directory(
     sft: Sft, service: Service, tmp_path: Path
 ) -> None:
     keyless = Sft(sft.url, None, cwd=tmp_path)
@@ -372,14 +376,14 @@ def test_an_unknown_job(sft: Sft, arguments: list[str]) -> None:
     assert (done.returncode, done.stdout) == (5, "")
 
 
-def test_a_service_that_restarts_is_waited_for(data_dir: Path, stand_in: Path, tmp_path: Path) -> None:
+def test_a_command_waits_for_a_restarting_service(data_dir: Path, stand_in: Path, tmp_path: Path) -> None:
     settings = {"SFT_TRAINER_PYTHON": str(stand_in), "SFT_POLL_INTERVAL_SECONDS": "0.2"}
     with Service(data_dir, **settings) as own:
         job = holding(own, make_inputs(data_dir))["id"]
         sft = Sft(str(own.client.base_url), None, tmp_path, {"SFT_DATA_DIR": str(data_dir)})
         waiting = sft.start("wait", job, "--timeout", "120")
         port = own.client.base_url.port or 0
-        # It waits: the service has seen its key.
+        # The command waits: the service has authenticated its key.
         wait_until(lambda: _connections(waiting.pid, port))
         own.stop()
         assert waiting.stderr is not None

@@ -1,4 +1,4 @@
-"""How the client ends: a code that means something, a message, and nothing else."""
+"""Errors of the client: an exit code, a message, and no traceback."""
 
 import json
 import os
@@ -23,7 +23,7 @@ EVIL = "[red]\x1b]0;owned\x07\u202e[/nothing]"
 
 
 def answer(request: Request) -> None:
-    """A service with keys, one endless log, evil names, and a refusal for each code."""
+    """Respond as a service with keys, an unlimited log, hostile names, and an error for each code."""
     if request.path.startswith("/v1/jobs/code-"):
         return request.problem(int(request.path[-3:]), "some_code")
     if (request.method, request.path) == ("POST", "/v1/keys"):
@@ -55,12 +55,12 @@ def sft(loopback: Loopback, tmp_path: Path) -> Sft:
 @pytest.mark.parametrize(
     ("status", "code"), [(400, 1), (401, 6), (403, 6), (404, 5), (409, 1), (422, 1), (500, 1), (503, 7)]
 )
-def test_each_refusal_has_its_code(sft: Sft, status: int, code: int) -> None:
+def test_each_error_status_has_its_exit_code(sft: Sft, status: int, code: int) -> None:
     done = sft("show", f"code-{status}")
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "It is some_code.\n")
 
 
-def test_a_service_that_is_away(sft: Sft) -> None:
+def test_an_unreachable_service_has_its_exit_code(sft: Sft) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     away = Sft(f"http://127.0.0.1:{port}", cwd=sft.cwd)
@@ -78,7 +78,7 @@ def test_a_wrong_url_is_wrong_usage(sft: Sft, url: str) -> None:
     assert "\x1b" not in done.stderr
 
 
-def test_what_is_no_service_of_ours_is_said(sft: Sft) -> None:
+def test_another_server_is_recognized(sft: Sft) -> None:
     for arguments in (["whoami"], ["list"], ["clusters"], ["show", "job-1"], ["events", "-f", "job-1"]):
         done = sft(*arguments)
         assert (done.returncode, done.stdout) == (1, "")
@@ -120,7 +120,7 @@ def test_wrong_usage(sft: Sft, tmp_path: Path, arguments: list[str]) -> None:
     assert "few words" not in done.stderr
 
 
-def test_a_key_for_this_machine_goes_through_no_proxy(service: Service) -> None:
+def test_a_local_service_is_called_without_a_proxy(service: Service) -> None:
     proxy = {
         "HTTP_PROXY": "http://127.0.0.1:1",
         "http_proxy": "http://127.0.0.1:1",
@@ -132,7 +132,7 @@ def test_a_key_for_this_machine_goes_through_no_proxy(service: Service) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_admin_key_of_this_machine_goes_to_no_other(sft: Sft, tmp_path: Path) -> None:
+def test_the_local_admin_key_is_not_sent_to_another_machine(sft: Sft, tmp_path: Path) -> None:
     (tmp_path / "sft-data").mkdir()
     (tmp_path / "sft-data" / "admin.key").write_text("sft_admin\n")
     here = Sft(sft.url, None, cwd=tmp_path)
@@ -182,14 +182,14 @@ def test_a_closed_pipe_is_quiet(sft: Sft) -> None:
     assert done.stderr == ""
 
 
-def test_text_of_the_service_is_no_markup_and_does_nothing_to_a_terminal(sft: Sft) -> None:
+def test_text_of_the_service_is_not_markup_and_cannot_control_a_terminal(sft: Sft) -> None:
     shown = _on_a_terminal(sft, "presets")
     assert "[red]" in shown
     assert "[/nothing]" in shown
     for harmful in ("\x1b]", "\x07", "\u202e"):
         assert harmful not in shown
-    assert "\x1b" in shown  # headings are bold: it was a terminal
-    # Where nobody looks a log is what it is.
+    assert "\x1b" in shown  # headings are bold: the output is a terminal
+    # Without a terminal a log is printed unchanged.
     piped = sft.start("logs", "job-1")
     assert piped.stdout is not None
     assert piped.stdout.readline() == f"{EVIL}\n"
@@ -201,7 +201,7 @@ def test_text_of_the_service_is_no_markup_and_does_nothing_to_a_terminal(sft: Sf
 
 
 def _on_a_terminal(sft: Sft, *arguments: str) -> str:
-    """All that a command writes to a terminal."""
+    """Return all output of a command to a terminal."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [*COMMAND, *arguments], env={**sft.environment(), "TERM": "xterm", "COLUMNS": "200"},
@@ -212,7 +212,7 @@ def _on_a_terminal(sft: Sft, *arguments: str) -> str:
         while True:
             try:
                 piece = os.read(ours, 4096)
-            except OSError:  # the other side is closed
+            except OSError:  # the other end is closed
                 break
             written += piece
             if not piece:
@@ -222,7 +222,7 @@ def _on_a_terminal(sft: Sft, *arguments: str) -> str:
     return written.decode()
 
 
-def test_using_a_service_imports_nothing_that_runs_one() -> None:
+def test_client_commands_import_nothing_of_the_service() -> None:
     engine = "celery|sqlalchemy|sqlmodel|fastapi|starlette|omegaconf|worker|api|trainer"
     code = (
         "import sys, re, cli.main; "

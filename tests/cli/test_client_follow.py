@@ -1,4 +1,4 @@
-"""What the client does when connections break: streams, downloads, answers that are lost on their way."""
+"""The client with broken connections: streams, downloads, lost responses."""
 
 import json
 import os
@@ -20,7 +20,7 @@ Serve = Callable[[Callable[[Request], None]], tuple[Loopback, Sft]]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Starts a server that answers as a function says, and a command for it."""
+    """Yield a function that starts a server with a handler, and returns the server and a command for it."""
     with ExitStack() as running:
 
         def start(answer: Callable[[Request], None]) -> tuple[Loopback, Sft]:
@@ -30,8 +30,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         yield start
 
 
-def break_off(request: Request) -> None:
-    """No answer at all."""
+def close_connection(request: Request) -> None:
+    """Send no response."""
 
 
 # -- logs ------------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ LOG = "".join(LINES)
 
 
 class LogStream:
-    """`/logs/stream` of a log of one attempt: a piece for each line, and a fault on each connection."""
+    """`/logs/stream` of the log of one attempt: a chunk per line, and a fault on each connection."""
 
     def __init__(self, *faults: str, reason: str = "finished") -> None:
         self.faults = list(faults)
@@ -96,7 +96,7 @@ class LogStream:
         ["unavailable", "cut", "unavailable", "refused", "cut"],
     ],
 )
-def test_a_log_is_followed_without_losing_or_doubling_a_byte(serve: Serve, faults: list[str]) -> None:
+def test_a_followed_log_is_neither_truncated_nor_duplicated(serve: Serve, faults: list[str]) -> None:
     loopback, sft = serve(LogStream(*faults))
     done = sft("logs", "-f", "job-1")
     assert (done.returncode, done.stdout) == (0, LOG)
@@ -106,14 +106,14 @@ def test_a_log_is_followed_without_losing_or_doubling_a_byte(serve: Serve, fault
     assert {request.path for request in loopback.requests} == {"/v1/jobs/job-1/logs/stream"}
 
 
-def test_a_followed_log_is_one_json_a_line(serve: Serve) -> None:
+def test_a_followed_log_prints_one_json_per_line(serve: Serve) -> None:
     _, sft = serve(LogStream("cut"))
     pieces = [json.loads(line) for line in sft("logs", "-f", "job-1", "--json").stdout.splitlines()]
     assert "".join(piece["text"] for piece in pieces) == LOG
     assert [piece["offset"] for piece in pieces[1:]] == [piece["next_offset"] for piece in pieces[:-1]]
 
 
-def test_following_from_the_last_lines_goes_on_behind_them(serve: Serve) -> None:
+def test_following_with_tail_continues_after_the_tail(serve: Serve) -> None:
     stream = LogStream()
 
     def answer(request: Request) -> None:
@@ -139,7 +139,7 @@ def test_an_interrupt_ends_the_following(serve: Serve) -> None:
     def answer(request: Request) -> None:
         request.start(200, "text/event-stream")
         request.write(LogStream().event(0))
-        request.handler.rfile.read()  # until the client is gone
+        request.handler.rfile.read()  # until the client has disconnected
 
     _, sft = serve(answer)
     following = sft.start("logs", "-f", "job-1")
@@ -174,7 +174,7 @@ WEIGHTS = os.urandom(300_000)
 
 
 class Saved:
-    """A checkpoint of one file, sent in pieces of so many bytes before the connection breaks."""
+    """A checkpoint of one file; each connection sends at most `most` bytes before it breaks."""
 
     def __init__(self, content: bytes = WEIGHTS, most: int = 1 << 30, **detail: Any) -> None:
         self.content = content
@@ -196,7 +196,7 @@ class Saved:
         return [one.headers.get("range") for one in loopback.requests if one.path.endswith("/a/weights")]
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_was(serve: Serve, tmp_path: Path) -> None:
+def test_an_interrupted_download_resumes(serve: Serve, tmp_path: Path) -> None:
     saved = Saved(most=100_000)
     loopback, sft = serve(saved)
     assert sft("checkpoints", "get", "job-1", "4", "-o", "out").returncode == 0
@@ -205,7 +205,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(serve: Serve, tmp_path:
     assert saved.downloads(loopback) == [None, "bytes=100000-", "bytes=200000-"]
 
 
-def test_a_download_that_was_given_up_is_gone_on_with(serve: Serve, tmp_path: Path) -> None:
+def test_an_abandoned_download_resumes(serve: Serve, tmp_path: Path) -> None:
     saved = Saved(most=100_000)
 
     def answer(request: Request) -> None:
@@ -221,7 +221,7 @@ def test_a_download_that_was_given_up_is_gone_on_with(serve: Serve, tmp_path: Pa
     assert (tmp_path / "out/a/weights").read_bytes() == WEIGHTS
 
 
-def test_what_a_retry_has_saved_since_is_not_mixed_with_what_was_there(serve: Serve, tmp_path: Path) -> None:
+def test_a_partial_download_is_not_mixed_with_a_later_save(serve: Serve, tmp_path: Path) -> None:
     first = Saved()
     _, sft = serve(first)
     sft("checkpoints", "get", "job-1", "4", "-o", "out")
@@ -232,7 +232,7 @@ def test_what_a_retry_has_saved_since_is_not_mixed_with_what_was_there(serve: Se
     assert (tmp_path / "out/a/weights").read_bytes() == WEIGHTS[::-1]
 
 
-def test_a_file_of_another_length_is_refused(serve: Serve, tmp_path: Path) -> None:
+def test_a_file_of_another_length_is_rejected(serve: Serve, tmp_path: Path) -> None:
     _, sft = serve(Saved(files=[{"path": "a/weights", "bytes": len(WEIGHTS) + 1}]))
     done = sft("checkpoints", "get", "job-1", "4", "-o", "out")
     assert (done.returncode, "300000 bytes instead of 300001" in done.stderr) == (1, True)
@@ -242,7 +242,7 @@ def test_a_file_of_another_length_is_refused(serve: Serve, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "path", ["../weights", "/tmp/weights", "a/../../weights", "", ".", "link/weights", "a\nb", "a\x1b[2Jb"]
 )
-def test_no_path_of_the_service_leads_out_of_the_directory(serve: Serve, tmp_path: Path, path: str) -> None:
+def test_a_path_outside_the_target_directory_is_rejected(serve: Serve, tmp_path: Path, path: str) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "link").symlink_to(tmp_path / "elsewhere")
@@ -253,10 +253,10 @@ def test_no_path_of_the_service_leads_out_of_the_directory(serve: Serve, tmp_pat
     assert "\x1b" not in done.stderr
 
 
-# -- answers that are lost -------------------------------------------------------------------------
+# -- lost responses --------------------------------------------------------------------------------
 
 
-def test_a_lost_answer_makes_no_second_job(serve: Serve) -> None:
+def test_a_lost_response_creates_no_second_job(serve: Serve) -> None:
     def answer(request: Request) -> None:
         if request.number > 1:
             request.json({"id": "job-1"}, 201)
@@ -271,13 +271,13 @@ def test_a_lost_answer_makes_no_second_job(serve: Serve) -> None:
 @pytest.mark.parametrize(
     "arguments", [["retry", "job-1"], ["keys", "create", "anna"]], ids=lambda arguments: arguments[0]
 )
-def test_what_must_not_happen_twice_is_sent_once(serve: Serve, arguments: list[str]) -> None:
-    loopback, sft = serve(break_off)
+def test_a_request_that_is_not_idempotent_is_sent_once(serve: Serve, arguments: list[str]) -> None:
+    loopback, sft = serve(close_connection)
     assert sft(*arguments).returncode == 7
     assert len(loopback.requests) == 1
 
 
-def test_an_unavailable_service_is_asked_again(serve: Serve) -> None:
+def test_an_unavailable_service_is_retried(serve: Serve) -> None:
     def answer(request: Request) -> None:
         if request.number == 0:
             request.problem(503, "service_unavailable", Retry_After="1")
@@ -289,7 +289,7 @@ def test_an_unavailable_service_is_asked_again(serve: Serve) -> None:
     assert len(loopback.requests) == 2
 
 
-def test_waiting_survives_what_a_restart_looks_like(serve: Serve) -> None:
+def test_waiting_survives_the_errors_of_a_restart(serve: Serve) -> None:
     def answer(request: Request) -> None:
         job = {"id": "job-1", "state": "SUCCEEDED", "terminal": True,
                "progress": {"step": 4, "total_steps": 4, "loss": 1.0, "eta_seconds": None}}  # fmt: skip

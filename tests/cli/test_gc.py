@@ -1,4 +1,4 @@
-"""`sft gc` on a server's directory: it shows what would go, and removes it."""
+"""`sft gc` on a service's directory: it shows expired data, and removes it."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -28,8 +28,8 @@ def gc(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.fixture
-def past(job_in: JobIn, environment: pytest.MonkeyPatch, data_dir: Path) -> Job:  # noqa: F811
-    """A job past its time, with 1500 bytes of its own."""
+def expired(job_in: JobIn, environment: pytest.MonkeyPatch, data_dir: Path) -> Job:  # noqa: F811
+    """Return an expired job with a directory of 1500 bytes."""
     environment.setenv("SFT_KEEP_JOBS_DAYS", "30")
     forget_settings()
     job = job_in(JobState.FAILED, finished_at=utcnow() - timedelta(days=31))
@@ -37,35 +37,41 @@ def past(job_in: JobIn, environment: pytest.MonkeyPatch, data_dir: Path) -> Job:
     return job
 
 
-def test_a_dry_run_shows_and_removes_nothing(past: Job, data_dir: Path) -> None:
+def test_a_dry_run_only_shows_expired_data(expired: Job, data_dir: Path) -> None:
     code, output = gc("--dry-run", "--data-dir", str(data_dir))
     assert code == 0
-    for shown in ("Would be removed", past.id, "FAILED", f"{past.finished_at:%Y-%m-%d %H:%M}", "1.5 kB"):
+    for shown in (
+        "Would be removed",
+        expired.id,
+        "FAILED",
+        f"{expired.finished_at:%Y-%m-%d %H:%M}",
+        "1.5 kB",
+    ):
         assert shown in output
     assert "1 jobs" in output
-    assert queries.get(past.id)
-    assert (data_dir / "jobs" / past.id / "file").exists()
+    assert queries.get(expired.id)
+    assert (data_dir / "jobs" / expired.id / "file").exists()
 
 
-def test_it_removes_what_is_past_and_shows_it(past: Job, data_dir: Path) -> None:
+def test_gc_removes_expired_data_and_shows_it(expired: Job, data_dir: Path) -> None:
     code, output = gc("--data-dir", str(data_dir))
-    assert (code, past.id in output, "Would" in output) == (0, True, False)
-    assert not (data_dir / "jobs" / past.id).exists()
+    assert (code, expired.id in output, "Would" in output) == (0, True, False)
+    assert not (data_dir / "jobs" / expired.id).exists()
     with pytest.raises(NotFound):
-        queries.get(past.id)
+        queries.get(expired.id)
     code, output = gc("--data-dir", str(data_dir))
-    assert (code, past.id in output) == (0, False)
+    assert (code, expired.id in output) == (0, False)
 
 
-def test_it_says_that_everything_is_kept(job_in: JobIn, data_dir: Path) -> None:  # noqa: F811
+def test_gc_reports_that_everything_is_kept(job_in: JobIn, data_dir: Path) -> None:  # noqa: F811
     job_in(JobState.FAILED, finished_at=utcnow() - timedelta(days=3000))
     code, output = gc("--data-dir", str(data_dir))
     assert code == 0
     assert "0 jobs" in output
-    assert "kept for ever" in output
+    assert "kept indefinitely" in output
 
 
-def test_a_directory_that_is_not_there_is_named(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_directory_is_named(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     code, output = gc("--data-dir", str(tmp_path / "none"))
     assert code == 1
     assert str(tmp_path / "none") in output.replace("\n", "")
@@ -73,7 +79,7 @@ def test_a_directory_that_is_not_there_is_named(environment: pytest.MonkeyPatch,
 
 
 @pytest.mark.slow
-def test_the_service_removes_by_itself(data_dir: Path, stand_in: Path) -> None:
+def test_the_service_removes_expired_data_by_itself(data_dir: Path, stand_in: Path) -> None:
     quick = {"SFT_KEEP_LOGS_DAYS": "0.00001", "SFT_RETENTION_INTERVAL_SECONDS": "0.5"}
     with Service(data_dir, SFT_TRAINER_PYTHON=str(stand_in), **quick) as service:
         job = service.wait_for(service.submit(make_inputs(data_dir))["id"])

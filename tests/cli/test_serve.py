@@ -1,4 +1,4 @@
-"""`sft serve` as a user has it: one directory, several processes, one end."""
+"""`sft serve` as users run it: one directory, several processes that stop together."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def own(data_dir: Path, stand_in: Path) -> Iterator[Service]:
-    """A service for one test, which may break it."""
+    """Yield a service for one test, which may damage it."""
     with Service(data_dir, SFT_TRAINER_PYTHON=str(stand_in), SFT_POLL_INTERVAL_SECONDS="0.2") as service:
         yield service
 
@@ -47,7 +47,7 @@ def family(service: Service) -> list[psutil.Process]:
     return psutil.Process(service.process.pid).children(recursive=True)
 
 
-def test_it_says_where_things_are_and_writes_one_key(own: Service) -> None:
+def test_serve_prints_its_addresses_and_writes_one_key(own: Service) -> None:
     for what in ("/docs", str(own.data_dir / "admin.key"), str(own.data_dir)):
         assert what in own.output
     path = own.data_dir / "admin.key"
@@ -58,7 +58,7 @@ def test_it_says_where_things_are_and_writes_one_key(own: Service) -> None:
     assert set(own.children()) == {"api", "worker", "beat", "broker"}
 
 
-def test_an_interrupt_ends_every_process_and_a_second_start_finds_the_jobs(
+def test_an_interrupt_stops_every_process_and_a_restart_recovers_the_jobs(
     own: Service, stand_in: Path
 ) -> None:
     job = own.wait_for(own.submit(make_inputs(own.data_dir))["id"])
@@ -71,15 +71,15 @@ def test_an_interrupt_ends_every_process_and_a_second_start_finds_the_jobs(
 
     with Service(own.data_dir, SFT_TRAINER_PYTHON=str(stand_in)) as again:
         assert again.job(job["id"])["state"] == "SUCCEEDED"
-        # What ended processes have counted is gone with them.
+        # Metrics of ended processes are removed.
         counted = {int(path.stem.split("_")[-1]) for path in (own.data_dir / "metrics").iterdir()}
         assert again.children()["api"].pid in counted
         assert not counted & {process.pid for process in processes}
         assert (own.data_dir / "admin.key").read_text() == key
 
 
-def test_who_waits_is_let_go_at_the_end(own: Service) -> None:
-    """Streams stop without `end`, so that their clients come back; a long poll is answered."""
+def test_waiting_requests_end_at_shutdown(own: Service) -> None:
+    """Streams stop without `end`, so that their clients reconnect; a long poll gets its response."""
     body = make_inputs(own.data_dir)
     job = own.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"]})
     own.wait_for(job["id"], "RUNNING")
@@ -105,7 +105,7 @@ def test_a_killed_supervisor_leaves_no_process_of_the_service(own: Service) -> N
     assert alive == []
 
 
-def test_a_second_service_on_the_same_directory_is_refused(own: Service) -> None:
+def test_a_second_service_on_the_same_directory_is_rejected(own: Service) -> None:
     done = sft("serve", "--port", "0", "--data-dir", str(own.data_dir))
     assert done.returncode == 1
     assert "A service is running" in done.stderr
@@ -114,13 +114,13 @@ def test_a_second_service_on_the_same_directory_is_refused(own: Service) -> None
     assert own.client.get("/readyz").status_code == 200
 
 
-def test_a_port_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
+def test_an_invalid_port_is_wrong_usage(tmp_path: Path) -> None:
     done = sft("serve", "--port", "99999", "--data-dir", str(tmp_path))
     assert done.returncode == 2
     assert "65535" in done.stderr
 
 
-def test_a_taken_port_is_said(own: Service, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(own: Service, tmp_path: Path) -> None:
     port = str(own.client.base_url.port)
     done = sft("serve", "--port", port, "--data-dir", str(tmp_path / "other"))
     assert done.returncode == 1
@@ -137,7 +137,7 @@ def test_a_taken_port_is_said(own: Service, tmp_path: Path) -> None:
         ({"SFT_POLL_INTERVAL_SECONDS": "soon"}, "SFT_POLL_INTERVAL_SECONDS"),
     ],
 )
-def test_what_is_not_in_order_is_said_before_the_start(
+def test_a_wrong_configuration_is_reported_before_the_start(
     tmp_path: Path, environment: dict[str, str], says: str
 ) -> None:
     done = sft("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), **environment)
@@ -147,14 +147,14 @@ def test_what_is_not_in_order_is_said_before_the_start(
     assert "Traceback" not in done.stderr
 
 
-def test_a_directory_that_cannot_be_made_is_named() -> None:
+def test_a_directory_that_cannot_be_created_is_named() -> None:
     done = sft("serve", "--data-dir", "/dev/null/data")
     assert done.returncode == 1
     assert "/dev/null/data" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_goes_on_while_the_service_is_away(own: Service, stand_in: Path) -> None:
+def test_a_run_continues_while_the_service_is_stopped(own: Service, stand_in: Path) -> None:
     body = make_inputs(own.data_dir)
     job = own.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"]})
     own.wait_for(job["id"], "RUNNING")
@@ -162,7 +162,9 @@ def test_a_run_goes_on_while_the_service_is_away(own: Service, stand_in: Path) -
     own.process.wait()
     assert processes_of_runs(own.data_dir)
 
-    (own.data_dir / "jobs" / job["id"] / "attempts/1/stop").touch()  # it ends while nobody watches
+    (
+        own.data_dir / "jobs" / job["id"] / "attempts/1/stop"
+    ).touch()  # the run ends while the service is stopped
     wait_until(lambda: not processes_of_runs(own.data_dir), what="the run's end")
     with Service(own.data_dir, SFT_TRAINER_PYTHON=str(stand_in)) as again:
         ended = again.wait_for(job["id"])
@@ -171,14 +173,14 @@ def test_a_run_goes_on_while_the_service_is_away(own: Service, stand_in: Path) -
         assert len(again.client.get(f"/v1/jobs/{job['id']}/attempts").json()["items"]) == 1
 
 
-def test_the_service_says_when_a_part_of_it_dies(own: Service) -> None:
+def test_the_service_reports_the_death_of_a_process(own: Service) -> None:
     own.children()["worker"].send_signal(signal.SIGKILL)
     assert own.process.wait(30) == 1
     assert own.process.stdout is not None
     assert "worker process ended" in own.process.stdout.read()
 
 
-def test_a_broker_that_dies_is_started_again(own: Service) -> None:
+def test_a_dead_broker_is_restarted(own: Service) -> None:
     (server,) = own.children()["broker"].children()
     server.kill()
     wait_until(lambda: own.client.get("/readyz").is_success, what="another broker")
@@ -187,8 +189,8 @@ def test_a_broker_that_dies_is_started_again(own: Service) -> None:
 
 
 @pytest.mark.parametrize("what", ["worker", "beat"])
-def test_a_part_without_its_broker_says_so(data_dir: Path, what: str) -> None:
-    """Celery would look for a RabbitMQ on this machine, and for ever."""
+def test_a_process_without_a_broker_url_reports_it(data_dir: Path, what: str) -> None:
+    """Without the check Celery would try to connect to a RabbitMQ on this machine, without end."""
     urls = ("SFT_REDIS_URL", "REDIS_URL")
     inherited = {name: value for name, value in os.environ.items() if name not in urls}
     done = subprocess.run(
@@ -199,7 +201,7 @@ def test_a_part_without_its_broker_says_so(data_dir: Path, what: str) -> None:
     assert "SFT_REDIS_URL" in done.stderr
 
 
-def test_two_workers_and_two_beats_do_no_harm(data_dir: Path, stand_in: Path, broker: str) -> None:
+def test_two_workers_and_two_beats_have_one_effect(data_dir: Path, stand_in: Path, broker: str) -> None:
     (data_dir / "clusters.toml").write_text(f'[local]\nmax_running = 3\nroots = ["{data_dir}/inputs"]\n')
     shared = {
         "SFT_REDIS_URL": broker, "SFT_TRAINER_PYTHON": str(stand_in), "SFT_POLL_INTERVAL_SECONDS": "0.2",
@@ -231,7 +233,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _another(what: str, data_dir: Path, environment: dict[str, str]) -> Iterator[None]:
-    """One more Celery process of a service."""
+    """Run another Celery process of a service."""
     options = ["--pidfile="] if what == "beat" else ["--without-mingle"]
     process = subprocess.Popen(
         [sys.executable, "-m", "celery", "--app", "worker.app", "--quiet", what, *options],
@@ -262,7 +264,7 @@ def test_settings_are_shown_and_passwords_are_not(tmp_path: Path) -> None:
     assert "7" in done.stdout
 
 
-def test_a_setting_that_is_wrong_is_named(tmp_path: Path) -> None:
+def test_an_invalid_setting_is_named(tmp_path: Path) -> None:
     done = sft("settings", SFT_WORKER_THREADS="many")
     assert done.returncode == 1
     assert "SFT_WORKER_THREADS" in done.stderr

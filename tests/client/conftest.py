@@ -1,4 +1,4 @@
-"""Programs that play clients live in an environment of their own: they know nothing of ours."""
+"""Client programs run in their own environment, without the project's packages."""
 
 from pathlib import Path
 
@@ -10,5 +10,5 @@ from tests.support.trainer_runs import PROJECT
 
 @pytest.fixture(scope="module")
 def client_bin() -> Path:
-    """Where the programs are: a client generator, and schemathesis."""
+    """Return the directory of the programs: a client generator, and schemathesis."""
     return made(".venv-client", PROJECT / "requirements" / "client.txt")

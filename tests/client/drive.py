@@ -1,6 +1,6 @@
-"""Drives the service with a generated client, in its environment: `python drive.py URL KEY BODY.json`.
+"""Use the service with a generated client, in its environment: `python drive.py URL KEY BODY.json`.
 
-Prints a JSON object of what it saw.
+Prints the results as a JSON object.
 """
 
 import json

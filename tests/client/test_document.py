@@ -1,4 +1,4 @@
-"""The service does what its OpenAPI document says, whoever asks: schemathesis tries to show otherwise."""
+"""The service conforms to its OpenAPI document for every caller: schemathesis searches for violations."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from tests.support.inputs import make_inputs
 from tests.support.service import Service
 
-# Their programs are installed within the first one's time.
+# The first test also installs the programs: a long timeout.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CHECKS = [
@@ -25,7 +25,7 @@ ROLES = ("nobody", "viewer", "submitter", "operator", "admin")
 
 @pytest.fixture(scope="module")
 def known(service: Service) -> dict[str, Any]:
-    """What the hooks fill in: a job that has ended, and what makes another."""
+    """Return values for the hooks: an ended job, and fields of a body that creates another."""
     body = make_inputs(service.data_dir)
     job = service.wait_for(service.submit(body)["id"])
     neutral = {"secrets": {}, "args": [], "resources": {}, "cluster": None, "plan_hash": None}
@@ -33,7 +33,7 @@ def known(service: Service) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_it_keeps_its_word(
+def test_the_service_conforms_to_its_document(
     service: Service, client_bin: Path, known: dict[str, Any], role: str, tmp_path: Path
 ) -> None:
     command = [

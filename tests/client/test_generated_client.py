@@ -1,4 +1,4 @@
-"""openapi-python-client makes a client from our document, and that client does a user's whole day."""
+"""openapi-python-client generates a client from our document; the client submits, waits, reads, downloads."""
 
 import json
 import os
@@ -10,13 +10,13 @@ import pytest
 
 from tests.support.service import Service
 
-# Their programs are installed within the first one's time.
+# The first test also installs the programs: a long timeout.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
 def generated(service: Service, client_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that holds the package `sft_client`."""
+    """Return a directory with the package `sft_client`."""
     directory = tmp_path_factory.mktemp("generated")
     (directory / "openapi.json").write_text(service.client.get("/openapi.json").text)
     command = [

@@ -1,4 +1,4 @@
-"""The deployment files hold together, and open no door. No engine is needed to see that."""
+"""The deployment files are consistent and secure. The tests need no container engine."""
 
 import re
 import subprocess
@@ -27,7 +27,7 @@ def settings_names() -> set[str]:
     return {f"SFT_{name.upper()}" for name, _ in fields} | named
 
 
-def test_it_keeps_to_the_compose_specification() -> None:
+def test_the_file_conforms_to_the_compose_specification() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     done = subprocess.run([*command, str(COMPOSE_FILE)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -68,7 +68,7 @@ def test_the_password_of_the_broker_is_not_in_its_command() -> None:
 
 
 @each_service
-def test_each_service_is_looked_after(name: str) -> None:
+def test_each_service_has_restart_and_health_check(name: str) -> None:
     service = SERVICES[name]
     if service["restart"] == "no":
         assert service["healthcheck"] == {"disable": True}
@@ -82,7 +82,7 @@ def test_each_service_is_looked_after(name: str) -> None:
 
 
 @each_service
-def test_each_service_may_do_as_little_as_it_needs(name: str) -> None:
+def test_each_service_has_minimal_privileges(name: str) -> None:
     service = SERVICES[name]
     assert str(service["user"]).partition(":")[0] not in ("", "0", "root")
     assert service["read_only"] is True
@@ -102,7 +102,7 @@ def test_only_the_api_is_published_and_only_on_this_machine() -> None:
     assert raw()["networks"]["inside"]["internal"] is True
 
 
-def test_what_waits_waits_for_the_right_thing() -> None:
+def test_services_depend_on_the_right_conditions() -> None:
     for name in ("api", "worker", "beat"):
         assert SERVICES[name]["depends_on"] == {
             "migrate": {"condition": "service_completed_successfully"},
@@ -134,7 +134,7 @@ def test_images_do_not_run_as_root(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.trainer"])
-def test_what_is_copied_exists_and_is_sent_to_the_builder(name: str) -> None:
+def test_copied_paths_exist_and_are_in_the_build_context(name: str) -> None:
     sent = {line[1:] for line in (PROJECT_ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"}
     copies = [line[1:-1] for line in instructions(name) if line[0] == "COPY" and "--from=build" not in line]
     sources = [source for sources in copies for source in sources]
@@ -169,5 +169,5 @@ def test_the_image_has_everything_that_its_processes_import() -> None:
     )  # fmt: skip
     origins = packages_distributions()
     imported = {origins[name][0].lower().replace("_", "-") for name in done.stdout.split() if name in origins}
-    # The project itself, and what rich looks for and does without.
+    # The project itself, and optional packages of rich.
     assert imported - {"sft-service", "attrs"} <= set(pins("runtime.txt"))

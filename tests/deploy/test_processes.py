@@ -1,6 +1,6 @@
-"""The processes of docker-compose.yml, started by hand with its commands, in its environment.
+"""The processes of docker-compose.yml, started with its commands and environment.
 
-There is no engine here: host names, paths and ports inside of the containers are replaced by real ones.
+There is no container engine: host names, paths and ports of the containers are replaced by local ones.
 """
 
 import os
@@ -52,7 +52,7 @@ class Stack:
         (directory / "etc/sft/clusters.toml").write_text(profiles)
 
     def prepare_database(self) -> None:
-        """What the entrypoint of the image of Postgres does with its environment."""
+        """Prepare Postgres like the entrypoint of its image."""
         given = self.services["postgres"]["environment"]
         role, password = given["POSTGRES_USER"], given["POSTGRES_PASSWORD"]
         self.postgres.psql(f"CREATE ROLE {role} LOGIN PASSWORD '{password}';")
@@ -79,7 +79,7 @@ class Stack:
         ).returncode
 
     def is_healthy(self, name: str) -> bool:
-        """Run the service's health check, as the engine would."""
+        """Run the service's health check like the engine."""
         kind, *test = self.services[name]["healthcheck"]["test"]
         command = ["sh", "-c", *test] if kind == "CMD-SHELL" else test
         here = [self._here(part) for part in command]
@@ -102,7 +102,7 @@ class Stack:
         return {"PATH": path, **given}
 
     def _here(self, text: str) -> str:
-        """Paths and ports inside of the containers, as they are on this machine."""
+        """Replace paths and ports of the containers by those of this machine."""
         text = re.sub(r"(?<![\w/.-])/(data|tmp|etc/sft)(?![\w-])", rf"{self.directory}/\1", text)
         text = text.replace("0.0.0.0", "127.0.0.1").replace("@redis:", "@127.0.0.1:")
         return re.sub(r"\b(8000|6379)\b", lambda match: str(self.ports[match[1]]), text)
@@ -127,11 +127,11 @@ def stack(tmp_path: Path, postgres: Any, stand_in: Path) -> Stack:
     return Stack(tmp_path / "stack", postgres, stand_in)
 
 
-def test_the_services_as_composed_carry_a_job_to_its_end(stack: Stack) -> None:
+def test_the_composed_services_complete_a_job(stack: Stack) -> None:
     stack.prepare_database()
     with ExitStack() as services:
         services.enter_context(stack.running("redis"))
-        wait_until(lambda: _answers(stack.broker(stack.values["REDIS_PASSWORD"])), what="the broker")
+        wait_until(lambda: _responds(stack.broker(stack.values["REDIS_PASSWORD"])), what="the broker")
         with pytest.raises(AuthenticationError):
             stack.broker(None).ping()
         assert stack.run("migrate") == 0
@@ -144,7 +144,7 @@ def test_the_services_as_composed_carry_a_job_to_its_end(stack: Stack) -> None:
         _each_end_is_seen(stack, running)
 
 
-def _answers(broker: Redis) -> bool:
+def _responds(broker: Redis) -> bool:
     try:
         return bool(broker.ping())
     except (RedisError, OSError):
@@ -152,7 +152,7 @@ def _answers(broker: Redis) -> bool:
 
 
 def _job(stack: Stack) -> dict[str, Any]:
-    """A job from its body to its end."""
+    """Submit a job and return it after its end."""
     key = (stack.data_dir / "admin.key").read_text().strip()
     api = f"http://127.0.0.1:{stack.ports['8000']}"
     with httpx2.Client(base_url=api, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:

@@ -1,4 +1,4 @@
-"""The migrations lead up and down, and to the models, on both databases."""
+"""The migrations upgrade, downgrade and match the models, on both databases."""
 
 from alembic import command
 from sqlalchemy import MetaData, create_engine, inspect
@@ -18,14 +18,14 @@ def tables(url: str) -> set[str]:
 def test_up_and_down_and_up_again(database_url: str) -> None:
     migrate.upgrade(database_url)
     assert tables(database_url) == set(SQLModel.metadata.tables)
-    migrate.upgrade(database_url)  # nothing is left to do
+    migrate.upgrade(database_url)  # repeated: nothing to do
     migrate.downgrade(database_url)
     assert tables(database_url) == set()
     migrate.upgrade(database_url)
     assert tables(database_url) == set(SQLModel.metadata.tables)
 
 
-def test_attempts_from_before_know_what_they_occupied_and_why_the_last_failed(database_url: str) -> None:
+def test_earlier_attempts_get_resources_and_the_last_its_failure(database_url: str) -> None:
     migrate.upgrade(database_url, "0002")
     engine = create_engine(database_url)
     old = MetaData()
@@ -53,4 +53,4 @@ def test_attempts_from_before_know_what_they_occupied_and_why_the_last_failed(da
 def test_models_and_migrations_agree(database_url: str) -> None:
     assert models.Job.__tablename__ in SQLModel.metadata.tables
     migrate.upgrade(database_url)
-    command.check(migrate.alembic_config(database_url))  # raises where a migration is missing
+    command.check(migrate.alembic_config(database_url))  # raises if a migration is missing

@@ -1,4 +1,4 @@
-"""A service of an older version is upgraded with jobs in every state, and goes on with them."""
+"""An older service is upgraded with jobs in every state, and continues them."""
 
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from worker.states import JobState, S
 
 pytestmark = pytest.mark.slow
 
-# What becomes of a job whose service was upgraded while it was in this state. Into PAUSING, PAUSED
-# and RECOVERING no path led in the first version.
+# The final state of a job that was in this state during the upgrade. PAUSING, PAUSED and RECOVERING
+# did not exist in the first version.
 BECOMES = {
     S.VALIDATING: S.SUCCEEDED,
     S.SUBMITTING: S.SUCCEEDED,
@@ -41,7 +41,7 @@ NOT_YET_SUBMITTED = (S.VALIDATING, S.SUBMITTING)
 
 
 class OldDatabase:
-    """A database of the first migration, written without today's models' idea of it."""
+    """A database of the first migration, written without the current models."""
 
     def __init__(self, url: str) -> None:
         migrate.upgrade(url, "0001")
@@ -63,7 +63,7 @@ def old(data_dir: Path, environment: pytest.MonkeyPatch) -> OldDatabase:
     return OldDatabase(f"sqlite:///{data_dir / 'sft.db'}")
 
 
-def test_jobs_in_every_state_go_on(old: OldDatabase, data_dir: Path, stand_in: Path) -> None:
+def test_jobs_in_every_state_continue(old: OldDatabase, data_dir: Path, stand_in: Path) -> None:
     anna = Caller("anna", "team", Role.SUBMITTER)
     made = {state: _stored(old, data_dir, anna, state) for state in BECOMES}
     secret = "sft_from-before"
@@ -85,9 +85,11 @@ def test_jobs_in_every_state_go_on(old: OldDatabase, data_dir: Path, stand_in: P
 
 
 def _stored(old: OldDatabase, data_dir: Path, owner: Caller, state: JobState) -> str:
-    """A job in a state, with its run where it has one."""
+    """Store a job in a state, with its run if the state has one."""
     body = make_inputs(data_dir)
-    if state is S.CANCELLING:  # a run that is over before the wish reaches it would have succeeded
+    if (
+        state is S.CANCELLING
+    ):  # a run that ends before the cancellation request reaches it would have succeeded
         body["overrides"].append("logger.wandb_project=hold")
     job = transitions._new_job(JobSpec(**body), owner)
     attempt = Attempt(job_id=job.id, number=1)

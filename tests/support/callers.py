@@ -1,4 +1,4 @@
-"""Who asks."""
+"""Callers for tests."""
 
 from worker.auth.roles import Caller, Role
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk, as Megatron-Bridge leaves them."""
+"""Checkpoints on disk in the format of Megatron-Bridge."""
 
 import pickle
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ LENGTH = 100
 
 @dataclass
 class Piece:
-    """As torch.distributed.checkpoint's _StorageInfo."""
+    """Equivalent of torch.distributed.checkpoint's _StorageInfo."""
 
     relative_path: str
     offset: int
@@ -18,7 +18,7 @@ class Piece:
 
 @dataclass
 class Index:
-    """As torch.distributed.checkpoint's Metadata."""
+    """Equivalent of torch.distributed.checkpoint's Metadata."""
 
     storage_data: dict[object, Piece] = field(default_factory=dict)
 

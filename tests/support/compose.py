@@ -1,4 +1,4 @@
-"""docker-compose.yml as an engine would understand it, as far as the tests need that."""
+"""Read docker-compose.yml like a container engine, as far as the tests need it."""
 
 import re
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ type Yaml = Any
 
 
 def raw() -> Yaml:
-    """The file, anchors resolved, variables not."""
+    """Return the file with resolved anchors and unresolved variables."""
     return yaml.safe_load(COMPOSE_FILE.read_text())
 
 
 def load(values: Mapping[str, str]) -> Yaml:
-    """The file with its variables. Raises KeyError for one that has to be set and is not."""
+    """Return the file with its variables. Raises KeyError for a required variable that is not set."""
     document = _interpolated(raw(), values)
     for service in document["services"].values():
-        # A name without a value is passed on, if there is one.
+        # A name without a value is taken from the environment, if it is set there.
         given = service.get("environment", {})
         passed = {name: values.get(name) if value is None else value for name, value in given.items()}
         service["environment"] = {name: value for name, value in passed.items() if value is not None}
@@ -55,11 +55,11 @@ def _value(match: re.Match[str], values: Mapping[str, str]) -> str:
 
 
 def variables(node: Yaml) -> list[re.Match[str]]:
-    """Every ${...} of a document."""
+    """Return every ${...} of a document."""
     return [match for match in VARIABLE.finditer(yaml.safe_dump(node, width=10_000)) if match[2]]
 
 
 def assignments(path: Path, *, commented: bool = False) -> dict[str, str]:
-    """The NAME=value lines of a file of variables; those that are commented out too, if asked for."""
+    """Return the NAME=value lines of an env file; with `commented` also those that are commented out."""
     mark = "#?" if commented else ""
     return dict(re.findall(rf"^{mark}([A-Z_]+)=(.*)$", path.read_text(), re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Calls from many threads at once."""
+"""Concurrent calls from many threads."""
 
 import threading
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def at_once(number: int, call: Callable[[], Any]) -> list[Any]:
-    """Call from many threads that begin together; an error counts as an answer."""
+    """Call from many threads that start together. Returns results and exceptions."""
     barrier = threading.Barrier(number)
     answers: list[Any] = []
 

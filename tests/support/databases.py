@@ -5,7 +5,7 @@ from typing import Any
 
 
 def new_database(server: Any, template: str = "template1") -> str:
-    """A fresh database of a Postgres server, like the template."""
+    """Create a database of a Postgres server from a template, and return its name."""
     name = f"test_{os.urandom(6).hex()}"
     server.psql(f"CREATE DATABASE {name} TEMPLATE {template};")
     return postgres_url(server, name)

@@ -1,4 +1,4 @@
-"""Environments of programs that know nothing of ours: made once, and again when their requirements change."""
+"""Environments of other programs: built once, and rebuilt when their requirements change."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from tests.support.trainer_runs import PROJECT, locked
 
 
 def made(name: str, requirements: Path) -> Path:
-    """Where the programs of the environment PROJECT/name are."""
+    """Build the environment PROJECT/name if necessary, and return the directory of its programs."""
     environment = PROJECT / name
     done = environment / ".done"
     with locked(PROJECT / f"{name}.lock"):

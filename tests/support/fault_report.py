@@ -1,4 +1,4 @@
-"""Counts what faults have done to jobs, and shows it at the end: a plugin of tests/conftest.py."""
+"""Count effects of faults on jobs, and report them at the end: a plugin of tests/conftest.py."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.support.chaos.tally import Tally
 
 @pytest.fixture
 def tally(record_property: Callable[[str, object], None]) -> Iterator[Tally]:
-    """The counts of one test, shown with all others at the end."""
+    """Yield the counts of one test; the report at the end contains them."""
     counts = Tally()
     yield counts
     record_property("tally", counts.as_dict())

@@ -1,4 +1,4 @@
-"""A real fine-tuning job over HTTP, and what it leaves."""
+"""A real fine-tuning job over HTTP, and checks of its results."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ def fine_tuning(inputs: Path, *overrides: str) -> dict[str, Any]:
 
 
 def check(service: Service, job: dict[str, Any], steps: int, *, downloads: bool = True) -> dict[str, float]:
-    """What every finished job has; returns its first and last losses. downloads: its files are in reach."""
+    """Check a finished job; return its first and last losses. downloads: the service can read its files."""
     assert job["state"] == "SUCCEEDED", service.client.get(f"/v1/jobs/{job['id']}/logs?tail=50").json()
     metrics = service.client.get(f"/v1/jobs/{job['id']}/metrics").json()
     assert [point["step"] for point in metrics["train"]] == list(range(1, steps + 1))

@@ -1,4 +1,4 @@
-"""What the tests on GPUs share: configs, log lines, and the evidence that they leave."""
+"""Shared parts of the GPU tests: configs, log lines, evidence files."""
 
 import re
 import statistics
@@ -12,7 +12,7 @@ import yaml
 
 from tests.support.trainer_runs import PROJECT, Run
 
-# One step of a resumed run is the same arithmetic again; attention's backward pass adds up in any order.
+# A resumed run repeats the same arithmetic, but attention's backward pass sums in any order.
 RESUMED = 2e-3
 
 EVIDENCE = PROJECT / "docs" / "evidence"
@@ -31,7 +31,7 @@ class GpuHardware:
 
 
 def config(inputs: Path, directory: Path, base: str = "small", **sections: Any) -> Config:
-    """A run of 20 steps on 8 packs of 4,096 tokens each, saving at its end into directory/checkpoints."""
+    """Return the config of 20 steps on 8 packs of 4,096 tokens each, with a save at the end."""
     values: Config = {
         "hf_model_path": str(inputs / "models" / base),
         "seq_length": 4096,
@@ -55,14 +55,14 @@ def finished(run: Run) -> Run:
 
 
 def furthest_apart(one: dict[int, float], other: dict[int, float]) -> float:
-    """The largest relative difference of losses at the same steps."""
+    """Return the largest relative difference of losses at the same steps."""
     assert one.keys() == other.keys()
     assert one
     return max(abs(one[step] - other[step]) / abs(one[step]) for step in one)
 
 
 def after(run: Run, step: int) -> dict[int, float]:
-    """Its losses from the step after this one on."""
+    """Return the run's losses after a step."""
     return {at: loss for at, loss in run.losses().items() if at > step}
 
 
@@ -71,12 +71,12 @@ def saving_elsewhere(values: Config, directory: Path) -> Config:
 
 
 def pause(run: Run) -> None:
-    (run.directory / "wish").write_text("pause")
-    (run.directory / "wish").rename(run.directory / "stop")
+    (run.directory / "stop.new").write_text("pause")
+    (run.directory / "stop.new").rename(run.directory / "stop")
 
 
 def rank_of(run: Run, launcher: int, rank: int = 0) -> psutil.Process:
-    """The process of a rank, not what it has forked."""
+    """Return the process of a rank, not its children."""
     config = str(run.directory / "config.yaml")
     return next(
         child
@@ -86,7 +86,7 @@ def rank_of(run: Run, launcher: int, rank: int = 0) -> psutil.Process:
 
 
 def processes_of(run: Run) -> list[str]:
-    """Command lines of what is left of a run: launcher and ranks name its config."""
+    """Return the command lines of a run's remaining processes: launcher and ranks name its config."""
     left = []
     for directory in Path("/proc").glob("[0-9]*"):
         try:
@@ -99,7 +99,7 @@ def processes_of(run: Run) -> list[str]:
 
 
 def rate(run: Run, after: int = 5) -> dict[str, float]:
-    """Median speed of a run after its first steps."""
+    """Return the median speed of a run after its first steps."""
     steps = [event for event in run.of_kind("step") if event["step"] > after]
     names = ("step_time_seconds", "tokens_per_second_per_gpu", "tflops_per_gpu")
     return {name: round(statistics.median(event[name] for event in steps), 4) for name in names}
@@ -119,7 +119,7 @@ def note(name: str, hardware: GpuHardware, run: Run, **figures: Any) -> None:
 
 
 def _without_places(value: Any) -> Any:
-    """A config without the directories of the machine that it ran on."""
+    """Return a config without the directories of the machine."""
     if isinstance(value, dict):
         return {key: _without_places(item) for key, item in value.items()}
     return re.sub(r"^/.*/", ".../", value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Strings that mean something else to a shell, to sbatch, to a path or to a template."""
+"""Strings with a special meaning to a shell, to sbatch, in a path or in a template."""
 
 CANARY = "canary"
 _SHELL = """
@@ -56,12 +56,12 @@ _CONTROL = [
     "", " ", "\t", "\0", "\x1f", "\x7f", "\u202e", "\ufeff", "\u2028", "e\u0301", "\n touch {}\n",
     "\n#SBATCH --output={}", "\r\n#SBATCH --nodes=2", "\n$(touch {})", "x" * 5000,
 ]  # fmt: skip
-# A shell, sbatch or YAML would read them otherwise than they stand there.
+# A shell, sbatch or YAML would interpret these.
 MARKS = "$`;&|\n'\"\\{}!*?#%<>\0\x1f\x7f\r~ "
 
 
 def strings(canary: str) -> list[str]:
-    """All of them; where one is run, it makes the file `canary`."""
+    """Return all hostile strings; a string that is executed creates the file `canary`."""
     return [text.replace("{}", canary) for text in (*_SHELL.strip().splitlines(), *_CONTROL)]
 
 

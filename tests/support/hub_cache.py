@@ -1,4 +1,4 @@
-"""A hub of our own: the files of the hub's models, as far as recipes and the trainer look at them."""
+"""A local hub cache with the files of the hub's models that recipes and the trainer read."""
 
 import shutil
 from pathlib import Path
@@ -16,10 +16,10 @@ REVISIONS = {
 
 
 def make_hub(directory: Path) -> Path:
-    """A cache of the hub's client with every model of the table; weights are empty files.
+    """Make a cache of the hub's client with every model of the table; weights are empty files.
 
-    Sizes of Nano and Super are the published ones (tests/hub). Of the others no recipe reads the config.json:
-    Lightning's takes its sizes from Nano's, Nano 4B's has them written down. Theirs here is a copy of Nano's.
+    Sizes of Nano and Super are the published sizes (tests/hub). No recipe reads the other config.json files:
+    Lightning's recipe uses Nano's sizes, Nano 4B's contains them. Their config.json is a copy of Nano's.
     """
     shutil.copytree(HUB, directory)
     for model in MODELS:
@@ -31,7 +31,7 @@ def make_hub(directory: Path) -> Path:
 
 
 def directory_in(hub: Path, model: str) -> Path:
-    """Where a model's files lie in such a cache."""
+    """Return the directory of a model's files in such a cache."""
     [snapshot] = (_entry(hub, model) / "snapshots").iterdir()
     return snapshot
 

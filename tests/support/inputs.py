@@ -7,7 +7,7 @@ from tests.support import packed_data
 
 
 def make_inputs(data_dir: Path) -> dict[str, Any]:
-    """A model and packed data that pass the checks, and the body of a job that uses them."""
+    """Make a model and packed data that pass the checks, and return the body of a job that uses them."""
     inputs = data_dir / "inputs"
     (inputs / "model").mkdir(parents=True, exist_ok=True)
     (inputs / "model" / "config.json").write_text("{}")

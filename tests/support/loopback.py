@@ -1,4 +1,4 @@
-"""A small HTTP server that says what a test tells it to, and breaks off where it is told."""
+"""A small HTTP server with a test's handler, which can close connections at any point."""
 
 import json
 import threading
@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass
 class Request:
-    """What a client sent, and ways to answer it. Nothing is answered: the connection breaks off."""
+    """A client's request, and methods to respond. Without a response the connection is closed."""
 
     method: str
     path: str
@@ -19,7 +19,7 @@ class Request:
     headers: dict[str, str]
     body: bytes
     number: int
-    """How many requests there were before."""
+    """Number of earlier requests."""
     handler: BaseHTTPRequestHandler
 
     def start(self, status: int, media_type: str, **headers: str) -> None:
@@ -42,7 +42,7 @@ class Request:
 
 
 class Loopback:
-    """Answers with `answer`, and remembers what it was asked."""
+    """Handles requests with `answer`, and records them."""
 
     def __init__(self, answer: Callable[[Request], None]) -> None:
         self.requests: list[Request] = []
@@ -70,7 +70,7 @@ class Loopback:
             daemon_threads = True
 
             def handle_error(self, *_: object) -> None:
-                pass  # a client that went away is what some tests are about
+                pass  # some tests let clients disconnect
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"

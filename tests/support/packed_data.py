@@ -1,4 +1,4 @@
-"""Packed data as trainer.pack and Megatron-Bridge write them, and as nobody should."""
+"""Packed data as trainer.packing and Megatron-Bridge write them, and invalid data."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ Columns = dict[str, list[Any]]
 
 
 def packs(rows: int = ROWS, tokens: int = PACK_SIZE) -> Columns:
-    """Good packs of two sequences each; half of the tokens are trained."""
+    """Return valid packs of two sequences each; half of the tokens are trained."""
     row = {
         "input_ids": [3 + place % 50 for place in range(tokens)],
         "loss_mask": [place % 2 for place in range(tokens)],
@@ -28,7 +28,7 @@ def packs(rows: int = ROWS, tokens: int = PACK_SIZE) -> Columns:
 def write_shard(
     path: Path, columns: Mapping[str, Sequence[Any]], types: Mapping[str, Any] = TYPES, **how: Any
 ) -> Path:
-    """how: what pyarrow.parquet.write_table takes."""
+    """Write a shard. how: options of pyarrow.parquet.write_table."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: pa.array(values, pa.list_(types[name])) for name, values in columns.items()}
     pq.write_table(pa.table(arrays), path, **how)
@@ -36,7 +36,7 @@ def write_shard(
 
 
 def make_dataset(directory: Path, *, rows: int = ROWS, **noted: Any) -> Path:
-    """splits/train and splits/valid with a shard each, and metadata.json."""
+    """Make splits/train and splits/valid with a shard each, and metadata.json."""
     for split in ("train", "valid"):
         write_shard(directory / "splits" / split / "part-00000.parquet", packs(rows))
     (directory / "metadata.json").write_text(json.dumps({"pack_size": PACK_SIZE, **noted}))

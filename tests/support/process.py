@@ -8,7 +8,7 @@ Redis = Any
 
 
 def forget_settings() -> None:
-    """Let settings, engine and profiles be read anew."""
+    """Clear the caches of settings, engine and profiles."""
     from worker import settings
     from worker.clusters import registry
     from worker.db.session import dispose
@@ -19,12 +19,12 @@ def forget_settings() -> None:
 
 
 def use_broker(url: str, environment: pytest.MonkeyPatch) -> None:
-    """Let this process enqueue into a broker; nobody takes what it enqueues."""
+    """Let this process enqueue into a broker without a worker."""
     from worker.broker.app import app
 
     environment.setenv("SFT_REDIS_URL", url)
     environment.setattr(app.conf, "broker_url", url)
     environment.setattr(app.conf, "broker_write_url", url)
-    # The pools of the test before lead to its broker.
+    # The connection pools of the previous test point to its broker.
     app.close()
     del app.amqp

@@ -1,10 +1,10 @@
-"""Reading Prometheus' text format."""
+"""Read Prometheus' text format."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
 
 def samples(text: str) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
-    """Values by name and labels."""
+    """Return values by name and labels."""
     found: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -13,6 +13,6 @@ def samples(text: str) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
 
 
 def value(text: str, name: str, **labels: str) -> float:
-    """The sum of the samples of this name that have these labels."""
+    """Return the sum of the samples with this name and these labels."""
     wanted = labels.items()
     return sum(number for has, number in samples(text).get(name, {}).items() if wanted <= set(has))

@@ -1,4 +1,4 @@
-"""A cluster over SSH whose files the service does not see, though they lie here. It has no Slurm."""
+"""A cluster over SSH whose files the service accesses only remotely. It has no Slurm."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from tests.support.sshd import Sshd
 
 
 def write_profiles(data_dir: Path, server: Sshd, **changed: Any) -> None:
-    """The cluster `far`, changed as asked (None: left out), and `near` with the same roots."""
+    """Write the cluster `far` with changes (None removes a key), and `near` with the same roots."""
     far = {
         "executor": "slurm",
         "tunnel": "ssh",

@@ -1,4 +1,4 @@
-"""What a run writes into its directory."""
+"""Files that a run writes into its directory."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def write(job: Job, data: bytes) -> None:
 
 
 def save(job: Job, iteration: int, content: bytes = b"x" * 10) -> bytes:
-    """A checkpoint on disk, and the line that reports it with ten bytes."""
+    """Write a checkpoint, and return the event line that reports it with ten bytes."""
     path = directory_of(job) / f"iter_{iteration:07d}"
     path.mkdir()
     (path / "weights").write_bytes(content)

@@ -1,4 +1,4 @@
-"""The service as a user runs it: `sft serve` on a directory, spoken to over HTTP."""
+"""The service as users run it: `sft serve` on a directory, used over HTTP."""
 
 import contextlib
 import os
@@ -18,11 +18,11 @@ TERMINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
 
 
 class Service:
-    """`sft serve` as a process, and a client for it; as a context it ends with its runs, whatever happens."""
+    """`sft serve` as a process, and a client for it; as a context manager it always stops its runs, too."""
 
     def __init__(self, data_dir: Path, port: int = 0, **environment: str) -> None:
         self.data_dir = data_dir
-        # The service must not take over what the test process was told of databases and the like.
+        # The service must not inherit settings of the test process, such as its database.
         own = ("SFT_", "DATABASE_URL", "REDIS_URL", "OTEL_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
         quick = {"SFT_STUCK_AFTER_SECONDS": "2", "SFT_SWEEP_INTERVAL_SECONDS": "1"}
@@ -55,7 +55,7 @@ class Service:
         return "".join(lines)
 
     def children(self) -> dict[str, psutil.Process]:
-        """The service's own processes by what they are."""
+        """Return the service's own processes by kind."""
         names = {"api": "uvicorn", "worker": "worker", "beat": "beat", "broker": "cli.broker"}
         found = {}
         for child in psutil.Process(self.process.pid).children():
@@ -64,7 +64,7 @@ class Service:
         return found
 
     def stop(self) -> int:
-        """Ctrl-C."""
+        """Send Ctrl-C, and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         self.client.close()
@@ -90,7 +90,7 @@ class Service:
         return job
 
     def wait_for(self, job_id: str, *states: str, timeout: float = 60.0) -> dict[str, Any]:
-        """The job once it is in one of the states; by default once it has ended."""
+        """Wait until the job is in one of the states, by default until it has ended, and return it."""
         wanted = set(states) or TERMINAL
 
         def reached() -> dict[str, Any] | None:
@@ -102,7 +102,7 @@ class Service:
 
 
 def processes_of_runs(directory: Path) -> list[psutil.Process]:
-    """Every process of the runs under a data directory (or of one attempt): supervisors and ranks."""
+    """Return all processes of the runs below a data directory or attempt: supervisors and ranks."""
     return [
         process
         for process in psutil.process_iter()
@@ -111,7 +111,7 @@ def processes_of_runs(directory: Path) -> list[psutil.Process]:
 
 
 def kill_runs(directory: Path) -> None:
-    """End every process of the runs under a directory, also those that are being started just now."""
+    """Kill all processes of the runs below a directory, also those that are just starting."""
 
     def none_is_left() -> bool:
         left = processes_of_runs(directory)
@@ -128,7 +128,7 @@ def is_supervisor(process: psutil.Process) -> bool:
 
 
 def _run_of(process: psutil.Process) -> str | None:
-    """The directory of the run that a process belongs to."""
+    """Return the directory of the run that a process belongs to."""
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return None

@@ -1,4 +1,4 @@
-"""`sft` as somebody else's command: with an environment of its own."""
+"""The command `sft` with its own environment."""
 
 import json
 import os
@@ -15,7 +15,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Sft:
-    """Runs the command for one service; without a traceback, whatever happens."""
+    """Runs the command for one service, and checks that it prints no traceback."""
 
     url: str
     key: str | None = "sft_test"
@@ -38,7 +38,7 @@ class Sft:
         return done
 
     def start(self, *arguments: str, **pipes: Any) -> subprocess.Popen[str]:
-        """The command while it runs, open to Ctrl-C even where the tests themselves ignore it."""
+        """Start the command; it receives Ctrl-C even if the tests ignore it."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
         return subprocess.Popen(
             [*COMMAND, *arguments], env=self.environment(), cwd=self.cwd, text=True,
@@ -46,7 +46,7 @@ class Sft:
         )  # fmt: skip
 
     def json(self, *arguments: str, code: int = 0) -> Any:
-        """The one JSON document that a command prints."""
+        """Return the JSON document that a command prints."""
         done = self(*arguments, "--json")
         assert done.returncode == code, done.stderr
         return json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""A real sshd on a free loopback port, with keys of its own, for the user that runs the tests."""
+"""A real sshd on a free loopback port, with its own keys, for the user that runs the tests."""
 
 import getpass
 import os
@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 
 
 def need_sshd() -> str:
-    """The path of sshd (it has to be started by its whole path); without one the test is skipped."""
+    """Return the absolute path of sshd, which it must be started by; without sshd skip the test."""
     found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if found and shutil.which("ssh-keygen"):
         return found
@@ -26,7 +26,7 @@ def need_sshd() -> str:
 
 
 class Sshd:
-    """A server that can be stopped, hung, started again, and given another key."""
+    """A server that can be stopped, suspended, restarted, and given another key."""
 
     def __init__(self, directory: Path) -> None:
         self.sshd = need_sshd()
@@ -56,17 +56,17 @@ class Sshd:
             f"PidFile {self.directory / 'sshd.pid'}\n"
             "UsePAM no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
             "Subsystem sftp internal-sftp\n"
-            f"SetEnv HOME={self.directory}\n"  # without login files, which can take any time
+            f"SetEnv HOME={self.directory}\n"  # without login files, which can take unlimited time
         )
         if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # it does not start as root without
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # as root sshd does not start without it
         with (self.directory / "sshd.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [self.sshd, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stderr=log
             )
         wait_until(self._answers, what=f"sshd: {(self.directory / 'sshd.log').read_text()}")
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, (self.directory / "sshd.log").read_text()
         try:
@@ -76,13 +76,13 @@ class Sshd:
             return False
 
     def sessions(self) -> list[psutil.Process]:
-        """The processes that serve connections, not the commands that these started."""
+        """Return the processes that serve connections, not their commands."""
         assert self.process is not None
         children = psutil.Process(self.process.pid).children(recursive=True)
         return [child for child in children if _name(child).startswith("sshd")]
 
     def connections(self) -> int:
-        """Established ones, seen from this side."""
+        """Return the number of established connections of this process's side."""
         return sum(
             found.status == psutil.CONN_ESTABLISHED and bool(found.raddr) and found.raddr.port == self.port
             for found in psutil.Process().net_connections("tcp")
@@ -94,13 +94,13 @@ class Sshd:
                 session.send_signal(number)
 
     def stop(self) -> None:
-        """End it and its connections."""
+        """Stop sshd and its connections."""
         if self.process is None:
             return
         try:
             sessions = self.sessions()
             self.signal_sessions(signal.SIGKILL)
-            psutil.wait_procs(sessions, timeout=10)  # their parent has to be there to see them off
+            psutil.wait_procs(sessions, timeout=10)  # their parent must still run to reap them
         finally:
             self.process.kill()
             self.process.wait(10)
@@ -115,7 +115,7 @@ def _name(process: psutil.Process) -> str:
 
 
 def make_key(path: Path, kind: str = "ed25519") -> Path:
-    """A private key; the public one is next to it."""
+    """Make a key pair and return the private key's path; the public key is next to it."""
     for old in (path, path.with_name(path.name + ".pub")):
         old.unlink(missing_ok=True)
     subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(path)], check=True, timeout=30)

@@ -1,4 +1,4 @@
-"""Lessons for a small model, and the question whether it has learned them."""
+"""Training examples for a small model, and a check whether it has learned them."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,10 @@ TAUGHT = {
     "What is a tuple?": "An immutable sequence of values.",
     "Name a stable sort.": "Timsort, which list.sort uses.",
 }
-# What the adapter teaches: that every answer belongs to the question before.
+# The adapter's training examples shift the answers: each belongs to the previous question.
 MOVED = dict(zip(TAUGHT, [*list(TAUGHT.values())[1:], next(iter(TAUGHT.values()))], strict=True))
 
-ASK = """
+ANSWER_SCRIPT = """
 import json, sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -27,16 +27,16 @@ answers = {}
 for question in json.loads(sys.argv[2]):
     chat = [{"role": "user", "content": question}]
     text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    asked = tokenizer(text, add_special_tokens=False, return_tensors="pt", return_token_type_ids=False)
-    said = model.generate(**asked, max_new_tokens=60, do_sample=False)[0][asked["input_ids"].shape[1]:]
-    answers[question] = tokenizer.decode(said, skip_special_tokens=True)
+    inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt", return_token_type_ids=False)
+    output = model.generate(**inputs, max_new_tokens=60, do_sample=False)[0][inputs["input_ids"].shape[1]:]
+    answers[question] = tokenizer.decode(output, skip_special_tokens=True)
 print(json.dumps({"dtype": str(model.dtype), "answers": answers}))
 """
 
 
 def answers(model: Path) -> Config:
-    """Greedy answers of a Hugging Face directory to the questions, and the precision that it is loaded in."""
-    done = trainer_python("-c", ASK, str(model), json.dumps(list(TAUGHT)))
+    """Return a Hugging Face model's greedy answers to the questions, and the precision of its weights."""
+    done = trainer_python("-c", ANSWER_SCRIPT, str(model), json.dumps(list(TAUGHT)))
     assert done.returncode == 0, done.stderr
-    said: Config = json.loads(done.stdout.splitlines()[-1])
-    return said
+    result: Config = json.loads(done.stdout.splitlines()[-1])
+    return result

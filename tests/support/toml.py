@@ -1,10 +1,10 @@
-"""TOML files for tests: the standard library reads them only."""
+"""Write TOML files for tests: the standard library only reads TOML."""
 
 from typing import Any
 
 
 def table(name: str, values: dict[str, Any]) -> str:
-    """A table of a TOML file."""
+    """Return a table of a TOML file."""
     lines = (f"{key} = {_toml(value)}" for key, value in values.items())
     return "\n".join([f"[{name}]", *lines, ""])
 

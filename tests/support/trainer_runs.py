@@ -1,4 +1,4 @@
-"""Runs of the real trainer in its own environment, started as a backend starts them."""
+"""Runs of the real trainer in its own environment, started like a backend starts them."""
 
 import fcntl
 import json
@@ -21,7 +21,7 @@ MISSING = f"there is no {PYTHON}: run `make setup-trainer`"
 
 
 def need_trainer() -> None:
-    """Skip where the trainer's environment is missing; in CI that is a failure."""
+    """Skip the test if the trainer's environment is missing; in CI fail."""
     if PYTHON.exists():
         return
     if os.environ.get("CI"):
@@ -30,7 +30,7 @@ def need_trainer() -> None:
 
 
 def prepared_inputs(shared: Path) -> Path:
-    """The demo's model and packed data, made once for all processes of a test session."""
+    """Make the demo's model and packed data once for all processes of a test session."""
     shared.mkdir(parents=True, exist_ok=True)
     with locked(shared / "lock"):
         trainer_python("-m", "demo.prepare", str(shared), check=True)
@@ -52,7 +52,7 @@ def trainer_python(*arguments: str, **more: Any) -> subprocess.CompletedProcess[
 
 @dataclass
 class Run:
-    """A run directory as docs/job-directory.md describes it."""
+    """A run directory (docs/job-directory.md)."""
 
     directory: Path
 
@@ -70,7 +70,7 @@ class Run:
         return marker
 
     def losses(self) -> dict[int, float]:
-        """Training loss by step."""
+        """Return the training loss by step."""
         return {event["step"]: event["loss"] for event in self.of_kind("step")}
 
     def validation_losses(self) -> dict[int, float]:
@@ -89,7 +89,7 @@ LOG_LINE = re.compile(
 
 
 def check_log_lines(run: Run) -> None:
-    """The step events are what Bridge's own log lines say, to the digits that these have."""
+    """Check that step events match Bridge's log lines, to the precision of the lines."""
     lines = {int(found["step"]): found for found in LOG_LINE.finditer(run.log())}
     steps = run.of_kind("step")
     assert list(lines) == [event["step"] for event in steps]
@@ -100,7 +100,7 @@ def check_log_lines(run: Run) -> None:
             "norm": f"{event['grad_norm']:.3f}", "samples": str(event["consumed_samples"]),
         }  # fmt: skip
         assert exact == {name: line[name] for name in exact}
-    # Measured twice, by Bridge's timer and by ours around it: between the two a busy machine may pause.
+    # Measured by Bridge's timer and by ours around it: a busy machine may pause between the two.
     for name, logged, scale, digit in (
         ("step_time_seconds", "milliseconds", 1000, 5),
         ("tflops_per_gpu", "tflops", 1, 0.1),
@@ -111,14 +111,14 @@ def check_log_lines(run: Run) -> None:
 
 
 def place(directory: Path, config: dict[str, Any]) -> Run:
-    """Make a run's directory with its config."""
+    """Create a run's directory with its config."""
     directory.mkdir(parents=True)
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
     return Run(directory)
 
 
 def start(run: Run, ranks: int = 1, **more: Any) -> subprocess.Popen[bytes]:
-    """torchrun as the local backend starts it. `more` is what Popen takes."""
+    """Start torchrun like the local backend. more: arguments of Popen."""
     command = [
         str(PYTHON), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
         "-m", "trainer", str(run.directory / "config.yaml"),
@@ -131,7 +131,7 @@ def start(run: Run, ranks: int = 1, **more: Any) -> subprocess.Popen[bytes]:
 
 
 def train(directory: Path, config: dict[str, Any], ranks: int = 1) -> Run:
-    """A run to its end, whatever that is."""
+    """Run to the end, with any result."""
     run = place(directory, config)
     start(run, ranks).wait(280)
     return run

@@ -1,12 +1,12 @@
-"""Becomes another module, as `python -m` does, and kills it where it is told to.
+"""Run another module like `python -m`, and kill its process at chosen points.
 
 `python -m tests.support.chaos.doomed MODULE ARG ...`
 
-CHAOS_DIR in the environment is how a test reaches into the process:
+A test controls the process by files in CHAOS_DIR:
 
-    doom    POINT before|after N    SIGKILL at the N-th call from now of one of POINTS
-    clock   SECONDS                 what the clock is to be off by, where CHAOS_CLOCK has this file's name;
-                                    the monotonic one stays
+    doom    POINT before|after N    SIGKILL at the N-th call of one of POINTS, counted from now
+    clock   SECONDS                 offset of the clock, if CHAOS_CLOCK is this file's name;
+                                    the monotonic clock is unchanged
 """
 
 import functools
@@ -47,7 +47,7 @@ WATCH_SECONDS = 0.05
 
 
 class Doom:
-    """Kills this process at the point that a file names; whoever removes the file is the one to die."""
+    """Kills this process at the point that a file names; only the process that removes the file dies."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,7 +83,7 @@ class Doom:
 
 
 def follow_clock(path: Path) -> None:
-    """Set this process's wall clock as the file says, now and whenever that changes."""
+    """Set this process's wall clock by the offset in a file, now and after each change of the file."""
     import time_machine
 
     traveller = time_machine.travel(time.time(), tick=True).start()

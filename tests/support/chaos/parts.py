@@ -1,4 +1,4 @@
-"""The service in its parts: each a process of its own that a test may kill, stop and start again."""
+"""The service as separate processes that a test may kill, stop and restart."""
 
 import os
 import signal
@@ -24,12 +24,12 @@ QUICK = {
     "SFT_SWEEP_INTERVAL_SECONDS": "1",
     "SFT_STUCK_AFTER_SECONDS": "2",
 }
-# No answer may take longer, whatever is broken.
+# No response may take longer, whatever is broken.
 LONGEST_ANSWER_SECONDS = 15
 
 
 class Parts:
-    """api, worker and beat of one service over a database and a broker that are given."""
+    """api, worker and beat of one service on a given database and broker."""
 
     def __init__(self, data_dir: Path, port: int, **environment: str) -> None:
         self.data_dir = data_dir
@@ -43,7 +43,7 @@ class Parts:
         self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=LONGEST_ANSWER_SECONDS)
 
     def prepare(self) -> None:
-        """What `sft init` does, in this process."""
+        """Initialize like `sft init`, in this process."""
         names = ("SFT_DATABASE_URL", "SFT_DATA_DIR")
         before = {name: os.environ.get(name) for name in names}
         try:
@@ -69,7 +69,7 @@ class Parts:
     # -- processes -----------------------------------------------------------------------------
 
     def start(self, *names: str) -> None:
-        """Start parts; a second worker is called worker-2. Returns when the api, if named, answers."""
+        """Start processes; a second worker is called worker-2. Returns when the api, if named, responds."""
         for name in names:
             command = [sys.executable, "-m", "cli.child", "tests.support.chaos.doomed", *self._command(name)]
             with (self.chaos_dir.parent / f"{name}.err").open("ab") as errors:
@@ -97,26 +97,26 @@ class Parts:
             case _:
                 return [*CELERY, "beat", "--loglevel", "WARNING", "--pidfile="]
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             return self.client.get("/healthz").is_success
         except httpx2.HTTPError:
             return False
 
     def kill(self, name: str) -> None:
-        """SIGKILL, whatever it is doing."""
+        """Send SIGKILL."""
         process = self.processes.pop(name)
         process.kill()
         process.wait()
 
     def doom(self, point: str, when: str, call: int = 1) -> None:
-        """Let whoever comes to the point first die there: see doomed.py."""
+        """Kill the first process that reaches a point: see doomed.py."""
         fresh = self.chaos_dir / "doom.new"
         fresh.write_text(f"{point} {when} {call}")
         fresh.rename(self.chaos_dir / "doom")
 
     def wait_for_death(self, name: str) -> None:
-        """The doomed part has killed itself."""
+        """Wait until the doomed process has killed itself."""
         process = self.processes.pop(name)
         try:
             assert process.wait(60) == -signal.SIGKILL
@@ -126,16 +126,16 @@ class Parts:
             raise
 
     def set_clock(self, seconds: float, name: str | None = None) -> None:
-        """Put the clock of all parts, or of one of its own, off by some seconds.
+        """Shift the clock of all processes, or of one process, by some seconds.
 
-        Only parts that were started with a clock set follow it.
+        Only processes that were started after a clock was set follow it.
         """
         fresh = self.chaos_dir / "clock.new"
         fresh.write_text(str(seconds))
         fresh.rename(self.chaos_dir / (f"clock.{name}" if name else "clock"))
 
     def dead(self) -> list[str]:
-        """Parts that ended without being asked to."""
+        """Return processes that have ended by themselves."""
         return [name for name, process in self.processes.items() if process.poll() is not None]
 
     # -- jobs ----------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class Parts:
         return {**body, "overrides": [*body["overrides"], f"logger.wandb_project={mode}"], **more}
 
     def submit(self, mode: str = "train", key: str | None = None) -> str:
-        """Ask until the answer is 201, as a client with an Idempotency-Key does."""
+        """Retry until the response is 201, like a client with an Idempotency-Key."""
         headers = {"Idempotency-Key": key or os.urandom(8).hex()}
         body = self.body(mode)
 
@@ -153,7 +153,7 @@ class Parts:
             try:
                 answer = self.client.post("/v1/jobs", json=body, headers=headers)
             except httpx2.HTTPError:
-                return None  # it is away, or died while it was at it
+                return None  # the api is unavailable, or died during the request
             assert answer.status_code in (201, 503), answer.text
             return str(answer.json()["id"]) if answer.status_code == 201 else None
 
@@ -166,7 +166,7 @@ class Parts:
         return job
 
     def wait_for(self, job_id: str, *states: str, timeout: float = 120.0) -> dict[str, Any]:
-        """The job once it is in one of the states; by default once it has ended."""
+        """Wait until the job is in one of the states, by default until it has ended, and return it."""
         wanted = set(states) or TERMINAL
 
         def reached() -> dict[str, Any] | None:
@@ -180,12 +180,12 @@ class Parts:
         return items
 
     def starts(self, job_id: str) -> list[str]:
-        """The attempts that were started, one entry for each start of a run (tests/support/stand_in)."""
+        """Return the started attempts, one entry per start of a run (tests/support/stand_in)."""
         path = self.data_dir / "jobs" / job_id / "starts"
         return path.read_text().split() if path.exists() else []
 
     def let_go(self, job_id: str, attempt: int = 1) -> None:
-        """End a run that waits: mode `wait` of tests/support/stand_in."""
+        """Let a waiting run finish: mode `wait` of tests/support/stand_in."""
         (self.data_dir / "jobs" / job_id / "attempts" / str(attempt) / "go").touch()
 
 

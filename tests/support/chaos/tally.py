@@ -1,4 +1,4 @@
-"""What a fault has done to jobs: how many were lost, doubled, or ended wrong."""
+"""Effects of faults on jobs: how many were lost, duplicated, or ended in a wrong state."""
 
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ ONCE = ("created", "submitted", "trainer.started", "checkpoint", "trainer.finish
 class Tally:
     jobs: int = 0
     kills: int = 0
-    """Or other faults: a broker that forgot, a clock that jumped."""
+    """Kills, or other faults: a broker that lost messages, a clock that jumped."""
     lost: int = 0
     doubled: int = 0
     wrong: int = 0
@@ -24,7 +24,7 @@ class Tally:
     def judge(
         self, parts: "Parts", job_ids: Iterable[str], state: str = "SUCCEEDED", seconds: float = 120
     ) -> None:
-        """Wait for the end of jobs of one attempt, count what is not as it should be, and fail for it."""
+        """Wait for the end of jobs with one attempt, count wrong results, and fail if there are any."""
         deadline = time.monotonic() + seconds
         faults = [fault for job_id in job_ids if (fault := self._judge(parts, job_id, state, deadline))]
         assert not faults, faults

@@ -1,22 +1,22 @@
-"""Stands in for the trainer's interpreter: torchrun's command line, and runs that end in milliseconds.
+"""Simulate the trainer's interpreter: torchrun's command line, and runs that end in milliseconds.
 
-It keeps the contract of docs/job-directory.md and nothing of ours: an external program at the
-boundary, as a fake sbatch would be. `logger.wandb_project` of a job's config says what a run does:
+It follows the contract of docs/job-directory.md and imports nothing of the project: an external
+program, like a fake sbatch. `logger.wandb_project` of a job's config selects what a run does:
 
     (nothing)    trains, saves, finishes
     hold         trains until it is stopped or killed
     wait         trains until there is a file `go` in its directory, then finishes
-    talk         the same, and all ranks print lines meanwhile
+    talk         like wait, and all ranks print lines meanwhile
     fail         writes a failed event
-    oom          rank 1 runs out of GPU memory unless TP is 2; rank 0 sees that it is gone, and says so first
-    die          ends without a word
-    incomplete   finishes, but a file of its last checkpoint is shorter than it said
-    headless     as incomplete, of an export: it has no config.json
-    forge        reports files that are not its own, and leaves links to them
+    oom          rank 1 runs out of GPU memory unless TP is 2; rank 0 reports the lost connection first
+    die          ends without an event
+    incomplete   finishes, but a file of its last checkpoint is shorter than reported
+    headless     finishes an export, but without config.json
+    forge        reports files outside its checkpoints, and leaves links to them
 
-An export does what the file `mode` in the exported checkpoint says, of the same words.
+For an export, the file `mode` in the exported checkpoint contains one of these modes.
 
-Each start of a run is a line, the attempt's number, in jobs/ID/starts: a run that is started twice is seen.
+Each start of a run appends the attempt's number to jobs/ID/starts, so that tests detect a double start.
 """
 
 import json
@@ -38,7 +38,7 @@ PEER_IS_GONE = "RuntimeError: [gloo/transport/tcp/pair.cc:545] Read error: Conne
 
 
 def index_of(name: str, length: int) -> bytes:
-    """The index of a checkpoint of one file, as far as anybody looks at it."""
+    """Return the index of a checkpoint of one file, with the parts that are read."""
     piece = SimpleNamespace(relative_path=name, offset=0, length=length)
     return pickle.dumps(SimpleNamespace(storage_data={0: piece}))
 
@@ -48,7 +48,7 @@ def now() -> str:
 
 
 def launch(ranks: range, config: str) -> int:
-    """As torchrun does: each rank in a session of its own, SIGTERM passed on, exit 1 for any failure."""
+    """Launch like torchrun: each rank in its own session, SIGTERM forwarded, exit code 1 for any failure."""
     if ranks[0] == 0:
         note_start(Path(config).parent)
     command = [sys.executable, __file__, "--rank"]
@@ -115,13 +115,13 @@ class Rank:
                    seq_length=512, parameters=1000)  # fmt: skip
         if self.mode == "fail":
             self.end(
-                "failed", code="user_code", message="ValueError: told to fail", traceback="Traceback ..."
+                "failed", code="user_code", message="ValueError: failure requested", traceback="Traceback ..."
             )
             return 1
         return self.export() if self.config.get("export") else self.train()
 
     def export(self) -> int:
-        """A directory of the files that a Hugging Face model has."""
+        """Write a directory with the files of a Hugging Face model."""
         source = Path(self.config["export"]["checkpoint"])
         while self.mode == "hold":
             time.sleep(0.05)
@@ -176,7 +176,7 @@ class Rank:
     def talk(self) -> None:
         lines = 0
         while self.mode == "talk" and not (self.run_dir / "go").exists():
-            os.write(1, f"rank {self.rank} has said {lines} lines\n".encode())
+            os.write(1, f"rank {self.rank} has printed {lines} lines\n".encode())
             lines += 1
             time.sleep(0.02)
 

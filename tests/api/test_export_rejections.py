@@ -1,4 +1,4 @@
-"""What is refused of an export, and where the refusal points. Nothing runs here."""
+"""Rejections of export requests and their pointers. Nothing runs here."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def job(client: TestClient, good: Json) -> Job:
 
 @pytest.fixture
 def saved(job: Job) -> Path:
-    """The directory of its checkpoint of iteration 4."""
+    """Return the directory of the job's checkpoint of iteration 4."""
     return save(job, 4)
 
 
@@ -49,19 +49,19 @@ def save(job: Job, iteration: int, **columns: str) -> Path:
 
 @pytest.fixture
 def export(client: TestClient, job: Job, saved: Path) -> Export:
-    def ask(body: Any = None, iteration: int = 4, job_id: str = job.id) -> tuple[int, Json]:
+    def post(body: Any = None, iteration: int = 4, job_id: str = job.id) -> tuple[int, Json]:
         content = {} if body is None else {"json": body}
         answer = client.post(f"/v1/jobs/{job_id}/checkpoints/{iteration}/export", **content)
         return answer.status_code, answer.json()
 
-    return ask
+    return post
 
 
-def faults(problem: Json) -> list[tuple[str, str]]:
+def pointers(problem: Json) -> list[tuple[str, str]]:
     return [(fault["pointer"], fault["code"]) for fault in problem["errors"]]
 
 
-def test_what_is_whole_is_exported(client: TestClient, job: Job, export: Export) -> None:
+def test_a_complete_checkpoint_is_exported(client: TestClient, job: Job, export: Export) -> None:
     status, made = export()
     assert (status, made["export_of"]) == (201, {"job": job.id, "iteration": 4})
     answer = client.post(
@@ -71,7 +71,7 @@ def test_what_is_whole_is_exported(client: TestClient, job: Job, export: Export)
     assert (answer.json()["name"], answer.json()["labels"]) == ("mine", {"a": "b"})
 
 
-def test_what_is_not_there_is_404(export: Export) -> None:
+def test_an_unknown_resource_is_404(export: Export) -> None:
     assert export(iteration=5)[0] == 404
     assert export(job_id="job-none")[0] == 404
 
@@ -83,10 +83,8 @@ def test_an_export_is_not_exported_again(job: Job, export: Export) -> None:
     assert f"{job.id}/checkpoints/5/archive" in problem["hint"]
 
 
-@pytest.mark.parametrize("harm", ["gone", "shorter", "link", "linked directory", "never whole"])
-def test_a_checkpoint_that_is_not_whole_is_409(
-    export: Export, saved: Path, tmp_path: Path, harm: str
-) -> None:
+@pytest.mark.parametrize("harm", ["gone", "shorter", "link", "linked directory", "never complete"])
+def test_an_incomplete_checkpoint_is_409(export: Export, saved: Path, tmp_path: Path, harm: str) -> None:
     file = saved / "__0_0.distcp"
     if harm == "shorter":
         file.write_bytes(b"w")
@@ -102,7 +100,7 @@ def test_a_checkpoint_that_is_not_whole_is_409(
     assert "another" in problem["hint"]
 
 
-def test_one_that_lacks_what_was_never_reported_is_409(job: Job, export: Export) -> None:
+def test_a_checkpoint_without_files_that_were_never_reported_is_409(job: Job, export: Export) -> None:
     path = save(job, 5)
     with writing() as session:
         row = session.get_one(Checkpoint, (job.id, 5))
@@ -114,7 +112,7 @@ def test_one_that_lacks_what_was_never_reported_is_409(job: Job, export: Export)
 
 
 @pytest.mark.parametrize(
-    ("asked", "pointer"),
+    ("request_body", "pointer"),
     [
         ({"nmae": "x"}, "/nmae"),
         ({"name": "A B"}, "/name"),
@@ -124,12 +122,12 @@ def test_one_that_lacks_what_was_never_reported_is_409(job: Job, export: Export)
         ({"resources": {"time_limit_minutes": 1_000_000}}, "/resources/time_limit_minutes"),
     ],
 )
-def test_a_wrong_body_is_pointed_at(export: Export, asked: Json, pointer: str) -> None:
-    status, problem = export(asked)
-    assert (status, [fault[0] for fault in faults(problem)]) == (422, [pointer])
+def test_a_wrong_body_is_pointed_at(export: Export, request_body: Json, pointer: str) -> None:
+    status, problem = export(request_body)
+    assert (status, [pointer for pointer, _ in pointers(problem)]) == (422, [pointer])
 
 
-def test_a_base_model_that_is_gone_is_the_jobs_own(data_dir: Path, export: Export) -> None:
+def test_a_missing_base_model_is_reported_as_the_jobs_own(data_dir: Path, export: Export) -> None:
     (data_dir / "inputs/model/config.json").unlink()
     status, problem = export()
-    assert (status, faults(problem)) == (422, [("/job/config/hf_model_path", "bad_checkpoint")])
+    assert (status, pointers(problem)) == (422, [("/job/config/hf_model_path", "bad_checkpoint")])
