@@ -53,10 +53,10 @@ def _run(url: str, directory: Path, inputs: Path, target: dict[str, Any]) -> boo
 @contextlib.contextmanager
 def _slurm(directory: Path) -> Iterator[None]:
     """Run a cluster of two nodes, and write its profile for the service."""
-    from demo.slurm.cluster import Cluster
+    from demo.slurm.cluster import DemoSlurm
 
     console.print(f"Starting a Slurm of two nodes in {directory / 'slurm'}", markup=False)
-    with Cluster.start(
+    with DemoSlurm.start(
         directory / "slurm", progress=lambda name: console.print(f"  {name}", style="dim")
     ) as cluster:
         profile = {

@@ -14,7 +14,7 @@ from sqlalchemy import event
 from bench.slurm.pending_jobs import PendingJobs
 from bench.slurm.results import Progress, Result, median_milliseconds
 from bench.slurm.testbed import FAR, NEAR, Testbed, backend
-from demo.slurm.cluster import Cluster
+from demo.slurm.cluster import DemoSlurm
 from worker.backends.slurm.command_output import QUEUE
 from worker.db.session import engine
 from worker.lifecycle import reconcile
@@ -89,7 +89,7 @@ def span(counts: Sequence[int]) -> str:
     return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"
 
 
-def measure_poll(slurm: Cluster, profile: str) -> PollCost:
+def measure_poll(slurm: DemoSlurm, profile: str) -> PollCost:
     """Measure one poll as a worker does it. Raises BackendUnavailable."""
     before, started, (own, children) = rpcs(slurm), perf_counter(), _cpu()
     with _recorded_writes() as writes:
@@ -104,7 +104,7 @@ def _cpu() -> tuple[float, float]:
     return own, children
 
 
-def rpcs(slurm: Cluster) -> Counter[str]:
+def rpcs(slurm: DemoSlurm) -> Counter[str]:
     """Return the number of client RPCs since slurmctld's start, by message type: sdiag(1)."""
     output = slurm.run("sdiag").stdout
     by_type = output.partition("by message type")[2].partition("by user")[0]

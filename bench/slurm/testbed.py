@@ -19,7 +19,7 @@ import httpx2
 from bench.inspect import make
 from bench.slurm.results import Progress
 from cli.prepare import initialize
-from demo.slurm.cluster import Cluster
+from demo.slurm.cluster import DemoSlurm
 from demo.slurm.config import free_ports
 from worker.backends.connect import connect
 from worker.backends.slurm.backend import SlurmBackend
@@ -60,7 +60,7 @@ known_hosts = "{known_hosts}"
 class Testbed:
     """A Slurm, and a directory for inputs, jobs and data directories."""
 
-    slurm: Cluster
+    slurm: DemoSlurm
     directory: Path
 
     @property
@@ -106,7 +106,7 @@ def opened(progress: Progress) -> Iterator[Testbed]:
     directory = Path(tempfile.mkdtemp(prefix="sft-bench-"))
     directory.chmod(0o755)  # the users of jobs and database must be able to enter it
     try:
-        with Cluster.start(directory / "slurm", progress=progress) as slurm:
+        with DemoSlurm.start(directory / "slurm", progress=progress) as slurm:
             testbed = Testbed(slurm, directory)
             testbed.root.mkdir()
             _make_inputs(testbed.inputs)

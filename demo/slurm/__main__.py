@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from demo.slurm.cluster import Cluster
+from demo.slurm.cluster import DemoSlurm
 from demo.slurm.daemons import ClusterError
 from demo.slurm.install import NotInstalled, install
 
@@ -56,11 +56,11 @@ def _start(arguments: argparse.Namespace) -> None:
 
     with console.status("Starting Slurm"):
         sizes = {"nodes": arguments.nodes, "gpus": arguments.gpus}
-        cluster = Cluster.start(arguments.directory, progress=progress, **sizes)
+        cluster = DemoSlurm.start(arguments.directory, progress=progress, **sizes)
     _print_commands(cluster)
 
 
-def _print_commands(cluster: Cluster) -> None:
+def _print_commands(cluster: DemoSlurm) -> None:
     console.print("Slurm is ready. Run a command, or log in:")
     for line in (
         f"SLURM_CONF={cluster.conf} sinfo",
@@ -73,7 +73,7 @@ def _print_commands(cluster: Cluster) -> None:
 
 def _stop(arguments: argparse.Namespace) -> None:
     try:
-        cluster = Cluster.load(arguments.directory)
+        cluster = DemoSlurm.load(arguments.directory)
     except FileNotFoundError:
         console.print(f"No cluster was started in {arguments.directory}.", markup=False)
         return

@@ -27,7 +27,7 @@ def _silent(_: str) -> None:
     """Show no progress."""
 
 
-class Cluster:
+class DemoSlurm:
     """The daemons of one cluster. Each can be killed and restarted by name.
 
     Names: munged, mariadbd and slurmdbd (with accounting), slurmctld, slurmd-n1 and so on, sshd.
@@ -54,7 +54,9 @@ class Cluster:
     # -- start and stop ------------------------------------------------------------------------
 
     @classmethod
-    def start(cls, directory: Path, *, progress: Callable[[str], None] = _silent, **knobs: Any) -> "Cluster":
+    def start(
+        cls, directory: Path, *, progress: Callable[[str], None] = _silent, **knobs: Any
+    ) -> "DemoSlurm":
         """Start the daemons of the directory's cluster that do not run; the state of earlier starts is kept.
 
         Knobs are those of `config.Knobs`. Raises NotInstalled, and ClusterError with a daemon's last output
@@ -73,7 +75,7 @@ class Cluster:
         return cluster
 
     @classmethod
-    def load(cls, directory: Path) -> "Cluster":
+    def load(cls, directory: Path) -> "DemoSlurm":
         """Return the cluster that was started in the directory. Raises FileNotFoundError."""
         return cls(Config.load(directory.resolve()))
 
@@ -127,7 +129,7 @@ class Cluster:
             for user in {"root", self.user}:
                 self.run("scancel", f"--user={user}", timeout=CANCEL_SECONDS)
 
-    def __enter__(self) -> "Cluster":
+    def __enter__(self) -> "DemoSlurm":
         return self
 
     def __exit__(self, *_: object) -> None:

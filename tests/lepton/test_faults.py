@@ -275,7 +275,7 @@ def test_a_log_survives_restarts_without_gaps_or_repeats(service: LeptonService,
     log = service.log(job_id).splitlines()
     assert sorted(log) == lines_of(service, job_id)
     for rank in range(4):
-        numbers = [int(line.split()[4]) for line in log if line.startswith(f"rank {rank} has said")]
+        numbers = [int(line.split()[4]) for line in log if line.startswith(f"rank {rank} has printed")]
         assert numbers == list(range(len(numbers)))
         assert numbers
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.slurm.cluster import Cluster
+from demo.slurm.cluster import DemoSlurm
 from tests.support.slurm_service import SlurmService, new_directory, start_service
 
 
@@ -17,9 +17,9 @@ def cluster_directory() -> Path:
 
 
 @pytest.fixture(scope="session")
-def slurm(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+def slurm(request: pytest.FixtureRequest) -> Iterator[DemoSlurm]:
     """A cluster of two nodes for all tests of this process. Its logs are kept if a test failed."""
-    cluster = Cluster.start(new_directory())
+    cluster = DemoSlurm.start(new_directory())
     yield cluster
     cluster.stop(purge=not request.session.testsfailed)
 
@@ -39,7 +39,7 @@ def secret_file(tmp_path_factory: pytest.TempPathFactory, canary: str) -> Path:
 
 @pytest.fixture(scope="module")
 def on_slurm(
-    slurm: Cluster, secret_file: Path, tmp_path_factory: pytest.TempPathFactory, stand_in: Path
+    slurm: DemoSlurm, secret_file: Path, tmp_path_factory: pytest.TempPathFactory, stand_in: Path
 ) -> Iterator[SlurmService]:
     """A service for the tests of a module, with runs that take milliseconds."""
     with start_service(slurm, tmp_path_factory.mktemp("on_slurm"), stand_in, secret_file) as running:

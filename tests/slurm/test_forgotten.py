@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.slurm.cluster import Cluster
+from demo.slurm.cluster import DemoSlurm
 from tests.support.slurm_service import SlurmService, miss_the_end, start_service, wait_for_forgetting
 from tests.support.waiting import wait_until
 
@@ -13,16 +13,16 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def forgetful() -> Iterator[Cluster]:
+def forgetful() -> Iterator[DemoSlurm]:
     from tests.support.slurm_service import new_directory
 
-    with Cluster.start(new_directory(), accounting=False, min_job_age_seconds=2) as cluster:
+    with DemoSlurm.start(new_directory(), accounting=False, min_job_age_seconds=2) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def on_forgetful(
-    forgetful: Cluster, tmp_path: Path, stand_in: Path, secret_file: Path
+    forgetful: DemoSlurm, tmp_path: Path, stand_in: Path, secret_file: Path
 ) -> Iterator[SlurmService]:
     with start_service(forgetful, tmp_path, stand_in, secret_file) as service:
         yield service

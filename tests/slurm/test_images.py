@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.slurm.cluster import Cluster
+from demo.slurm.cluster import DemoSlurm
 from tests.support.slurm_service import SlurmService, start_service
 from tests.support.waiting import wait_until
 
@@ -68,7 +68,7 @@ def registry(tmp_path: Path) -> Registry:
 
 @pytest.fixture
 def with_images(
-    slurm: Cluster, registry: Registry, tmp_path: Path, stand_in: Path, secret_file: Path
+    slurm: DemoSlurm, registry: Registry, tmp_path: Path, stand_in: Path, secret_file: Path
 ) -> Iterator[SlurmService]:
     """A service whose runs use containers."""
     programs = tmp_path / "bin"
@@ -131,7 +131,7 @@ def test_a_failed_import_is_reported_and_retried(with_images: SlurmService, regi
 
 
 def test_a_killed_import_leaves_no_image(
-    with_images: SlurmService, registry: Registry, slurm: Cluster
+    with_images: SlurmService, registry: Registry, slurm: DemoSlurm
 ) -> None:
     (registry.directory / "slow").touch()
     job_id = with_images.submit(with_images.body())["id"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from demo.slurm.cluster import Cluster
+from demo.slurm.cluster import DemoSlurm
 from tests.support.slurm_service import SlurmService, miss_the_end, start_service
 from tests.support.waiting import wait_until
 
@@ -14,15 +14,17 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def lenient() -> Iterator[Cluster]:
+def lenient() -> Iterator[DemoSlurm]:
     from tests.support.slurm_service import new_directory
 
-    with Cluster.start(new_directory(), min_job_age_seconds=2, enforce_part_limits="NO") as cluster:
+    with DemoSlurm.start(new_directory(), min_job_age_seconds=2, enforce_part_limits="NO") as cluster:
         yield cluster
 
 
 @pytest.fixture
-def on_lenient(lenient: Cluster, tmp_path: Path, stand_in: Path, secret_file: Path) -> Iterator[SlurmService]:
+def on_lenient(
+    lenient: DemoSlurm, tmp_path: Path, stand_in: Path, secret_file: Path
+) -> Iterator[SlurmService]:
     with start_service(lenient, tmp_path, stand_in, secret_file) as service:
         yield service
     lenient.run("scancel", "--user=root")

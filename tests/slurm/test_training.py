@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.slurm.cluster import Cluster
+from demo.slurm.cluster import DemoSlurm
 from tests.support.fine_tuning import check, fine_tuning
 from tests.support.slurm_service import SlurmService, start_service
 from tests.support.trainer_runs import PYTHON
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def training(
-    slurm: Cluster, tmp_path_factory: pytest.TempPathFactory, inputs: Path, secret_file: Path
+    slurm: DemoSlurm, tmp_path_factory: pytest.TempPathFactory, inputs: Path, secret_file: Path
 ) -> Iterator[SlurmService]:
     """A service with real training runs. gloo finds its peers by the loopback interface here."""
     directory = tmp_path_factory.mktemp("training")

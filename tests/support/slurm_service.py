@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from demo.slurm.cluster import Cluster
+from demo.slurm.cluster import DemoSlurm
 from demo.slurm.install import missing_requirement
 from tests.support.inputs import make_inputs
 from tests.support.service import Service
@@ -46,7 +46,7 @@ SETTINGS = {
 class SlurmService(Service):
     """A service, its cluster, and the directory of its runs."""
 
-    slurm: Cluster
+    slurm: DemoSlurm
     root: Path
 
     def again(self, **settings: str) -> "SlurmService":
@@ -93,7 +93,7 @@ class SlurmService(Service):
 
 
 def start_service(
-    slurm: Cluster,
+    slurm: DemoSlurm,
     directory: Path,
     python: Path,
     secret_file: Path,
@@ -111,7 +111,7 @@ def start_service(
 
 
 def profiles(
-    slurm: Cluster, root: Path, data_dir: Path, python: Path, secret_file: Path, more: dict[str, Any]
+    slurm: DemoSlurm, root: Path, data_dir: Path, python: Path, secret_file: Path, more: dict[str, Any]
 ) -> str:
     """Return the text of clusters.toml."""
     usual = {
