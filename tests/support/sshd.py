@@ -64,7 +64,7 @@ class Sshd:
             self.process = subprocess.Popen(
                 [self.sshd, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stderr=log
             )
-        wait_until(self._answers, what=f"sshd: {(self.directory / 'sshd.log').read_text()}")
+        wait_until(self._responds, what=f"sshd: {(self.directory / 'sshd.log').read_text()}")
 
     def _responds(self) -> bool:
         assert self.process is not None

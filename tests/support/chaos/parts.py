@@ -81,7 +81,7 @@ class Parts:
                     stderr=errors,
                 )
         if "api" in names:
-            wait_until(self._answers, 60, "the api to answer")
+            wait_until(self._responds, 60, "the api to respond")
 
     def _environment(self, name: str) -> dict[str, str]:
         own = f"clock.{name}"
