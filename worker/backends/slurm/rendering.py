@@ -46,7 +46,6 @@ def _scope(run: Run, profile: SlurmCluster, paths: Paths, directory: Path) -> di
         "profile": profile,
         "paths": paths,
         "directory": directory,
-        "attempts_dir": directory.parent,
         "options": options(profile, partition=profile.partition_of(attached=run.attached))
         + _sizes(run, profile),
         "lead": lead_seconds(run, profile),
