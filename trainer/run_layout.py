@@ -1,7 +1,7 @@
 """The directory of a job, and of each of its attempts: every file by which a run and the service meet.
 
-The format is docs/job-directory.md. Both sides use this module, and no other one joins these names to paths.
-The directory of an attempt is the one stored with it: a profile may have changed since.
+The format is docs/job-directory.md. Both sides use this module; only shell templates of the backends spell the
+names as well. The directory of an attempt is the one stored with it: a profile may have changed since.
 """
 
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""One module per resource; route functions have two to five lines."""
+"""One module per resource; a route translates, and calls one function of the engine."""

@@ -6,7 +6,7 @@ run trainer.config.section_checks first.
 
 from trainer.config.effective import Effective
 from trainer.config.training_config import TrainingConfig
-from trainer.preflight import base, data, export, lengths, memory, saves, shape, strategies
+from trainer.preflight import base_model, data, export, lengths, memory, saves, shape, strategies
 from trainer.preflight.finding import Finding, Suggestion
 from trainer.preflight.hardware import Hardware
 from trainer.preflight.memory import Estimate
@@ -31,7 +31,7 @@ def check(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> 
     records = report.inspection.records if report.inspection else None
     return [
         *report.findings,
-        *base.check(config, files=files),
+        *base_model.check(config, files=files),
         *shape.check(effective, hardware),
         *lengths.check(effective),
         *saves.check(effective),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trainer.checkpoints import is_complete
 from trainer.config.training_config import ExportConfig, TrainingConfig
-from trainer.preflight import base
+from trainer.preflight import base_model
 from trainer.preflight.finding import INSPECTED_THERE, ON_CLUSTER_ONLY, Finding, finding
 from trainer.preflight.hardware import Hardware
 
@@ -19,11 +19,11 @@ def check(
     if hardware.gpus != 1:
         message = f"An export is one process, and {hardware.gpus} were requested."
         yield finding("error", "not_alone", "/export", message, "Request one node with one GPU.")
-    yield from base.check_export(config, files=files)
+    yield from base_model.check_export(config, files=files)
     if not files:
         message = f"{export.checkpoint} {ON_CLUSTER_ONLY}."
         yield finding("unverified", "unseen_checkpoint", POINTER, message, INSPECTED_THERE)
-    elif not base.holds(lambda: is_complete(Path(export.checkpoint))):
+    elif not base_model.holds(lambda: is_complete(Path(export.checkpoint))):
         message = f"{export.checkpoint} is not a complete checkpoint."
         hint = "Name one iter_* directory with all of its files."
         yield finding("error", "bad_checkpoint", POINTER, message, hint)
