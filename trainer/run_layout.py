@@ -1,7 +1,7 @@
 """The directory of a job, and of each of its attempts: every file by which a run and the service meet.
 
-The format is docs/job-directory.md. Both sides use this module; only shell templates of the backends spell the
-names as well. The directory of an attempt is the one stored with it: a profile may have changed since.
+The format is docs/job-directory.md. Both sides use this module; only shell templates of backends repeat the
+names. The directory of an attempt is the one stored with it: a profile may have changed since.
 """
 
 from dataclasses import dataclass
