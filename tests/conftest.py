@@ -15,12 +15,13 @@ from tests.support.fault_report import pytest_terminal_summary, tally
 from tests.support.inputs import make_inputs
 from tests.support.process import forget_settings, use_broker
 from tests.support.service import Service
+from tests.support.stand_in import launcher
 from tests.support.trainer_runs import need_trainer, prepared_inputs
 
 # Fixtures that pytest finds here by name.
 __all__ = ["pytest_terminal_summary", "tally"]
 
-STAND_IN = Path(__file__).parent / "support" / "stand_in" / "launcher.py"
+PROJECT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stand_in") / "python"
     path.write_text(f"""#!/bin/sh
 [ "$1" = -c ] && exec "{sys.executable}" "$@"
-exec "{sys.executable}" "{STAND_IN}" "$@"
+PYTHONPATH="{PROJECT}" exec "{sys.executable}" -m {launcher.MODULE} "$@"
 """)
     path.chmod(0o755)
     return path

@@ -7,6 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.support.service import Service
+from tests.support.stand_in.control import with_mode
 from worker.clock import utcnow
 from worker.db.models import Attempt
 from worker.db.session import writing
@@ -18,8 +19,7 @@ Body = dict[str, Any]
 
 @pytest.mark.slow
 def test_an_out_of_memory_job_succeeds_with_the_suggestion(service: Service, body: Body) -> None:
-    overrides = [*body["overrides"], "logger.wandb_project=oom"]
-    job = service.submit({**body, "overrides": overrides, "resources": {"gpus_per_node": 2}})
+    job = service.submit(with_mode(body, "oom", resources={"gpus_per_node": 2}))
     job = service.wait_for(job["id"], "FAILED")
     failure = job["failure"]
     assert (failure["class"], failure["retryable"]) == ("oom", False)
@@ -48,7 +48,7 @@ def test_an_out_of_memory_job_succeeds_with_the_suggestion(service: Service, bod
 
 @pytest.mark.slow
 def test_an_unexplained_failure_shows_the_end_of_the_log(service: Service, body: Body) -> None:
-    job = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=die"]})
+    job = service.submit(with_mode(body, "die"))
     failure = service.wait_for(job["id"], "FAILED")["failure"]
     assert (failure["class"], failure["retryable"]) == ("unknown", True)
     assert failure["evidence"]["last_lines"] == ["rank 0 says hello"]

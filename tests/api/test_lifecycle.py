@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.process import forget_settings
 from tests.support.service import Service, is_supervisor, processes_of_runs
+from tests.support.stand_in.control import with_mode
 from tests.support.waiting import wait_until
 from worker.auth.roles import Caller, Role
 from worker.jobs import create
@@ -68,7 +69,7 @@ def test_metrics_have_steps_and_validations(service: Service, body: dict[str, An
 
 
 def test_a_failed_job_names_its_failure_and_can_be_retried(service: Service, body: dict[str, Any]) -> None:
-    job = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=fail"]})
+    job = service.submit(with_mode(body, "fail"))
     job = service.wait_for(job["id"])
     assert job["state"] == "FAILED"
     assert job["failure"]["class"] == "user_code"
@@ -92,7 +93,7 @@ def test_a_failed_job_names_its_failure_and_can_be_retried(service: Service, bod
 def test_success_requires_a_finished_event_and_a_complete_checkpoint(
     service: Service, body: dict[str, Any], mode: str, failure: str
 ) -> None:
-    job = service.submit({**body, "overrides": [*body["overrides"], f"logger.wandb_project={mode}"]})
+    job = service.submit(with_mode(body, mode))
     job = service.wait_for(job["id"])
     assert (job["state"], job["failure"]["class"]) == ("FAILED", failure)
 
@@ -328,7 +329,7 @@ def test_only_reported_files_can_be_downloaded(service: Service, body: dict[str,
 
 
 def test_a_run_cannot_expose_files_outside_its_checkpoints(service: Service, body: dict[str, Any]) -> None:
-    job = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=forge"]})
+    job = service.submit(with_mode(body, "forge"))
     assert service.wait_for(job["id"])["state"] == "SUCCEEDED"
     url = f"/v1/jobs/{job['id']}"
     for iteration in (1, 2):

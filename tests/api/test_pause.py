@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.inputs import make_inputs
 from tests.support.service import Service, is_supervisor, processes_of_runs
+from tests.support.stand_in.control import with_mode
 from tests.support.waiting import wait_until
 
 
@@ -24,8 +25,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, stand_in: Path) -> Iterato
 
 
 def body(service: Service, mode: str, cluster: str = "local") -> dict[str, Any]:
-    made = make_inputs(service.data_dir)
-    return {**made, "cluster": cluster, "overrides": [*made["overrides"], f"logger.wandb_project={mode}"]}
+    return with_mode(make_inputs(service.data_dir), mode, cluster=cluster)
 
 
 def request_action(service: Service, job_id: str, action: str) -> tuple[int, dict[str, Any]]:

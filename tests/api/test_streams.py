@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.inputs import make_inputs
 from tests.support.service import Service
+from tests.support.stand_in.control import with_mode
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -45,8 +46,7 @@ def held(service: Service) -> Iterator[Callable[[], str]]:
     made = []
 
     def make() -> str:
-        body = make_inputs(service.data_dir)
-        job = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"]})
+        job = service.submit(with_mode(make_inputs(service.data_dir), "hold"))
         made.append(job["id"])
         service.wait_for(job["id"], "RUNNING")
         return str(job["id"])

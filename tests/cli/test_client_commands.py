@@ -14,6 +14,7 @@ import yaml
 from tests.support.inputs import make_inputs
 from tests.support.service import Service
 from tests.support.sft import Sft
+from tests.support.stand_in.control import override, with_mode
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -39,7 +40,7 @@ def job(service: Service, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def holding(service: Service, body: dict[str, Any]) -> dict[str, Any]:
-    job = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"]})
+    job = service.submit(with_mode(body, "hold"))
     return service.wait_for(job["id"], "RUNNING")
 
 
@@ -91,7 +92,7 @@ def test_an_idempotency_key_creates_one_job_and_without_a_key_there_are_two(sft:
 def test_submit_and_wait_exits_with_the_jobs_final_state(
     sft: Sft, file: str, mode: str, code: int, state: str
 ) -> None:
-    done = sft("submit", file, f"logger.wandb_project={mode}", "--wait")
+    done = sft("submit", file, override(mode), "--wait")
     assert done.returncode == code
     assert done.stdout.split()[1:] == [state]
     assert ("failure requested" in done.stderr) == (mode == "fail")
@@ -196,8 +197,7 @@ def test_cancel_wait_and_retry(sft: Sft, service: Service, body: dict[str, Any])
 def test_a_failure_is_shown_with_its_evidence_and_retried_with_its_suggestion(
     sft: Sft, service: Service, body: dict[str, Any]
 ) -> None:
-    overrides = [*body["overrides"], "logger.wandb_project=oom"]
-    job = service.submit({**body, "overrides": overrides, "resources": {"gpus_per_node": 2}})["id"]
+    job = service.submit(with_mode(body, "oom", resources={"gpus_per_node": 2}))["id"]
     waited = sft("wait", job)
     assert (waited.returncode, waited.stdout.split()) == (3, [job, "FAILED"])
     for text in (waited.stderr, sft("show", job).stdout):
@@ -223,7 +223,7 @@ def test_the_exit_code_is_that_of_the_worst_final_state(
     sft: Sft, service: Service, body: dict[str, Any]
 ) -> None:
     fine = service.submit(body)["id"]
-    bad = service.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=fail"]})["id"]
+    bad = service.submit(with_mode(body, "fail"))["id"]
     done = sft("wait", fine, bad, fine, "--json")
     assert done.returncode == 3
     ended = [json.loads(line) for line in done.stdout.splitlines()]
@@ -242,7 +242,7 @@ def test_an_interrupt_is_quiet(sft: Sft, service: Service, body: dict[str, Any])
     job = holding(service, body)["id"]
     waiting = sft.start("submit", "-", "--wait", "-c", "cpu-tiny", stdin=subprocess.PIPE)
     assert waiting.stdin is not None
-    waiting.stdin.write(json.dumps({**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"]}))
+    waiting.stdin.write(json.dumps(with_mode(body, "hold")))
     waiting.stdin.close()
     assert waiting.stderr is not None
     greeting = waiting.stderr.readline()

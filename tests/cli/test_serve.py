@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.inputs import make_inputs
 from tests.support.service import Service, processes_of_runs
+from tests.support.stand_in.control import with_mode
 from tests.support.waiting import wait_until
 from worker.settings import PROJECT_ROOT
 
@@ -80,8 +81,7 @@ def test_an_interrupt_stops_every_process_and_a_restart_recovers_the_jobs(
 
 def test_waiting_requests_end_at_shutdown(own: Service) -> None:
     """Streams stop without `end`, so that their clients reconnect; a long poll gets its response."""
-    body = make_inputs(own.data_dir)
-    job = own.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"]})
+    job = own.submit(with_mode(make_inputs(own.data_dir), "hold"))
     own.wait_for(job["id"], "RUNNING")
     tag = own.client.get(f"/v1/jobs/{job['id']}").headers["etag"]
     with ThreadPoolExecutor() as pool, own.client.stream("GET", f"/v1/jobs/{job['id']}/stream") as stream:
@@ -155,8 +155,7 @@ def test_a_directory_that_cannot_be_created_is_named() -> None:
 
 
 def test_a_run_continues_while_the_service_is_stopped(own: Service, stand_in: Path) -> None:
-    body = make_inputs(own.data_dir)
-    job = own.submit({**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"]})
+    job = own.submit(with_mode(make_inputs(own.data_dir), "hold"))
     own.wait_for(job["id"], "RUNNING")
     own.process.kill()
     own.process.wait()

@@ -11,6 +11,7 @@ from tests.support.callers import ANNA
 from tests.support.inputs import make_inputs
 from tests.support.lepton.server.server import LeptonServer
 from tests.support.lepton.service import profiles
+from tests.support.stand_in.control import with_mode
 from tests.support.waiting import wait_until
 from worker.clusters import registry
 from worker.db.models import Job
@@ -33,9 +34,7 @@ def running(
     token.write_text(lepton.token)
     (data_dir / "clusters.toml").write_text(profiles(lepton, data_dir, stand_in, token, {}))
     registry.clusters.cache_clear()
-    body = make_inputs(data_dir)
-    body["overrides"].append("logger.wandb_project=wait")
-    spec = JobSpec(**body, cluster="mounted")
+    spec = JobSpec(**with_mode(make_inputs(data_dir), "wait", cluster="mounted"))
     created = create.create(spec, ANNA)
     submit.submit(created.job_id)
     wait_until(lambda: poll_and_ingest(created.job_id).state == "RUNNING", what="a running job")

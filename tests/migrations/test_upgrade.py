@@ -9,6 +9,7 @@ from sqlalchemy import MetaData, create_engine
 from tests.support.inputs import make_inputs
 from tests.support.process import forget_settings
 from tests.support.service import Service
+from tests.support.stand_in.control import with_mode
 from worker.auth import keys
 from worker.auth.roles import Caller, Role
 from worker.backends.connect import connect
@@ -87,10 +88,9 @@ def test_jobs_in_every_state_continue(old: OldDatabase, data_dir: Path, stand_in
 def _stored(old: OldDatabase, data_dir: Path, owner: Caller, state: JobState) -> str:
     """Store a job in a state, with its run if the state has one."""
     body = make_inputs(data_dir)
-    if (
-        state is S.CANCELLING
-    ):  # a run that ends before the cancellation request reaches it would have succeeded
-        body["overrides"].append("logger.wandb_project=hold")
+    # A run that ends before the cancellation request reaches it would have succeeded.
+    if state is S.CANCELLING:
+        body = with_mode(body, "hold")
     job = transitions._new_job(JobSpec(**body), owner)
     attempt = Attempt(job_id=job.id, number=1)
     if state not in NOT_YET_SUBMITTED:

@@ -94,7 +94,7 @@ def test_accepted_text_reaches_the_run_unchanged(on_slurm: SlurmService, canary_
 def free(service: SlurmService, text: str) -> dict[str, Any]:
     """Return a job with the text in all free text fields."""
     usual = service.body()
-    named = {"logger.wandb_exp_name": text, "logger.wandb_entity": text, "logger.wandb_project": "train"}
+    named = {"logger.wandb_exp_name": text, "logger.wandb_entity": text, "logger.wandb_project": text}
     overrides = dict(one.split("=", 1) for one in usual["overrides"]) | named
     return {**usual, "overrides": overrides, "labels": {"text": text}}
 

@@ -12,6 +12,7 @@ from demo.slurm.cluster import DemoSlurm
 from demo.slurm.install import missing_requirement
 from tests.support.inputs import make_inputs
 from tests.support.service import Service
+from tests.support.stand_in.control import with_mode
 from tests.support.toml import table
 from tests.support.waiting import wait_until
 
@@ -56,9 +57,7 @@ class SlurmService(Service):
         return fresh
 
     def body(self, mode: str = "train", cluster: str = "near", **more: Any) -> dict[str, Any]:
-        body = make_inputs(self.data_dir)
-        overrides = [*body["overrides"], f"logger.wandb_project={mode}"]
-        return {**body, "overrides": overrides, "cluster": cluster, **more}
+        return with_mode(make_inputs(self.data_dir), mode, cluster=cluster, **more)
 
     def run_until(self, step: int, mode: str = "hold", cluster: str = "near", **more: Any) -> dict[str, Any]:
         """Return a job whose run has reached a step and holds there."""

@@ -14,6 +14,7 @@ from cli.prepare import initialize
 from tests.support.inputs import make_inputs
 from tests.support.process import forget_settings
 from tests.support.service import TERMINAL, kill_runs
+from tests.support.stand_in.control import with_mode
 from tests.support.waiting import wait_until
 from worker.settings import PROJECT_ROOT
 
@@ -141,8 +142,7 @@ class Parts:
     # -- jobs ----------------------------------------------------------------------------------
 
     def body(self, mode: str = "train", **more: Any) -> dict[str, Any]:
-        body = make_inputs(self.data_dir)
-        return {**body, "overrides": [*body["overrides"], f"logger.wandb_project={mode}"], **more}
+        return with_mode(make_inputs(self.data_dir), mode, **more)
 
     def submit(self, mode: str = "train", key: str | None = None) -> str:
         """Retry until the response is 201, like a client with an Idempotency-Key."""

@@ -14,6 +14,7 @@ from tests.support.lepton.server.sandbox import obstacle
 from tests.support.lepton.server.server import LeptonServer
 from tests.support.lepton.server.workspace import ServerJob
 from tests.support.service import Service
+from tests.support.stand_in.control import with_mode
 from tests.support.toml import table
 from tests.support.waiting import wait_until
 
@@ -62,9 +63,7 @@ class LeptonService(Service):
         subprocess.run(command, env={**os.environ, **settings}, check=True, timeout=60)
 
     def body(self, mode: str = "train", cluster: str = "mounted", **more: Any) -> dict[str, Any]:
-        body = make_inputs(self.data_dir)
-        overrides = [*body["overrides"], f"logger.wandb_project={mode}"]
-        return {**body, "overrides": overrides, "cluster": cluster, **more}
+        return with_mode(make_inputs(self.data_dir), mode, cluster=cluster, **more)
 
     def run_until(
         self, step: int, mode: str = "hold", cluster: str = "mounted", **more: Any

@@ -1,20 +1,7 @@
 """Simulate the trainer's interpreter: torchrun's command line, and runs that end in milliseconds.
 
 It follows the contract of docs/job-directory.md and imports nothing of the project: an external
-program, like a fake sbatch. `logger.wandb_project` of a job's config selects what a run does:
-
-    (nothing)    trains, saves, finishes
-    hold         trains until it is stopped or killed
-    wait         trains until there is a file `go` in its directory, then finishes
-    talk         like wait, and all ranks print lines meanwhile
-    fail         writes a failed event
-    oom          rank 1 runs out of GPU memory unless TP is 2; rank 0 reports the lost connection first
-    die          ends without an event
-    incomplete   finishes, but a file of its last checkpoint is shorter than reported
-    headless     finishes an export, but without config.json
-    forge        reports files outside its checkpoints, and leaves links to them
-
-For an export, the file `mode` in the exported checkpoint contains one of these modes.
+program, like a fake sbatch. `Mode` in control.py lists what a run can do; `with_mode` requests it.
 
 Each start of a run appends the attempt's number to jobs/ID/starts, so that tests detect a double start.
 """
@@ -32,6 +19,9 @@ from types import SimpleNamespace
 
 import yaml
 
+from tests.support.stand_in.control import Mode, mode_of
+
+MODULE = "tests.support.stand_in.launcher"
 TOTAL_STEPS = 4
 OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 32.00 GiB. GPU 1 is full.\n"
 PEER_IS_GONE = "RuntimeError: [gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer\n"
@@ -51,7 +41,7 @@ def launch(ranks: range, config: str) -> int:
     """Launch like torchrun: each rank in its own session, SIGTERM forwarded, exit code 1 for any failure."""
     if ranks[0] == 0:
         note_start(Path(config).parent)
-    command = [sys.executable, __file__, "--rank"]
+    command = [sys.executable, "-m", MODULE, "--rank"]
     processes = [subprocess.Popen([*command, str(rank), config], start_new_session=True) for rank in ranks]
     signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
     return int(sum(process.wait() != 0 for process in processes) > 0)
@@ -67,16 +57,14 @@ class Rank:
         self.rank = rank
         self.run_dir = config.parent
         self.config = yaml.safe_load(config.read_text())
-        self.mode = self.config["logger"].get("wandb_project", "train")
-        if self.config.get("export"):
-            self.mode = self.mode_of_export()
+        self.mode = self.mode_of_export() if self.config.get("export") else mode_of(self.config)
         self.seq = 0
 
-    def mode_of_export(self) -> str:
+    def mode_of_export(self) -> Mode:
         try:
-            return (Path(self.config["export"]["checkpoint"]) / "mode").read_text().strip()
+            return Mode((Path(self.config["export"]["checkpoint"]) / "mode").read_text().strip())
         except FileNotFoundError:
-            return "train"
+            return Mode.TRAIN
 
     def write(self, event: str, **fields: object) -> dict[str, object]:
         line = {
@@ -100,20 +88,20 @@ class Rank:
 
     def run(self) -> int:
         (self.run_dir / "logs" / f"rank-{self.rank}.log").write_text(f"rank {self.rank} says hello\n")
-        if self.mode == "oom" and self.config["recipe"]["tensor_model_parallel_size"] != 2:
+        if self.mode == Mode.OOM and self.config["recipe"]["tensor_model_parallel_size"] != 2:
             return self.run_out_of_memory()
         if self.rank > 0:
             return self.follow()
         print("größe: ééé", flush=True)
         sys.stdout.buffer.write(b"bad byte \xff here\n")
         sys.stdout.buffer.flush()
-        if self.mode == "forge":
+        if self.mode == Mode.FORGE:
             self.forge()
-        if self.mode == "die":
+        if self.mode == Mode.DIE:
             return 3
         self.write("started", start_step=0, total_steps=TOTAL_STEPS, world_size=1, global_batch_size=8,
                    seq_length=512, parameters=1000)  # fmt: skip
-        if self.mode == "fail":
+        if self.mode == Mode.FAIL:
             self.end(
                 "failed", code="user_code", message="ValueError: failure requested", traceback="Traceback ..."
             )
@@ -123,10 +111,10 @@ class Rank:
     def export(self) -> int:
         """Write a directory with the files of a Hugging Face model."""
         source = Path(self.config["export"]["checkpoint"])
-        while self.mode == "hold":
+        while self.mode == Mode.HOLD:
             time.sleep(0.05)
         contents = {"config.json": b"{}", "model.safetensors": bytes(range(256)), "tokenizer.json": b"{}"}
-        if self.mode == "headless":
+        if self.mode == Mode.HEADLESS:
             del contents["config.json"]
         iteration = int(source.name.removeprefix("iter_"))
         path = Path(self.config["checkpoint"]["save"]) / "hf" / source.name
@@ -151,7 +139,7 @@ class Rank:
         (self.run_dir / "logs" / "rank-7.log").symlink_to("/etc/passwd")
 
     def follow(self) -> int:
-        while self.mode == "hold" and not (self.run_dir / "stop").exists():
+        while self.mode == Mode.HOLD and not (self.run_dir / "stop").exists():
             time.sleep(0.05)
         self.talk()
         return 0
@@ -160,14 +148,14 @@ class Rank:
         self.write("validation", step=0, loss=8.0)
         for step in range(1, TOTAL_STEPS + 1):
             self.step(step)
-        while self.mode == "hold":
+        while self.mode == Mode.HOLD:
             if (self.run_dir / "stop").exists():
                 reason = (self.run_dir / "stop").read_text().strip()
                 self.end("stopped", step=step, iteration=self.save(step), reason=reason)
                 return 0
             time.sleep(0.05)
         self.talk()
-        while self.mode == "wait" and not (self.run_dir / "go").exists():
+        while self.mode == Mode.WAIT and not (self.run_dir / "go").exists():
             time.sleep(0.05)
         self.write("validation", step=step, loss=4.0)
         self.end("finished", step=step, iteration=self.save(step))
@@ -175,7 +163,7 @@ class Rank:
 
     def talk(self) -> None:
         lines = 0
-        while self.mode == "talk" and not (self.run_dir / "go").exists():
+        while self.mode == Mode.TALK and not (self.run_dir / "go").exists():
             os.write(1, f"rank {self.rank} has printed {lines} lines\n".encode())
             lines += 1
             time.sleep(0.02)
@@ -192,7 +180,7 @@ class Rank:
             "__0_0.distcp": weights, "run_config.yaml": b"{}", "train_state.pt": b"state",
         }  # fmt: skip
         self.put(path, iteration, contents)
-        if self.mode == "incomplete":
+        if self.mode == Mode.INCOMPLETE:
             (path / "__0_0.distcp").write_bytes(b"short")
         return iteration
 

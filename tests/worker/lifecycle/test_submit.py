@@ -10,6 +10,7 @@ from tests.support.callers import ANNA
 from tests.support.concurrency import at_once
 from tests.support.process import forget_settings
 from tests.support.service import is_supervisor, kill_runs, processes_of_runs
+from tests.support.stand_in.control import override
 from tests.support.waiting import wait_until
 from worker.backends.connect import connect
 from worker.backends.interface import Handle, Submission
@@ -29,7 +30,7 @@ from worker.states import JobState
 @pytest.fixture
 def job(spec: JobSpec, data_dir: Path) -> Iterator[Job]:
     """A job that was just created."""
-    held = spec.model_copy(update={"overrides": [*spec.overrides, "logger.wandb_project=hold"]})
+    held = spec.model_copy(update={"overrides": [*spec.overrides, override("hold")]})
     yield queries.get(create.create(held, ANNA).job_id)
     kill_runs(data_dir)
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.concurrency import at_once
 from tests.support.service import is_supervisor, kill_runs, processes_of_runs
+from tests.support.stand_in.control import section
 from tests.support.waiting import wait_until
 from worker.backends.interface import Handle
 from worker.backends.local import backend as local
@@ -37,7 +38,7 @@ def backend(data_dir: Path, stand_in: Path) -> Iterator[Make]:
 
 
 def run(name: str, mode: str = "hold", *, ranks: int = 1, minutes: int = 10, save: Path | None = None) -> Run:
-    config = {"logger": {"wandb_project": mode}, "checkpoint": {"save": str(save or "/nowhere")}}
+    config = {**section(mode), "checkpoint": {"save": str(save or "/nowhere")}}
     return Run(name, 1, config, Resources(nodes=1, gpus_per_node=ranks, time_limit_minutes=minutes))
 
 
