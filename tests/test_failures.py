@@ -24,10 +24,12 @@ from tests.support.service import Service
 from tests.support.trainer_runs import PROJECT, PYTHON, Run, place, start
 from tests.support.waiting import wait_until
 from trainer.failures import Failure
+from trainer.run_layout import RunLayout
 from worker.backends.access.local_files import LocalFiles
 from worker.jobs.logs import tails
 from worker.lifecycle.outcome import decide
 from worker.runs.events import read_ending
+from worker.runs.observation import ExitRecord, ObservationCode
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 
@@ -62,11 +64,13 @@ def failure(run: Run, process: subprocess.Popen[bytes], ranks: int = 1) -> Failu
     marker = run.directory / "end.json"
     outcome = decide(
         marker=read_ending(marker.read_bytes()) if marker.exists() else None,
-        ended={"code": "exited", "message": f"The launcher exited with {process.returncode}."},
+        ended=ExitRecord(
+            code=ObservationCode.EXITED, message=f"The launcher exited with {process.returncode}."
+        ),
         desired="run",
-        checkpoint_is_whole=False,
+        checkpoint_is_complete=False,
         attempt=1,
-        logs=tails(run.directory, ranks, LocalFiles()),
+        logs=tails(RunLayout(run.directory), ranks, LocalFiles()),
     )
     assert outcome.failure is not None, run.log()
     _check_evidence(run, outcome.failure)

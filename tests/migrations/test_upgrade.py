@@ -17,7 +17,9 @@ from worker.clock import utcnow
 from worker.clusters.registry import cluster
 from worker.db import migrate
 from worker.db.models import ApiKey, Attempt
-from worker.jobs import queries, transitions
+from worker.jobs import queries
+from worker.jobs.create import new_job
+from worker.jobs.idempotency import RequestKey
 from worker.planning.spec import JobSpec
 from worker.states import JobState, S
 
@@ -71,7 +73,7 @@ def test_jobs_in_every_state_continue(old: OldDatabase, data_dir: Path, stand_in
     key = ApiKey(name="anna", key_hash=keys._hash(secret), role="submitter", project="team")
     old.add("api_key", **_values(key))
     body = make_inputs(data_dir)
-    spec_hash = transitions._hash(JobSpec(**body).model_dump(mode="json"))
+    spec_hash = RequestKey.of(JobSpec(**body), anna, "one").body_hash
     first = {"owner": "anna", "key": "one", "body_hash": spec_hash, "job_id": made[S.SUCCEEDED]}
     old.add("idempotency_key", **first, response={"id": 1}, created_at=utcnow())
     old.engine.dispose()
@@ -91,7 +93,7 @@ def _stored(old: OldDatabase, data_dir: Path, owner: Caller, state: JobState) ->
     # A run that ends before the cancellation request reaches it would have succeeded.
     if state is S.CANCELLING:
         body = with_mode(body, "hold")
-    job = transitions._new_job(JobSpec(**body), owner)
+    job = new_job(JobSpec(**body), owner, owner.project)
     attempt = Attempt(job_id=job.id, number=1)
     if state not in NOT_YET_SUBMITTED:
         backend = connect(cluster(job.cluster))
