@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 def holding(body: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Return the body of a job that runs until it is stopped."""
-    return {**body, "overrides": [*body["overrides"], "logger.wandb_project=hold"], **more}
+    return with_mode(body, "hold", **more)
 
 
 def test_a_job_goes_from_body_to_checkpoint(service: Service, body: dict[str, Any]) -> None:
