@@ -206,7 +206,7 @@ def test_a_failure_is_shown_with_its_evidence_and_retried_with_its_suggestion(
         assert "recipe.tensor_model_parallel_size: 1 -> 2" in text
         assert "would fail again" in text
     shown = sft("show", job).stdout
-    more = next(line for line in shown.splitlines() if "read more" in line).partition("sft ")[2]
+    more = next(line for line in shown.splitlines() if "sft logs" in line).partition("sft ")[2]
     assert "CUDA out of memory" in sft(*more.split()).stdout
     again = next(line for line in shown.splitlines() if "sft retry" in line).partition("sft ")[2]
     rejected = sft("retry", job, "seq_lenght=1")
