@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from cli.client.where import DEFAULT_URL, Where
+from cli.client.endpoint import DEFAULT_URL, Endpoint
 from cli.commands import catalog, checkpoints, datasets, jobs, keys, records
 from cli.commands.session import EXIT_CODES, Commands, KeyFile, Url
 
@@ -31,7 +31,7 @@ DataDir = Annotated[Path | None, typer.Option(help="Data directory; default: SFT
 @app.callback()
 def main(context: typer.Context, url: Url = DEFAULT_URL, key_file: KeyFile = None) -> None:
     """Fine-tuning as a service: submit and follow runs of Megatron-Bridge, and download their checkpoints."""
-    context.obj = Where(url, key_file)
+    context.obj = Endpoint(url, key_file)
 
 
 PANELS: dict[str, dict[str, Callable[..., None]]] = {

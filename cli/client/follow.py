@@ -1,4 +1,4 @@
-"""Following: server-sent events over any number of connections, and long polls until jobs have ended."""
+"""Follow jobs: server-sent events across reconnects, and long polls until jobs have ended."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
@@ -7,80 +7,80 @@ from typing import Any
 import httpx2
 from httpx2 import EventSource, ServerSentEvent
 
-from cli.client.api import ANSWER_SECONDS, CONNECT_SECONDS, Api, Document, document, job_path
+from cli.client.api import CONNECT_SECONDS, RESPONSE_SECONDS, Api, Document, document, job_path
 from cli.client.errors import ClientError, NotTheService
 from cli.client.retry import RetryPolicy
 
-# The service sends a comment more often than this while there is nothing to say.
+# Without events the service sends comments more often than this.
 SILENCE_SECONDS = 60.0
-# A piece of a log is at most 1 MiB, and JSON may write each of its bytes as six.
+# A chunk of a log is at most 1 MiB, and JSON may encode each byte in six.
 MAX_EVENT_BYTES = 8 << 20
 LONG_POLL_SECONDS = 30
 
 
-class _CutOff(Exception):
-    """The connection ended before the stream did."""
+class _StreamInterrupted(Exception):
+    """The connection ended before the stream's `end` event."""
 
 
 def events(api: Api, path: str, params: Mapping[str, Any], policy: RetryPolicy) -> Iterator[ServerSentEvent]:
-    """The events of a stream, up to and with `end`; each new connection goes on after the last id.
+    """Yield the events of a stream up to `end`; each new connection resumes after the last id.
 
-    Raises ApiError, or TimedOut and Unreachable where the policy gives up.
+    Raises ApiError, or TimedOut and Unreachable when the policy gives up.
     """
-    seen = ""
+    last_id = ""
     while True:
         try:
-            for event in _connection(api, path, params, seen):
+            for event in _connection(api, path, params, last_id):
                 policy.reset()
-                seen = event.id or seen
+                last_id = event.id or last_id
                 yield event
                 if event.event == "end":
                     return
-        except (httpx2.TransportError, _CutOff) as error:
+        except (httpx2.TransportError, _StreamInterrupted) as error:
             policy.wait(api.unreachable(error))
         except ClientError as error:
             policy.wait(error)
 
 
-def _connection(api: Api, path: str, params: Mapping[str, Any], seen: str) -> Iterator[ServerSentEvent]:
-    """The events of one connection. Raises _CutOff at its end, httpx2.TransportError, or as Api.stream."""
-    headers = {"Accept": "text/event-stream", **({"Last-Event-ID": seen} if seen else {})}
+def _connection(api: Api, path: str, params: Mapping[str, Any], last_id: str) -> Iterator[ServerSentEvent]:
+    """Yield the events of one connection. Raises _StreamInterrupted, httpx2.TransportError, or as Api.stream."""
+    headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
     timeout = httpx2.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
     with api.stream(path, params=params, headers=headers, timeout=timeout) as response:
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            raise NotTheService(f"{response.request.url} sends no events.", "Is --url right?")
+            raise NotTheService(f"{response.request.url} sends no events.", "Check --url.")
         yield from EventSource(response, max_event_size=MAX_EVENT_BYTES)
-    raise _CutOff("the stream broke off")
+    raise _StreamInterrupted("the stream was interrupted")
 
 
 def until_ended(api: Api, job_ids: Sequence[str], policy: RetryPolicy) -> Iterator[Document]:
-    """Each job as it is now and whenever it has changed, until all have ended.
+    """Yield each job now and after each change, until all jobs have ended.
 
-    Raises ApiError, or TimedOut and Unreachable where the policy gives up.
+    Raises ApiError, or TimedOut and Unreachable when the policy gives up.
     """
     tags = dict.fromkeys(job_ids, "")
-    seconds = 0  # the first look waits for nothing: an unknown job is said at once
+    seconds = 0  # the first request does not wait: an unknown job is reported immediately
     while tags:
         for job_id in list(tags):
-            job, tags[job_id] = _look(api, job_id, tags[job_id], min(seconds, policy.seconds_left()), policy)
+            job, tags[job_id] = _poll(api, job_id, tags[job_id], min(seconds, policy.seconds_left()), policy)
             if job is None:
                 continue
             yield job
             if job["terminal"]:
                 del tags[job_id]
-        # In turn, each for its part of the time: who waits for all cares for the last alone.
+        # Poll the jobs one after the other, with a share of the time each: only the last end matters.
         seconds = max(1, LONG_POLL_SECONDS // max(1, len(tags)))
 
 
-def _look(
+def _poll(
     api: Api, job_id: str, tag: str, seconds: float, policy: RetryPolicy
 ) -> tuple[Document | None, str]:
-    """The job and its tag once that is another; None after so many seconds, or while the service is away."""
+    """Return the job and its tag when the tag has changed; None after `seconds`, or without a response."""
     try:
         response = api.send(
             "GET", job_path(job_id), retry_seconds=0, params={"wait": f"{ceil(seconds)}s"},
             headers={"If-None-Match": tag} if tag else {},
-            timeout=httpx2.Timeout(seconds + ANSWER_SECONDS, connect=CONNECT_SECONDS),
+            timeout=httpx2.Timeout(seconds + RESPONSE_SECONDS, connect=CONNECT_SECONDS),
         )  # fmt: skip
         job = None if response.status_code == httpx2.codes.NOT_MODIFIED else document(response)
     except ClientError as error:

@@ -12,7 +12,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 
 
 class RetryPolicy:
-    """Retries an unavailable service for `outage_seconds`; after its first answer without limit if `endless`.
+    """Retries an unavailable service for `outage_seconds`; after its first response without limit if `endless`.
 
     With a timeout it retries until `timeout` seconds from now instead.
     """
@@ -35,14 +35,14 @@ class RetryPolicy:
         self._failures = 0
 
     def seconds_left(self) -> float:
-        """Seconds until the timeout, perhaps infinite. Raises TimedOut."""
+        """Return the seconds until the timeout, possibly infinite. Raises TimedOut."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimedOut(f"{self._timeout:g} s have passed.")
         return left
 
     def reset(self) -> None:
-        """The service has answered: the next failure begins another outage."""
+        """Record that the service has responded: the next failure starts another outage."""
         self._give_up = math.inf if self._endless else time.monotonic() + self._outage_seconds
         self._failures = 0
 
@@ -50,7 +50,7 @@ class RetryPolicy:
         """Wait before the next attempt, longer each time. Raises TimedOut, and an error not to be retried."""
         if error.exit_code is not ExitCode.UNAVAILABLE or time.monotonic() >= self._give_up:
             raise error
-        if self._report and self._failures == 1:  # a single failure is soon over
+        if self._report and self._failures == 1:  # a single failure is usually short
             self._report(error)
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._failures, 10))
         self._failures += 1

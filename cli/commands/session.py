@@ -10,8 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from cli.client.api import Api
+from cli.client.endpoint import DEFAULT_URL, Endpoint
 from cli.client.errors import ApiError, ClientError, ExitCode
-from cli.client.where import DEFAULT_URL, Where
 from cli.commands import show
 
 Url = Annotated[str, typer.Option("--url", envvar="SFT_URL", metavar="URL", help="URL of the service.")]
@@ -70,7 +70,7 @@ def _explain(error: ClientError) -> None:
 @contextmanager
 def service(context: typer.Context) -> Iterator[Api]:
     """Yield a client of the service that the options name. Raises Misused, NoKey."""
-    api = Api(context.find_root().obj or Where(DEFAULT_URL))
+    api = Api(context.find_root().obj or Endpoint(DEFAULT_URL))
     try:
         yield api
     finally:

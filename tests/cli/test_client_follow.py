@@ -248,7 +248,7 @@ def test_a_path_outside_the_target_directory_is_rejected(serve: Serve, tmp_path:
     (tmp_path / "out" / "link").symlink_to(tmp_path / "elsewhere")
     loopback, sft = serve(Saved(files=[{"path": path, "bytes": 1}]))
     done = sft("checkpoints", "get", "job-1", "4", "-o", "out")
-    assert (done.returncode, "does not lie in out" in done.stderr) == (1, True)
+    assert (done.returncode, "is not inside out" in done.stderr) == (1, True)
     assert len(loopback.requests) == 1
     assert "\x1b" not in done.stderr
 

@@ -93,7 +93,7 @@ def test_a_killed_daemon_is_restarted(slurm: DemoSlurm, name: str) -> None:
     assert slurm.pid(name) is None
     slurm.revive(name)
     assert slurm.pid(name) not in (None, before)
-    assert slurm.daemons[name].answers()
+    assert slurm.daemons[name].is_ready()
 
 
 def test_jobs_survive_a_killed_controller(slurm: DemoSlurm) -> None:

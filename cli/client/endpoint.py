@@ -13,7 +13,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 @dataclass(frozen=True)
-class Where:
+class Endpoint:
     """The URL of a service, and the key file if one is given."""
 
     url: str = DEFAULT_URL
@@ -63,9 +63,9 @@ class Where:
     def _local_admin_key(self) -> str | None:
         """Return the admin key that `sft serve` has written. It is never sent to another machine."""
         path = Path(os.environ.get("SFT_DATA_DIR") or "sft-data") / "admin.key"
-        return _read(path) if self.is_here() and path.exists() else None
+        return _read(path) if self.is_local() and path.exists() else None
 
-    def is_here(self) -> bool:
+    def is_local(self) -> bool:
         """Return whether the service is on this machine."""
         return _is_loopback(self.base_url().host)
 
