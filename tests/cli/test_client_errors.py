@@ -88,7 +88,8 @@ def test_another_server_is_recognized(sft: Sft) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"a: [1, 2", "expected"), (b'{"a": 1,}x', "expected"), (b"[1, 2]", "not an object"), (b"", "not an object"),
+        (b"a: [1, 2", "expected"), (b'{"a": 1,}x', "expected"),
+        (b"[1, 2]", "not an object"), (b"", "not an object"),
         (b"\xff\xfe\x00", "UTF-8"), (b"when: 2026-01-01", "JSON"), (b"lr: .nan", "JSON"),
         (b"a: &a [*a]", "JSON"),
         (b"a: !!python/object/apply:os.system [id]", "JSON"), (b"[" * 100_000, "JSON"),
