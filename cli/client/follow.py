@@ -43,7 +43,7 @@ def events(api: Api, path: str, params: Mapping[str, Any], policy: RetryPolicy) 
 
 
 def _connection(api: Api, path: str, params: Mapping[str, Any], last_id: str) -> Iterator[ServerSentEvent]:
-    """Yield the events of one connection. Raises _StreamInterrupted, httpx2.TransportError, or as Api.stream."""
+    """Yield the events of one connection. Raises _StreamInterrupted, TransportError, or as Api.stream."""
     headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
     timeout = httpx2.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
     with api.stream(path, params=params, headers=headers, timeout=timeout) as response:

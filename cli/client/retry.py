@@ -12,7 +12,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 
 
 class RetryPolicy:
-    """Retries an unavailable service for `outage_seconds`; after its first response without limit if `endless`.
+    """Retries an unavailable service for `outage_seconds`, and without limit after a response if `endless`.
 
     With a timeout it retries until `timeout` seconds from now instead.
     """
