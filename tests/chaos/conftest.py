@@ -75,6 +75,6 @@ def parts(running: Parts) -> Parts:
     """Return the module's service; processes that an earlier test has killed are restarted."""
     for name in running.dead():
         running.processes.pop(name)
-    (running.chaos_dir / "doom").unlink(missing_ok=True)
+    running.spare_all()
     running.start(*(name for name in ALL if name not in running.processes))
     return running

@@ -34,7 +34,7 @@ def ends_cancelled(parts: Parts, tally: Tally, job_id: str) -> None:
 def test_cancel_while_the_submitting_worker_is_dead(
     parts: Parts, tally: Tally, point: str, when: str
 ) -> None:
-    parts.doom(point, when)
+    parts.doom("worker", point, when)
     job_id = parts.submit("hold")
     parts.wait_for_death("worker")
     tally.kills += 1
@@ -47,7 +47,7 @@ def test_cancel_while_the_submitting_worker_is_dead(
 def test_a_worker_killed_while_it_delivers_the_request(parts: Parts, tally: Tally, when: str) -> None:
     job_id = parts.submit("hold")
     parts.wait_for(job_id, "RUNNING")
-    parts.doom("worker.backends.local.backend:LocalBackend.cancel", when)
+    parts.doom("worker", "worker.backends.local.backend:LocalBackend.cancel", when)
     cancel(parts, job_id)
     parts.wait_for_death("worker")
     tally.kills += 1
@@ -70,7 +70,7 @@ def test_cancel_while_the_run_waits_for_a_slot(parts: Parts, tally: Tally) -> No
 
 
 def test_cancel_while_the_outcome_is_determined(parts: Parts, tally: Tally) -> None:
-    parts.doom("worker.lifecycle.finalize:finalize", "before")
+    parts.doom("worker", "worker.lifecycle.finalize:finalize", "before")
     job_id = parts.submit()
     parts.wait_for_death("worker")
     tally.kills += 1
@@ -85,7 +85,7 @@ def test_an_api_killed_during_the_request(parts: Parts, tally: Tally) -> None:
     job_id = parts.submit("hold")
     parts.wait_for(job_id, "RUNNING")
     parts.kill("worker")
-    parts.doom("worker.broker.messages:enqueue", "before")
+    parts.doom("api", "worker.broker.messages:enqueue", "before")
     with pytest.raises(Exception, match=r"disconnected|reset|closed"):
         parts.client.post(f"/v1/jobs/{job_id}/cancel")
     parts.wait_for_death("api")

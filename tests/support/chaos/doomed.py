@@ -4,9 +4,10 @@
 
 A test controls the process by files in CHAOS_DIR:
 
-    doom    POINT before|after N    SIGKILL at the N-th call of one of POINTS, counted from now
-    clock   SECONDS                 offset of the clock, if CHAOS_CLOCK is this file's name;
-                                    the monotonic clock is unchanged
+    doom.PART   POINT before|after N    SIGKILL at the N-th call of one of POINTS, counted from now, in the
+                                        first process of CHAOS_PART that reaches it
+    clock       SECONDS                 offset of the clock, if CHAOS_CLOCK is this file's name;
+                                        the monotonic clock is unchanged
 """
 
 import functools
@@ -80,6 +81,7 @@ class Doom:
         if self.calls[doom] >= int(doom.split()[2]):
             self.path.unlink(missing_ok=True)
             os.kill(os.getpid(), signal.SIGKILL)
+            signal.pause()  # the kernel may take a moment
 
 
 def follow_clock(path: Path) -> None:
@@ -106,7 +108,7 @@ def main() -> None:
     clock = directory / os.environ["CHAOS_CLOCK"]
     if clock.exists():
         follow_clock(clock)
-    doom = Doom(directory / "doom")
+    doom = Doom(directory / f"doom.{os.environ['CHAOS_PART']}")
     for point in POINTS:
         doom.wrap(point)
     sys.argv = sys.argv[1:]

@@ -86,10 +86,11 @@ class Parts:
 
     def _environment(self, name: str) -> dict[str, str]:
         own = f"clock.{name}"
-        return {**self.environment, "CHAOS_CLOCK": own if (self.chaos_dir / own).exists() else "clock"}
+        clock = own if (self.chaos_dir / own).exists() else "clock"
+        return {**self.environment, "CHAOS_CLOCK": clock, "CHAOS_PART": _part(name)}
 
     def _command(self, name: str) -> list[str]:
-        match name.partition("-")[0]:
+        match _part(name):
             case "api":
                 listen = ["--host", "127.0.0.1", "--port", str(self.port), "--timeout-keep-alive", "75"]
                 return ["uvicorn", "--factory", "api.app:create_app", "--log-level", "warning", *listen]
@@ -110,11 +111,16 @@ class Parts:
         process.kill()
         process.wait()
 
-    def doom(self, point: str, when: str, call: int = 1) -> None:
-        """Kill the first process that reaches a point: see doomed.py."""
+    def doom(self, name: str, point: str, when: str, call: int = 1) -> None:
+        """Kill a process once it reaches a point: see doomed.py. Others may pass the point."""
         fresh = self.chaos_dir / "doom.new"
         fresh.write_text(f"{point} {when} {call}")
-        fresh.rename(self.chaos_dir / "doom")
+        fresh.rename(self.chaos_dir / f"doom.{_part(name)}")
+
+    def spare_all(self) -> None:
+        """Forget the dooms that nobody has met."""
+        for path in self.chaos_dir.glob("doom.*"):
+            path.unlink(missing_ok=True)
 
     def wait_for_death(self, name: str) -> None:
         """Wait until the doomed process has killed itself."""
@@ -122,7 +128,7 @@ class Parts:
         try:
             assert process.wait(60) == -signal.SIGKILL
         except BaseException:
-            (self.chaos_dir / "doom").unlink(missing_ok=True)
+            self.spare_all()
             self.processes[name] = process
             raise
 
@@ -187,6 +193,11 @@ class Parts:
     def let_go(self, job_id: str, attempt: int = 1) -> None:
         """Let a waiting run finish: mode `wait` of tests/support/stand_in."""
         (self.data_dir / "jobs" / job_id / "attempts" / str(attempt) / "go").touch()
+
+
+def _part(name: str) -> str:
+    """Return what a process is: worker-2 is a worker."""
+    return name.partition("-")[0]
 
 
 def free_port() -> int:
