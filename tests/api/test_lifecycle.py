@@ -117,15 +117,9 @@ def test_a_repeated_cancellation_request_changes_nothing_and_later_is_a_conflict
     service: Service, body: dict[str, Any]
 ) -> None:
     job = service.submit(holding(body))
-    parts = service.children()
-    for name in ("beat", "worker"):
-        parts[name].suspend()  # so that no poll observes the end between the two requests
-    try:
+    with service.suspended("beat", "worker"):  # so that no poll observes the end between the two requests
         first = service.client.post(f"/v1/jobs/{job['id']}/cancel")
         second = service.client.post(f"/v1/jobs/{job['id']}/cancel")
-    finally:
-        for name in ("beat", "worker"):
-            parts[name].resume()
     assert (first.status_code, second.status_code) == (202, 202)
     service.wait_for(job["id"], "CANCELLED")
     late = service.client.post(f"/v1/jobs/{job['id']}/cancel")

@@ -4,8 +4,10 @@ import contextlib
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,31 @@ class Service:
             found |= {name: child for name, word in names.items() if word in line}
         return found
 
+    @contextlib.contextmanager
+    def suspended(self, *names: str) -> Iterator[None]:
+        """Stop some of the service's processes for a while, in the midst of no transaction.
+
+        A stopped process that holds SQLite's lock would keep all others from writing.
+        """
+        found = self.children()
+        processes = [found[name] for name in names]
+
+        def are_stopped() -> bool:
+            for process in processes:
+                suspend(process)
+            if is_writable(self.data_dir / "sft.db"):
+                return True
+            for process in processes:
+                process.resume()
+            return False
+
+        wait_until(are_stopped, what="the end of all transactions")
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
+
     def stop(self) -> int:
         """Send Ctrl-C, and return the exit code."""
         if self.process.poll() is None:
@@ -99,6 +126,21 @@ class Service:
             return job if job["state"] in wanted else None
 
         return wait_until(reached, timeout, f"{job_id} to be {wanted}")
+
+
+def suspend(process: psutil.Process) -> None:
+    process.suspend()
+    wait_until(lambda: process.status() == psutil.STATUS_STOPPED, what="a process to stop")
+
+
+def is_writable(database: Path) -> bool:
+    """Whether nobody holds the write lock of a SQLite database."""
+    with contextlib.closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        return True
 
 
 def processes_of_runs(directory: Path) -> list[psutil.Process]:

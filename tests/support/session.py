@@ -8,6 +8,7 @@ Each process of pytest-xdist is a session inside the one of its controller.
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.testsfailed:
-        os.write(session.config.stash[_reaper], reaper.KEEP)
+    with suppress(BrokenPipeError):  # the reaper may have been killed
+        if session.testsfailed:
+            os.write(session.config.stash[_reaper], reaper.KEEP)
 
 
 def begin() -> int:
