@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from demo.slurm.install import obstacle
+from demo.slurm.install import missing_requirement
 from tests.support import reaper
 from tests.support.waiting import wait_until
 from worker.settings import PROJECT_ROOT
@@ -38,7 +38,7 @@ def session(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.slow
 def test_a_killed_session_leaves_nothing(session: subprocess.Popen[bytes], tmp_path: Path) -> None:
-    has_slurm = obstacle() is None
+    has_slurm = missing_requirement() is None
     names = ["service", *(["cluster"] if has_slurm else [])]
     wait_until(lambda: all((tmp_path / name).exists() for name in names) or session.poll() is not None, 120)
     assert session.poll() is None, (tmp_path / "output").read_text()
