@@ -6,7 +6,7 @@ UV := .venv/bin/uv
 BIN := .venv/bin
 DEMO_DIR ?= .demo
 PORT ?= 8000
-JOBS ?= 2
+JOBS ?= 3
 # Longer tests have their own targets.
 SHORT := not chaos and not slurm and not lepton and not gpu
 # GPUs that test-gpu uses in parallel, one per test.
@@ -68,10 +68,10 @@ format: setup  ## Fix lint and format
 
 test: setup setup-trainer  ## Run all tests except the long ones below, with real fine-tuning runs
 	-@$(BIN)/python -m demo.slurm install
-	$(BIN)/pytest -n $(JOBS) -m "$(SHORT)"
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "$(SHORT)"
 
 test-fast: setup  ## Run the tests for daily work: no training, no slow tests
-	$(BIN)/pytest -n $(JOBS) -m "not training and not slow and $(SHORT)"
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not training and not slow and $(SHORT)"
 
 test-chaos: setup setup-trainer  ## Run the chaos tests (kill and restart service, broker, database): half an hour
 	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/chaos tests/test_failures.py
