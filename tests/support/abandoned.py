@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from demo.slurm.cluster import Cluster
+from demo.slurm.cluster import DemoSlurm
 from tests.support.service import Service
 from tests.support.slurm_service import new_directory
 from tests.support.stand_in.control import with_mode
@@ -21,7 +21,7 @@ def test_a_service(service: Service, body: dict[str, Any], postgres: object, bro
 
 
 def test_a_cluster() -> None:
-    with Cluster.start(new_directory(), nodes=1) as slurm:
+    with DemoSlurm.start(new_directory(), nodes=1) as slurm:
         slurm.run("sbatch", "--output=/dev/null", "--wrap=setsid sleep 1000 & sleep 1000")
         login = ["ssh", "-i", slurm.ssh_key, "-o", f"UserKnownHostsFile={slurm.known_hosts}"]
         command = [*login, "-p", str(slurm.ssh_port), "root@127.0.0.1", "setsid sleep 1000 & sleep 1000"]
