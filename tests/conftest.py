@@ -24,6 +24,9 @@ __all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_terminal_summary"
 
 PROJECT = Path(__file__).parents[1]
 
+# Tests share the cores: with a thread for each core, several runs of torch mostly wait for their own threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:

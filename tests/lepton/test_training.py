@@ -18,7 +18,7 @@ def training(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Iterator
     profile = {
         "python": str(PYTHON),
         "roots": [str(inputs)],
-        "env_vars": {"GLOO_SOCKET_IFNAME": "lo"},
+        "env_vars": {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
         "pre_launch_commands": [],
     }
     directory = tmp_path_factory.mktemp("training")

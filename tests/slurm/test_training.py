@@ -23,7 +23,7 @@ def training(
         "python": str(PYTHON),
         "roots": [str(inputs)],
         "mem": "12G",
-        "env_vars": {"GLOO_SOCKET_IFNAME": "lo"},
+        "env_vars": {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
     }
     with start_service(slurm, directory, PYTHON, secret_file, usual=profile) as service:
         yield service

@@ -123,7 +123,7 @@ def start(run: Run, ranks: int = 1, **more: Any) -> subprocess.Popen[bytes]:
         str(PYTHON), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
         "-m", "trainer", str(run.directory / "config.yaml"),
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with (run.directory / "output.log").open("wb") as log:
         return subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, **more
