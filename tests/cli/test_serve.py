@@ -108,7 +108,7 @@ def test_a_killed_supervisor_leaves_no_process_of_the_service(own: Service) -> N
 def test_a_second_service_on_the_same_directory_is_rejected(own: Service) -> None:
     done = sft("serve", "--port", "0", "--data-dir", str(own.data_dir))
     assert done.returncode == 1
-    assert "A service is running" in done.stderr
+    assert "A service already runs" in done.stderr
     assert "--data-dir" in done.stderr
     assert "Traceback" not in done.stderr
     assert own.client.get("/readyz").status_code == 200
