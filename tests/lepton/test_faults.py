@@ -250,7 +250,7 @@ def test_the_log_is_complete_without_repeats(service: LeptonService, tally: Tall
         setattr(service.lepton.faults, fault, True)
     late = {"late": {1: 1.0}, "late_end": {0: 3.0, 1: 3.0}}.get(fault, {})
     service.lepton.faults.late_seconds.update(late)
-    cluster = "patient" if fault == "late_end" else "mounted"
+    cluster = "patient" if late else "mounted"  # it settles later than the last line
     job_id = service.submit(service.body(cluster=cluster, resources={"nodes": 2, "gpus_per_node": 2}))["id"]
     judge(service, tally, job_id)
     service.lepton.faults.repeat_lines = False
