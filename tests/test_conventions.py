@@ -60,11 +60,11 @@ def _lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return function.end_lineno - function.lineno + 1
 
 
-def test_worker_has_few_rooms_and_no_flat_modules() -> None:
+def test_worker_has_few_packages_and_no_flat_modules() -> None:
     worker = PROJECT / "worker"
-    rooms = {path.name for path in worker.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    packages = {path.name for path in worker.iterdir() if path.is_dir() and path.name != "__pycache__"}
     flat = {path.stem for path in worker.glob("*.py")}
-    assert len(rooms) <= 12
+    assert len(packages) <= 12
     assert flat == {"__init__", "app", "tasks", "settings", "errors", "states", "clock", "field_errors"}
 
 
