@@ -15,7 +15,7 @@ from starlette.routing import compile_path
 
 from worker import errors
 from worker.errors import FieldError, SftError
-from worker.field_errors import field_errors
+from worker.field_errors import MAX_ERRORS, field_errors
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
@@ -140,7 +140,7 @@ async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = error.errors()
+    found = error.errors()[:MAX_ERRORS]
     if any(one["type"] == "json_invalid" for one in found):
         return problem(request, 400, "malformed_json", f"The body is not JSON: {found[0]['ctx']['error']}.")
     if isinstance(error.body, str | bytes) and error.body:

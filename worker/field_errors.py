@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -9,24 +10,29 @@ from pydantic import BaseModel
 from trainer.config.training_config import TrainingConfig
 from worker.errors import FieldError
 
+MAX_ERRORS = 20
+"""Errors that are reported of one request: nobody reads more of them at once."""
+MAX_NAME = 256
+"""Characters of a name that is repeated in an error."""
+
 
 def field_errors(
     errors: Iterable[Mapping[str, Any]], model: type[BaseModel] | None, prefix: str = ""
 ) -> list[FieldError]:
-    """Return a FieldError for each of pydantic's error dicts, with pointers below `prefix`."""
-    return [_field_error(error, model, prefix) for error in errors]
+    """Return a FieldError for each of pydantic's error dicts, below `prefix`: the first MAX_ERRORS."""
+    return [_field_error(error, model, prefix) for error in islice(errors, MAX_ERRORS)]
 
 
 def _field_error(error: Mapping[str, Any], model: type[BaseModel] | None, prefix: str) -> FieldError:
     location = error["loc"]
     hint = None
     if error["type"] == "extra_forbidden":
-        detail = f"There is no field {location[-1]!r} here."
+        detail = f"There is no field {shortened(str(location[-1]))!r} here."
         hint = _hint(str(location[-1]), _names_at(model, location[:-1]), at_top=len(location) == 1)
     elif error["type"] == "missing" and location:
-        detail = f"The field {location[-1]!r} is missing."
+        detail = f"The field {shortened(str(location[-1]))!r} is missing."
     else:
-        where = ".".join(str(part) for part in location)
+        where = ".".join(shortened(str(part)) for part in location)
         detail = f"{where}: {_sentence(error['msg'])}" if where else _sentence(error["msg"])
     return FieldError(pointer=prefix + pointer(location), code=error["type"], detail=detail, hint=hint)
 
@@ -38,25 +44,32 @@ def _sentence(message: str) -> str:
 
 
 def _hint(name: str, known: list[str], *, at_top: bool) -> str | None:
-    parameter = get_close_matches(name, TrainingConfig.model_fields, n=1)
-    if at_top and parameter and not get_close_matches(name, known, n=1):
-        return (
-            f"{parameter[0]!r} is a training parameter: set it in `overrides`, or in `config` as an object."
-        )
+    parameter = nearest_name(name, TrainingConfig.model_fields)
+    if at_top and parameter and not nearest_name(name, known):
+        return f"{parameter!r} is a training parameter: set it in `overrides`, or in `config` as an object."
     return suggestion(name, known)
 
 
 def pointer(location: Sequence[Any]) -> str:
-    """Return the JSON pointer (RFC 6901) of a path's parts."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    """Return the JSON pointer (RFC 6901) of a path's parts; very long keys are shortened."""
+    return "".join("/" + shortened(str(part)).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def shortened(name: str) -> str:
+    """Return a client's name, cut where it is longer than any that is known."""
+    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like this one. No long name is compared: that takes a while."""
+    return next(iter(get_close_matches(name, known, n=1)), None) if len(name) <= MAX_NAME else None
 
 
 def suggestion(name: str, known: Iterable[str]) -> str | None:
     """Return `Did you mean ...?`, or all names where none is near."""
     names = sorted(known)
-    nearest = get_close_matches(name, names, n=1)
-    if nearest:
-        return f"Did you mean {nearest[0]!r}?"
+    if nearest := nearest_name(name, names):
+        return f"Did you mean {nearest!r}?"
     return f"Known names: {', '.join(names)}." if names else None
 
 

@@ -14,6 +14,7 @@ from worker.clusters.registry import cluster
 from worker.db.models import Job, Json
 from worker.errors import FieldError, InvalidSpec, SftError
 from worker.field_errors import pointer
+from worker.planning.bounds import MAX_ITEMS
 from worker.planning.config import INPUTS
 from worker.planning.plan import Plan, checked_plan, parse_config
 from worker.planning.request_guards import rejection
@@ -46,6 +47,7 @@ def revise(job: Job, request: RetryRequest) -> tuple[JobSpec, Plan]:
     Raises InvalidSpec, with pointers into the request or, behind `/job/spec`, into what the job had before.
     """
     overrides = [*_of_job(job), *_suggested(job, request), *_dotlist(request.overrides, "/overrides")]
+    _check_number(overrides)
     spec = JobSpec.model_validate(job.spec).model_copy(
         update={
             "overrides": [one.text for one in overrides],
@@ -60,6 +62,14 @@ def revise(job: Job, request: RetryRequest) -> tuple[JobSpec, Plan]:
         sources = [one.source for one in overrides]
         faults = [one.model_copy(update={"pointer": _source(one, sources, request)}) for one in error.errors]
         raise InvalidSpec(error.message, hint=error.hint, errors=faults) from error
+
+
+def _check_number(overrides: list["_Override"]) -> None:
+    """Overrides of all retries of a job add up. Raises InvalidSpec."""
+    if len(overrides) > MAX_ITEMS:
+        detail = f"With those of its earlier attempts the job has {len(overrides)} overrides."
+        hint = f"At most {MAX_ITEMS} are allowed: create a new job with the values that you want."
+        raise rejection("/overrides", "too_long", detail, hint)
 
 
 # -- overrides -------------------------------------------------------------------------------------

@@ -1,23 +1,25 @@
 """The effective training config of a request: preset or inline config, then overrides, then inputs."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
-from yaml import AliasToken, YAMLError, scan
+from yaml import YAMLError
 
 from trainer.config.presets import Preset
 from trainer.config.section_checks import section_faults
-from trainer.config.training_config import TrainingConfig
+from trainer.config.training_config import TrainingConfig, walk
 from worker.errors import FieldError
 from worker.field_errors import field_errors, pointer
 from worker.planning.arguments import arguments
+from worker.planning.bounds import MAX_DEPTH, MAX_KEY, MAX_SET, check_bounds, check_yaml
 from worker.planning.request_guards import invalid_spec, reject_items, rejection
-from worker.planning.spec import JobSpec, reject_deep_nesting
+from worker.planning.spec import JobSpec
 
 # `inputs` are aliases of these keys of the config.
 INPUTS = {
@@ -25,12 +27,16 @@ INPUTS = {
     "checkpoint_megatron": "checkpoint_megatron",
 }
 
-KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
+KEY = re.compile(rf"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+){{0,{MAX_DEPTH}}}")
 
 # What OmegaConf and its YAML parser raise for invalid text, or for text that is nested too deeply.
 UNREADABLE = (
     OmegaConfBaseException, YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError,
 )  # fmt: skip
+
+
+Setting = tuple[str, str, Any]
+"""Pointer into the request, dotted key, value."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def compose(spec: JobSpec, preset: Preset | None, *, files: bool = True) -> Comp
         reject_items(spec.config, "/config", exact=True)
     origin: dict[str, str] = {}
     merged = OmegaConf.create(preset.config if preset else spec.config)
-    for where, key, value in (*_overrides(spec), *_arguments(spec)):
+    for where, key, value in _limited(chain(_overrides(spec), _arguments(spec))):
         # Check before OmegaConf merges the value: it would resolve interpolations.
         reject_items({key: value}, where)
         _set(merged, where, key, value)
@@ -75,6 +81,17 @@ def compose(spec: JobSpec, preset: Preset | None, *, files: bool = True) -> Comp
     return composed
 
 
+def _limited(settings: Iterable[Setting]) -> Iterator[Setting]:
+    """Yield each setting. Raises InvalidSpec as soon as they have more than MAX_SET values together."""
+    total = 0
+    for where, key, value in settings:
+        total += sum(1 for _ in walk({key: value}))
+        if total > MAX_SET:
+            detail = f"Overrides and arguments set more than {MAX_SET} values."
+            raise rejection("/overrides", "too_long", detail, "Send a complete config as an object.")
+        yield where, key, value
+
+
 def _check_sections(composed: Composed) -> None:
     """Raise InvalidSpec for keys and values that Megatron-Bridge does not accept."""
     errors = [
@@ -85,7 +102,7 @@ def _check_sections(composed: Composed) -> None:
         raise invalid_spec(errors)
 
 
-def _overrides(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
+def _overrides(spec: JobSpec) -> Iterator[Setting]:
     """Yield each override as (pointer into the request, dotted key, value)."""
     if isinstance(spec.overrides, dict):
         for key, value in spec.overrides.items():
@@ -100,14 +117,14 @@ def _overrides(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
         yield where, key, _parsed(where, key, text)
 
 
-def _arguments(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
+def _arguments(spec: JobSpec) -> Iterator[Setting]:
     """Yield each passthrough argument as an equivalent override."""
     for where, name, text in arguments(spec.args):
         yield where, name, _parsed(where, name, f"{name}={text}")
 
 
 def _check_key(where: str, key: str, text: str) -> None:
-    if not KEY.fullmatch(key):
+    if len(key) > MAX_KEY or not KEY.fullmatch(key):
         hint = "An override looks like train.global_batch_size=8."
         raise rejection(where, "not_an_override", f"{text[:100]!r} does not name a key of the config.", hint)
 
@@ -115,21 +132,15 @@ def _check_key(where: str, key: str, text: str) -> None:
 def _parsed(where: str, key: str, text: str) -> Any:
     """Return the value of a dotlist entry as OmegaConf parses it, without resolving interpolations."""
     try:
-        _reject_aliases(text.partition("=")[2])
+        check_yaml(text.partition("=")[2])
         value = OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=False)
         for part in key.split("."):
             value = value[part]  # type: ignore[index, call-overload]
-        reject_deep_nesting(value)
+        check_bounds(value)
     except UNREADABLE as error:
         detail = f"The value of {text[:100]!r} cannot be read: {str(error)[:500]}"
         raise rejection(where, "not_an_override", detail) from error
     return value
-
-
-def _reject_aliases(text: str) -> None:
-    """Raise ValueError for YAML aliases: a few nested ones can expand beyond any memory."""
-    if "*" in text and any(isinstance(token, AliasToken) for token in scan(text)):
-        raise ValueError("YAML aliases (*NAME) are not allowed; quote a text that begins with *")
 
 
 def _set(config: Any, where: str, key: str, value: Any) -> None:

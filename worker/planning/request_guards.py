@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from trainer.config.training_config import walk
 from worker.errors import FieldError, InvalidSpec
+from worker.field_errors import MAX_ERRORS
 
 # Keys that make a library import the code that they name.
 RUNS_CODE = frozenset({
@@ -57,8 +58,8 @@ def rejection(where: str, code: str, detail: str, hint: str | None = None) -> In
 
 
 def invalid_spec(errors: list[FieldError]) -> InvalidSpec:
-    """Return the error to raise for several places of a request; the first one gives the message."""
-    return InvalidSpec(errors[0].detail, hint=errors[0].hint, errors=errors)
+    """Return the error to raise for the first MAX_ERRORS places of a request; the first gives the message."""
+    return InvalidSpec(errors[0].detail, hint=errors[0].hint, errors=errors[:MAX_ERRORS])
 
 
 def _dotted(where: str) -> str:

@@ -2,35 +2,19 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from worker.planning.bounds import MAX_ITEMS, MAX_KEY, Bounded, Few, Text
 
 DEFAULT_PRESET = "nano3"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=63)]
+ShortText = Annotated[str, StringConstraints(max_length=MAX_KEY)]
 LabelValue = Annotated[str, StringConstraints(max_length=255)]
 
 
-# Deeper than any config, and far below the limits of parsers and serializers.
-MAX_DEPTH = 32
-
-
-def reject_deep_nesting[T](value: T) -> T:
-    """Return the value. Raises ValueError if it is nested deeper than MAX_DEPTH."""
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            item
-            for one in level
-            for item in (one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
-        ]
-        if not level:
-            return value
-    raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
-
-
-Shallow = AfterValidator(reject_deep_nesting)
-Overrides = Annotated[list[str] | dict[str, Any], Shallow]
+Overrides = Annotated[list[str] | dict[str, Any], Bounded, Few]
 
 
 class Strict(BaseModel):
@@ -40,10 +24,10 @@ class Strict(BaseModel):
 class Inputs(Strict):
     """The job's input files."""
 
-    packed_parquet: str | None = Field(
+    packed_parquet: Text | None = Field(
         default=None, description="Directory that holds the packed splits (`splits/train/*.parquet`)."
     )
-    checkpoint_megatron: str | None = Field(
+    checkpoint_megatron: Text | None = Field(
         default=None, description="Megatron checkpoint to start from instead of hf_model_path."
     )
 
@@ -60,10 +44,10 @@ class JobSpec(Strict):
     """The request for a supervised fine-tuning job."""
 
     name: Name = Field(description="Display name; lowercase letters, digits and hyphens.")
-    config: Annotated[str | dict[str, Any], Shallow] = Field(
+    config: Annotated[str | dict[str, Any], Bounded] = Field(
         default=DEFAULT_PRESET, description="Name of a preset, or a complete training config as an object."
     )
-    cluster: str | None = Field(
+    cluster: ShortText | None = Field(
         default=None, description="Name of a cluster. Default: the service's default cluster."
     )
     attached: bool = Field(
@@ -73,7 +57,7 @@ class JobSpec(Strict):
         default_factory=list,
         description='Changes to the config: a dotlist (["section.key=value"]) or an object.',
     )
-    args: list[str] = Field(
+    args: Annotated[list[str], Bounded, Few] = Field(
         default_factory=list,
         description="Passthrough arguments, e.g. --seq-length 8192.",
     )
@@ -82,10 +66,12 @@ class JobSpec(Strict):
     )
     inputs: Inputs = Field(default_factory=Inputs)
     resources: RequestedResources = Field(default_factory=RequestedResources)
-    secrets: dict[str, str] = Field(
-        default_factory=dict, description="Environment name -> name of a secret of the cluster profile."
+    secrets: dict[ShortText, ShortText] = Field(
+        default_factory=dict,
+        max_length=MAX_ITEMS,
+        description="Environment name -> name of a secret of the cluster profile.",
     )
-    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict)
-    plan_hash: str | None = Field(
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=MAX_ITEMS)
+    plan_hash: ShortText | None = Field(
         default=None, description="Hash of the agreed plan. A job with another plan is rejected with 409."
     )
