@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from worker.db.models import Job
+from worker.db.session import writing
+from worker.states import JobState
+
 Body = dict[str, Any]
 
 # Rejected input never reaches the database: one kind of database is enough.
@@ -94,3 +98,14 @@ def test_what_is_allowed_is_accepted(client: TestClient, good: Body) -> None:
     repeated = [*good["overrides"], *["train.train_iters=4"] * 200]
     labels = {f"label{i}": "x" * 200 for i in range(100)}
     assert client.post("/v1/jobs", json={**good, "overrides": repeated, "labels": labels}).status_code == 201
+
+
+def test_a_stored_job_above_the_bounds_is_rejected_by_a_retry(client: TestClient, good: Body) -> None:
+    made = client.post("/v1/jobs", json=good).json()
+    with writing() as session:
+        job = session.get_one(Job, made["id"])
+        spec = {**job.spec, "labels": {f"label{i}": "" for i in range(300)}}
+        job.sqlmodel_update({"spec": spec, "state": JobState.FAILED})
+    answer = client.post(f"/v1/jobs/{made['id']}/retry", json={"overrides": ["train.train_iters=3"]})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["pointer"] == "/job/spec/labels"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from trainer.config.training_config import walk
 from trainer.failures.suggested_fixes import suggested_fixes
@@ -13,11 +13,11 @@ from trainer.suggestion import Suggestion
 from worker.clusters.registry import cluster
 from worker.db.models import Job, Json
 from worker.errors import FieldError, InvalidSpec, SftError
-from worker.field_errors import pointer
+from worker.field_errors import field_errors, pointer
 from worker.planning.bounds import MAX_ITEMS
 from worker.planning.config import INPUTS
 from worker.planning.plan import Plan, checked_plan, parse_config
-from worker.planning.request_guards import rejection
+from worker.planning.request_guards import invalid_spec, rejection
 from worker.planning.spec import Inputs, JobSpec, Overrides, RequestedResources, Strict
 
 APPLY = "/apply_suggestion"
@@ -48,7 +48,7 @@ def revise(job: Job, request: RetryRequest) -> tuple[JobSpec, Plan]:
     """
     overrides = [*_of_job(job), *_suggested(job, request), *_dotlist(request.overrides, "/overrides")]
     _check_number(overrides)
-    spec = JobSpec.model_validate(job.spec).model_copy(
+    spec = _stored_spec(job).model_copy(
         update={
             "overrides": [one.text for one in overrides],
             "inputs": _inputs(job, overrides),
@@ -62,6 +62,14 @@ def revise(job: Job, request: RetryRequest) -> tuple[JobSpec, Plan]:
         sources = [one.source for one in overrides]
         faults = [one.model_copy(update={"pointer": _source(one, sources, request)}) for one in error.errors]
         raise InvalidSpec(error.message, hint=error.hint, errors=faults) from error
+
+
+def _stored_spec(job: Job) -> JobSpec:
+    """Return the job's spec. Raises InvalidSpec if an earlier version accepted more than is allowed now."""
+    try:
+        return JobSpec.model_validate(job.spec)
+    except ValidationError as error:
+        raise invalid_spec(field_errors(error.errors(), JobSpec, prefix=OF_JOB)) from error
 
 
 def _check_number(overrides: list["_Override"]) -> None:

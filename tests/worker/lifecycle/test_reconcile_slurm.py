@@ -80,7 +80,7 @@ def test_lines_written_before_a_restart_are_ingested_first(job_of: JobIn, slurm:
 
 @pytest.fixture
 def exhausted(job_of: JobIn) -> Job:
-    """A job that has gone on twice, as often as it may, and saved nothing."""
+    """A job that has reached its recovery limit of two and has saved nothing."""
     job = job_of(JobState.RUNNING, attempt=3)
     with writing() as session:
         first = session.get_one(Attempt, (job.id, 1))

@@ -176,7 +176,7 @@ def test_a_connection_that_takes_nothing_holds_no_call(
     monkeypatch.setattr(socket.socket, "connect", with_small_buffer)
     transport = over_ssh(server)
     with ThreadPoolExecutor(4) as threads:
-        # Nobody reads, so each goes on writing until its channel's window is full.
+        # Nobody reads, so each continues to write until its channel's window is full.
         calls = [
             threads.submit(transport.run, _touches(tmp_path / "on"), stdin="x" * (32 << 20), timeout=4)
             for _ in range(4)
@@ -195,7 +195,7 @@ def test_a_hung_connection_is_replaced(server: Sshd) -> None:
     transport = over_ssh(server)
     transport.run(["true"], timeout=LIMIT)
     server.signal_sessions(signal.SIGSTOP)
-    # The listening server goes on, and serves a new connection.
+    # The listening server continues, and serves a new connection.
     wait_until(lambda: _answers(transport, timeout=3), what="a new connection")
 
 
