@@ -13,8 +13,12 @@ from starlette.concurrency import run_in_threadpool
 
 from api import problems
 from api.job_watcher import JobWatcher
-from api.middleware import RequestContext, RequestLimits, RequestLog
-from api.routes import checkpoints, clusters, datasets, health, jobs, keys, logs, metrics, presets
+from api.middleware import RequestContext, RequestLog
+from api.request_limits import RequestLimits
+from api.routes import checkpoints, clusters, datasets, health, jobs, logs, metrics, presets
+from api.routes import keys as key_routes
+from api.slots import Slots
+from worker.auth import keys
 from worker.settings import get_settings
 from worker.telemetry import logging, tracing
 
@@ -23,15 +27,27 @@ Submit supervised fine-tuning (SFT) jobs of Nemotron and other models to Megatro
 them, and download their checkpoints. Every error is `application/problem+json` (RFC 9457).
 """
 
+KEY_USE_INTERVAL_SECONDS = 1.0
+
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if threading.current_thread() is threading.main_thread():  # only it receives signals
         for end_signal in (signal.SIGTERM, signal.SIGINT):
             _close_watcher_on(end_signal, app.state.job_watcher)
+    recording = asyncio.create_task(_record_key_uses())
     yield
+    recording.cancel()
+    await asyncio.wait([recording])
     await app.state.job_watcher.stop()
+    await run_in_threadpool(keys.record_uses)
     await run_in_threadpool(tracing.stop)
+
+
+async def _record_key_uses() -> None:
+    while True:
+        await run_in_threadpool(keys.record_uses)
+        await asyncio.sleep(KEY_USE_INTERVAL_SECONDS)
 
 
 def _close_watcher_on(end_signal: signal.Signals, watcher: JobWatcher) -> None:
@@ -60,12 +76,18 @@ def create_app() -> FastAPI:
         telemetry={"operation_spans": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     # The middleware added last sees a request first.
-    app.add_middleware(RequestLimits, max_body_bytes=get_settings().max_body_bytes)
+    settings = get_settings()
+    app.add_middleware(
+        RequestLimits,
+        max_body_bytes=settings.max_body_bytes,
+        body_seconds=settings.client_timeout_seconds,
+    )
     app.add_middleware(RequestLog)
     app.add_middleware(RequestContext)
     app.state.job_watcher = JobWatcher()
+    app.state.slots = Slots()
     problems.install(app)
-    for module in (jobs, logs, checkpoints, presets, clusters, datasets, keys):
+    for module in (jobs, logs, checkpoints, presets, clusters, datasets, key_routes):
         app.include_router(module.router, prefix="/v1")
     for module in (health, metrics):
         app.include_router(module.router)

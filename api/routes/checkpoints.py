@@ -10,6 +10,7 @@ from api import downloads, responses, schemas
 from api.auth import SubmitterDep, VisibleJob, get_caller
 from api.deps import IdempotencyKeyHeader
 from api.problems import declared
+from api.slots import Slot
 from worker.jobs import checkpoints, exports, queries
 from worker.jobs.exports import ExportRequest
 from worker.jobs.views import CheckpointView, JobView
@@ -80,6 +81,7 @@ def download_checkpoint(job: VisibleJob, iteration: Iteration) -> StreamingRespo
 def export_checkpoint(
     caller: SubmitterDep,
     job: VisibleJob,
+    _slot: Slot,
     iteration: Iteration,
     request: ExportRequest | None = None,
     idempotency_key: IdempotencyKeyHeader = None,

@@ -14,7 +14,7 @@ PARTS = {"database": session.ping, "broker": messages.ping}
 
 
 @router.get("/healthz")
-def healthz() -> schemas.Health:
+async def healthz() -> schemas.Health:
     """Return 200 while the process responds."""
     return schemas.Health()
 

@@ -12,6 +12,7 @@ from api.auth import CallerDep, ChangeableJob, SubmitterDep, VisibleJob, get_cal
 from api.deps import Cursor, IdempotencyKeyHeader, JobWatcherDep, KnownTags, LabelsDep, Limit, WaitDep
 from api.problems import declared
 from api.schemas import Moment
+from api.slots import Slot
 from worker.db.models import Job
 from worker.errors import Unauthenticated
 from worker.jobs import actions, create, queries
@@ -44,14 +45,14 @@ LABELS_PARAMETER = {
 
 
 @router.post("/jobs:plan", responses=declared(403, 413, 415, 422))
-def plan_job(spec: JobSpec, caller: SubmitterDep) -> plan.Plan:
+def plan_job(spec: JobSpec, caller: SubmitterDep, _slot: Slot) -> plan.Plan:
     """Plan a job: config, submission, checks, cost. Nothing is stored."""
     return plan.plan(spec, caller.seen_project)
 
 
 @router.post("/jobs", status_code=201, response_model=JobView, responses=declared(403, 409, 413, 415, 422))
 def create_job(
-    spec: JobSpec, caller: SubmitterDep, idempotency_key: IdempotencyKeyHeader = None
+    spec: JobSpec, caller: SubmitterDep, _slot: Slot, idempotency_key: IdempotencyKeyHeader = None
 ) -> JSONResponse:
     """Create a job. The service stores it before it responds, and submits it afterwards."""
     return responses.job_created(create.create(spec, caller, idempotency_key))
@@ -142,7 +143,9 @@ def resume_job(job: ChangeableJob, caller: CallerDep) -> JobView:
 
 
 @router.post("/jobs/{job_id}/retry", status_code=202, responses=declared(403, 404, 409, 413, 415, 422))
-def retry_job(job: ChangeableJob, caller: CallerDep, request: RetryRequest | None = None) -> JobView:
+def retry_job(
+    job: ChangeableJob, caller: CallerDep, _slot: Slot, request: RetryRequest | None = None
+) -> JobView:
     """Retry a job that did not succeed: another attempt, from its last complete checkpoint.
 
     The body is optional. Its changes are checked as for a new job; earlier attempts keep their record.

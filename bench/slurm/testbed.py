@@ -145,8 +145,7 @@ def serving(data_dir: Path) -> Iterator[httpx2.Client]:
 @contextmanager
 def api(data_dir: Path) -> Iterator[httpx2.Client]:
     """Run only the API: neither worker nor beat polls jobs meanwhile."""
-    command = ["uvicorn", "--factory", "api.app:create_app", "--log-level", "warning"]
-    with _running(data_dir, *command, "--timeout-keep-alive", "75") as client:
+    with _running(data_dir, "api") as client:
         yield client
 
 

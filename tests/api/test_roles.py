@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.support.waiting import wait_until
 from worker.auth import keys
 from worker.auth.roles import Role
 from worker.clock import utcnow
@@ -177,7 +178,7 @@ def test_a_key_is_created_used_and_revoked(client: TestClient) -> None:
     }  # fmt: skip
     listed = client.get("/v1/keys").json()["items"]
     assert [key["name"] for key in listed] == ["anna", "admin"]
-    assert listed[0]["last_used_at"]
+    wait_until(lambda: client.get("/v1/keys").json()["items"][0]["last_used_at"], what="the use's record")
     assert secret not in client.get("/v1/keys").text
     assert client.post(f"/v1/keys/{made['id']}/revoke").json()["revoked_at"]
     rejection = client.get("/v1/whoami", headers=with_key)

@@ -58,7 +58,7 @@ class Service:
 
     def children(self) -> dict[str, psutil.Process]:
         """Return the service's own processes by kind."""
-        names = {"api": "uvicorn", "worker": "worker", "beat": "beat", "broker": "cli.broker"}
+        names = {"api": "api", "worker": "worker", "beat": "beat", "broker": "cli.broker"}
         found = {}
         for child in psutil.Process(self.process.pid).children():
             line = child.cmdline()

@@ -14,16 +14,18 @@ from worker.auth.roles import Caller, Role
 from worker.clock import utcnow
 from worker.db.models import ApiKey
 from worker.db.session import reading, writing
-from worker.errors import NotFound, ServiceUnavailable, Unauthenticated
+from worker.errors import NotFound, SftError, Unauthenticated
 from worker.telemetry.logging import logger
 
 ADMIN = "admin"
-USE_NOTED_EVERY_SECONDS = 60.0
+USE_RECORDED_EVERY_SECONDS = 60.0
 
 log = logger(__name__)
 
-# When this process last noted the use of a key, by its id: an entry for each key that is in use.
-_noted: dict[str, float] = {}
+# When the use of a key was last recorded, by its id, and the uses that are not recorded yet: an entry for
+# each key that is in use.
+_recorded: dict[str, float] = {}
+_used: dict[str, datetime] = {}
 
 
 def create(name: str, role: Role, project: str, expires_at: datetime | None = None) -> tuple[ApiKey, str]:
@@ -57,16 +59,27 @@ def _has_expired(key: ApiKey) -> bool:
 
 
 def _note_use(key: ApiKey) -> None:
-    """Keep last_used_at, with one write a minute and process; where that fails nothing is lost by it."""
+    """Keep the use of a key in memory, once a minute: a request that reads never waits for a writer."""
     now = time.monotonic()
-    if now - _noted.get(key.id, -USE_NOTED_EVERY_SECONDS) < USE_NOTED_EVERY_SECONDS:
+    if now - _recorded.get(key.id, -USE_RECORDED_EVERY_SECONDS) >= USE_RECORDED_EVERY_SECONDS:
+        _recorded[key.id] = now
+        _used[key.id] = utcnow()
+
+
+def record_uses() -> None:
+    """Write the last use of each key that was used since the last call; try again later if that fails."""
+    if not (uses := dict(_used)):
         return
-    _noted[key.id] = now
     try:
         with writing() as session:
-            session.execute(update(ApiKey).where(col(ApiKey.id) == key.id).values(last_used_at=utcnow()))
-    except ServiceUnavailable as error:
-        log.warning("keys.use_not_noted", key=key.name, error=error.message)
+            for key_id, used_at in uses.items():
+                session.execute(update(ApiKey).where(col(ApiKey.id) == key_id).values(last_used_at=used_at))
+    except SftError as error:
+        log.warning("keys.uses_not_recorded", error=error.message)
+        return
+    for key_id, used_at in uses.items():
+        if _used.get(key_id) == used_at:  # else it was used again meanwhile
+            del _used[key_id]
 
 
 def still_valid(key_ids: set[str]) -> set[str]:

@@ -92,8 +92,7 @@ class Parts:
     def _command(self, name: str) -> list[str]:
         match _part(name):
             case "api":
-                listen = ["--host", "127.0.0.1", "--port", str(self.port), "--timeout-keep-alive", "75"]
-                return ["uvicorn", "--factory", "api.app:create_app", "--log-level", "warning", *listen]
+                return ["api", "--host", "127.0.0.1", "--port", str(self.port)]
             case "worker":
                 return [*CELERY, "worker", "--loglevel", "WARNING", "--without-mingle", "-n", f"{name}@%h"]
             case _:

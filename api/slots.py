@@ -1,0 +1,48 @@
+"""Slots for requests that cost much: plans and inspections occupy a core and a thread each."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from worker.errors import ServiceUnavailable
+
+RUNNING = 4
+WAITING = 64
+
+
+class Slots:
+    """At most `running` requests at a time; at most `waiting` others wait for a slot, in order."""
+
+    def __init__(self, running: int = RUNNING, waiting: int = WAITING) -> None:
+        self._slots = asyncio.Semaphore(running)
+        self._waiting = 0
+        self._max_waiting = waiting
+
+    async def acquire(self) -> None:
+        """Wait for a slot. Raises ServiceUnavailable if too many requests wait already."""
+        if self._waiting >= self._max_waiting:
+            raise ServiceUnavailable("The service is planning too many jobs.", hint="Try again shortly.")
+        self._waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting -= 1
+
+    def release(self) -> None:
+        self._slots.release()
+
+
+async def hold_slot(request: Request) -> AsyncIterator[None]:
+    """Hold a slot while the route runs. Raises ServiceUnavailable."""
+    slots: Slots = request.app.state.slots
+    await slots.acquire()
+    try:
+        yield
+    finally:
+        slots.release()
+
+
+# Declared after the caller of a route: a request that is rejected takes no slot.
+Slot = Annotated[None, Depends(hold_slot, scope="function")]

@@ -1,0 +1,100 @@
+"""Clients that open connections and do not use them keep out nobody."""
+
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+DESCRIPTORS = 384
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Yield a service that waits a second for its clients, and has few file descriptors."""
+    directory = tmp_path_factory.mktemp("impatient") / "data"
+    with Service(directory, SFT_CLIENT_TIMEOUT_SECONDS="1") as service:
+        service.children()["api"].rlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+        yield service
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Yield a service that waits an hour for its clients, and has few file descriptors."""
+    directory = tmp_path_factory.mktemp("patient") / "data"
+    with Service(directory, SFT_CLIENT_TIMEOUT_SECONDS="3600") as service:
+        service.children()["api"].rlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+        yield service
+
+
+@contextmanager
+def connected(service: Service, number: int, data: bytes = b"") -> Iterator[list[socket.socket]]:
+    """Yield connections that have sent some data."""
+    url = httpx2.URL(service.client.base_url)
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(number):
+            one = stack.enter_context(socket.create_connection((url.host, url.port), timeout=30))
+            one.sendall(data)
+            opened.append(one)
+        yield opened
+
+
+def received(connection: socket.socket) -> bytes:
+    """Return what the server sends until it closes the connection."""
+    data = b""
+    try:
+        while chunk := connection.recv(1 << 16):
+            data += chunk
+    except ConnectionResetError:
+        pass
+    return data
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD, HEAD[:10]], ids=["nothing", "half headers", "half a line"])
+def test_a_connection_without_a_request_is_closed(impatient: Service, sent: bytes) -> None:
+    with connected(impatient, 1, sent) as (connection,):
+        assert received(connection) == b""
+
+
+def test_a_body_that_does_not_come_is_a_408(impatient: Service) -> None:
+    with connected(impatient, 1, POST) as (connection,):
+        answer = received(connection)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"application/problem+json" in answer
+
+
+def test_a_second_request_has_its_own_time(impatient: Service) -> None:
+    with connected(impatient, 1, HEAD + b"\r\n" + HEAD) as (connection,):
+        assert received(connection).count(b"HTTP/1.1 200") == 1
+
+
+def test_a_client_that_reads_nothing_is_disconnected(impatient: Service, tmp_path: Path) -> None:
+    api = impatient.children()["api"]
+    requests = (HEAD.replace(b"/healthz", b"/openapi.json") + b"\r\n") * 200
+    with connected(impatient, 1) as (connection,):
+        port = connection.getsockname()[1]
+        is_open = lambda: port in {one.raddr.port for one in api.net_connections() if one.raddr}  # noqa: E731
+        wait_until(is_open, what="the connection to be accepted")
+        connection.setblocking(False)
+        with suppress(BlockingIOError):
+            connection.sendall(requests)
+        wait_until(lambda: not is_open(), what="the connection to be closed")
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD, POST], ids=["idle", "half headers", "half bodies"])
+def test_many_connections_keep_out_nobody(patient: Service, sent: bytes) -> None:
+    api = patient.children()["api"]
+    with connected(patient, 2 * DESCRIPTORS, sent):
+        for path in ("/healthz", "/readyz", "/v1/jobs"):
+            assert httpx2.get(patient.client.base_url.join(path), headers=patient.client.headers).is_success
+        assert api.num_fds() < DESCRIPTORS
+    assert api.is_running()
