@@ -27,6 +27,7 @@ STATUS: dict[type[SftError], HTTPStatus] = {
     errors.Gone: HTTPStatus.GONE,
     errors.IllegalAction: HTTPStatus.CONFLICT,
     errors.PlanDrift: HTTPStatus.CONFLICT,
+    errors.SaveDirectoryInUse: HTTPStatus.CONFLICT,
     errors.CheckpointChanged: HTTPStatus.CONFLICT,
     errors.NotExportable: HTTPStatus.CONFLICT,
     errors.NotReachable: HTTPStatus.CONFLICT,

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from trainer.config.models import Model
 from trainer.failures import Failure
-from worker.auth.roles import Role
+from worker.auth.roles import Role, Tenant
 from worker.clock import as_utc, utcnow
 from worker.clusters.registry import Cluster
 from worker.db.models import ApiKey, Attempt, Event, Metric, Origin
@@ -150,14 +150,14 @@ class ClusterView(BaseModel):
 
     @classmethod
     def of(
-        cls, profile: Cluster, live_jobs: dict[str, int], *, default: bool, project: str | None
+        cls, profile: Cluster, live_jobs: dict[str, int], *, default: bool, tenant: Tenant
     ) -> "ClusterView":
-        """Return the view of a profile. project: show the secrets of this project; None: all secrets."""
+        """Return the view of a profile, with the secrets that the tenant may use."""
         shown = {name: getattr(profile, name, None) for name in PLAIN}
         roots = [str(root) for root in profile.roots]
+        secrets = [name for name, secret in profile.known_secrets.items() if tenant.may_use(secret.projects)]
         return cls(
-            **shown, defaults=profile.defaults, limits=profile.limits, roots=roots,
-            secrets=[name for name, secret in profile.known_secrets.items() if secret.allows(project)],
+            **shown, defaults=profile.defaults, limits=profile.limits, roots=roots, secrets=secrets,
             default=default, live_jobs=live_jobs,
         )  # fmt: skip
 

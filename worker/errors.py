@@ -7,6 +7,7 @@ SftError
 +-- InvalidSpec           the request's content is wrong: carries findings
 +-- IllegalAction         not in this state: carries the allowed actions
 +-- IdempotencyMismatch   the key was used with another body
++-- SaveDirectoryInUse    another live job saves there
 +-- PlanDrift             the plan is no longer the one that the client saw
 +-- CheckpointChanged     its files are not those that were saved
 +-- NotExportable         this checkpoint is no Megatron checkpoint
@@ -77,6 +78,10 @@ class IllegalAction(SftError):
 
 class IdempotencyMismatch(SftError):
     code = "idempotency_key_reused"
+
+
+class SaveDirectoryInUse(SftError):
+    code = "save_directory_in_use"
 
 
 class PlanDrift(SftError):

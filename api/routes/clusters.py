@@ -14,14 +14,12 @@ router = APIRouter(tags=["clusters"], dependencies=[Depends(get_caller)])
 
 @router.get("/clusters", responses=declared())
 def list_clusters(caller: CallerDep) -> schemas.ClusterList:
-    """List the clusters, their limits, and the number of live jobs on them."""
+    """List the clusters that your project may use, their limits, and the number of live jobs on them."""
     live = statistics.live_jobs_by_cluster()
     default = get_settings().default_cluster
     return schemas.ClusterList(
         items=[
-            schemas.ClusterView.of(
-                profile, live.get(name, {}), default=name == default, project=caller.seen_project
-            )
-            for name, profile in registry.clusters().items()
+            schemas.ClusterView.of(profile, live.get(name, {}), default=name == default, tenant=caller.tenant)
+            for name, profile in registry.open_to(caller.tenant).items()
         ]
     )

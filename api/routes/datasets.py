@@ -11,10 +11,10 @@ router = APIRouter(tags=["datasets"], dependencies=[Depends(get_caller)])
 
 
 @router.post("/datasets:inspect", responses=declared(403, 413, 415, 422))
-def inspect_dataset(request: DatasetRequest, _caller: SubmitterDep, _slot: Slot) -> Dataset:
+def inspect_dataset(request: DatasetRequest, caller: SubmitterDep, _slot: Slot) -> Dataset:
     """Inspect packed data: rows, tokens, packing, problems.
 
     The service reads the footers of all shards and a sample of rows; with `full` every row, until the time
     limit SFT_MAX_INSPECT_SECONDS. Then a problem with the severity `unverified` names the rows not read.
     """
-    return inspect(request)
+    return inspect(request, caller.tenant)

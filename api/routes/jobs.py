@@ -47,7 +47,7 @@ LABELS_PARAMETER = {
 @router.post("/jobs:plan", responses=declared(403, 413, 415, 422))
 def plan_job(spec: JobSpec, caller: SubmitterDep, _slot: Slot) -> plan.Plan:
     """Plan a job: config, submission, checks, cost. Nothing is stored."""
-    return plan.plan(spec, caller.seen_project)
+    return plan.plan(spec, caller.tenant)
 
 
 @router.post("/jobs", status_code=201, response_model=JobView, responses=declared(403, 409, 413, 415, 422))

@@ -1,5 +1,6 @@
 """Four roles, each with the rights of those before it. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -33,6 +34,18 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True)
+class Tenant:
+    """For whom a job is planned: its project, and whether an admin plans it."""
+
+    project: str
+    is_admin: bool = False
+
+    def may_use(self, projects: Sequence[str] | None) -> bool:
+        """Whether it may use what is open to these projects; None: to all."""
+        return self.is_admin or projects is None or self.project in projects
+
+
+@dataclass(frozen=True)
 class Caller:
     """The caller of a request: the key's name, its project and role."""
 
@@ -45,6 +58,11 @@ class Caller:
     def seen_project(self) -> str | None:
         """The one project that it sees; None: all of them."""
         return None if self.role is Role.ADMIN else self.project
+
+    @property
+    def tenant(self) -> Tenant:
+        """For whom its own jobs are planned."""
+        return Tenant(self.project, self.role is Role.ADMIN)
 
     def sees(self, job: Owned) -> bool:
         return self.seen_project in (None, job.project)

@@ -1,6 +1,7 @@
 """Cluster profiles: read from clusters.toml and found by name."""
 
 import tomllib
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from worker.auth.roles import Tenant
+from worker.clusters.private_paths import check_roots
 from worker.clusters.profiles import Cluster, LeptonCluster, LocalCluster, Profile, SlurmCluster
 from worker.errors import FieldError, InvalidSpec, Misconfigured, NotFound
 from worker.field_errors import suggestion
@@ -21,6 +24,7 @@ __all__ = [
     "cluster",
     "clusters",
     "named_in_request",
+    "open_to",
 ]
 
 Table = dict[str, Any]
@@ -45,9 +49,11 @@ def clusters() -> dict[str, Cluster]:
 def _profile(name: str, tables: dict[str, Table]) -> Cluster:
     """Return the profile of a table and the tables that it extends. Raises ValueError."""
     try:
-        return _PROFILE.validate_python({"executor": "local", **_inherited(name, tables), "name": name})
+        profile = _PROFILE.validate_python({"executor": "local", **_inherited(name, tables), "name": name})
     except ValidationError as error:
         raise ValueError(f"[{name}] {'; '.join(map(_message, error.errors()))}") from error
+    check_roots(profile)
+    return profile
 
 
 def _message(error: ErrorDetails) -> str:
@@ -88,19 +94,37 @@ def cluster(name: str) -> Cluster:
     """Return a profile. Raises NotFound, with the nearest name, if there is none of this name."""
     known = clusters()
     if name not in known:
-        nearest = get_close_matches(name, known, n=1)
-        hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Known clusters: {', '.join(sorted(known))}."
-        raise NotFound(f"There is no cluster {name!r}.", hint=hint)
+        raise _unknown(name, known)
     return known[name]
 
 
-def named_in_request(name: str | None) -> Cluster:
-    """Return the profile that a request names, or the default. Raises InvalidSpec if there is none."""
-    try:
-        return cluster(name or get_settings().default_cluster)
-    except NotFound as error:
-        hint = error.hint or ""
-        if name is None:
-            hint += " The service's SFT_DEFAULT_CLUSTER is the cluster of a job that names none."
-        field_error = FieldError(pointer="/cluster", code="unknown_cluster", detail=error.message, hint=hint)
-        raise InvalidSpec(error.message, hint=hint, errors=[field_error]) from error
+def open_to(tenant: Tenant) -> dict[str, Cluster]:
+    """Return the profiles that a tenant may use, with its roots."""
+    return {
+        name: profile.for_project(tenant.project)
+        for name, profile in clusters().items()
+        if tenant.may_use(profile.projects)
+    }
+
+
+def named_in_request(name: str | None, tenant: Tenant) -> Cluster:
+    """Return the profile that a request names, or the default, with the tenant's roots.
+
+    Raises InvalidSpec if there is none, or none that the tenant may use.
+    """
+    known, wanted = open_to(tenant), name or get_settings().default_cluster
+    if wanted in known:
+        return known[wanted]
+    error = _unknown(wanted, known)
+    hint = error.hint or ""
+    if name is None:
+        hint += " The service's SFT_DEFAULT_CLUSTER is the cluster of a job that names none."
+    field_error = FieldError(pointer="/cluster", code="unknown_cluster", detail=error.message, hint=hint)
+    raise InvalidSpec(error.message, hint=hint, errors=[field_error]) from error
+
+
+def _unknown(name: str, known: Mapping[str, Cluster]) -> NotFound:
+    nearest = get_close_matches(name, known, n=1)
+    names = ", ".join(sorted(known)) or "none"
+    hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Known clusters: {names}."
+    return NotFound(f"There is no cluster {name!r}.", hint=hint)

@@ -24,10 +24,6 @@ class SharedSecret(BaseModel):
 
     projects: list[str] | None = Field(default=None, description="Projects that may use it. Default: all.")
 
-    def allows(self, project: str | None) -> bool:
-        """Return whether jobs of a project may use the secret; None is an admin, who may use all."""
-        return project is None or self.projects is None or project in self.projects
-
 
 class Secret(SharedSecret):
     """The source of a secret's value."""

@@ -99,6 +99,8 @@ class Job(SQLModel, table=True):
     """The effective training config."""
     export_of: Json | None = Field(default=None, sa_type=JSON)
     """Of an export: job, iteration, and checkpoint, the directory that is exported."""
+    save_directory: str | None = Field(default=None, sa_type=Text)
+    """Where it saves; links are resolved where the service sees the cluster's files."""
     resources: Json = Field(sa_type=JSON)
     plan_hash: str
     cluster: str

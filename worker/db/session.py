@@ -91,6 +91,12 @@ def reading() -> Iterator[Session]:
         yield session
 
 
+def serialize(session: Session, name: str) -> None:
+    """Let one transaction at a time continue from here; the others wait until it has ended."""
+    if session.get_bind().dialect.name == "postgresql":  # on SQLite every transaction that writes does so
+        session.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": name})
+
+
 def affected(session: Session, statement: Update | Delete) -> int:
     """Run an UPDATE or DELETE and return how many rows it changed: zero where another writer was first."""
     result = session.execute(statement.execution_options(synchronize_session=False))

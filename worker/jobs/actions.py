@@ -10,7 +10,7 @@ from worker.clusters.registry import cluster
 from worker.db.models import Job, Json, Origin
 from worker.db.session import writing
 from worker.errors import IllegalAction, NotReachable
-from worker.jobs import queries, transitions
+from worker.jobs import queries, save_directories, transitions
 from worker.jobs.create import planned
 from worker.jobs.queries import allowed_actions
 from worker.jobs.retry import RetryRequest, changes, revise
@@ -79,7 +79,7 @@ def resume(job_id: str, caller: Caller) -> Job:
 def retry(job_id: str, caller: Caller, request: RetryRequest | None = None) -> Job:
     """Give a job that ended without success another attempt, with changes if some are requested.
 
-    Raises NotFound, IllegalAction, InvalidSpec.
+    Raises NotFound, IllegalAction, InvalidSpec, SaveDirectoryInUse.
     """
     seen = queries.get(job_id)
     _require_allowed(seen, Action.RETRY)
@@ -89,6 +89,7 @@ def retry(job_id: str, caller: Caller, request: RetryRequest | None = None) -> J
         job = seen.model_copy()
         if not _start_attempt(session, job, caller, JobState.VALIDATING, Origin.RETRIED, **revised):
             raise _changed_meanwhile(Action.RETRY)
+        save_directories.claim(session, job)
         if changed := _changes(seen, job):
             transitions.record(session, job, "changed", actor=caller.name, data={"changes": changed})
     messages.enqueue(TaskName.SUBMIT, job.id)

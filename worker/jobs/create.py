@@ -1,6 +1,6 @@
 """Create jobs: find the replay, plan, store, enqueue."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
@@ -12,7 +12,8 @@ from worker.broker.task_names import TaskName
 from worker.clusters.registry import cluster
 from worker.db.models import Job, Json, new_id
 from worker.db.session import writing
-from worker.jobs import transitions
+from worker.errors import SaveDirectoryInUse
+from worker.jobs import save_directories, transitions
 from worker.jobs.idempotency import RequestKey
 from worker.jobs.queries import find
 from worker.jobs.views import JobView
@@ -36,7 +37,8 @@ class Created:
 def create(spec: JobSpec, caller: Caller, idempotency_key: str | None = None) -> Created:
     """Store a new job, or find the one that the same key created before.
 
-    Raises InvalidSpec, PlanDrift, IdempotencyMismatch, and ServiceUnavailable without a broker.
+    Raises InvalidSpec, PlanDrift, IdempotencyMismatch, SaveDirectoryInUse, and ServiceUnavailable without
+    a broker.
     """
     messages.ping()
     request = RequestKey.of(spec, caller, idempotency_key)
@@ -51,7 +53,9 @@ def replay(request: RequestKey) -> Created | None:
 
 def new_job(spec: JobSpec, caller: Caller, project: str, export_of: Json | None = None) -> Job:
     """Plan a job that is not stored yet. Raises InvalidSpec, PlanDrift."""
-    plan = checked_plan(spec, caller.seen_project, exported=(export_of or {}).get("checkpoint"))
+    plan = checked_plan(
+        spec, replace(caller.tenant, project=project), exported=(export_of or {}).get("checkpoint")
+    )
     job_id = new_id("job")
     return Job(
         id=job_id,
@@ -68,16 +72,21 @@ def new_job(spec: JobSpec, caller: Caller, project: str, export_of: Json | None 
 
 def planned(spec: JobSpec, plan: Plan, job_id: str) -> Json:
     """Return the columns that a plan decides about."""
+    profile = cluster(plan.cluster)
+    config = plan.config_in(connect(profile).job_directory(job_id))
     return {
         "spec": spec.model_dump(mode="json"),
-        "config": plan.config_in(connect(cluster(plan.cluster)).job_directory(job_id)),
+        "config": config,
+        "save_directory": save_directories.of(config, profile),
         "resources": plan.resources.model_dump(mode="json"),
         "plan_hash": plan.plan_hash,
     }
 
 
 def store(job: Job, caller: Caller, request: RequestKey) -> Created:
-    """Store a new job with its first attempt, and enqueue it. Raises NotFound where what it exports is gone.
+    """Store a new job with its first attempt, and enqueue it.
+
+    Raises NotFound where what it exports is gone, and SaveDirectoryInUse.
 
     The row of the key belongs to the job's transaction: of many equal requests at once one creates the
     job, the others wait for it and get the same. A request that died left nothing behind.
@@ -86,9 +95,10 @@ def store(job: Job, caller: Caller, request: RequestKey) -> Created:
     try:
         with writing() as session:
             _hold_exported(session, job, caller)
+            save_directories.claim(session, job)
             transitions.insert(session, job, actor=caller.name)
             request.store(session, job.id, response)
-    except IntegrityError:
+    except (IntegrityError, SaveDirectoryInUse):
         if found := replay(request):
             return found
         raise

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from trainer.config.training_config import walk
 from trainer.failures.suggested_fixes import suggested_fixes
 from trainer.suggestion import Suggestion
+from worker.auth.roles import Tenant
 from worker.clusters.registry import cluster
 from worker.db.models import Job, Json
 from worker.errors import FieldError, InvalidSpec, SftError
@@ -57,7 +58,7 @@ def revise(job: Job, request: RetryRequest) -> tuple[JobSpec, Plan]:
         }
     )
     try:
-        return spec, checked_plan(spec, job.project, exported=job.exported)
+        return spec, checked_plan(spec, Tenant(job.project), exported=job.exported)
     except InvalidSpec as error:
         sources = [one.source for one in overrides]
         faults = [one.model_copy(update={"pointer": _source(one, sources, request)}) for one in error.errors]

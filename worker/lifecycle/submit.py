@@ -76,7 +76,7 @@ def _inspect(job: Job) -> list[Finding]:
     request = ConfigRequest(
         config=parse_config(job.config),
         hardware=profile.hardware(queries.run_of(job).resources),
-        roots=[*profile.roots, *map(backend.job_directory, own)],
+        roots=[*profile.for_project(job.project).roots, *map(backend.job_directory, own)],
     )
     with metrics.observed(job.cluster, "look"):
         seen = backend.inspect(request)

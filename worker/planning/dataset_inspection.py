@@ -10,6 +10,7 @@ from trainer.config.training_config import is_local
 from trainer.preflight import Finding
 from trainer.preflight.data import BATCH_SIZE, POINTER, SAMPLE_SECONDS
 from trainer.preflight.remote import Counts, DataRequest, InspectionResult
+from worker.auth.roles import Tenant
 from worker.backends.connect import connect
 from worker.clusters.registry import Cluster, named_in_request
 from worker.errors import FieldError, InvalidSpec, ServiceUnavailable
@@ -50,13 +51,13 @@ class Dataset(Counts):
     problems: list[Finding] = Field(description="Findings, the worst first; pointers are into the request.")
 
 
-def inspect(wanted: DatasetRequest) -> Dataset:
-    """Inspect a dataset on its cluster.
+def inspect(wanted: DatasetRequest, tenant: Tenant) -> Dataset:
+    """Inspect a dataset on its cluster, below the roots of the tenant.
 
     Raises InvalidSpec, BackendUnavailable, and ServiceUnavailable if too many full passes are running.
     """
     reject_control_characters(wanted)
-    cluster = named_in_request(wanted.cluster)
+    cluster = named_in_request(wanted.cluster, tenant)
     _check_paths(wanted, cluster)
     seconds = get_settings().max_inspect_seconds
     request = DataRequest(

@@ -14,6 +14,7 @@ from trainer.preflight import Estimate, Finding, check, fit, memory_of
 from trainer.preflight.data import POINTER
 from trainer.preflight.export import POINTER as EXPORTED
 from trainer.run_layout import JobLayout
+from worker.auth.roles import Tenant
 from worker.backends.connect import connect
 from worker.backends.interface import Submission
 from worker.clusters.registry import Cluster, named_in_request
@@ -61,15 +62,15 @@ class Plan(BaseModel):
         return _saving_to(self.config, job_directory)
 
 
-def plan(spec: JobSpec, project: str | None, *, exported: str | None = None) -> Plan:
+def plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) -> Plan:
     """Return the plan of a spec. Raises InvalidSpec if the spec cannot be interpreted.
 
-    project: the project whose secrets the spec may name; None: all projects.
+    tenant: decides about clusters, roots and secrets.
     exported: path of the checkpoint that an export may read although it lies outside the roots.
     """
     reject_control_characters(spec)
-    cluster = named_in_request(spec.cluster)
-    _check_secrets(spec, cluster, project)
+    cluster = named_in_request(spec.cluster, tenant)
+    _check_secrets(spec, cluster, tenant)
     preset = _preset(spec.config) if isinstance(spec.config, str) else None
     resources = _resources(spec, preset, cluster)
     composed = compose(spec, preset, files=cluster.sees_files)
@@ -145,8 +146,8 @@ def _dotted(fitted: Finding) -> str:
     return fitted.suggestion.field.replace("recipe.", "model.", 1) if fitted.suggestion else ""
 
 
-def _check_secrets(spec: JobSpec, cluster: Cluster, project: str | None) -> None:
-    known = [name for name, secret in cluster.known_secrets.items() if secret.allows(project)]
+def _check_secrets(spec: JobSpec, cluster: Cluster, tenant: Tenant) -> None:
+    known = [name for name, secret in cluster.known_secrets.items() if tenant.may_use(secret.projects)]
     for variable, name in spec.secrets.items():
         where = pointer(["secrets", variable])
         if not is_variable(variable):
@@ -159,23 +160,23 @@ def _check_secrets(spec: JobSpec, cluster: Cluster, project: str | None) -> None
             raise rejection(where, "unknown_secret", f"You have no secret {name[:100]!r}.", hint)
 
 
-def checked_plan(spec: JobSpec, project: str | None, *, exported: str | None = None) -> Plan:
+def checked_plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) -> Plan:
     """Return the plan of a job that may be created. Raises InvalidSpec with its errors, or PlanDrift.
 
-    exported: as for plan.
+    tenant, exported: as for plan.
     """
-    result = plan(spec, project, exported=exported)
+    result = plan(spec, tenant, exported=exported)
     found = [finding for finding in result.checks if finding.severity == "error"]
     if found:
         errors = [FieldError(pointer=f.pointer, code=f.code, detail=f.message, hint=f.hint) for f in found]
         raise invalid_spec(errors)
-    _check_drift(spec, result)
+    _check_drift(spec, result, tenant)
     return result
 
 
-def _check_drift(spec: JobSpec, result: Plan) -> None:
+def _check_drift(spec: JobSpec, result: Plan, tenant: Tenant) -> None:
     if spec.plan_hash and spec.plan_hash != result.plan_hash:
-        now = named_in_request(result.cluster)
+        now = named_in_request(result.cluster, tenant)
         parts = changed(spec.plan_hash, _parts(result.config, result.resources, now, result.submission))
         raise PlanDrift(
             f"The plan has changed since you agreed to it: it differs in {', '.join(parts)}.",

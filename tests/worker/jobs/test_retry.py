@@ -152,7 +152,7 @@ def test_of_many_changing_retries_at_once_one_wins_completely(job_in: JobIn) -> 
 
 
 def test_the_plan_agreed_to_was_that_of_the_first_attempt(spec: JobSpec, job_in: JobIn) -> None:
-    agreed = spec.model_copy(update={"plan_hash": plan(spec, None).plan_hash}).model_dump(mode="json")
+    agreed = spec.model_copy(update={"plan_hash": plan(spec, ANNA.tenant).plan_hash}).model_dump(mode="json")
     now = retry(job_in(JobState.FAILED, spec=agreed), overrides=["train.train_iters=7"])
     assert now.spec["plan_hash"] is None
 

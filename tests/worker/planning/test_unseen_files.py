@@ -76,7 +76,7 @@ def job(body: Body, environment: pytest.MonkeyPatch) -> Iterator[Job]:
 
 
 def findings(body: Body) -> list[tuple[str, str, str]]:
-    return [(one.severity, one.code, one.pointer) for one in plan(JobSpec(**body), None).checks]
+    return [(one.severity, one.code, one.pointer) for one in plan(JobSpec(**body), ANNA.tenant).checks]
 
 
 UNVERIFIED = [
@@ -91,12 +91,12 @@ def test_a_plan_does_not_inspect_local_files_of_the_same_path(body: Body, data: 
     body["resources"] = {"gpus_per_node": 2}
     shape = ["recipe.tensor_model_parallel_size=2", "model.num_layers=2", "model.hidden_size=64"]
     body["overrides"] = [*body["overrides"], *shape]
-    here = plan(JobSpec(**body), None)
+    here = plan(JobSpec(**body), ANNA.tenant)
     assert (here.ok, here.memory, here.recipe) == (True, None, None)
     assert findings(body) == UNVERIFIED
     assert all("cluster" in one.message and one.hint for one in here.checks)
     shutil.rmtree(data_dir / "inputs")
-    assert plan(JobSpec(**body), None) == here
+    assert plan(JobSpec(**body), ANNA.tenant) == here
 
 
 def test_checks_without_files_still_run(body: Body, data_dir: Path) -> None:
@@ -118,9 +118,12 @@ def test_checks_without_files_still_run(body: Body, data_dir: Path) -> None:
 
 def test_a_key_of_any_possible_model_passes(body: Body) -> None:
     hybrid = {**body, "overrides": [*body["overrides"], "model.hybrid_layer_pattern=M*"]}
-    assert plan(JobSpec(**hybrid), None).ok
+    assert plan(JobSpec(**hybrid), ANNA.tenant).ok
     with pytest.raises(InvalidSpec):
-        plan(JobSpec(**{**body, "overrides": [*body["overrides"], "model.hybrid_layer_patern=M*"]}), None)
+        plan(
+            JobSpec(**{**body, "overrides": [*body["overrides"], "model.hybrid_layer_patern=M*"]}),
+            ANNA.tenant,
+        )
 
 
 # -- before anything is submitted ------------------------------------------------------------------
@@ -215,7 +218,8 @@ def test_a_remote_inspection_equals_a_local_one(data: Path, harm: Callable[[Path
     harm(data)
     wanted = {"path": str(data), "full": full, "seq_length": 1024, "global_batch_size": 8}
     far, near = (
-        dataset_inspection.inspect(DatasetRequest(cluster=name, **wanted)) for name in ("far", "near")
+        dataset_inspection.inspect(DatasetRequest(cluster=name, **wanted), ANNA.tenant)
+        for name in ("far", "near")
     )
     assert far == near.model_copy(update={"cluster": "far"})
     assert not far.ok
@@ -225,14 +229,14 @@ def test_a_remote_inspection_rejects_the_same_paths(data: Path, data_dir: Path) 
     (data_dir / "inputs/link").symlink_to("/etc")
     for path in ("/etc", str(data_dir / "inputs/link")):
         with pytest.raises(InvalidSpec) as rejected:
-            dataset_inspection.inspect(DatasetRequest(cluster="far", path=path))
+            dataset_inspection.inspect(DatasetRequest(cluster="far", path=path), ANNA.tenant)
         assert [(one.pointer, one.code) for one in rejected.value.errors] == [("/path", "path_not_allowed")]
 
 
 def test_a_remote_inspection_needs_an_interpreter(data: Path, profile: Profile) -> None:
     profile(login_python=None)
     with pytest.raises(InvalidSpec) as rejected:
-        dataset_inspection.inspect(DatasetRequest(cluster="far", path=str(data)))
+        dataset_inspection.inspect(DatasetRequest(cluster="far", path=str(data)), ANNA.tenant)
     assert [(one.pointer, one.code) for one in rejected.value.errors] == [("/cluster", "not_reachable")]
     assert "login_python" in str(rejected.value.hint)
 
@@ -243,15 +247,15 @@ def test_a_failing_interpreter_is_reported(data: Path, profile: Profile, tmp_pat
     bare.chmod(0o755)
     profile(login_python=str(bare))
     with pytest.raises(BackendUnavailable, match="No module named 'pydantic'") as failed:
-        dataset_inspection.inspect(DatasetRequest(cluster="far", path=str(data)))
+        dataset_inspection.inspect(DatasetRequest(cluster="far", path=str(data)), ANNA.tenant)
     assert "pyarrow" in str(failed.value.hint)
 
 
 def test_a_remote_inspection_runs_the_staged_code(data: Path) -> None:
     wanted = DatasetRequest(cluster="far", path=str(data))
-    assert dataset_inspection.inspect(wanted).ok
+    assert dataset_inspection.inspect(wanted, ANNA.tenant).ok
     backend = connect(cluster("far"))
     assert isinstance(backend, SlurmBackend)
     (backend.paths.code / "trainer/preflight/remote.py").write_text("raise SystemExit('It is staged.')")
     with pytest.raises(BackendUnavailable, match=r"It is staged\."):
-        dataset_inspection.inspect(wanted)
+        dataset_inspection.inspect(wanted, ANNA.tenant)

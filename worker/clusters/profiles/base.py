@@ -48,6 +48,7 @@ Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]*$", max_length=4
 Lines = Annotated[
     list[Line], BeforeValidator(lambda value: value.splitlines() if isinstance(value, str) else value)
 ]
+PROJECT = "{project}"
 Comment = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 _.,:@=+/-]*$", max_length=255)]
 
 
@@ -74,7 +75,12 @@ class Cluster(BaseModel):
     max_gpus_per_node: int = Field(default=8, ge=1)
     max_time: str = Field(default="168:00:00", description="Longest time limit that a job may request.")
     roots: list[Path] = Field(
-        default_factory=list, description="Paths in a request must lie under one of these directories."
+        default_factory=list,
+        description="Paths in a request must lie under one of these directories. A part {project} is the "
+        "project of the job: /lustre/{project}.",
+    )
+    projects: list[str] | None = Field(
+        default=None, description="Projects whose jobs may use the cluster. Default: all."
     )
     max_recoveries: int | None = Field(
         default=None,
@@ -91,6 +97,14 @@ class Cluster(BaseModel):
     @classmethod
     def _is_time(cls, value: str) -> str:
         minutes(value)
+        return value
+
+    @field_validator("roots")
+    @classmethod
+    def _are_roots(cls, value: list[Path]) -> list[Path]:
+        for root in value:
+            if not root.is_absolute() or re.search(r"[{}]", str(root).replace(PROJECT, "")):
+                raise ValueError(f"{str(root)!r} is no absolute path; its one placeholder is {PROJECT}")
         return value
 
     @field_validator("env_vars")
@@ -156,6 +170,16 @@ class Cluster(BaseModel):
     def known_secrets(self) -> Mapping[str, SharedSecret]:
         """Secrets that jobs may name in `secrets`."""
         return {}
+
+    def for_project(self, project: str) -> Self:
+        """Return the profile with the roots of a project's jobs."""
+        roots = [Path(str(root).replace(PROJECT, project)) for root in self.roots]
+        return self.model_copy(update={"roots": roots})
+
+    @property
+    def file_system(self) -> str:
+        """Equal for profiles whose jobs see the same files."""
+        return "local"
 
     def allows(self, path: Path) -> bool:
         """Return whether a path lies under one of the roots after symlinks are resolved.

@@ -160,6 +160,10 @@ class LeptonCluster(Cluster):
         return self.local_mount is not None
 
     @property
+    def file_system(self) -> str:
+        return "local" if self.sees_files else f"lepton {self.api_url}"
+
+    @property
     def sees_files(self) -> bool:
         """Whether the service has the mount under the same path, and so can inspect files itself."""
         return self.job_mount is not None and self.job_mount.mount_path == self.local_mount

@@ -111,5 +111,9 @@ class SlurmCluster(Cluster):
     def sees_files(self) -> bool:
         return not self.over_ssh
 
+    @property
+    def file_system(self) -> str:
+        return f"ssh {self.host}" if self.over_ssh else "local"
+
     def partition_of(self, *, attached: bool) -> str | None:
         return (self.run_partition if attached else self.batch_partition) or self.partition

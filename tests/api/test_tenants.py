@@ -1,0 +1,166 @@
+"""Projects share a cluster and its file systems, and do not get at each other's files."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.support.concurrency import at_once
+from tests.support.process import forget_settings
+from worker.clusters.registry import clusters
+from worker.db.session import writing
+from worker.errors import Misconfigured
+from worker.jobs import queries, transitions
+from worker.states import JobState
+
+Body = dict[str, Any]
+Saving = Callable[[Path | str], Body]
+
+
+@pytest.fixture
+def profiles(data_dir: Path, environment: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return a function that writes cluster profiles."""
+
+    def write(text: str) -> None:
+        (data_dir / "clusters.toml").write_text(text)
+        forget_settings()
+
+    return write
+
+
+@pytest.fixture
+def saving(good: Body) -> Saving:
+    """Return a function: the body of a job that saves into a directory."""
+    return lambda path: {**good, "overrides": [*good["overrides"], f"checkpoint.save={path}"]}
+
+
+@pytest.fixture
+def portal(client: TestClient) -> TestClient:
+    """Return a client with the key of a submitter of the project `other`."""
+    made = client.post("/v1/keys", json={"name": "portal", "role": "submitter", "project": "other"}).json()
+    return TestClient(client.app, headers={"Authorization": f"Bearer {made['key']}"})
+
+
+def fail(job_id: str) -> None:
+    job = queries.get(job_id)
+    with writing() as session:
+        assert transitions.move(session, job, JobState.FAILED)
+
+
+# -- save directories ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alias", ["", "/", "/../out", "/inside", "/iter_0000010/x"])
+def test_a_save_directory_belongs_to_one_live_job(
+    client: TestClient, saving: Saving, data_dir: Path, alias: str
+) -> None:
+    out = data_dir / "inputs" / "out"
+    first = client.post("/v1/jobs", json=saving(out)).json()["id"]
+    second = client.post("/v1/jobs", json=saving(f"{out}{alias}"))
+    assert (second.status_code, second.json()["code"]) == (409, "save_directory_in_use")
+    assert first in second.json()["detail"]
+    fail(first)
+    assert client.post("/v1/jobs", json=saving(f"{out}{alias}")).status_code == 201
+    assert client.post(f"/v1/jobs/{first}/retry").json()["code"] == "save_directory_in_use"
+    assert client.get(f"/v1/jobs/{first}").json()["state"] == "FAILED"
+
+
+def test_a_link_is_no_other_directory(client: TestClient, saving: Saving, data_dir: Path) -> None:
+    out = data_dir / "inputs" / "out"
+    out.mkdir()
+    (data_dir / "inputs" / "link").symlink_to(out)
+    assert client.post("/v1/jobs", json=saving(out)).status_code == 201
+    assert client.post("/v1/jobs", json=saving(data_dir / "inputs" / "link" / "a")).status_code == 409
+
+
+def test_another_project_learns_no_id(
+    client: TestClient, portal: TestClient, saving: Saving, data_dir: Path
+) -> None:
+    first = client.post("/v1/jobs", json=saving(data_dir / "inputs" / "out")).json()["id"]
+    second = portal.post("/v1/jobs", json=saving(data_dir / "inputs" / "out"))
+    assert second.status_code == 409
+    assert first not in second.text
+
+
+def test_of_concurrent_requests_one_gets_the_directory(
+    client: TestClient, saving: Saving, data_dir: Path
+) -> None:
+    body = saving(data_dir / "inputs" / "out")
+    answers = at_once(6, lambda: client.post("/v1/jobs", json=body))
+    assert sorted(answer.status_code for answer in answers) == [201, *[409] * 5]
+    assert len(client.get("/v1/jobs").json()["items"]) == 1
+
+
+def test_equal_requests_still_get_one_job(client: TestClient, saving: Saving, data_dir: Path) -> None:
+    body = saving(data_dir / "inputs" / "out")
+    headers = {"Idempotency-Key": "once"}
+    answers = at_once(6, lambda: client.post("/v1/jobs", json=body, headers=headers))
+    assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+# -- roots and projects ----------------------------------------------------------------------------
+
+
+def test_each_project_has_its_subtree(
+    client: TestClient,
+    portal: TestClient,
+    saving: Saving,
+    data_dir: Path,
+    profiles: Callable[[str], None],
+) -> None:
+    inputs = data_dir / "inputs"
+    profiles(f'[local]\nroots = ["{inputs}/packed", "{inputs}/teams/{{project}}"]\n')
+    own, others = saving(inputs / "teams" / "other" / "out"), saving(inputs / "teams" / "default" / "out")
+    where = f"/overrides/{len(own['overrides']) - 1}"
+    for body, is_rejected in ((own, False), (others, True)):
+        checks = portal.post("/v1/jobs:plan", json=body).json()["checks"]
+        assert (
+            where in {one["pointer"] for one in checks if one["code"] == "path_not_allowed"}
+        ) is is_rejected
+    assert portal.get("/v1/clusters").json()["items"][0]["roots"][1] == str(inputs / "teams" / "other")
+    answer = portal.post("/v1/datasets:inspect", json={"path": str(inputs / "teams" / "default")})
+    assert answer.json()["errors"][0]["code"] == "path_not_allowed"
+
+
+def test_a_profile_is_open_to_its_projects(
+    client: TestClient, portal: TestClient, good: Body, data_dir: Path, profiles: Callable[[str], None]
+) -> None:
+    roots = f'roots = ["{data_dir}/inputs"]\n'
+    profiles(f'[local]\n{roots}[closed]\n{roots}projects = ["default"]\n')
+    wanted = {**good, "cluster": "closed"}
+    assert client.post("/v1/jobs", json=wanted).status_code == 201
+    assert [one["name"] for one in portal.get("/v1/clusters").json()["items"]] == ["local"]
+    for url, body in {
+        "/v1/jobs": wanted, "/v1/jobs:plan": wanted,
+        "/v1/datasets:inspect": {"path": "/data", "cluster": "closed"},
+    }.items():  # fmt: skip
+        answer = portal.post(url, json=body)
+        assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "unknown_cluster")
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "root",
+    ["/", "{data}", "{data}/..", "{data}/jobs", "{data}/jobs/x", "{data}/local", "{data}/lepton/a",
+     "{data}/removals", "{data}/sft.db", "{data}/admin.key", "{data}/broker", "{data}/inputs/../jobs",
+     "{data}/{{project}}", "{above}/{{project}}", "{data}/inputs/link"],
+)  # fmt: skip
+def test_a_root_gives_no_access_to_the_service(
+    database: str, data_dir: Path, profiles: Callable[[str], None], root: str
+) -> None:
+    (data_dir / "inputs").mkdir()
+    (data_dir / "inputs" / "link").symlink_to(data_dir)
+    shown = root.format(data=data_dir, above=data_dir.parent)
+    profiles(f'[local]\nroots = ["{shown}"]\n')
+    with pytest.raises(Misconfigured, match="of the service itself"):
+        clusters()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("root", ["data/x", "/lustre/{projekt}", "/lustre/{", "~/x"])
+def test_a_root_is_an_absolute_path(database: str, profiles: Callable[[str], None], root: str) -> None:
+    profiles(f'[local]\nroots = ["{root}"]\n')
+    with pytest.raises(Misconfigured, match="placeholder"):
+        clusters()
