@@ -75,15 +75,7 @@ def create_app() -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         telemetry={"operation_spans": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    # The middleware added last sees a request first.
-    settings = get_settings()
-    app.add_middleware(
-        RequestLimits,
-        max_body_bytes=settings.max_body_bytes,
-        body_seconds=settings.client_timeout_seconds,
-    )
-    app.add_middleware(RequestLog)
-    app.add_middleware(RequestContext)
+    _add_middleware(app)
     app.state.job_watcher = JobWatcher()
     app.state.slots = Slots()
     problems.install(app)
@@ -93,3 +85,15 @@ def create_app() -> FastAPI:
         app.include_router(module.router)
     problems.describe(app)
     return app
+
+
+def _add_middleware(app: FastAPI) -> None:
+    # The middleware added last sees a request first.
+    settings = get_settings()
+    app.add_middleware(
+        RequestLimits,
+        max_body_bytes=settings.max_body_bytes,
+        body_seconds=settings.client_timeout_seconds,
+    )
+    app.add_middleware(RequestLog)
+    app.add_middleware(RequestContext)
