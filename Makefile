@@ -8,7 +8,7 @@ DEMO_DIR ?= .demo
 PORT ?= 8000
 JOBS ?= 3
 # Longer tests have their own targets.
-SHORT := not chaos and not slurm and not lepton and not gpu
+SHORT := not chaos and not slurm and not lepton and not gpu and not hostile
 # GPUs that test-gpu uses in parallel, one per test.
 GPUS ?= 1
 GPU_INPUTS ?= .demo-gpu
@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 .PHONY: help setup setup-trainer setup-slurm demo demo-slurm serve check format test test-fast test-chaos test-slurm \
-        test-lepton test-gpu schema coverage bench bench-slurm bench-gpu clean
+        test-lepton test-hostile test-gpu schema coverage bench bench-slurm bench-gpu clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,9 @@ test-slurm: setup setup-trainer setup-slurm  ## Run tests/slurm on a real Slurm:
 
 test-lepton: setup setup-trainer  ## Run tests/lepton on a server with Lepton's API; as root, ten minutes
 	$(BIN)/pytest -n $(JOBS) --dist loadfile tests/lepton tests/worker/backends/lepton
+
+test-hostile: setup  ## Attack a running service with thousands of hostile requests and files; a quarter of an hour
+	$(BIN)/pytest -m hostile tests/hostile
 
 test-gpu: setup  ## Run tests/gpu; SFT_TRAINER_PYTHON: an environment with Transformer Engine; GPUS=2 for two GPUs
 	$(BIN)/pytest -n $(GPUS) --dist loadfile -m "gpu and not two_gpus" tests/gpu

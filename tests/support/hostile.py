@@ -65,4 +65,13 @@ def strings(canary: str) -> list[str]:
     return [text.replace("{}", canary) for text in (*_SHELL.strip().splitlines(), *_CONTROL)]
 
 
+# Contexts of each string: at the start of a word, inside, at its end, as a path, as an option.
+WRAPS = ("{}", "a{}", "{}a", "/{}", "--x={}", "a b{}", "{0}{0}", "'{}'", '"{}"')
+
+
+def wrapped_strings(canary: str) -> list[str]:
+    """Return more than 500 hostile strings: each string in each context."""
+    return list(dict.fromkeys(wrap.format(text) for text in strings(canary) for wrap in WRAPS))
+
+
 MARKED = [text for text in strings(CANARY) if any(mark in text.strip() for mark in MARKS.strip())]

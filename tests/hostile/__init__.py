@@ -1,0 +1,1 @@
+"""Attacks on a running service, counted: escapes, server errors, and requests over two seconds of CPU."""
