@@ -30,7 +30,6 @@ from cli.broker import connect
 from cli.prepare import initialize, make_directory, reach_broker
 from worker.errors import Misconfigured
 from worker.settings import PROJECT_ROOT, get_settings
-from worker.telemetry import metrics
 
 STOP_GRACE_SECONDS = 15.0
 START_TIMEOUT_SECONDS = 60.0
@@ -49,7 +48,7 @@ def serve(host: str, port: int, data_dir: Path) -> int:
         signal.signal(end_signal, _interrupt)
     with contextlib.suppress(KeyboardInterrupt), _locked(data_dir), _broker_socket(data_dir) as broker:
         initialize(data_dir)
-        _share_metrics(data_dir / "metrics")
+        _share_metrics(data_dir.absolute() / "metrics.sock")
         port = _bindable(host, port)
         with _running(host, port, broker, data_dir) as processes:
             url = f"http://{_reachable(host)}:{port}"
@@ -77,11 +76,10 @@ def _locked(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def _share_metrics(directory: Path) -> None:
-    """Set one metrics directory for all processes of this start: one scrape returns the metrics of all."""
-    shutil.rmtree(directory, ignore_errors=True)  # metrics of processes that have ended
-    make_directory(directory)
-    os.environ[metrics.DIRECTORY_VARIABLE] = str(directory.absolute())
+def _share_metrics(path: Path) -> None:
+    """Name the socket on which the worker serves its metrics to the API."""
+    os.environ["SFT_WORKER_METRICS_SOCKET"] = str(path)
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # metrics in mapped files: a full disk would kill
 
 
 # -- processes -------------------------------------------------------------------------------------

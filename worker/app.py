@@ -10,7 +10,7 @@ from worker import tasks
 from worker.broker.app import app
 from worker.errors import Misconfigured
 from worker.settings import get_settings
-from worker.telemetry import logging, metrics, tracing
+from worker.telemetry import logging, metrics, metrics_socket, tracing
 
 __all__ = ["app", "tasks"]  # importing the tasks registers them
 
@@ -29,6 +29,8 @@ def _start_telemetry(**_: Any) -> None:
         tracing.start("sft-worker")
         if port := get_settings().worker_metrics_port:
             metrics.listen(port)
+        if path := get_settings().worker_metrics_socket:
+            metrics_socket.listen(path)
     except Misconfigured as error:
         raise SystemExit(f"{error.message} {error.hint}") from None  # Celery ignores any other error
 

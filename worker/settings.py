@@ -113,6 +113,11 @@ class Settings(BaseSettings):
         description="Port on which a worker serves its own metrics to the network, for workers in containers "
         "of their own. Unset: none; under `sft serve` the API's /metrics has them.",
     )
+    worker_metrics_socket: Path | None = Field(
+        default=None,
+        description="Unix socket on which a worker serves its own metrics to the API on the same machine. "
+        "`sft serve` sets it.",
+    )
     otlp_url: str | None = Field(
         default=None,
         validation_alias=AliasChoices("SFT_OTLP_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"),
@@ -125,7 +130,7 @@ class Settings(BaseSettings):
     )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
-    @field_validator("data_dir", "trainer_python", "clusters_file", "heartbeat_file")
+    @field_validator("data_dir", "trainer_python", "clusters_file", "worker_metrics_socket", "heartbeat_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         # Not resolve(): a virtual environment's python is a symlink that must stay one.

@@ -5,7 +5,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from worker.jobs.prometheus import JobCollector
-from worker.telemetry import metrics
+from worker.telemetry import metrics_socket
 
 router = APIRouter(tags=["health"])
 
@@ -16,5 +16,5 @@ _jobs.register(JobCollector())
 @router.get("/metrics", response_class=PlainTextResponse)
 def get_service_metrics() -> Response:
     """Return the service's metrics in Prometheus' text format. Needs no key."""
-    content = generate_latest(metrics.registry()) + generate_latest(_jobs)
+    content = generate_latest(metrics_socket.registry()) + generate_latest(_jobs)
     return Response(content, media_type=CONTENT_TYPE_LATEST)

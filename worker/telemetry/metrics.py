@@ -1,22 +1,13 @@
-"""Counters and timers of the service, for Prometheus.
+"""Counters and timers of the service, for Prometheus. Every process counts for itself, in its memory."""
 
-Every process counts for itself. Where PROMETHEUS_MULTIPROC_DIR names a directory when this module is
-imported (`sft serve` makes one) each process keeps its numbers in files there, and whoever is asked
-answers for all of them.
-"""
-
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, start_http_server
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import Counter, Histogram, start_http_server
 
 from worker.errors import Misconfigured, SftError
 from worker.telemetry import tracing
-
-DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 # From a poll of one local run to a scheduler that is asked over ssh and does not answer.
 _CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -49,6 +40,7 @@ INGEST_SECONDS = Histogram(
     ("cluster",),
     buckets=_WAIT_SECONDS,
 )
+ALL = (HTTP_REQUESTS, HTTP_SECONDS, BACKEND_SECONDS, SUBMISSION_SECONDS, INGESTED_LINES, INGEST_SECONDS)
 
 
 @contextmanager
@@ -65,19 +57,10 @@ def observed(cluster: str, operation: str) -> Iterator[None]:
         BACKEND_SECONDS.labels(cluster, operation, outcome).observe(perf_counter() - started)
 
 
-def registry() -> CollectorRegistry:
-    """What this process has counted or, where they share a directory, all processes."""
-    if DIRECTORY_VARIABLE not in os.environ:
-        return REGISTRY
-    all_processes = CollectorRegistry()
-    MultiProcessCollector(all_processes)  # type: ignore[no-untyped-call]
-    return all_processes
-
-
 def listen(port: int) -> None:
     """Answer scrapes on a port of this process's own. Raises Misconfigured where it is taken."""
     try:
-        start_http_server(port, registry=registry())
+        start_http_server(port)
     except OSError as error:
         raise Misconfigured(
             f"Metrics cannot be served on port {port}: {error.strerror}.",
