@@ -168,21 +168,6 @@ def test_a_run_continues_while_the_service_is_stopped(own: Service, stand_in: Pa
         assert len(again.client.get(f"/v1/jobs/{job['id']}/attempts").json()["items"]) == 1
 
 
-def test_the_service_reports_the_death_of_a_process(own: Service) -> None:
-    own.children()["worker"].send_signal(signal.SIGKILL)
-    assert own.process.wait(30) == 1
-    assert own.process.stdout is not None
-    assert "worker process ended" in own.process.stdout.read()
-
-
-def test_a_dead_broker_is_restarted(own: Service) -> None:
-    (server,) = own.children()["broker"].children()
-    server.kill()
-    wait_until(lambda: own.client.get("/readyz").is_success, what="another broker")
-    assert own.wait_for(own.submit(make_inputs(own.data_dir))["id"])["state"] == "SUCCEEDED"
-    assert own.process.poll() is None
-
-
 @pytest.mark.parametrize("what", ["worker", "beat"])
 def test_a_process_without_a_broker_url_reports_it(data_dir: Path, what: str) -> None:
     """Without the check Celery would try to connect to a RabbitMQ on this machine, without end."""

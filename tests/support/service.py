@@ -61,8 +61,9 @@ class Service:
         names = {"api": "api", "worker": "worker", "beat": "beat", "broker": "cli.broker"}
         found = {}
         for child in psutil.Process(self.process.pid).children():
-            line = child.cmdline()
-            found |= {name: child for name, word in names.items() if word in line}
+            with contextlib.suppress(psutil.Error):  # it may have ended by now
+                line = child.cmdline()
+                found |= {name: child for name, word in names.items() if word in line}
         return found
 
     @contextlib.contextmanager
