@@ -1,5 +1,6 @@
 """Errors as problem details (RFC 9457, application/problem+json): one table maps them to HTTP statuses."""
 
+import errno
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -19,6 +20,7 @@ from worker.field_errors import MAX_ERRORS, field_errors
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
+RETRYABLE = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INSUFFICIENT_STORAGE)
 
 STATUS: dict[type[SftError], HTTPStatus] = {
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
@@ -36,6 +38,7 @@ STATUS: dict[type[SftError], HTTPStatus] = {
     errors.IdempotencyMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.Misconfigured: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.ServiceUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.BackendUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
@@ -69,7 +72,7 @@ class ProblemResponse(JSONResponse):
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return OpenAPI responses: these statuses, and those that every route under /v1 can return."""
-    return {status: _declaration(status) for status in sorted({400, 401, 500, 503, *statuses})}
+    return {status: _declaration(status) for status in sorted({400, 401, 500, 503, 507, *statuses})}
 
 
 def _declaration(status: int) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def problem(request: Request, status: int, code: str, detail: str, **more: Any) 
         status=status,
         code=code,
         detail=detail,
-        retryable=status in (429, 503),
+        retryable=status in RETRYABLE,
         request_id=getattr(request.state, "request_id", ""),
         **more,
     )
@@ -107,7 +110,7 @@ def problem(request: Request, status: int, code: str, detail: str, **more: Any) 
 
 
 def _headers(status: int) -> dict[str, str]:
-    if status in (429, 503):
+    if status in RETRYABLE:
         return {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
 
@@ -118,6 +121,7 @@ def _headers(status: int) -> dict[str, str]:
 def install(app: FastAPI) -> None:
     """Install handlers that turn every exception of the app into a problem."""
     app.add_exception_handler(SftError, _on_domain_error)
+    app.add_exception_handler(OSError, _on_system_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_unexpected_error)
@@ -137,6 +141,13 @@ async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
         errors=error.errors,
         allowed_actions=allowed,
     )
+
+
+async def _on_system_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OSError)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error  # a bug
+    return await _on_domain_error(request, errors.StorageFull("The disk of the service"))
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:

@@ -9,7 +9,7 @@ from sqlalchemy.engine import make_url
 from worker.auth import keys
 from worker.clusters.registry import clusters
 from worker.db import migrate
-from worker.errors import Misconfigured, ServiceUnavailable
+from worker.errors import Misconfigured, ServiceUnavailable, StorageFull
 from worker.settings import get_settings
 from worker.telemetry import tracing
 
@@ -31,9 +31,9 @@ def initialize(data_dir: Path) -> None:
         keys.ensure_admin_key(settings.admin_key_path)
     except ServiceUnavailable as error:
         where = shown_url(settings.sql_url)
-        raise Misconfigured(
-            f"{error.message} ({where})", hint="Start it, or correct DATABASE_URL."
-        ) from error
+        is_full = isinstance(error, StorageFull)
+        hint = "Free some space." if is_full else "Start it, or correct DATABASE_URL."
+        raise Misconfigured(f"{error.message} ({where})", hint=hint) from error
 
 
 def use(data_dir: Path) -> None:

@@ -47,6 +47,8 @@ def serve(host: str, port: int, data_dir: Path) -> int:
         signal.signal(end_signal, _interrupt)
     with contextlib.suppress(KeyboardInterrupt), _locked(data_dir), _sockets(data_dir) as sockets:
         broker = _connect_processes(sockets)
+        # It leaves a connection of SQLite open, which keeps the file that all connections share: on a full
+        # disk, processes that are restarted could not make another one to read.
         initialize(data_dir)
         port = _bindable(host, port)
         with _running(host, port, broker, data_dir) as processes:

@@ -15,6 +15,7 @@ SftError
 +-- Unauthenticated       no key, or one that is not valid
 +-- Forbidden             the key is not for this
 +-- ServiceUnavailable    database or broker cannot be reached: try again
+|   +-- StorageFull           the disk is full, or over its quota: free space, then try again
 +-- BackendError
     +-- BackendUnavailable    the scheduler cannot be reached: try again
     |   +-- CredentialsRefused    it does not accept the service's credentials: renew them
@@ -110,6 +111,16 @@ class Forbidden(SftError):
 
 class ServiceUnavailable(SftError):
     code = "service_unavailable"
+
+
+class StorageFull(ServiceUnavailable):
+    """The service cannot store a change. Reads work, and nothing that is stored is lost."""
+
+    code = "storage_full"
+
+    def __init__(self, what: str) -> None:
+        hint = "Nothing was changed. Try again when the operator has freed space."
+        super().__init__(f"{what} has no space left.", hint=hint)
 
 
 class BackendError(SftError):

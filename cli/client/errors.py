@@ -29,7 +29,7 @@ class ExitCode(IntEnum):
     TIMED_OUT = 8
 
 
-UNAVAILABLE = frozenset({429, 502, 503, 504})
+UNAVAILABLE = frozenset({429, 502, 503, 504, 507})
 
 _EXIT_CODES: dict[int, ExitCode] = {
     HTTPStatus.UNAUTHORIZED: ExitCode.NOT_ALLOWED,

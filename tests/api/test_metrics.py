@@ -165,3 +165,10 @@ def test_one_scrape_shows_the_metrics_of_every_process(service: Service, body: d
     lines = len(events.read_text().splitlines())
     assert wait_until(lambda: increase("sft_ingested_lines_total", cluster="local") == lines)
     assert increase("sft_ingest_lag_seconds_count", cluster="local") >= 1
+
+
+@pytest.mark.slow
+def test_without_an_answer_of_the_worker_the_metrics_of_the_api_are_served(service: Service) -> None:
+    with service.suspended("worker"):
+        service.client.get("/v1/whoami")
+        assert value(scrape(service.client), REQUESTS, route="/v1/whoami", status="200") >= 1

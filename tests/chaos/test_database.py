@@ -1,9 +1,7 @@
 """The database is restarted, disconnected, locked, or full: clients get errors, and jobs recover."""
 
-import os
 import signal
 import sqlite3
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,8 +13,9 @@ import pytest
 
 from tests.support.chaos.parts import Parts
 from tests.support.chaos.tally import Tally
-from tests.support.chaos.unavailable import assert_unavailable
+from tests.support.chaos.unavailable import assert_storage_full, assert_unavailable
 from tests.support.databases import new_database
+from tests.support.small_disk import fill, mounted
 from worker.db.session import LOCK_TIMEOUT_SECONDS
 
 ALL = ("api", "worker", "beat")
@@ -116,27 +115,8 @@ def test_sqlite_is_locked_longer_than_the_busy_timeout(make_parts: Callable[...,
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Yield a file system of a few megabytes."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "chaos", str(disk)], check=False)
-    if mounted.returncode:
-        pytest.skip("this needs the right to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Fill the free space, and return the file that occupies it."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        for size in (1 << 20, 4096, 1):
-            try:
-                while file.write(b"\0" * size):
-                    pass
-            except OSError:
-                os.fsync(file.fileno())
-    return filler
+    with mounted(tmp_path / "disk") as disk:
+        yield disk
 
 
 @pytest.mark.slow
@@ -153,10 +133,10 @@ def test_the_disk_is_full(
         tally.kills += 1
         answers = [parts.client.post("/v1/jobs", json=parts.body()) for _ in range(5)]
         if database == "sqlite":
-            assert_unavailable(answers[-1])  # the first ones may fit into free pages of the files
+            assert_storage_full(answers[-1])  # the first ones may fit into free pages of the files
         for answer in answers:
             if answer.status_code != 201:
-                assert_unavailable(answer)
+                assert_storage_full(answer)
         for _ in range(5):
             assert parts.job(running)["state"] == "RUNNING"
             time.sleep(1)

@@ -7,14 +7,18 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Delete, Engine, Update, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
 
-from worker.errors import ServiceUnavailable
+from worker.errors import ServiceUnavailable, StorageFull
 from worker.settings import get_settings
 
 LOCK_TIMEOUT_SECONDS = 5
+# The second: no page of the index that connections share could be added. A failed write of any other kind
+# is SQLITE_FULL where the disk is full.
+SQLITE_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
+POSTGRES_FULL = "53100"  # SQLSTATE disk_full
 
 _building = threading.Lock()
 
@@ -33,7 +37,8 @@ def build_engine(url: str) -> Engine:
 def _sqlite_connect(connection: Any, _record: Any) -> None:
     # The driver's own idea of when a transaction begins is switched off: see _sqlite_begin.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+    # temp_store: a large query must not need the disk.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "temp_store=MEMORY"):
         connection.execute(f"PRAGMA {pragma}")
 
 
@@ -65,15 +70,23 @@ def dispose() -> None:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise ServiceUnavailable where the database does not answer, or is busy."""
+    """Raise ServiceUnavailable where the database does not answer, or is busy; StorageFull without space."""
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout) as error:
+        if _is_full(error):
+            raise StorageFull("The disk of the database") from error
         raise ServiceUnavailable("The database cannot be reached.", hint="Try again shortly.") from error
     except DBAPIError as error:
         if not error.connection_invalidated:
             raise
         raise ServiceUnavailable("The database connection was lost.", hint="Try again shortly.") from error
+
+
+def _is_full(error: SQLAlchemyError) -> bool:
+    original = getattr(error, "orig", None)  # that of the driver
+    name, state = (getattr(original, key, None) for key in ("sqlite_errorname", "sqlstate"))
+    return name in SQLITE_FULL or state == POSTGRES_FULL
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
 from trainer.run_layout import JobLayout, RunLayout
+from worker.backends.access.local_files import LocalFiles
 from worker.backends.connect import connect
 from worker.clock import utcnow
 from worker.clusters.profiles import Cluster
@@ -159,7 +160,7 @@ def _only_pass() -> Iterator[None]:
 
 def _remove(removal: Removal) -> bool:
     """Remove rows, then files. Returns False where the job has changed since, or its files cannot be used."""
-    _note(removal).write_text(removal.model_dump_json())
+    LocalFiles().write(_note(removal), removal.model_dump_json().encode())
     if not _remove_rows(removal):
         _note(removal).unlink()
         return False

@@ -12,7 +12,7 @@ from tests.support.process import forget_settings
 from worker.db import session
 from worker.db.models import ApiKey
 from worker.db.session import ping, reading, writing
-from worker.errors import ServiceUnavailable
+from worker.errors import ServiceUnavailable, StorageFull
 
 
 def keys() -> int:
@@ -80,3 +80,25 @@ def test_a_database_that_is_not_there_is_unavailable(environment: pytest.MonkeyP
     forget_settings()
     with pytest.raises(ServiceUnavailable):
         ping()
+
+
+# How to make a database report that its disk is full: SQLite's own limit, and Postgres' own code.
+FILL = {
+    "sqlite": ["PRAGMA max_page_count = 1", "CREATE TABLE more AS SELECT zeroblob(1000000)"],
+    "postgres": ["DO $$ BEGIN RAISE 'could not extend file' USING ERRCODE = 'disk_full'; END $$"],
+}
+
+
+def test_a_database_without_space_is_full_and_writes_nothing(database: str) -> None:
+    before = keys()
+
+    def write() -> None:
+        with writing() as session:
+            session.add(ApiKey(name="x", key_hash="x", role="admin", project="p"))
+            session.flush()
+            for statement in FILL["sqlite" if database.startswith("sqlite") else "postgres"]:
+                session.connection().exec_driver_sql(statement)
+
+    with pytest.raises(StorageFull, match="no space left"):
+        write()
+    assert keys() == before

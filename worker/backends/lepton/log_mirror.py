@@ -165,7 +165,7 @@ class Mirror:
         """Write the recorded text at its offset. Idempotent."""
         for name, (offset, text) in state.adding.items():
             with _opened(self.layout.directory / name) as descriptor:
-                os.pwrite(descriptor, text.encode(), offset)
+                _write_all(descriptor, text.encode(), offset)
         if events := state.adding.get(self._name(self.layout.events)):
             self._mark_end(events[1].splitlines())
 
@@ -219,6 +219,13 @@ def _opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _write_all(descriptor: int, content: bytes, offset: int) -> None:
+    """Write at an offset. Raises OSError on a full disk, where a single write() may write a part only."""
+    while content:
+        written = os.pwrite(descriptor, content, offset)
+        content, offset = content[written:], offset + written
 
 
 def _digest(line: Line) -> str:

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,10 +124,11 @@ class LocalBackend:
         if not layout.launch.exists():
             layout.directory.parent.mkdir(parents=True, exist_ok=True)
             fresh = RunLayout(Path(tempfile.mkdtemp(dir=layout.directory.parent, prefix=".new-")))
-            for path, content in submission.files.items():
-                (fresh.directory / path).write_text(content)
-            fresh.logs.mkdir()
-            _rename(fresh, layout)
+            try:
+                _fill(fresh, submission.files)
+                _rename(fresh, layout)
+            finally:
+                shutil.rmtree(fresh.directory, ignore_errors=True)
         with self._locked():
             if not supervisor.was_started(layout) and not layout.cancelled.exists():
                 self._spool_entry(submission.name).touch()
@@ -220,12 +221,17 @@ def _ended_observation(layout: RunLayout) -> Observation:
     return Observation(Phase.ENDED, code, record["message"], raw=json.dumps(record))
 
 
+def _fill(layout: RunLayout, files: Mapping[str, str]) -> None:
+    for path, content in files.items():
+        (layout.directory / path).write_text(content)
+    layout.logs.mkdir()
+
+
 def _rename(source: RunLayout, target: RunLayout) -> None:
     try:
         source.directory.rename(target.directory)
     except OSError:
         # Another worker was first. Its directory has the same bytes, because rendering is pure.
-        shutil.rmtree(source.directory, ignore_errors=True)
         if not target.launch.exists():
             raise
 

@@ -6,6 +6,7 @@ stop and restart meanwhile. It reads no settings and holds no secrets.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,8 @@ from worker.backends.access.local_files import LocalFiles
 SAVE_GRACE_SECONDS = 120.0
 KILL_GRACE_SECONDS = 10.0
 MAX_RECORD_BYTES = 1 << 16
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+SPACE_INTERVAL_SECONDS = 1.0
 # Processes that copy the last log lines end by themselves after the ranks.
 DRAIN_GRACE_SECONDS = 2.0
 
@@ -53,7 +56,7 @@ def main(layout: RunLayout) -> None:
         signal.signal(signal.SIGTERM, _raise_cancelled)
         _write(layout.supervisor, {"pid": os.getpid(), "start_ticks": _start_ticks(os.getpid())})
         os.close(supervisor_side)
-        _write(layout.exit, _supervise(layout))
+        _write_when_there_is_space(layout.exit, _supervise(layout))
 
 
 class _Cancelled(Exception):
@@ -92,7 +95,8 @@ def _wait(layout: RunLayout, process: subprocess.Popen[bytes], limit_seconds: fl
     killed_before = oom_kills()
     if _wait_at_most(process, limit_seconds):
         return exit_of(process.returncode, oom_kills() - killed_before)
-    layout.stop.write_text(f"{STOP_TIME_LIMIT}\n")
+    with contextlib.suppress(OSError):  # on a full disk the file is empty, which stops the run, too
+        layout.stop.write_text(f"{STOP_TIME_LIMIT}\n")
     _wait_at_most(process, SAVE_GRACE_SECONDS)
     process.terminate()
     _wait_at_most(process, KILL_GRACE_SECONDS)
@@ -142,8 +146,24 @@ def _record(reason: str, message: str, exit_code: int | None = None) -> dict[str
 def _write(path: Path, value: dict[str, Any]) -> None:
     """Write atomically: readers see the complete file or none."""
     fresh = path.with_suffix(f".{os.getpid()}.new")
-    fresh.write_text(json.dumps(value))
-    fresh.rename(path)
+    try:
+        fresh.write_text(json.dumps(value))
+        fresh.rename(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def _write_when_there_is_space(path: Path, value: dict[str, Any]) -> None:
+    """Write atomically, on a full disk as soon as there is space: a run without a record counts as killed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        try:
+            return _write(path, value)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+        time.sleep(SPACE_INTERVAL_SECONDS)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
