@@ -13,7 +13,7 @@ from worker.settings import PROJECT_ROOT
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 # A process that has run for so long was restarted with success.
-HEALTHY_SECONDS = 60.0
+HEALTHY_SECONDS = 10.0
 # Restarts in a row, without success: their pauses take half a minute.
 MAX_RESTARTS = 6
 STOP_GRACE_SECONDS = 15.0
