@@ -16,6 +16,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from trainer.config.secret_patterns import holds_secret, redacted
 from worker.telemetry import metrics, tracing
 from worker.telemetry.logging import logger
 
@@ -39,8 +40,9 @@ class RequestContext:
         request = Request(scope)
         request_id = _request_id(request)
         request.state.request_id = request_id
-        # A query may contain a secret by mistake, such as an API key: traces leave the query out.
-        tracing.annotate({"sft.request_id": request_id, "url.query": ""})
+        # A URL may contain a secret by mistake, such as an API key: traces have neither it nor the query.
+        path = redacted(scope["path"][:LONGEST_LOGGED_PATH])
+        tracing.annotate({"sft.request_id": request_id, "url.path": path, "url.query": ""})
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -53,7 +55,8 @@ class RequestContext:
 
 def _request_id(request: Request) -> str:
     given = request.headers.get(HEADER, "")
-    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else secrets.token_hex(8)
+    is_safe = re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) and not holds_secret(given)
+    return given if is_safe else secrets.token_hex(8)
 
 
 # -- log and metrics -------------------------------------------------------------------------------

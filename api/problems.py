@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
+from trainer.config.secret_patterns import redacted
 from worker import errors
 from worker.errors import FieldError, SftError
 from worker.field_errors import MAX_ERRORS, field_errors
@@ -106,7 +107,19 @@ def problem(request: Request, status: int, code: str, detail: str, **more: Any) 
         request_id=getattr(request.state, "request_id", ""),
         **more,
     )
-    return ProblemResponse(body.model_dump(exclude_none=True), status, headers=_headers(status))
+    content = _without_secrets(body.model_dump(exclude_none=True))
+    return ProblemResponse(content, status, headers=_headers(status))
+
+
+def _without_secrets(value: Any) -> Any:
+    """A problem quotes the client's input, which may contain a key by mistake."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    return (
+        {name: _without_secrets(item) for name, item in value.items()} if isinstance(value, dict) else value
+    )
 
 
 def _headers(status: int) -> dict[str, str]:

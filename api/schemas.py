@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from trainer.config.models import Model
+from trainer.config.secret_patterns import holds_secret
 from trainer.failures import Failure
 from worker.auth.roles import Role, Tenant
 from worker.clock import as_utc, utcnow
@@ -198,6 +199,8 @@ class KeyRequest(BaseModel):
     def _is_not_reserved(cls, name: str) -> str:
         if name in RESERVED_NAMES:
             raise ValueError(f"{name!r} is reserved for the service; choose another name")
+        if holds_secret(name):
+            raise ValueError("looks like an API key; choose another name")
         return name
 
     @field_validator("expires_at")

@@ -75,6 +75,7 @@ def test_request_task_and_submission_are_one_trace(
     with Service(data_dir, SFT_TRAINER_PYTHON=str(stand_in), **settings) as service:
         body = make_inputs(data_dir)
         answer = service.client.post("/v1/jobs", params={"key": "sft_oops"}, json=body)
+        service.client.get(f"/v1/jobs/hf_{'a1' * 17}")
         job_id = answer.json()["id"]
         service.wait_for(job_id)
 
@@ -90,6 +91,7 @@ def test_request_task_and_submission_are_one_trace(
     assert task["attributes"]["job_id"] == job_id
     assert call["attributes"]["cluster"] == "local"
     assert "sft_oops" not in str(collector.spans)
+    assert "hf_a1a1" not in str(collector.spans)
     # Periodic tasks create no trace.
     assert not collector.named("worker.tasks.poll")
     assert not collector.named("backend.poll")

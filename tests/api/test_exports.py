@@ -120,6 +120,13 @@ def test_name_labels_and_time_limit_can_be_chosen(export: Export) -> None:
     assert (made["name"], made["labels"], made["resources"]["time_limit_minutes"]) == ("mine", {}, 7)
 
 
+def test_labels_of_an_export_hold_no_secret_and_no_interpolation(export: Export) -> None:
+    for value, code in (("hf_" + "a1" * 17, "secret_in_request"), ("${oc.env:HOME}", "interpolation")):
+        status, answer = export({"labels": {"team": value}})
+        assert (status, pointers(answer)) == (422, [("/labels/team", code)])
+        assert value not in str(answer)
+
+
 def test_a_repeated_key_makes_one_export(service: Service, export: Export, saved: Path) -> None:
     key = {"Idempotency-Key": f"once-{saved.parent.parent.name}"}
     first = export({}, **key)

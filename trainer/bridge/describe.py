@@ -4,7 +4,8 @@
 
 `$defs` has a JSON Schema (draft 2020-12) for each config class. `recipes` has, for each recipe, the class of
 each section and the values that the recipe sets. The service reads this file instead of importing torch.
-Fields that hold functions, dtypes or other objects are `readOnly`.
+Fields that hold functions, dtypes or other objects are `readOnly`; those that hold secrets have the format
+`password`, too.
 """
 
 import argparse
@@ -25,12 +26,19 @@ from typing import Any
 
 from trainer.bridge import compat
 from trainer.bridge.annotations import Schema, schema_of
-from trainer.config.bridge_schema import DATA, NEEDED
+from trainer.config.bridge_schema import DATA, NEEDED, SECRET
 from trainer.config.models import MODELS
+from trainer.config.secret_patterns import describes_secret, is_secret_name
 
 # Sections of ConfigContainer that no request can set: the process environment, and sections with functions.
 LEFT_OUT = ("env_vars", "optimizer_config_override_provider")
 UNSETTABLE = "Holds a function, a dtype or another object: it cannot be set from a request."
+SECRET_FIELD = {
+    "readOnly": True,
+    "not": {},
+    "format": SECRET,
+    "$comment": "Holds a secret: jobs name it in `secrets`.",
+}
 
 
 class Described:
@@ -59,7 +67,9 @@ class Described:
 
     def _property(self, field: "dataclasses.Field[Any]", hint: Any, text: str | None) -> Schema:
         schema = schema_of(hint, self.refer)
-        if schema is None:
+        if is_secret_name(field.name) or describes_secret(text or ""):
+            schema = dict(SECRET_FIELD)
+        elif schema is None:
             schema = {"readOnly": True, "not": {}, "$comment": UNSETTABLE}
         default = _default(field)
         if default is not dataclasses.MISSING:

@@ -19,6 +19,9 @@ RECIPE_SECTIONS = ("model", "train", "validation", "optimizer", "scheduler")
 # Fields without a default. Not JSON Schema's `required`: a config changes a section that a recipe has built.
 NEEDED = "x-needed"
 
+# Format of the fields that hold a secret, as OpenAPI has it.
+SECRET = "password"  # noqa: S105
+
 Schema = Mapping[str, Any]
 
 
@@ -76,6 +79,13 @@ def nested(schema: Schema) -> Schema | None:
         if "$ref" in one:
             return definitions()[one["$ref"].rpartition("/")[2]]
     return None
+
+
+@cache
+def secret_keys() -> frozenset[str]:
+    """Names of the fields that hold a secret, in any class of Bridge."""
+    fields = (field for one in definitions().values() for field in one.get("properties", {}).items())
+    return frozenset(name for name, schema in fields if schema.get("format") == SECRET)
 
 
 def precisions() -> list[str]:

@@ -7,9 +7,9 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from trainer.config.bridge_schema import NEEDED, Recipe, Schema, definitions, nested, precisions
+from trainer.config.bridge_schema import NEEDED, SECRET, Recipe, Schema, definitions, nested, precisions
 from trainer.config.effective import SECTIONS, recipes_of, section_values, target_recipe
-from trainer.config.training_config import MOST_PARALLEL, RecipeConfig, TrainingConfig
+from trainer.config.training_config import MOST_PARALLEL, RecipeConfig, TrainingConfig, walk
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ def section_faults(config: TrainingConfig, *, files: bool = True) -> list[Sectio
     files: whether this machine can read the files that the config names. If the recipe depends on a model
         that is unreadable here, the config need only be valid for one of the possible recipes.
     """
-    if unknown := list(_target(config)):
-        return unknown
+    if unsafe := [*islice(_interpolations(config), MOST_FAULTS), *_target(config)]:
+        return unsafe
     found = (
         list(islice(_all_faults(config, recipe), MOST_FAULTS)) for recipe in recipes_of(config, files=files)
     )
@@ -52,6 +52,15 @@ def _all_faults(config: TrainingConfig, recipe: Recipe) -> Iterator[SectionFault
     for key in {**OWN_KEYS, **AT_LEAST}:
         if (value := _value_at(config, key)) is not None:
             yield from (*_has_own_key(_pointer(key), key), *_bounds(_pointer(key), key, value))
+
+
+def _interpolations(config: TrainingConfig) -> Iterator[SectionFault]:
+    """Texts that OmegaConf, which Bridge writes and reads its configs with, would resolve."""
+    for where, value in walk(config.model_dump(mode="json")):
+        texts = (where, value) if isinstance(value, str) else (where,)
+        if any("${" in text for text in texts):
+            detail = "Interpolations (${...}) are not allowed in a config."
+            yield SectionFault(where, "interpolation", detail, "Write the value itself.")
 
 
 def _target(config: TrainingConfig) -> Iterator[SectionFault]:
@@ -141,8 +150,9 @@ def _faults(section: str, error: Any, recipe: Recipe) -> Iterator[SectionFault]:
         for name in error.instance.keys() - error.schema["properties"].keys():
             yield _unknown(f"{pointer}/{name}", f"{key}.{name}", _dotted_keys(recipe, (*SECTIONS, "recipe")))
     elif error.validator == "not":
+        what = "holds a secret" if error.schema.get("format") == SECRET else "is an object"
         yield SectionFault(
-            pointer, "not_settable", f"{key} is an object that cannot be set in a request.", "Omit it."
+            pointer, "not_settable", f"{key} {what} that cannot be set in a request.", "Omit it."
         )
     else:
         detail = f"{key} must be {expected(error.schema)}, and is {str(error.instance)[:100]!r}."

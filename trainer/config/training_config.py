@@ -7,6 +7,7 @@ section_checks.py checks their content against the config classes of the describ
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
@@ -163,6 +164,7 @@ class TrainingConfig(BaseModel):
 # many keys that name files, and more with each version.
 PATHS = (
     "/checkpoint/save", "/checkpoint/load", "/checkpoint/pretrained_checkpoint", "/logger/tensorboard_dir",
+    "/logger/mlflow_tracking_uri",
 )  # fmt: skip
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -177,10 +179,20 @@ def walk(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
         yield from walk(item, here)
 
 
+# Schemes that name files or databases without a slash behind them, too: `sqlite:x`. Dialects follow a +.
+SCHEME = re.compile(r"(file|sqlite|msc|s3|gs|hdfs|abfss?|dbfs|https?|ftp)(\+\w+)?:|[a-z][a-z0-9+.-]*:/")
+
+
 def looks_like_path(text: str) -> bool:
-    """Whether a string is a path or a URL by its form."""
-    leads_away = text in (".", "..") or "/../" in text or text.endswith("/..")
-    return leads_away or text.startswith(("/", "./", "../", "~", "file:")) or "://" in text
+    """Whether a string is a path or a URL by its form, as lenient readers understand it.
+
+    They ignore the case of a scheme and white space around it (RFC 3986, 3.1), decode %2F, and take \\ for /.
+    """
+    plain = unquote(unquote(text)).strip().replace("\\", "/").lower()
+    leads_away = plain in (".", "..") or "/../" in plain or plain.endswith("/..")
+    return (
+        leads_away or plain.startswith(("/", "./", "../", "~")) or bool(SCHEME.match(plain)) or "://" in plain
+    )
 
 
 def is_local(model: str) -> bool:

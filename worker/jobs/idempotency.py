@@ -7,10 +7,12 @@ from typing import Self
 
 from sqlmodel import Session
 
+from trainer.config.secret_patterns import holds_secret
 from worker.auth.roles import Caller
 from worker.db.models import IdempotencyKey, Json
 from worker.db.session import reading
 from worker.errors import IdempotencyMismatch
+from worker.planning.request_guards import rejection
 from worker.planning.spec import JobSpec
 
 
@@ -25,6 +27,10 @@ class RequestKey:
 
     @classmethod
     def of(cls, spec: JobSpec, caller: Caller, key: str | None) -> Self:
+        """Return the key of a request. Raises InvalidSpec if the key looks like a secret."""
+        if key and holds_secret(key):
+            detail = "This Idempotency-Key looks like an API key or token: it is stored as it is."
+            raise rejection("header/Idempotency-Key", "secret_in_request", detail, "Use a random text.")
         body = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
         return cls(caller.project, caller.name, key, hashlib.sha256(body.encode()).hexdigest())
 

@@ -32,7 +32,9 @@ def _field(where: str, flag: str) -> str:
     if not flag.startswith("--") or name not in fields:
         near = suggestion(name, fields) if flag.startswith("--") else "A flag looks like --seq-length 8192."
         hint = f"{near} Keys of sections are overrides: train.train_iters=3."
-        raise rejection(where, "unknown_argument", f"No config field matches {flag[:100]!r}.", hint)
+        # A text that is no flag is not quoted: it may be a secret.
+        shown = repr(flag[:100]) if flag.startswith("--") else "this text"
+        raise rejection(where, "unknown_argument", f"No config field matches {shown}.", hint)
     if isinstance(fields[name].default_factory, type):
         hint = f"Set one of its keys in overrides: {name}.KEY=VALUE."
         raise rejection(where, "unknown_argument", f"{name} is a section, and a flag cannot set it.", hint)

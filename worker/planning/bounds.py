@@ -29,8 +29,12 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 
 
+class BoundsExceeded(ValueError):
+    """A value is beyond a bound; the message says which, and quotes nothing of the value."""
+
+
 def check_bounds[T](value: T) -> T:
-    """Return a JSON value. Raises ValueError if it is too deep, has too many values, or too long texts."""
+    """Return a JSON value. Raises BoundsExceeded if it is too deep, or has too many values or characters."""
     level: list[Any] = [value]
     count = characters = 0
     for _ in range(MAX_DEPTH + 1):
@@ -38,19 +42,19 @@ def check_bounds[T](value: T) -> T:
         texts = [one for one in level if isinstance(one, str)]
         characters += sum(map(len, texts))
         if count > MAX_VALUES:
-            raise ValueError(f"has more than {MAX_VALUES} values")
+            raise BoundsExceeded(f"has more than {MAX_VALUES} values")
         if characters > MAX_TOTAL:
-            raise ValueError(f"has texts of more than {MAX_TOTAL} characters")
+            raise BoundsExceeded(f"has texts of more than {MAX_TOTAL} characters")
         level = [item for one in level for item in _inside(one)]
         if not level:
             return value
-    raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
+    raise BoundsExceeded(f"is nested deeper than {MAX_DEPTH} levels")
 
 
 def check_number[T](value: T) -> T:
-    """Return a list or object of a request. Raises ValueError if it has more than MAX_ITEMS items."""
+    """Return a list or object of a request. Raises BoundsExceeded if it has more than MAX_ITEMS items."""
     if isinstance(value, list | dict) and len(value) > MAX_ITEMS:
-        raise ValueError(f"has {len(value)} items; at most {MAX_ITEMS} are allowed")
+        raise BoundsExceeded(f"has {len(value)} items; at most {MAX_ITEMS} are allowed")
     return value
 
 
@@ -61,7 +65,7 @@ Few = BeforeValidator(check_number)
 
 def _check_text(text: str, limit: int) -> None:
     if len(text) > limit:
-        raise ValueError(f"has a text of {len(text)} characters; at most {limit} are allowed")
+        raise BoundsExceeded(f"has a text of {len(text)} characters; at most {limit} are allowed")
 
 
 def _inside(value: Any) -> Iterator[Any]:
@@ -75,7 +79,7 @@ def _inside(value: Any) -> Iterator[Any]:
 
 
 def check_yaml(text: str) -> str:
-    """Return a YAML text. Raises ValueError if it is too long, too deep or has aliases, or YAMLError.
+    """Return a YAML text. Raises BoundsExceeded if it is too long, too deep or has aliases, or YAMLError.
 
     Events are parsed with a stack of their own. libyaml's loader recurses in C for each level instead: it
     overflows the stack, which ends the process.
@@ -84,8 +88,8 @@ def check_yaml(text: str) -> str:
     depth = 0
     for event in parse(text, Loader=LOADER):
         if isinstance(event, AliasEvent):  # a few nested ones can expand beyond any memory
-            raise ValueError("YAML aliases (*NAME) are not allowed; quote a text that begins with *")
+            raise BoundsExceeded("has a YAML alias (*NAME); quote a text that begins with *")
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
+            raise BoundsExceeded(f"is nested deeper than {MAX_DEPTH} levels")
     return text

@@ -17,7 +17,7 @@ from trainer.config.training_config import TrainingConfig, walk
 from worker.errors import FieldError
 from worker.field_errors import field_errors, pointer
 from worker.planning.arguments import arguments
-from worker.planning.bounds import MAX_DEPTH, MAX_KEY, MAX_SET, check_bounds, check_yaml
+from worker.planning.bounds import MAX_DEPTH, MAX_KEY, MAX_SET, BoundsExceeded, check_bounds, check_yaml
 from worker.planning.request_guards import invalid_spec, reject_items, rejection
 from worker.planning.spec import JobSpec
 
@@ -107,13 +107,13 @@ def _overrides(spec: JobSpec) -> Iterator[Setting]:
     if isinstance(spec.overrides, dict):
         for key, value in spec.overrides.items():
             where = pointer(["overrides", key])
-            _check_key(where, key, key)
+            _check_key(where, key)
             yield where, key, value
         return
     for index, text in enumerate(spec.overrides):
         where = pointer(["overrides", index])
         key, equals, _ = text.partition("=")
-        _check_key(where, key if equals else "", text)
+        _check_key(where, key if equals else "")
         yield where, key, _parsed(where, key, text)
 
 
@@ -123,10 +123,11 @@ def _arguments(spec: JobSpec) -> Iterator[Setting]:
         yield where, name, _parsed(where, name, f"{name}={text}")
 
 
-def _check_key(where: str, key: str, text: str) -> None:
+def _check_key(where: str, key: str) -> None:
+    """Raise InvalidSpec for an invalid key; without quoting it: a text without `=` may be a secret."""
     if len(key) > MAX_KEY or not KEY.fullmatch(key):
         hint = "An override looks like train.global_batch_size=8."
-        raise rejection(where, "not_an_override", f"{text[:100]!r} does not name a key of the config.", hint)
+        raise rejection(where, "not_an_override", "This override does not name a key of the config.", hint)
 
 
 def _parsed(where: str, key: str, text: str) -> Any:
@@ -137,9 +138,12 @@ def _parsed(where: str, key: str, text: str) -> Any:
         for part in key.split("."):
             value = value[part]  # type: ignore[index, call-overload]
         check_bounds(value)
+    except BoundsExceeded as error:
+        raise rejection(where, "not_an_override", f"The value of {key} {error}.") from error
     except UNREADABLE as error:
-        detail = f"The value of {text[:100]!r} cannot be read: {str(error)[:500]}"
-        raise rejection(where, "not_an_override", detail) from error
+        # Neither the value nor the parser's message, which quotes it: it may hold a secret.
+        detail = f"The value of {key} cannot be read: it is not YAML of plain JSON values."
+        raise rejection(where, "not_an_override", detail, "Quote a text with special characters.") from error
     return value
 
 
@@ -147,7 +151,7 @@ def _set(config: Any, where: str, key: str, value: Any) -> None:
     try:
         OmegaConf.update(config, key, value, merge=True)
     except UNREADABLE as error:
-        detail = f"{key[:100]!r} cannot be set: {str(error)[:500]}"
+        detail = f"{key[:100]!r} cannot be set to this value here."
         raise rejection(where, "not_an_override", detail) from error
 
 

@@ -14,7 +14,7 @@ from worker.auth.roles import Tenant
 from worker.backends.connect import connect
 from worker.clusters.registry import Cluster, named_in_request
 from worker.errors import FieldError, InvalidSpec, ServiceUnavailable
-from worker.planning.request_guards import invalid_spec, reject_control_characters, rejection
+from worker.planning.request_guards import invalid_spec, reject_unsafe_texts, rejection
 from worker.settings import get_settings
 
 # A full pass occupies a core and a thread of the API up to its time limit.
@@ -56,7 +56,7 @@ def inspect(wanted: DatasetRequest, tenant: Tenant) -> Dataset:
 
     Raises InvalidSpec, BackendUnavailable, and ServiceUnavailable if too many full passes are running.
     """
-    reject_control_characters(wanted)
+    reject_unsafe_texts(wanted)
     cluster = named_in_request(wanted.cluster, tenant)
     _check_paths(wanted, cluster)
     seconds = get_settings().max_inspect_seconds

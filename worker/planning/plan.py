@@ -24,7 +24,7 @@ from worker.field_errors import pointer
 from worker.planning.config import Composed, compose
 from worker.planning.plan_hash import changed, digest
 from worker.planning.provenance import Value, values
-from worker.planning.request_guards import invalid_spec, reject_control_characters, rejection
+from worker.planning.request_guards import invalid_spec, reject_secret_names, reject_unsafe_texts, rejection
 from worker.planning.spec import JobSpec
 from worker.runs.run import Resources, Run
 
@@ -68,7 +68,8 @@ def plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) -> Plan:
     tenant: decides about clusters, roots and secrets.
     exported: path of the checkpoint that an export may read although it lies outside the roots.
     """
-    reject_control_characters(spec)
+    reject_unsafe_texts(spec)
+    reject_secret_names(spec.labels, "/labels")
     cluster = named_in_request(spec.cluster, tenant)
     _check_secrets(spec, cluster, tenant)
     preset = _preset(spec.config) if isinstance(spec.config, str) else None
@@ -157,7 +158,10 @@ def _check_secrets(spec: JobSpec, cluster: Cluster, tenant: Tenant) -> None:
             raise rejection(where, "not_a_variable", f"{variable[:100]!r} cannot be set by a job.", hint)
         if name not in known:
             hint = f"Your secrets on this cluster: {', '.join(known) or 'none'}."
-            raise rejection(where, "unknown_secret", f"You have no secret {name[:100]!r}.", hint)
+            # Not the name: it may be the secret itself.
+            raise rejection(
+                where, "unknown_secret", f"You have no secret of the name given for {variable!r}.", hint
+            )
 
 
 def checked_plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) -> Plan:

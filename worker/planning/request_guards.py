@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from trainer.config.bridge_schema import secret_keys
+from trainer.config.secret_patterns import holds_secret, is_secret_value, redacted
 from trainer.config.training_config import walk
 from worker.errors import FieldError, InvalidSpec
 from worker.field_errors import MAX_ERRORS
@@ -21,14 +23,37 @@ LARGEST = 2**63 - 1
 RECIPE = "recipe._target_"
 
 
-def reject_control_characters(spec: BaseModel) -> None:
-    """Raise InvalidSpec if a string or key has NUL, newlines or other control characters."""
-    places = (
-        where for where, text in _strings(spec.model_dump(mode="python")) if _has_control_character(text)
+def reject_unsafe_texts(request: BaseModel) -> None:
+    """Raise InvalidSpec if a string or key has a secret, an interpolation or a control character."""
+    found: dict[str, FieldError] = {}
+    for where, text in _strings(request.model_dump(mode="python")):
+        if where not in found and (fault := _text_fault(where, text)):
+            found[where] = fault
+    if found:
+        raise invalid_spec(list(found.values()))
+
+
+def _text_fault(where: str, text: str) -> FieldError | None:
+    if holds_secret(text):
+        return _secret(where)
+    if "${" in text:
+        return _interpolation(where)
+    return _control_character(where) if _has_control_character(text) else None
+
+
+def _secret(where: str) -> FieldError:
+    """Return the error for a secret. It must not repeat the secret, which a key can contain, too."""
+    return FieldError(
+        pointer=redacted(where),
+        code="secret_in_request",
+        detail="This holds a secret: a key, token or password. Everyone who sees the job would see it.",
+        hint='Let the job name a secret of its cluster: "secrets": {"HF_TOKEN": "NAME"}. Revoke a real one.',
     )
-    errors = [_control_character(where) for where in dict.fromkeys(places)]
-    if errors:
-        raise invalid_spec(errors)
+
+
+def _interpolation(where: str) -> FieldError:
+    detail = "Interpolations (${...}) are not allowed in a request."
+    return FieldError(pointer=where, code="interpolation", detail=detail, hint="Write the value itself.")
 
 
 def _control_character(where: str) -> FieldError:
@@ -43,7 +68,7 @@ def _control_character(where: str) -> FieldError:
 def _strings(value: Any) -> Iterator[tuple[str, str]]:
     """Yield all strings of a JSON value, keys included, with their pointers."""
     for where, item in walk(value):
-        yield where, where.rpartition("/")[2]
+        yield where, _name(where)
         if isinstance(item, str):
             yield where, item
 
@@ -66,23 +91,43 @@ def _dotted(where: str) -> str:
     return where.strip("/").replace("/", ".")
 
 
+def reject_secret_names(values: Any, where: str) -> None:
+    """Raise InvalidSpec for texts whose names say that they are secrets, such as a label `api_key`."""
+    for inside, item in walk(values):
+        if _is_secret(_name(inside), item):
+            raise invalid_spec([_secret(where + inside)])
+
+
 def reject_items(values: Any, source: str, *, exact: bool = False) -> None:
-    """Raise InvalidSpec for items that would run code, read the service's data, or are not valid JSON.
+    """Raise InvalidSpec for items that hold secrets, run code, read the service's data, or are no JSON.
 
     exact: the error points at the item inside `source`; otherwise, as for an override, at `source`.
     """
     for where, item in walk(values):
         at = source + where if exact else source
-        name = where.rpartition("/")[2]
+        name = _name(where)
+        if _is_secret(name, item):
+            raise invalid_spec([_secret(at)])
         if not RUNS_CODE.isdisjoint(name.split(".")) and _dotted(where) != RECIPE:
             detail = f"{name!r} would run code of the client's choice and is not allowed in a request."
             raise rejection(at, "runs_code", detail)
-        if isinstance(item, float) and not math.isfinite(item):
-            raise rejection(at, "not_finite", f"{name!r} is {item}, and has to be a finite number.")
-        if isinstance(item, int) and abs(item) > LARGEST:
-            raise rejection(at, "out_of_range", f"{name!r} is a number of more than 64 bits.")
-        texts = (name, item) if isinstance(item, str) else (name,)
-        if any("${" in text for text in texts):
-            raise rejection(at, "interpolation", "Interpolations (${...}) are not allowed in a request.")
-        if any(_has_control_character(text) for text in texts):
-            raise invalid_spec([_control_character(at)])  # YAML escapes can produce them
+        _reject_number(at, name, item)
+        # YAML escapes can produce any character.
+        for text in (name, item) if isinstance(item, str) else (name,):
+            if fault := _text_fault(at, text):
+                raise invalid_spec([fault])
+
+
+def _name(where: str) -> str:
+    return where.rpartition("/")[2]
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    return is_secret_value(name, value) or not secret_keys().isdisjoint(name.split("."))
+
+
+def _reject_number(at: str, name: str, item: Any) -> None:
+    if isinstance(item, float) and not math.isfinite(item):
+        raise rejection(at, "not_finite", f"{name!r} is {item}, and has to be a finite number.")
+    if isinstance(item, int) and abs(item) > LARGEST:
+        raise rejection(at, "out_of_range", f"{name!r} is a number of more than 64 bits.")

@@ -8,13 +8,21 @@ from typing import TextIO
 
 import structlog
 
+from trainer.config.secret_patterns import redacted
 from worker.settings import get_settings
+
+
+def _redact(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """No line has a key, token or password: a URL or an exception of a library may contain one."""
+    return {name: redacted(value) if isinstance(value, str) else value for name, value in event.items()}
+
 
 SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.format_exc_info,
+    _redact,
 ]
 
 
