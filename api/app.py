@@ -12,10 +12,11 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from api import problems
+from api.audit import AuditTrail
 from api.job_watcher import JobWatcher
 from api.middleware import RequestContext, RequestLog
 from api.request_limits import RequestLimits
-from api.routes import checkpoints, clusters, datasets, health, jobs, logs, metrics, presets
+from api.routes import audit, checkpoints, clusters, datasets, health, jobs, logs, metrics, presets
 from api.routes import keys as key_routes
 from api.slots import Slots
 from worker.auth import keys
@@ -79,7 +80,7 @@ def create_app() -> FastAPI:
     app.state.job_watcher = JobWatcher()
     app.state.slots = Slots()
     problems.install(app)
-    for module in (jobs, logs, checkpoints, presets, clusters, datasets, key_routes):
+    for module in (jobs, logs, checkpoints, presets, clusters, datasets, key_routes, audit):
         app.include_router(module.router, prefix="/v1")
     for module in (health, metrics):
         app.include_router(module.router)
@@ -95,5 +96,6 @@ def _add_middleware(app: FastAPI) -> None:
         max_body_bytes=settings.max_body_bytes,
         body_seconds=settings.client_timeout_seconds,
     )
+    app.add_middleware(AuditTrail)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestContext)

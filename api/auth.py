@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from worker.auth import keys
+from worker.auth import audit, keys
 from worker.auth.roles import Caller, Role
 from worker.db.models import Job
 from worker.errors import Forbidden, Unauthenticated
@@ -23,6 +23,7 @@ def get_caller(
         raise Unauthenticated("An API key is required.", hint="Send the header Authorization: Bearer <key>.")
     caller = keys.authenticate(credentials.credentials)
     request.state.caller = caller.name  # for the request log
+    audit.authenticated(caller)
     return caller
 
 

@@ -98,6 +98,7 @@ def describe(app: FastAPI) -> None:
 
 
 def problem(request: Request, status: int, code: str, detail: str, **more: Any) -> JSONResponse:
+    request.state.problem = code  # for the audit log
     body = Problem(
         title=HTTPStatus(status).phrase,
         status=status,

@@ -12,7 +12,7 @@ from trainer.failures import Failure
 from worker.auth.roles import Role, Tenant
 from worker.clock import as_utc, utcnow
 from worker.clusters.registry import Cluster
-from worker.db.models import ApiKey, Attempt, Event, Metric, Origin
+from worker.db.models import ApiKey, Attempt, AuditEntry, Event, Metric, Origin
 from worker.jobs.views import CheckpointView, JobView
 from worker.planning.config_schema import PresetDetails
 from worker.runs.run import Resources
@@ -232,6 +232,31 @@ class CreatedKey(KeyView):
 
 class KeyPage(BaseModel):
     items: list[KeyView]
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last page.")
+
+
+class AuditView(BaseModel):
+    id: str
+    at: datetime
+    action: str
+    outcome: str = Field(description="`ok`, or the code of the error with which the request was rejected.")
+    actor: str = Field(description="Name of the key; `service` for what nobody asked for.")
+    actor_project: str | None
+    key_id: str | None
+    role: str | None
+    target: str | None = Field(description="ID of the job or key, or name of the secret.")
+    project: str | None = Field(description="Project of the target; of the actor if the target is unknown.")
+    address: str | None = Field(description="Address of the client; null for what the service did itself.")
+    request_id: str | None
+    details: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: AuditEntry) -> "AuditView":
+        return cls.model_validate(row, from_attributes=True)
+
+
+class AuditPage(BaseModel):
+    items: list[AuditView]
     next_cursor: str | None = Field(description="`cursor` of the next page; null on the last page.")
 
 

@@ -1,9 +1,10 @@
-"""`sft gc`: delete expired jobs, logs and idempotency keys, and print a table of them."""
+"""`sft gc`: delete expired jobs, logs, idempotency keys and audit entries, and print what was deleted."""
 
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Column, Table
 
+from worker.auth import audit
 from worker.errors import Misconfigured
 from worker.lifecycle import retention
 from worker.lifecycle.retention import Removal
@@ -21,10 +22,13 @@ def remove(*, dry_run: bool) -> None:
     console = Console()
     if dry_run:
         removals, keys = retention.expired(), retention.count_expired_keys()
+        entries = audit.count_expired()
     else:
-        keys, removals = retention.delete_expired_keys(), retention.remove_expired(limit=None)
+        keys, entries = retention.delete_expired_keys(), audit.delete_expired()
+        removals = retention.remove_expired(limit=None)
     console.print(_table(removals, "Would be removed" if dry_run else "Removed"))
     console.print(f"Idempotency keys: {keys}")
+    console.print(f"Audit entries: {entries}")
     console.print(_retention_rule(settings), highlight=False)
 
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from cli.client.endpoint import DEFAULT_URL, Endpoint
-from cli.commands import catalog, checkpoints, datasets, jobs, keys, records
+from cli.commands import audit, catalog, checkpoints, datasets, jobs, keys, records
 from cli.commands.session import EXIT_CODES, Commands, KeyFile, Url
 
 app = typer.Typer(
@@ -49,7 +49,12 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "resume": jobs.resume,
         "retry": jobs.retry,
     },
-    "Service": {"clusters": catalog.clusters, "presets": catalog.presets, "whoami": catalog.whoami},
+    "Service": {
+        "clusters": catalog.clusters,
+        "presets": catalog.presets,
+        "whoami": catalog.whoami,
+        "audit": audit.audit,
+    },
 }
 for panel, commands in PANELS.items():
     for name, command in commands.items():
@@ -96,7 +101,7 @@ def gc(
     data_dir: DataDir = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
 ) -> None:
-    """Remove expired jobs, logs and idempotency keys (SFT_KEEP_...)."""
+    """Remove expired jobs, logs, idempotency keys and audit entries (SFT_KEEP_...)."""
     from cli import gc as collector
     from cli.prepare import use
     from worker.settings import get_settings

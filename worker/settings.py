@@ -102,6 +102,12 @@ class Settings(BaseSettings):
         description="After so many days, or with its job, an Idempotency-Key is forgotten: "
         "the same request then makes a new job.",
     )
+    keep_audit_days: float = Field(
+        default=400,
+        ge=30,
+        le=36500,
+        description="Entries of the audit log are deleted after so many days, and never before 30.",
+    )
     retention_interval_seconds: float = Field(
         default=3600, gt=0, description="How often expired jobs, logs and keys are removed."
     )

@@ -1,5 +1,6 @@
 """The Celery tasks: short, each does one thing, each may run twice at once or not at all."""
 
+from worker.auth import audit
 from worker.broker import messages
 from worker.broker.app import app
 from worker.broker.leases import last_poll_error
@@ -106,6 +107,7 @@ def retain() -> None:
     """Delete what has expired, a batch of jobs; where there may be more, enqueue the next batch."""
     try:
         retention.delete_expired_keys()
+        audit.delete_expired()
         removed = retention.remove_expired()
     except ServiceUnavailable as error:
         log.warning("retention.unavailable", error=error.message)  # the beat ticks again

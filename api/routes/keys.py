@@ -27,7 +27,7 @@ def whoami(caller: CallerDep) -> schemas.WhoAmI:
 def create_key(request: schemas.KeyRequest, caller: CallerDep) -> schemas.CreatedKey:
     """Create a key. Only this response contains its secret."""
     project = request.project or caller.project
-    key, secret = keys.create(request.name, request.role, project, request.expires_at)
+    key, secret = keys.create(request.name, request.role, project, request.expires_at, caller=caller)
     return schemas.CreatedKey(**schemas.KeyView.of(key).model_dump(), key=secret)
 
 
@@ -45,6 +45,6 @@ def get_key(key_id: KeyId) -> schemas.KeyView:
 
 
 @router.post("/keys/{key_id}/revoke", responses=declared(403, 404, 422), dependencies=ADMIN_ONLY)
-def revoke_key(key_id: KeyId) -> schemas.KeyView:
+def revoke_key(key_id: KeyId, caller: CallerDep) -> schemas.KeyView:
     """Revoke a key: the service rejects it from now on. A repeated request changes nothing."""
-    return schemas.KeyView.of(keys.revoke(key_id))
+    return schemas.KeyView.of(keys.revoke(key_id, caller))

@@ -66,6 +66,7 @@ ROUTES: dict[str, dict[str, int]] = {
     "POST /v1/jobs/{job_id}/pause": CHANGES_THE_JOB,
     "POST /v1/jobs/{job_id}/resume": CHANGES_THE_JOB,
     "POST /v1/jobs/{job_id}/retry": CHANGES_THE_JOB,
+    "GET /v1/audit": ADMINS,
     "GET /v1/keys": ADMINS,
     "POST /v1/keys": ADMINS,
     "GET /v1/keys/{key_id}": ADMINS,

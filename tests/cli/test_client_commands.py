@@ -299,6 +299,23 @@ def test_a_key_is_created_used_and_revoked(sft: Sft, file: str, tmp_path: Path) 
     assert len(sft.json("keys", "list", "--limit", "1")["items"]) == 1
 
 
+def test_the_audit_log_has_what_happened(
+    service: Service, sft: Sft, job: dict[str, Any], tmp_path: Path
+) -> None:
+    # Requests from this machine are those of a proxy, which uvicorn trusts.
+    service.client.post(f"/v1/jobs/{job['id']}/pause", headers={"X-Forwarded-For": "203.0.113.7"})
+    rejected, created = sft.json("audit", "--target", job["id"])["items"]
+    assert (rejected["action"], rejected["outcome"]) == ("job.pause", "illegal_action")
+    assert (rejected["address"], created["address"]) == ("203.0.113.7", "127.0.0.1")
+    assert (created["action"], created["outcome"], created["actor"]) == ("job.create", "ok", "admin")
+    [row] = [line for line in sft("audit", "--actor", "service").stdout.splitlines() if "key.create" in line]
+    assert "admin" not in row.split()[:4]  # the first key was created by `sft serve`
+    assert len(sft.json("audit", "--limit", "1")["items"]) == 1
+    viewer = sft("keys", "create", "eve", "--role", "viewer").stdout.strip()
+    assert Sft(sft.url, viewer, cwd=tmp_path)("audit").returncode == 6
+    assert sft("audit", "--since", "soon").returncode == 1
+
+
 # -- checkpoints -----------------------------------------------------------------------------------
 
 

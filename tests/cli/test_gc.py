@@ -13,8 +13,11 @@ from tests.support.process import forget_settings
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 from tests.worker.conftest import job_in, spec  # noqa: F401
+from worker.auth import audit
+from worker.auth.audit import AuditFilter
 from worker.clock import utcnow
-from worker.db.models import Job
+from worker.db.models import AuditEntry, Job
+from worker.db.session import writing
 from worker.errors import NotFound
 from worker.jobs import queries
 from worker.states import JobState
@@ -61,6 +64,20 @@ def test_gc_removes_expired_data_and_shows_it(expired: Job, data_dir: Path) -> N
         queries.get(expired.id)
     code, output = gc("--data-dir", str(data_dir))
     assert (code, expired.id in output) == (0, False)
+    found, _ = audit.page(AuditFilter(target=expired.id), None, 10)
+    assert [(one.actor, one.action, one.address) for one in found] == [
+        ("service", "job.remove", None),
+        ("anna", "job.create", None),
+    ]
+
+
+def test_gc_removes_expired_entries_of_the_audit_log(database: str, data_dir: Path) -> None:
+    with writing() as session:
+        at = utcnow() - timedelta(days=401)
+        session.add(AuditEntry(action="key.create", outcome="ok", actor="anna", at=at))
+    for arguments, number in ((["--dry-run"], 1), ([], 1), ([], 0)):
+        code, output = gc(*arguments, "--data-dir", str(data_dir))
+        assert (code, f"Audit entries: {number}" in output) == (0, True)
 
 
 def test_gc_reports_that_everything_is_kept(job_in: JobIn, data_dir: Path) -> None:  # noqa: F811

@@ -61,5 +61,7 @@ def test_a_secret_is_sent_by_name(service: LeptonService) -> None:
     assert f"a secret of {len(canary)} characters" in service.log(job_id)
     [sent] = [one for one in service.on_lepton(job_id).spec["envs"] if one["name"] == "HF_TOKEN"]
     assert sent == {"name": "HF_TOKEN", "value_from": {"secret_name_ref": "TEAM_HF"}}
+    [entry] = service.client.get("/v1/audit", params={"target": "team-hf"}).json()["items"]
+    assert (entry["action"], entry["actor"], entry["details"]["job"]) == ("secret.use", "admin", job_id)
     for path in [*service.data_dir.rglob("*"), service.data_dir.parent / "serve.err"]:
         assert not path.is_file() or canary.encode() not in path.read_bytes(), path

@@ -10,6 +10,8 @@ from pathlib import Path
 from sqlalchemy import or_, update
 from sqlmodel import Session, col, select
 
+from worker.auth import audit
+from worker.auth.audit import AuditAction
 from worker.auth.roles import Caller, Role
 from worker.clock import utcnow
 from worker.db.models import ApiKey
@@ -28,12 +30,18 @@ _recorded: dict[str, float] = {}
 _used: dict[str, datetime] = {}
 
 
-def create(name: str, role: Role, project: str, expires_at: datetime | None = None) -> tuple[ApiKey, str]:
-    """Make a key. Returns it with its secret: the only time that it can be seen."""
+def create(
+    name: str, role: Role, project: str, expires_at: datetime | None = None, *, caller: Caller | None = None
+) -> tuple[ApiKey, str]:
+    """Make a key. Returns it with its secret: the only time that it can be seen.
+
+    caller: who asked for it; None is the service itself.
+    """
     secret = f"sft_{secrets.token_urlsafe(32)}"
     key = ApiKey(name=name, key_hash=_hash(secret), role=role, project=project, expires_at=expires_at)
     with writing() as session:
         session.add(key)
+        audit.of_key(session, AuditAction.KEY_CREATE, key, caller)
     return key, secret
 
 
@@ -109,12 +117,14 @@ def get(key_id: str) -> ApiKey:
         return _find(session, key_id)
 
 
-def revoke(key_id: str) -> ApiKey:
+def revoke(key_id: str, caller: Caller | None = None) -> ApiKey:
     """End a key's life; asking again changes nothing. Raises NotFound."""
     with writing() as session:
         key = _find(session, key_id)
-        key.revoked_at = key.revoked_at or utcnow()
-        session.add(key)
+        if key.revoked_at is None:
+            key.revoked_at = utcnow()
+            session.add(key)
+            audit.of_key(session, AuditAction.KEY_REVOKE, key, caller)
     return key
 
 

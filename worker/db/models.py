@@ -236,3 +236,37 @@ class IdempotencyKey(SQLModel, table=True):
     response: Json = Field(sa_type=JSON)
     """The body that the first request was answered with."""
     created_at: datetime = Field(default_factory=utcnow, sa_type=UtcDateTime)
+
+
+class AuditEntry(SQLModel, table=True):
+    """Who changed a key, a job or a limit, or used a secret. Entries are added, and never changed.
+
+    It refers to no other table: it outlives what it is about.
+    """
+
+    __tablename__ = "audit_entry"
+    __table_args__ = (
+        Index("ix_audit_entry_actor_id", "actor", "id"),
+        Index("ix_audit_entry_project_id", "project", "id"),
+        Index("ix_audit_entry_target_id", "target", "id"),
+        Index("ix_audit_entry_at", "at"),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("audit"), primary_key=True)
+    at: datetime = Field(default_factory=utcnow, sa_type=UtcDateTime)
+    action: str
+    outcome: str
+    """`ok`, or the code of the error with which the request was rejected."""
+    actor: str
+    """Name of the key; `service` for what nobody asked for."""
+    actor_project: str | None = None
+    key_id: str | None = None
+    role: str | None = None
+    target: str | None = None
+    """Id of the job or key, or the name of the secret."""
+    project: str | None = None
+    """Of the target; of the actor if the target is unknown."""
+    address: str | None = None
+    request_id: str | None = None
+    details: Json = Field(default_factory=dict, sa_type=JSON)
+    """Names and numbers; never a secret's value."""

@@ -3,6 +3,8 @@
 from sqlmodel import Session
 
 from worker import states
+from worker.auth import audit
+from worker.auth.audit import AuditAction
 from worker.auth.roles import Caller
 from worker.broker import messages
 from worker.broker.task_names import TaskName
@@ -15,6 +17,8 @@ from worker.jobs.create import planned
 from worker.jobs.queries import allowed_actions
 from worker.jobs.retry import RetryRequest, changes, revise
 from worker.states import Action, DesiredState, JobState, Reason
+
+AUDITED = {Action.CANCEL: AuditAction.JOB_CANCEL, Action.PAUSE: AuditAction.JOB_PAUSE}
 
 
 def cancel(job_id: str, caller: Caller) -> Job:
@@ -61,6 +65,7 @@ def _request(
             if transitions.move(
                 session, job, to, actor=caller.name, reason=reason, desired_state=desired.value
             ):
+                audit.of_job(session, AUDITED[action], job, caller)
                 return job
 
 
@@ -72,6 +77,7 @@ def resume(job_id: str, caller: Caller) -> Job:
         reason = Reason("resumed", f"Resumed by {caller.name}.")
         if not _start_attempt(session, job, caller, JobState.SUBMITTING, Origin.RESUMED, reason=reason):
             raise _changed_meanwhile(Action.RESUME)
+        audit.of_job(session, AuditAction.JOB_RESUME, job, caller, attempt=job.attempt)
     messages.enqueue(TaskName.SUBMIT, job.id)
     return job
 
@@ -90,7 +96,10 @@ def retry(job_id: str, caller: Caller, request: RetryRequest | None = None) -> J
         if not _start_attempt(session, job, caller, JobState.VALIDATING, Origin.RETRIED, **revised):
             raise _changed_meanwhile(Action.RETRY)
         save_directories.claim(session, job)
-        if changed := _changes(seen, job):
+        changed = _changes(seen, job)
+        fields = [one["field"] for one in changed]
+        audit.of_job(session, AuditAction.JOB_RETRY, job, caller, attempt=job.attempt, fields=fields)
+        if changed:
             transitions.record(session, job, "changed", actor=caller.name, data={"changes": changed})
     messages.enqueue(TaskName.SUBMIT, job.id)
     return job

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
+from worker.auth import audit
+from worker.auth.audit import AuditAction
 from worker.auth.roles import Caller
 from worker.backends.connect import connect
 from worker.broker import messages
@@ -97,6 +99,7 @@ def store(job: Job, caller: Caller, request: RequestKey) -> Created:
             _hold_exported(session, job, caller)
             save_directories.claim(session, job)
             transitions.insert(session, job, actor=caller.name)
+            _audit(session, job, caller)
             request.store(session, job.id, response)
     except (IntegrityError, SaveDirectoryInUse):
         if found := replay(request):
@@ -107,9 +110,15 @@ def store(job: Job, caller: Caller, request: RequestKey) -> Created:
     return Created(job.id, response, is_new=True)
 
 
+def _audit(session: Session, job: Job, caller: Caller) -> None:
+    secrets = {"secrets": job.spec["secrets"]} if job.spec["secrets"] else {}
+    audit.of_job(session, AuditAction.JOB_CREATE, job, caller, cluster=job.cluster, **secrets)
+
+
 def _hold_exported(session: Session, job: Job, caller: Caller) -> None:
     """Lock the job that is exported until this transaction ends, and note it there. Raises NotFound."""
     if job.export_of:
         source = find(session, job.export_of["job"], lock=True)
         data = {"job": job.id, "iteration": job.export_of["iteration"]}
         transitions.record(session, source, "export", actor=caller.name, data=data)
+        audit.of_job(session, AuditAction.JOB_EXPORT, source, caller, **data)

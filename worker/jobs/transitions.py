@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import delete, update
 from sqlmodel import Session, SQLModel, col
 
+from worker.auth import audit
 from worker.clock import utcnow
 from worker.db.models import Attempt, Event, Job, Json, Origin
 from worker.db.session import affected
@@ -166,12 +167,16 @@ def _close_attempt(
 def assign_directory(session: Session, job: Job, directory: str) -> bool:
     """Record, before a backend hears of it, that it may have the attempt; False where the job was moved.
 
-    So a cancellation knows which attempts it can close at once, and no run starts behind its back.
+    So a cancellation knows which attempts it can close at once, and no run starts behind its back. The audit
+    log has the secrets that the attempt gets.
     """
     now = find(session, job.id, lock=True)
     if (now.state, now.attempt) != (job.state, job.attempt):
         return False
-    session.get_one(Attempt, (job.id, job.attempt)).directory = directory
+    attempt = session.get_one(Attempt, (job.id, job.attempt))
+    if attempt.directory is None:  # once for each attempt, however often its submission is repeated
+        audit.of_secrets(session, job)
+    attempt.directory = directory
     return True
 
 

@@ -1,4 +1,4 @@
-"""Delete what has expired: finished jobs, their logs, idempotency keys.
+"""Delete what has expired: finished jobs, their logs, idempotency keys. Audit entries: worker/auth/audit.py.
 
 Rows are deleted first, in a transaction that locks the job's row and checks again; files follow. A note in
 data_dir/removals, written before that transaction, survives a crash: where the transaction was committed the
@@ -19,6 +19,8 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
 from trainer.run_layout import JobLayout, RunLayout
+from worker.auth import audit
+from worker.auth.audit import AuditAction
 from worker.backends.access.local_files import LocalFiles
 from worker.backends.connect import connect
 from worker.clock import utcnow
@@ -42,6 +44,9 @@ BATCH_KEYS = 1000
 class What(StrEnum):
     JOB = "job"
     LOGS = "logs"
+
+
+REMOVALS = {What.JOB: AuditAction.JOB_REMOVE, What.LOGS: AuditAction.JOB_REMOVE_LOGS}
 
 
 class Removal(BaseModel):
@@ -185,6 +190,7 @@ def _remove_rows(removal: Removal) -> bool:
         job = session.exec(query.with_for_update()).first() and session.exec(query).first()
         if job is None:
             return False
+        audit.of_job(session, REMOVALS[removal.what], job, None, state=job.state.value)
         if removal.what is What.JOB:
             transitions.remove(session, job.id)
         else:
