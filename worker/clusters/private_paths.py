@@ -12,8 +12,8 @@ from worker.settings import get_settings
 
 # Directories and files in the data directory. `inputs`, beside them, is for the data of jobs.
 PRIVATE = (
-    "jobs", "local", "local.spool", "lepton", "removals", "broker", "run", "sft.db", "sft.db-wal", "sft.db-shm",
-    "admin.key", "serve.lock",
+    "jobs", "local", "local.spool", "lepton", "removals", "broker", "run", "sft.db", "sft.db-wal",
+    "sft.db-shm", "admin.key", "serve.lock",
 )  # fmt: skip
 
 
