@@ -1,17 +1,40 @@
 """Files as responses: the complete file, or one range of bytes (RFC 9110, section 14)."""
 
 import re
+from collections.abc import Generator
 from email.utils import formatdate
 from urllib.parse import quote
 
+from anyio import CancelScope
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from worker.backends.access.files import FileStat
 from worker.errors import RangeInvalid
 from worker.jobs.checkpoints import StoredFile
 
 
-def response(file: StoredFile, requested: str | None, if_range: str | None) -> StreamingResponse:
+class Download(StreamingResponse):
+    """A stream of chunks that closes its file at its end, also if the client is gone before."""
+
+    def __init__(
+        self, chunks: Generator[bytes], headers: dict[str, str], length: int, status_code: int = 200
+    ) -> None:
+        # Declare the length, so that a client detects an incomplete download.
+        headers = {**headers, "Content-Length": str(length)}
+        super().__init__(chunks, status_code, headers, media_type="application/octet-stream")
+        self._close = chunks.close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with CancelScope(shield=True):
+                await run_in_threadpool(self._close)
+
+
+def response(file: StoredFile, requested: str | None, if_range: str | None) -> Download:
     """Return the file, or a range of it. Raises RangeInvalid.
 
     requested: the header Range; ignored if `if_range` names another version of the file.
@@ -22,10 +45,7 @@ def response(file: StoredFile, requested: str | None, if_range: str | None) -> S
     else:
         (begin, end), status = _range(requested, size), 206
         headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
-    # Declare the length, so that a client detects an incomplete download.
-    headers["Content-Length"] = str(end - begin)
-    chunks = file.chunks(begin, end)
-    return StreamingResponse(chunks, status, headers, media_type="application/octet-stream")
+    return Download(file.chunks(begin, end), headers, end - begin, status)
 
 
 def _headers(file: StoredFile) -> dict[str, str]:

@@ -20,6 +20,11 @@ class JobLayout:
     directory: Path
 
     @property
+    def jobs(self) -> Path:
+        """The directory of all jobs: no run may change what lies directly in it."""
+        return self.directory.parent
+
+    @property
     def checkpoints(self) -> Path:
         """Where checkpoints go unless the job names another place."""
         return self.directory / "checkpoints"

@@ -63,13 +63,9 @@ def download_checkpoint_file(
 )
 def download_checkpoint(job: VisibleJob, iteration: Iteration) -> StreamingResponse:
     """Download a checkpoint as one tar file. If a file changes meanwhile, the connection is closed."""
-    # Declare the length, so that a client detects an incomplete download.
     archive = checkpoints.archive(job, iteration)
-    headers = {
-        "Content-Length": str(archive.size),
-        "Content-Disposition": f'attachment; filename="{archive.name}"',
-    }
-    return StreamingResponse(archive.chunks(), media_type="application/octet-stream", headers=headers)
+    headers = {"Content-Disposition": f'attachment; filename="{archive.name}"'}
+    return downloads.Download(archive.chunks(), headers, archive.size)
 
 
 @router.post(

@@ -27,11 +27,11 @@ class CountingFiles:
         self._files = files
         self.bytes = self.calls = 0
 
-    def stat(self, path: Path) -> FileStat:
-        return self._files.stat(path)
+    def stat(self, path: Path, below: Path | None = None) -> FileStat:
+        return self._files.stat(path, below)
 
-    def read(self, path: Path, offset: int, limit: int) -> bytes:
-        data = self._files.read(path, offset, limit)
+    def read(self, path: Path, offset: int, limit: int, below: Path | None = None) -> bytes:
+        data = self._files.read(path, offset, limit, below)
         self.bytes, self.calls = self.bytes + len(data), self.calls + 1
         return data
 
@@ -65,9 +65,10 @@ def _write(testbed: Testbed, job_id: str, size: int) -> None:
 
 def _of_profile(client: httpx2.Client, job_id: str, profile: str, repetitions: int) -> Iterator[Result]:
     log = logs.find(job_id)
-    assert log.path is not None
-    _get(client, job_id), _tail(profile, log.path)  # connect first
-    pairs = [(_get(client, job_id), _tail(profile, log.path)) for _ in range(repetitions)]
+    assert log.layout is not None
+    path = log.layout.log()
+    _get(client, job_id), _tail(profile, path)  # connect first
+    pairs = [(_get(client, job_id), _tail(profile, path)) for _ in range(repetitions)]
     responded, alone = [one for one, _ in pairs], [one for _, one in pairs]
     files = CountingFiles(log.files)
     logs.read(replace(log, files=cast(Files, files)), tail=LINES)

@@ -1,8 +1,10 @@
 """A checkpoint as a tar file, or a single file: a download is complete, or detectably incomplete."""
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from tests.support.process import forget_settings
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 from worker.clock import utcnow
 from worker.db.models import Checkpoint
 from worker.db.session import writing
@@ -99,6 +102,54 @@ def test_a_change_during_the_download_closes_the_connection(
             for _ in pieces:
                 pass
     assert service.client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("what", ["archive", "files/weights"])
+@pytest.mark.parametrize("swapped", ["weights", "iter_0000009", "checkpoints"])
+def test_a_swap_during_the_download_shows_no_byte_of_another_file(
+    service: Service, job: dict[str, Any], big: Path, tmp_path: Path, swapped: str, what: str
+) -> None:
+    place = next(path for path in (big, *big.parents) if path.name == swapped)
+    other = tmp_path / "other" / big.relative_to(place.parent)
+    other.parent.mkdir(parents=True)
+    with other.open("wb") as file:
+        file.truncate(BIG)
+        for offset in range(0, BIG, 1 << 16):
+            file.seek(offset)
+            file.write(b"evil")
+    os.utime(other, ns=(big.stat().st_mtime_ns,) * 2)
+    received = set()
+    with service.client.stream("GET", f"{url(job, 9)}/{what}") as answer:
+        pieces = answer.iter_bytes(1 << 20)
+        next(pieces)
+        place.rename(tmp_path / "aside")
+        place.symlink_to(tmp_path / "other" / place.name)
+        with suppress(httpx2.RemoteProtocolError):
+            for piece in pieces:
+                received |= set(piece)
+    place.unlink()
+    (tmp_path / "aside").rename(place)
+    assert received == {0}
+
+
+@pytest.mark.parametrize("what", ["archive", "files/weights"])
+def test_a_client_that_goes_away_leaves_no_open_file(
+    service: Service, job: dict[str, Any], big: Path, what: str
+) -> None:
+    api = service.children()["api"]
+
+    def is_open() -> bool:
+        return str(big) in {file.path for file in api.open_files()}
+
+    for _ in range(3):
+        with service.client.stream("GET", f"{url(job, 9)}/{what}") as answer:
+            next(answer.iter_bytes(1 << 16))
+            assert is_open()
+    wait_until(lambda: not is_open(), what="the end of the downloads")
+    assert service.client.get(f"{url(job, 9)}/files/weights", headers={"Range": "bytes=0-9"}).content
+    wrong = service.client.get(f"{url(job, 9)}/files/weights", headers={"Range": f"bytes={BIG}-"})
+    assert wrong.status_code == 416
+    assert not is_open()
 
 
 def test_a_long_archive_needs_little_memory(service: Service, job: dict[str, Any], big: Path) -> None:

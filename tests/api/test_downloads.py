@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from fastapi.testclient import TestClient
 
 from tests.support.remote_cluster import write_profiles
 from tests.support.sshd import Sshd
+from trainer.run_layout import JobLayout
 from worker.backends.access import ssh
 from worker.clock import utcnow
-from worker.db.models import Checkpoint, Job
+from worker.db.models import Attempt, Checkpoint, Job
 from worker.db.session import writing
 from worker.errors import BackendUnavailable, CheckpointChanged
 from worker.jobs import checkpoints, queries
@@ -49,22 +51,22 @@ def job(
 @pytest.fixture
 def save(job: Job) -> Callable[..., Path]:
     """Return a function that writes a checkpoint's files and its database row."""
+    return partial(add_checkpoint, job)
 
-    def write(iteration: int, files: dict[str, bytes], directory: Path | None = None) -> Path:
-        saved = Path(job.config["checkpoint"]["save"])
-        saved.mkdir(parents=True, exist_ok=True)
-        directory = directory or saved / f"iter_{iteration:07d}"
-        for name, content in files.items():
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            (directory / name).write_bytes(content)
-        noted = [{"path": name, "bytes": len(content)} for name, content in files.items()]
-        total = sum(map(len, files.values()))
-        facts = {"path": str(directory), "bytes": total, "files": noted, "saved_at": utcnow()}
-        with writing() as session:
-            session.add(Checkpoint(job_id=job.id, iteration=iteration, attempt=1, **facts))
-        return directory
 
-    return write
+def add_checkpoint(job: Job, iteration: int, files: dict[str, bytes], directory: Path | None = None) -> Path:
+    saved = Path(job.config["checkpoint"]["save"])
+    saved.mkdir(parents=True, exist_ok=True)
+    directory = directory or saved / f"iter_{iteration:07d}"
+    for name, content in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
+    noted = [{"path": name, "bytes": len(content)} for name, content in files.items()]
+    total = sum(map(len, files.values()))
+    facts = {"path": str(directory), "bytes": total, "files": noted, "saved_at": utcnow()}
+    with writing() as session:
+        session.add(Checkpoint(job_id=job.id, iteration=iteration, attempt=1, **facts))
+    return directory
 
 
 def url(job: Job, iteration: int, name: str) -> str:
@@ -155,6 +157,80 @@ def test_only_files_that_the_job_saved_are_served(
     # SFTP has no error code for a loop of links: the service knows only that the file cannot be read.
     assert one.status_code == 404 or (harm == "loop" and one.status_code == 503)
     assert client.get(url(job, 4, "archive")).status_code in (409, one.status_code)
+
+
+@pytest.mark.parametrize("swapped", ["checkpoints", "iter", "job", "file"])
+def test_a_save_directory_that_became_a_link_is_not_followed(
+    client: TestClient, job: Job, save: Callable[..., Path], tmp_path: Path, swapped: str
+) -> None:
+    """The attack: after the job was made, something on the way is replaced by a link out of the roots."""
+    file = save(4, {"weights": b"1234"}) / "weights"
+    place = {"file": file, "iter": file.parent, "checkpoints": file.parents[1], "job": file.parents[2]}[
+        swapped
+    ]
+    other = tmp_path / "other" / file.relative_to(place.parent)
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"evil")
+    place.rename(tmp_path / "aside")
+    place.symlink_to(tmp_path / "other" / place.name)
+    assert file.read_bytes() == b"evil"
+    assert client.get(url(job, 4, "files/weights")).status_code == 404
+    assert client.get(url(job, 4, "archive")).status_code == 409
+
+
+def test_the_save_directory_may_lie_behind_links_of_before(
+    client: TestClient, good: dict[str, Any], data_dir: Path, server: Sshd
+) -> None:
+    """Where the service sees the files: links are resolved when the job is made, and not followed later."""
+    roots = data_dir / "roots"
+    (data_dir / "storage/team/deep").mkdir(parents=True)
+    roots.symlink_to("storage")  # the operator's
+    (roots / "short").symlink_to("team/deep")
+    write_profiles(data_dir, server, roots=[str(roots), str(data_dir / "inputs")])
+    overrides = [*good["overrides"], f"checkpoint.save={roots}/short/new"]
+    made = client.post("/v1/jobs", json={**good, "cluster": "near", "overrides": overrides}).json()
+    job = queries.get(made["id"])
+    assert job.config["checkpoint"]["save"] == str(roots / "team/deep/new")
+    add_checkpoint(job, 4, {"weights": b"1234"})
+    assert client.get(url(job, 4, "files/weights")).content == b"1234"
+    # The root may move with its link; below it nothing may.
+    roots.unlink()
+    (data_dir / "storage").rename(data_dir / "elsewhere")
+    roots.symlink_to("elsewhere")
+    assert client.get(url(job, 4, "files/weights")).content == b"1234"
+    (roots / "team").rename(roots / "aside")
+    (roots / "team").symlink_to("aside")
+    assert client.get(url(job, 4, "files/weights")).status_code == 404
+
+
+def test_a_root_that_the_profile_no_longer_has_is_not_served(
+    client: TestClient, good: dict[str, Any], data_dir: Path, server: Sshd
+) -> None:
+    (data_dir / "roots").mkdir()
+    write_profiles(data_dir, server, roots=[str(data_dir / "roots"), str(data_dir / "inputs")])
+    overrides = [*good["overrides"], f"checkpoint.save={data_dir}/roots/new"]
+    made = client.post("/v1/jobs", json={**good, "cluster": "near", "overrides": overrides}).json()
+    job = queries.get(made["id"])
+    add_checkpoint(job, 4, {"weights": b"1234"})
+    assert client.get(url(job, 4, "files/weights")).content == b"1234"
+    write_profiles(data_dir, server)
+    assert client.get(url(job, 4, "files/weights")).status_code == 404
+    answer = client.get(url(job, 4, "archive"))
+    assert (answer.status_code, answer.json()["code"]) == (409, "checkpoint_changed")
+    assert "roots" in answer.json()["detail"]
+
+
+def test_logs_are_not_read_through_links(client: TestClient, job: Job, tmp_path: Path) -> None:
+    layout = JobLayout(Path(job.config["checkpoint"]["save"]).parent).attempt(1)
+    (tmp_path / "other").mkdir()
+    for name in ("job.log", "rank-0.log"):
+        (tmp_path / "other" / name).write_text("of others")
+    layout.directory.mkdir(parents=True)
+    layout.logs.symlink_to(tmp_path / "other")
+    with writing() as session:
+        session.get_one(Attempt, (job.id, 1)).directory = str(layout.directory)
+    assert client.get(f"/v1/jobs/{job.id}/logs").json()["text"] == ""
+    assert client.get(f"/v1/jobs/{job.id}/logs?rank=0").status_code == 404
 
 
 def test_a_change_or_failure_during_a_download_is_detected(

@@ -1,13 +1,19 @@
-"""Files of a job's checkpoints: only those that the trainer reported, wherever the cluster stores them."""
+"""Files of a job's checkpoints: only those that the trainer reported, wherever the cluster stores them.
+
+No link is followed below the root that the save directory was allowed under: a run, or whoever can write
+there, may have put one anywhere since.
+"""
 
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
 
-from worker.backends.access.files import Files, FileStat
+from trainer.run_layout import JobLayout, RunLayout
+from worker.backends.access.files import Files, FileStat, OpenFile, names_below
 from worker.backends.connect import connect
+from worker.backends.interface import Backend
 from worker.clusters.registry import cluster
 from worker.db.models import Checkpoint, Job
 from worker.errors import CheckpointChanged, NotFound
@@ -23,32 +29,33 @@ class StoredFile:
     name: str
     """Relative to the checkpoint's directory."""
     path: Path
+    below: Path
+    """No link is followed below this directory."""
     stat: FileStat
     files: Files
 
-    def chunks(self, begin: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes from `begin` to before `end`, in chunks.
+    def chunks(self, begin: int, end: int) -> Generator[bytes]:
+        """Yield the bytes from `begin` to before `end`, in chunks. The file is open until the iterator ends.
 
         Raises CheckpointChanged, before the last piece at the latest, where the file is no longer the
         same, and BackendUnavailable.
         """
-        for offset in range(begin, end, CHUNK_BYTES):
-            wanted = min(CHUNK_BYTES, end - offset)
-            data = self._read(offset, wanted)
-            is_last = offset + wanted == end
-            if len(data) != wanted or (is_last and self._now() != self.stat):
-                raise _changed(self.name)
-            yield data
+        with self._opened() as file:
+            for offset in range(begin, end, CHUNK_BYTES):
+                wanted = min(CHUNK_BYTES, end - offset)
+                data = file.read(offset, wanted)
+                is_last = offset + wanted == end
+                if len(data) != wanted or (is_last and file.stat() != self.stat):
+                    raise _changed(self.name)
+                yield data
 
-    def _read(self, offset: int, limit: int) -> bytes:
+    @contextmanager
+    def _opened(self) -> Iterator[OpenFile]:
         try:
-            return self.files.read(self.path, offset, limit)
-        except FileNotFoundError:
-            raise _changed(self.name) from None
-
-    def _now(self) -> FileStat:
-        try:
-            return self.files.stat(self.path)
+            with self.files.open(self.path, self.below) as file:
+                if file.stat() != self.stat:
+                    raise _changed(self.name)
+                yield file
         except FileNotFoundError:
             raise _changed(self.name) from None
 
@@ -81,26 +88,40 @@ def complete_files(job: Job, checkpoint: Checkpoint) -> list[StoredFile]:
 
 def _saved(job: Job, checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[StoredFile]:
     """Reported files. Raises CheckpointChanged at one that is not in the job's directory of checkpoints."""
-    files = connect(cluster(job.cluster)).files()
-    resolve = cache(files.resolve)
+    backend = connect(cluster(job.cluster))
+    files, save, below = backend.files(), Path(job.config["checkpoint"]["save"]), _top(job, backend)
     for name in names:
+        path = Path(checkpoint.path) / name
         try:
-            # The directory of the job's config, which was checked: a run may report another one.
-            root = resolve(Path(job.config["checkpoint"]["save"]))
-            directory = resolve((Path(checkpoint.path) / name).parent)
-            path = directory / PurePosixPath(name).name
-            stat = files.stat(path)
+            names_below(path, save)  # the directory that was checked: a run may report another one
+            stat = files.stat(path, below)
         except FileNotFoundError:
             raise _changed(name) from None
-        if not path.is_relative_to(root):
-            raise _changed(name)
-        yield StoredFile(name, path, stat, files)
+        yield StoredFile(name, path, below, stat, files)
+
+
+def _top(job: Job, backend: Backend) -> Path:
+    """Return the directory below which no link may lead to the job's checkpoints.
+
+    It is that of all jobs for a save in the job's own directory, else the root of the profile. Raises
+    CheckpointChanged if the profile no longer has the root.
+    """
+    save, attempt = Path(job.config["checkpoint"]["save"]), queries.attempt_of(job).directory
+    own = RunLayout(Path(attempt)).job if attempt else JobLayout(backend.job_directory(job.id))
+    if save.is_relative_to(own.directory):
+        return own.jobs
+    if root := cluster(job.cluster).root_of(save):
+        return root
+    raise CheckpointChanged(
+        f"The save directory {str(save)!r} does not lie under a path that cluster {job.cluster!r} allows.",
+        hint="Ask the operator to add its root to the cluster's profile again.",
+    )
 
 
 def _changed(name: str) -> CheckpointChanged:
     return CheckpointChanged(
         f"The file {name!r} is gone or no longer what the trainer saved.",
-        hint="Use another checkpoint of the job.",
+        hint="Use another checkpoint of the job. Links on the way to a checkpoint are not followed.",
     )
 
 
@@ -142,7 +163,7 @@ class Archive:
         parts = ((len(one.header), one.size, len(one.padding)) for one in self.members)
         return sum(map(sum, parts)) + len(_END)
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self) -> Generator[bytes]:
         """The archive piece by piece. Raises as StoredFile.chunks."""
         for member in self.members:
             yield member.header

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer.failures import LogTail
 from trainer.run_layout import RunLayout
-from worker.backends.access.files import Files
+from worker.backends.access.files import Files, FileStat
 from worker.backends.connect import connect
 from worker.clusters.registry import cluster
 from worker.errors import Gone, NotFound, NotReachable, RangeInvalid
@@ -28,11 +28,23 @@ class Log:
     attempt: int
     rank: int | None
     """None: the log of the launcher and all ranks."""
-    path: Path | None
+    layout: RunLayout | None
     """None: the attempt was not submitted yet, and has no directory."""
     files: Files
     is_over: bool
     """The attempt has ended: nothing will be added."""
+
+    def stat(self) -> FileStat:
+        """Raises FileNotFoundError, also where a run has put a link on the way to its log."""
+        if self.layout is None:
+            raise FileNotFoundError
+        return self.files.stat(self.layout.log(self.rank), self.layout.job.jobs)
+
+    def read(self, offset: int, limit: int) -> bytes:
+        """As stat."""
+        if self.layout is None:
+            raise FileNotFoundError
+        return self.files.read(self.layout.log(self.rank), offset, limit, self.layout.job.jobs)
 
 
 @dataclass(frozen=True)
@@ -54,11 +66,12 @@ def tails(layout: RunLayout, ranks: int, files: Files) -> Iterator[LogTail]:
 
     Raises BackendUnavailable.
     """
+    jobs = layout.job.jobs
     for rank in (*range(ranks), None):
         path = layout.log(rank)
         try:
-            offset = max(0, files.stat(path).size - EVIDENCE_BYTES)
-            yield LogTail(rank, offset, files.read(path, offset, EVIDENCE_BYTES))
+            offset = max(0, files.stat(path, jobs).size - EVIDENCE_BYTES)
+            yield LogTail(rank, offset, files.read(path, offset, EVIDENCE_BYTES, jobs))
         except (FileNotFoundError, NotReachable):
             continue
 
@@ -69,9 +82,9 @@ def find(job_id: str, attempt: int | None = None, rank: int | None = None) -> Lo
     chosen = queries.attempt_of(job, attempt)
     if queries.logs_are_removed(job_id, chosen.number):
         raise _gone(chosen.number)
-    path = RunLayout(Path(chosen.directory)).log(rank) if chosen.directory else None
+    layout = RunLayout(Path(chosen.directory)) if chosen.directory else None
     files = connect(cluster(job.cluster)).files()
-    return Log(job.id, chosen.number, rank, path, files, chosen.finished_at is not None)
+    return Log(job.id, chosen.number, rank, layout, files, chosen.finished_at is not None)
 
 
 def read(log: Log, *, offset: int = 0, limit: int = MAX_BYTES, tail: int | None = None) -> LogPage:
@@ -91,11 +104,11 @@ def _gone(attempt: int) -> Gone:
 
 def _page(log: Log, offset: int, limit: int, tail: int | None) -> LogPage:
     size = _size(log)
-    if tail is not None and log.path:
-        offset = _tail_offset(log.files, log.path, size, tail)
+    if tail is not None:
+        offset = _tail_offset(log, size, tail)
     if offset > size:
         raise RangeInvalid(f"Offset {offset} lies beyond the log's {size} bytes.")
-    data = log.files.read(log.path, offset, limit) if log.path and size else b""
+    data = log.read(offset, limit) if size else b""
     if not (log.is_over and offset + len(data) >= size):
         data = _complete_characters(data)
     following = offset + len(data)
@@ -112,19 +125,18 @@ def _page(log: Log, offset: int, limit: int, tail: int | None) -> LogPage:
 
 def _size(log: Log) -> int:
     with suppress(FileNotFoundError):
-        if log.path:
-            return log.files.stat(log.path).size
+        return log.stat().size
     if log.rank is None:
         return 0  # nothing was written yet
     raise NotFound(f"There is no log of rank {log.rank}.", hint="Ranks count from 0; it may not have begun.")
 
 
-def _tail_offset(files: Files, path: Path, size: int, lines: int) -> int:
+def _tail_offset(log: Log, size: int, lines: int) -> int:
     """Where the last `lines` lines begin, read backwards, and never more than MAX_BYTES from the end."""
     start, breaks = size, 0
     while start > max(0, size - MAX_BYTES):
         begin = max(0, start - _BLOCK_BYTES)
-        block = files.read(path, begin, start - begin)
+        block = log.read(begin, start - begin)
         for index in range(len(block) - 1, -1, -1):
             # The newline that ends the file begins no line.
             if block[index] == 0x0A and begin + index + 1 < size:

@@ -73,8 +73,9 @@ def _failure(job: Job, decision: outcome.Outcome) -> Json | None:
 
 
 def _end_marker(attempt: Attempt, files: Files) -> Ending | None:
+    layout = layout_of(attempt)
     try:
-        return read_ending(files.read(layout_of(attempt).end, 0, LARGEST_MARKER_BYTES))
+        return read_ending(files.read(layout.end, 0, LARGEST_MARKER_BYTES, layout.job.jobs))
     except (FileNotFoundError, ValueError):
         return None
 

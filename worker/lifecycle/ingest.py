@@ -60,11 +60,11 @@ def _ingest(job: Job, attempt: Attempt, backend: Backend) -> None:
 
 def _next_lines(attempt: Attempt, files: Files) -> bytes:
     """Read the complete lines after the attempt's offset: as many as fit a chunk, and at least one."""
-    path = layout_of(attempt).events
+    layout = layout_of(attempt)
     size = CHUNK_BYTES
     while True:
         try:
-            data = files.read(path, attempt.events_offset, size)
+            data = files.read(layout.events, attempt.events_offset, size, layout.job.jobs)
         except FileNotFoundError:
             return b""
         if b"\n" in data or len(data) < size:

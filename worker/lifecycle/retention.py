@@ -214,7 +214,7 @@ def _remove_files(removal: Removal) -> bool:
         files = connect(cluster(removal.cluster)).files()
         for path in removal.paths:
             with suppress(FileNotFoundError):
-                files.remove_tree(path, removal.layout.directory.parent)
+                files.remove_tree(path, removal.layout.jobs)
     except (BackendError, NotFound) as error:
         log.warning("retention.files_left", job_id=removal.job_id, error=error.message)
         return False
@@ -230,7 +230,7 @@ def _size(removal: Removal) -> int | None:
         files = connect(cluster(removal.cluster)).files()
         for path in removal.paths:
             with suppress(FileNotFoundError):
-                size += files.tree_size(path, removal.layout.directory.parent)
+                size += files.tree_size(path, removal.layout.jobs)
     except BackendError as error:
         # A run may spoil the directory of its own job: the others proceed.
         log.warning("retention.unavailable", job_id=removal.job_id, error=error.message)

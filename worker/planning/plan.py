@@ -94,7 +94,7 @@ def _plan(
     fitted: list[Finding],
     checks: list[Finding],
 ) -> Plan:
-    config = composed.config.model_dump(mode="json")
+    config = _settled(composed.config.model_dump(mode="json"), cluster)
     possible = recipes_of(composed.config, files=composed.files)
     submission = _submission(spec, config, resources, cluster)
     return Plan(
@@ -204,6 +204,14 @@ def _saving_to(config: dict[str, Any], job_directory: Path) -> dict[str, Any]:
     """Return the config with checkpoints in the job's own directory, unless it names another directory."""
     checkpoint = {"save": str(JobLayout(job_directory).checkpoints), **config.get("checkpoint", {})}
     return {**config, "checkpoint": checkpoint}
+
+
+def _settled(config: dict[str, Any], cluster: Cluster) -> dict[str, Any]:
+    """Return the config with the links in its save directory resolved: later ones are not followed."""
+    checkpoint = config.get("checkpoint", {})
+    save = checkpoint.get("save")
+    settled = cluster.settled(Path(save)) if isinstance(save, str) else None
+    return {**config, "checkpoint": {**checkpoint, "save": str(settled)}} if settled else config
 
 
 def _resources(spec: JobSpec, preset: Preset | None, cluster: Cluster) -> Resources:

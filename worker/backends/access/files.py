@@ -1,6 +1,8 @@
 """The files of a cluster, as the engine reads and writes them."""
 
+import errno
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -12,20 +14,36 @@ class FileStat(NamedTuple):
     modified_ns: int
 
 
+class OpenFile(Protocol):
+    """An open file: it stays the same file, whatever takes its name meanwhile.
+
+    Methods raise BackendUnavailable.
+    """
+
+    def stat(self) -> FileStat:
+        """Raises FileNotFoundError if the file was removed, where the file system tells."""
+        ...
+
+    def read(self, offset: int, limit: int) -> bytes: ...
+
+
 class Files(Protocol):
     """The cluster's file system, by absolute paths. Reads accept regular files only.
 
     Methods raise FileNotFoundError, BackendUnavailable, NotReachable. After BackendUnavailable a change
     may have been made nevertheless: the answer can be lost.
+
+    below: a parent directory whose own path only the operator can change. Below it no link is followed:
+        a path that leads through one is missing. Without it only the last name must be no link.
     """
 
-    def stat(self, path: Path) -> FileStat: ...
-
-    def read(self, path: Path, offset: int, limit: int) -> bytes: ...
-
-    def resolve(self, path: Path) -> Path:
-        """Return the same path with all symbolic links resolved."""
+    def open(self, path: Path, below: Path | None = None) -> AbstractContextManager[OpenFile]:
+        """Open a file, and close it at the end of the block."""
         ...
+
+    def stat(self, path: Path, below: Path | None = None) -> FileStat: ...
+
+    def read(self, path: Path, offset: int, limit: int, below: Path | None = None) -> bytes: ...
 
     def tree_size(self, path: Path, below: Path) -> int:
         """Return the bytes of all files in a directory. `below`: as for remove_tree."""
@@ -62,3 +80,11 @@ class Files(Protocol):
     def remove(self, path: Path) -> None:
         """Remove a file or a link; a missing one is no error."""
         ...
+
+
+def names_below(path: Path, below: Path) -> tuple[str, ...]:
+    """Return the names on the way from `below` to `path`. Raises FileNotFoundError if it leads elsewhere."""
+    names = path.relative_to(below).parts if path.is_relative_to(below) else ()
+    if not names or ".." in names:
+        raise FileNotFoundError(errno.ENOENT, f"not below {below}", str(path))
+    return names

@@ -7,14 +7,16 @@ import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from worker.backends.access.files import FileStat
+from worker.backends.access.files import FileStat, names_below
 from worker.errors import BackendUnavailable
 
 # From the third on: a link, a pipe without a writer or a socket, a directory, a name that is too long.
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG)
+# O_NONBLOCK: opening a pipe without a writer would block.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class LocalFiles:
@@ -24,23 +26,21 @@ class LocalFiles:
     a link, a pipe or a device is treated as a missing file.
     """
 
-    def stat(self, path: Path) -> FileStat:
-        with _opened(path) as file:
-            found = os.fstat(file.fileno())
-            return FileStat(found.st_size, found.st_mtime_ns)
-
-    def read(self, path: Path, offset: int, limit: int) -> bytes:
-        with _opened(path) as file:
-            file.seek(offset)
-            return file.read(limit)
-
-    def resolve(self, path: Path) -> Path:
+    @contextmanager
+    def open(self, path: Path, below: Path | None = None) -> Iterator["_OpenFile"]:
+        descriptor = _open_regular(path, below)
         try:
-            return path.resolve(strict=True)
-        except RuntimeError:  # a loop of links
-            raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from None
-        except OSError as error:
-            raise _translated(error, path) from error
+            yield _OpenFile(path, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def stat(self, path: Path, below: Path | None = None) -> FileStat:
+        with self.open(path, below) as file:
+            return file.stat()
+
+    def read(self, path: Path, offset: int, limit: int, below: Path | None = None) -> bytes:
+        with self.open(path, below) as file:
+            return file.read(offset, limit)
 
     def tree_size(self, path: Path, below: Path) -> int:
         with _parent(path, below) as parent:
@@ -82,6 +82,31 @@ class LocalFiles:
     def remove(self, path: Path) -> None:
         with _usable(path), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
+
+
+@dataclass(frozen=True)
+class _OpenFile:
+    """The OpenFile of a descriptor."""
+
+    path: Path
+    descriptor: int
+
+    def stat(self) -> FileStat:
+        found = os.fstat(self.descriptor)
+        if not found.st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "it was removed", str(self.path))
+        return FileStat(found.st_size, found.st_mtime_ns)
+
+    def read(self, offset: int, limit: int) -> bytes:
+        pieces: list[bytes] = []
+        try:
+            # One call may return less, for example where a signal arrives or over 2 GiB are wanted.
+            while limit > 0 and (piece := os.pread(self.descriptor, limit, offset)):
+                pieces.append(piece)
+                offset, limit = offset + len(piece), limit - len(piece)
+        except OSError as error:
+            raise _translated(error, self.path) from error
+        return b"".join(pieces)
 
 
 def _regular_size(path: Path) -> int | None:
@@ -143,7 +168,7 @@ def _parent(path: Path, below: Path) -> Iterator[int]:
     with ExitStack() as opened:
         opened.callback(os.close, top)
         try:
-            for part in path.relative_to(below).parent.parts:
+            for part in names_below(path, below)[:-1]:
                 top = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
                 opened.callback(os.close, top)
             yield top
@@ -151,17 +176,23 @@ def _parent(path: Path, below: Path) -> Iterator[int]:
             raise _translated(error, path) from error
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _open_regular(path: Path, below: Path | None) -> int:
     """Open a regular file. Raises FileNotFoundError if there is none, BackendUnavailable if unreadable."""
     try:
-        # O_NONBLOCK: opening a pipe without a writer would block.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
-            yield file
+        descriptor = _open_below(path, below) if below else os.open(path, _READ)
     except OSError as error:
         raise _translated(error, path) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
+    return descriptor
+
+
+def _open_below(path: Path, below: Path) -> int:
+    if not below.is_dir():  # nothing was written yet
+        raise FileNotFoundError(errno.ENOENT, "no such directory", str(below))
+    with _parent(path, below) as parent:
+        return os.open(path.name, _READ, dir_fd=parent)
 
 
 def _translated(error: OSError, path: Path) -> Exception:

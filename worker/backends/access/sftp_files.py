@@ -25,7 +25,7 @@ from asyncssh import (
     SFTPNoSuchFile,
 )
 
-from worker.backends.access.files import FileStat
+from worker.backends.access.files import FileStat, names_below
 from worker.backends.access.ssh_connection import Connection, Deadline, Lost, Stale, wait_for
 from worker.errors import BackendUnavailable
 
@@ -58,8 +58,9 @@ Execute = Callable[[Sequence[str], bytes, float], tuple[int, bytes, bytes]]
 class SftpFiles:
     """The Files interface over SSH.
 
-    Unlike LocalFiles it looks at a path first and opens it then: who changes a file into a link in
-    between can show another file of the same user. Times have whole seconds.
+    SFTP opens by path only. So the links on the way are resolved before and after: who puts a link there and
+    takes it away within that moment can show another file of the account.
+    Times have whole seconds.
     """
 
     def __init__(self, connection: Connection, execute: Execute) -> None:
@@ -67,15 +68,23 @@ class SftpFiles:
         self._execute = execute
         self._slots = asyncio.BoundedSemaphore(MAX_SESSIONS)
 
-    def stat(self, path: Path) -> FileStat:
-        found = self._ask(path, lambda sftp: _regular(sftp, path))
-        return FileStat(found.size or 0, (found.mtime or 0) * 1_000_000_000)
+    @contextmanager
+    def open(self, path: Path, below: Path | None = None) -> Iterator["_OpenFile"]:
+        file = _OpenFile(
+            lambda: self._ask(path, lambda sftp: _open_regular(sftp, path, below)),
+            lambda operation: self._ask_file(path, operation),
+        )
+        try:
+            yield file
+        finally:
+            with suppress(FileNotFoundError, BackendUnavailable):
+                file.close()
 
-    def read(self, path: Path, offset: int, limit: int) -> bytes:
-        return self._ask(path, lambda sftp: _read(sftp, path, offset, limit))
+    def stat(self, path: Path, below: Path | None = None) -> FileStat:
+        return _stat(self._ask(path, lambda sftp: _regular(sftp, path, below)))
 
-    def resolve(self, path: Path) -> Path:
-        return self._ask(path, lambda sftp: _resolve(sftp, path))
+    def read(self, path: Path, offset: int, limit: int, below: Path | None = None) -> bytes:
+        return self._ask(path, lambda sftp: _read(sftp, path, offset, limit, below))
 
     def tree_size(self, path: Path, below: Path) -> int:
         return sum(map(int, self._in_tree(_SIZES, path, below).split()))
@@ -140,6 +149,19 @@ class SftpFiles:
         except SFTPError as error:
             raise _translated(error, path) from error
 
+    def _ask_file[T](self, path: Path, operation: Callable[[], Awaitable[T]]) -> T:
+        """Run one operation of an open file: on the session that has it, which other calls use as well."""
+        return wait_for(self._ask_file_once(path, operation, Deadline(OPERATION_SECONDS)))
+
+    async def _ask_file_once[T](
+        self, path: Path, operation: Callable[[], Awaitable[T]], deadline: Deadline
+    ) -> T:
+        try:
+            async with self._connection.use(self._slots, deadline):
+                return await operation()
+        except SFTPError as error:
+            raise _translated(error, path) from error
+
     @contextmanager
     def _changing(self, path: Path, fresh: Path) -> Iterator[None]:
         """What hinders a change is no absence; a temporary file does not stay behind."""
@@ -153,7 +175,7 @@ class SftpFiles:
             raise BackendUnavailable(f"{path} cannot be made: its directory is not there.") from error
 
     def _in_tree(self, script: str, path: Path, below: Path) -> bytes:
-        *parents, name = path.relative_to(below).parts
+        *parents, name = names_below(path, below)
         command = ["sh", "-c", script, "sh", str(below), name, *parents]
         code, out, err = self._execute(command, b"", TREE_SECONDS)
         if code == ABSENT:
@@ -163,12 +185,42 @@ class SftpFiles:
         return out
 
 
+class _OpenFile:
+    """The OpenFile of a handle. It ends with its connection: the unchanged file is opened again then."""
+
+    def __init__(
+        self, reopen: Callable[[], SFTPClientFile], ask: Callable[[Callable[[], Awaitable[Any]]], Any]
+    ) -> None:
+        self._reopen, self._ask = reopen, ask
+        self._file = reopen()
+        self._seen = self.stat()
+
+    def stat(self) -> FileStat:
+        return _stat(self._again_if_lost(lambda: self._file.stat()))
+
+    def read(self, offset: int, limit: int) -> bytes:
+        content: bytes = self._again_if_lost(lambda: _read_file(self._file, offset, limit))
+        return content
+
+    def close(self) -> None:
+        self._ask(self._file.close)
+
+    def _again_if_lost(self, operation: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            return self._ask(operation)
+        except Lost:
+            self._file = self._reopen()
+            if _stat(self._ask(self._file.stat)) != self._seen:
+                raise FileNotFoundError(errno.ENOENT, "it was replaced") from None
+            return self._ask(operation)
+
+
 # -- operations ------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
-async def _open(sftp: SFTPClient, path: Path, mode: str) -> AsyncIterator[SFTPClientFile]:
-    file = await sftp.open(os.fsencode(path), mode)
+async def _closed(file: SFTPClientFile) -> AsyncIterator[SFTPClientFile]:
+    """Close a file at the end of the block."""
     try:
         yield file
     except SFTPError:  # after anything else the session ends, and its files with it
@@ -177,8 +229,20 @@ async def _open(sftp: SFTPClient, path: Path, mode: str) -> AsyncIterator[SFTPCl
     await file.close()
 
 
-async def _regular(sftp: SFTPClient, path: Path) -> SFTPAttrs:
-    return _checked(await sftp.lstat(os.fsencode(path)))
+async def _regular(sftp: SFTPClient, path: Path, below: Path | None) -> SFTPAttrs:
+    """Return the attributes of a regular file. Raises SFTPNoSuchFile if a link below `below` leads to it."""
+    if below is None:
+        return _checked(await sftp.lstat(os.fsencode(path)))
+    try:
+        expected = names_below(path, below)
+    except FileNotFoundError as error:  # as an answer of the server: the session stays usable
+        raise SFTPNoSuchFile("not below the directory") from error
+    found, real, top = await asyncio.gather(
+        sftp.lstat(os.fsencode(path)), _real(sftp, path), _real(sftp, below)
+    )
+    if real != top.joinpath(*expected):
+        raise SFTPNoSuchFile("a link leads to it")
+    return _checked(found)
 
 
 def _checked(found: SFTPAttrs) -> SFTPAttrs:
@@ -188,25 +252,50 @@ def _checked(found: SFTPAttrs) -> SFTPAttrs:
     return found
 
 
-async def _read(sftp: SFTPClient, path: Path, offset: int, limit: int) -> bytes:
-    await _regular(sftp, path)
-    async with _open(sftp, path, "rb") as file:
-        found = _checked(await file.stat())
-        # asyncssh reads blocks in parallel and fills a short one with zeros: a file that grows meanwhile
-        # would get a hole. So it is asked for what is there, and for a byte where nothing seems to be.
-        size = min(limit, max(1, (found.size or 0) - offset))
-        content: Any = await file.read(size, offset)
-        return bytes(content)
+async def _open_regular(sftp: SFTPClient, path: Path, below: Path | None) -> SFTPClientFile:
+    before = await _regular(sftp, path, below)
+    file = await sftp.open(os.fsencode(path), "rb")
+    try:
+        opened, after = await asyncio.gather(file.stat(), _regular(sftp, path, below))
+        if len({_kind(before), _kind(opened), _kind(after)}) > 1:
+            raise SFTPNoSuchFile("it was replaced")
+    except SFTPError:  # after anything else the session ends, and its files with it
+        await file.close()
+        raise
+    return file
 
 
-async def _resolve(sftp: SFTPClient, path: Path) -> Path:
-    await sftp.stat(os.fsencode(path))  # what is asked next may let the last name be missing
+def _kind(found: SFTPAttrs) -> tuple[object, ...]:
+    """What a file that is being written keeps."""
+    return found.type, found.permissions, found.uid, found.gid
+
+
+async def _read(sftp: SFTPClient, path: Path, offset: int, limit: int, below: Path | None) -> bytes:
+    file = await _open_regular(sftp, path, below)
+    async with _closed(file):
+        return await _read_file(file, offset, limit)
+
+
+async def _read_file(file: SFTPClientFile, offset: int, limit: int) -> bytes:
+    found = await file.stat()
+    # asyncssh reads blocks in parallel and fills a short one with zeros: a file that grows meanwhile
+    # would get a hole. So it is asked for what is there, and for a byte where nothing seems to be.
+    size = min(limit, max(1, (found.size or 0) - offset))
+    content: Any = await file.read(size, offset)
+    return bytes(content)
+
+
+def _stat(found: SFTPAttrs) -> FileStat:
+    return FileStat(found.size or 0, (found.mtime or 0) * 1_000_000_000)
+
+
+async def _real(sftp: SFTPClient, path: Path) -> Path:
     return Path(os.fsdecode(await sftp.realpath(os.fsencode(path))))
 
 
 async def _write(sftp: SFTPClient, path: Path, content: bytes, mode: int, name: Path | None = None) -> None:
     """Write a file, then give it another name, replacing what has it."""
-    async with _open(sftp, path, "wb") as file:
+    async with _closed(await sftp.open(os.fsencode(path), "wb")) as file:
         await file.chmod(mode)
         await file.write(content)
     if name is not None:

@@ -188,8 +188,9 @@ class LeptonBackend:
     def _own_events(self, layout: RunLayout) -> bytes:
         """Return the events file that the run wrote, if the service has the mount."""
         with suppress(NotReachable, FileNotFoundError):
-            path = LeptonFiles(self.profile, self.mirror).mounted(layout.events)
-            return LocalFiles().read(path, 0, LARGEST_EVENTS_BYTES)
+            mounted = LeptonFiles(self.profile, self.mirror).mounted
+            jobs = layout.job.directory.parent
+            return LocalFiles().read(mounted(layout.events), 0, LARGEST_EVENTS_BYTES, mounted(jobs))
         return b""
 
     def _notes(self, layout: RunLayout) -> Notes:

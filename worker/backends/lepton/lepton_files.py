@@ -1,12 +1,12 @@
 """The files of a workspace's jobs: mirrored files, and all others if the service has the mount."""
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.run_layout import RunLayout
-from worker.backends.access.files import FileStat
+from worker.backends.access.files import FileStat, OpenFile, names_below
 from worker.backends.access.local_files import LocalFiles
 from worker.clusters.profiles import LeptonCluster
 from worker.errors import NotReachable
@@ -23,15 +23,15 @@ class LeptonFiles:
     mirror: Path
     """The service's own directory that mirrors the profile's remote_job_dir."""
 
-    def stat(self, path: Path) -> FileStat:
-        return LocalFiles().stat(self._here(path))
+    def open(self, path: Path, below: Path | None = None) -> AbstractContextManager[OpenFile]:
+        return LocalFiles().open(*self._pair(path, below))
 
-    def read(self, path: Path, offset: int, limit: int) -> bytes:
-        return LocalFiles().read(self._here(path), offset, limit)
+    def stat(self, path: Path, below: Path | None = None) -> FileStat:
+        return LocalFiles().stat(*self._pair(path, below))
 
-    def resolve(self, path: Path) -> Path:
-        """Return the resolved path, as the containers see it."""
-        return self._there(LocalFiles().resolve(self._here(path)))
+    def read(self, path: Path, offset: int, limit: int, below: Path | None = None) -> bytes:
+        here, top = self._pair(path, below)
+        return LocalFiles().read(here, offset, limit, top)
 
     def tree_size(self, path: Path, below: Path) -> int:
         return sum(LocalFiles().tree_size(one, top) for one, top in self._trees(path, below))
@@ -64,13 +64,31 @@ class LeptonFiles:
 
     def _here(self, path: Path) -> Path:
         """Translate a path in the containers to the service's path. Raises NotReachable."""
+        root, here = self._place(path)
+        return here / path.relative_to(root)
+
+    def _pair(self, path: Path, below: Path | None) -> tuple[Path, Path | None]:
+        """Translate a path and a parent directory; a parent above the mount becomes the mount itself."""
+        if below is None:
+            return self._here(path), None
+        names_below(path, below)
+        root, here = self._place(path)
+        top = here / below.relative_to(root) if below.is_relative_to(root) else here
+        return here / path.relative_to(root), top
+
+    def _place(self, path: Path) -> tuple[Path, Path]:
+        """Return the directory in the containers that a path is read below, and the service's path of it."""
         root = self.profile.remote_job_dir
         if path.is_relative_to(root) and Path(*path.relative_to(root).parts[4:]) in MIRRORED:
-            return self.mirrored(path)
-        return self.mounted(path)
+            return root, self.mirror
+        return self._mount(path)
 
     def mounted(self, path: Path) -> Path:
         """Translate a path in the containers to the service's mount. Raises NotReachable."""
+        root, here = self._mount(path)
+        return here / path.relative_to(root)
+
+    def _mount(self, path: Path) -> tuple[Path, Path]:
         mount, local = self.profile.job_mount, self.profile.local_mount
         if mount is None or local is None or not path.is_relative_to(mount.mount_path):
             raise NotReachable(
@@ -79,20 +97,13 @@ class LeptonFiles:
                 hint="Fetch it from the storage that the workspace mounts there, or ask the operator to set "
                 "`local_mount` in the cluster's profile.",
             )
-        return local / path.relative_to(mount.mount_path)
+        return mount.mount_path, local
 
     def mirrored(self, path: Path) -> Path:
         """Translate a path below remote_job_dir to the mirror. Raises NotReachable."""
         if not path.is_relative_to(self.profile.remote_job_dir):
             raise NotReachable(f"{str(path)!r} lies outside the profile's remote_job_dir.")
         return self.mirror / path.relative_to(self.profile.remote_job_dir)
-
-    def _there(self, path: Path) -> Path:
-        mount, local = self.profile.job_mount, self.profile.local_mount
-        assert mount is not None
-        assert local is not None
-        real = local.resolve()
-        return mount.mount_path / path.relative_to(real) if path.is_relative_to(real) else path
 
     def _trees(self, path: Path, below: Path) -> list[tuple[Path, Path]]:
         """Return (path, below) in the mirror and on the mount, as far as they exist."""

@@ -76,8 +76,9 @@ class ImageImports:
             return seen
         with suppress(FileNotFoundError, BackendUnavailable):
             files = self.transport.files()
-            image = files.read(handle.submitted.image, 0, 4096).decode().strip()
+            image = files.read(handle.submitted.image, 0, 4096, handle.layout.job.jobs).decode().strip()
             log = log_of_import(Path(image))
-            text = files.read(log, max(0, files.stat(log).size - 1000), 1000).decode(errors="replace")
+            with files.open(log, self.paths.images) as file:
+                text = file.read(max(0, file.stat().size - 1000), 1000).decode(errors="replace")
             return replace(seen, message=f"{seen.message} {log} ends with: {' '.join(text.split())[-300:]}")
         return seen

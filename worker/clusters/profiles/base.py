@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 from pydantic import (
@@ -50,6 +50,10 @@ Lines = Annotated[
 ]
 PROJECT = "{project}"
 Comment = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 _.,:@=+/-]*$", max_length=255)]
+
+
+def _depth(path: Path) -> int:
+    return len(path.parts)
 
 
 class Cluster(BaseModel):
@@ -182,15 +186,24 @@ class Cluster(BaseModel):
         return "local"
 
     def allows(self, path: Path) -> bool:
-        """Return whether a path lies under one of the roots after symlinks are resolved.
+        """Return whether a path lies under one of the roots after symlinks are resolved."""
+        return self.settled(path) is not None
 
-        If the service does not see the files, the inspection on the cluster resolves the links.
+    def settled(self, path: Path) -> Path | None:
+        """Return a path as one of the roots and names below it that are no links; None if it lies elsewhere.
+
+        The root keeps the name of the profile: it may be a link, or a mount of a container. If the service
+        does not see the files, no link is resolved here: the inspection on the cluster does.
         """
-        if not self.sees_files:
-            plain = PurePosixPath(os.path.normpath(path))
-            return any(plain.is_relative_to(os.path.normpath(root)) for root in self.roots)
-        real = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a loop
-        return any(real.is_relative_to(root.resolve()) for root in self.roots)
+        resolve = os.path.realpath if self.sees_files else os.path.normpath  # Path.resolve raises for a loop
+        real = Path(resolve(path))
+        tops = {Path(resolve(root)): root for root in self.roots}
+        top = max(filter(real.is_relative_to, tops), key=_depth, default=None)
+        return None if top is None else tops[top] / real.relative_to(top)
+
+    def root_of(self, settled: Path) -> Path | None:
+        """Return the root that a settled path lies under; None if the profile no longer has it."""
+        return max(filter(settled.is_relative_to, self.roots), key=_depth, default=None)
 
     def path_rejection(self, pointer: str, path: str) -> FieldError | None:
         """Return the error for a path that a request may not name; None if the path is allowed."""

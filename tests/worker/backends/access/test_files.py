@@ -1,10 +1,12 @@
 """Files of a cluster, local and over SSH: whatever a run leaves under a path, the service keeps working."""
 
 import os
+import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -142,26 +144,6 @@ def test_a_change_is_seen(files: Files, tmp_path: Path) -> None:
     assert files.stat(path) == (1, 5_000_000_000)
 
 
-def test_links_are_resolved(files: Files, tmp_path: Path) -> None:
-    (tmp_path / "real/inner").mkdir(parents=True)
-    (tmp_path / "link").symlink_to("real")
-    assert files.resolve(tmp_path / "link/inner/../inner") == tmp_path.resolve() / "real/inner"
-    assert files.resolve(tmp_path / "link") == tmp_path.resolve() / "real"
-    assert files.resolve(Path("/")) == Path("/")
-
-
-@pytest.mark.parametrize("kind", ["dangling link", "nothing", "below a file", "no possible name"])
-def test_a_missing_path_is_not_resolved(files: Files, tmp_path: Path, kind: str) -> None:
-    with pytest.raises(FileNotFoundError):
-        files.resolve(make(tmp_path / "file", kind))
-
-
-def test_a_loop_of_links_is_not_resolved(files: Files, tmp_path: Path) -> None:
-    (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises((FileNotFoundError, BackendUnavailable)):  # SFTP has no word of its own for it
-        files.resolve(tmp_path / "loop")
-
-
 @pytest.mark.parametrize("kind", NO_FILES)
 def test_anything_but_a_regular_file_is_missing(files: Files, tmp_path: Path, kind: str) -> None:
     path = make(tmp_path / "file", kind)
@@ -225,6 +207,130 @@ def test_a_name_is_only_a_name(files: Files, tmp_path: Path, name: str) -> None:
     assert files.tree_size(directory / name, tmp_path) == 5
     files.remove_tree(directory / name, tmp_path)
     assert list(directory.iterdir()) == []
+
+
+# -- reading where a run may put links ----------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A file deep below the directory `root`, and one of the same name outside of it."""
+    for top, content in (("root/job/iter", b"saved"), ("outside/job/iter", b"other")):
+        (tmp_path / top).mkdir(parents=True)
+        (tmp_path / top / "weights").write_bytes(content)
+    return tmp_path / "root/job/iter/weights"
+
+
+def test_a_file_below_a_directory_is_read(files: Files, saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "root").rename(tmp_path / "moved")
+    (tmp_path / "root").symlink_to("moved")  # the operator's own link
+    root = tmp_path / "root"
+    assert files.read(saved, 1, 3, root) == b"ave"
+    assert files.stat(saved, root).size == 5
+    with files.open(saved, root) as file:
+        assert (file.stat().size, file.read(0, 100), file.read(4, 9), file.read(5, 9)) == (
+            5, b"saved", b"d", b"",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("linked", ["job", "job/iter", "job/iter/weights"])
+@pytest.mark.parametrize("target", ["outside", "inside"])
+def test_no_file_is_read_through_a_link(
+    files: Files, saved: Path, tmp_path: Path, linked: str, target: str
+) -> None:
+    place = tmp_path / "root" / linked
+    place.rename(tmp_path / "root/aside")
+    place.symlink_to(tmp_path / "outside" / linked if target == "outside" else tmp_path / "root/aside")
+    assert saved.read_bytes()
+    with pytest.raises(FileNotFoundError):
+        files.stat(saved, tmp_path / "root")
+    with pytest.raises(FileNotFoundError):
+        files.read(saved, 0, 10, tmp_path / "root")
+    with pytest.raises(FileNotFoundError), files.open(saved, tmp_path / "root"):
+        pass
+
+
+@pytest.mark.parametrize("path", ["root", "root/../outside/job/iter/weights", "outside/job/iter/weights"])
+def test_a_path_that_leads_elsewhere_is_not_below(files: Files, saved: Path, path: str) -> None:
+    root = saved.parents[2]
+    with pytest.raises(FileNotFoundError):
+        files.read(root.parent / path, 0, 10, root)
+    with pytest.raises(FileNotFoundError), files.open(root.parent / path, root):
+        pass
+
+
+@pytest.mark.parametrize("kind", [*NO_FILES, "socket"])
+def test_only_regular_files_are_opened(files: Files, tmp_path: Path, kind: str) -> None:
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "file"))
+    path = tmp_path / "file" if kind == "socket" else make(tmp_path / "file", kind)
+    with pytest.raises(FileNotFoundError), files.open(path, path.parent):
+        pass
+
+
+def test_nothing_lies_below_a_missing_directory(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.read(tmp_path / "jobs/job/events.jsonl", 0, 10, tmp_path / "jobs")
+
+
+@pytest.mark.parametrize("swap", ["file", "directory", "link"])
+def test_an_open_file_stays_the_same_file(files: Files, saved: Path, tmp_path: Path, swap: str) -> None:
+    with files.open(saved, tmp_path / "root") as file:
+        assert file.read(0, 2) == b"sa"
+        if swap == "directory":
+            saved.parent.rename(tmp_path / "root/aside")
+            (tmp_path / "outside/job/iter").rename(saved.parent)
+        else:
+            saved.rename(saved.with_name("aside"))
+            other = tmp_path / "outside/job/iter/weights"
+            saved.symlink_to(other) if swap == "link" else other.rename(saved)
+        assert saved.read_bytes() == b"other"
+        assert file.read(2, 10) == b"ved"
+        assert file.stat().size == 5
+
+
+def holders(path: Path) -> int:
+    """How many descriptors of a file all processes have, that of the SFTP server included."""
+    count = 0
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # it was closed meanwhile, or belongs to another account
+            count += link.readlink() == path
+    return count
+
+
+def test_open_files_are_closed(files: Files, saved: Path, tmp_path: Path) -> None:
+    with files.open(saved, tmp_path / "root"):
+        assert holders(saved) == 1 or os.geteuid() != 0  # only root sees those of sshd
+    assert holders(saved) == 0
+    with pytest.raises(RuntimeError), files.open(saved, tmp_path / "root"):
+        raise RuntimeError
+    assert holders(saved) == 0
+    files.read(saved, 0, 1, tmp_path / "root")
+    assert holders(saved) == 0
+
+
+def test_a_link_that_comes_and_goes_never_shows_the_other_file(saved: Path, tmp_path: Path) -> None:
+    """Reads of a path whose parent is swapped all the time: its own content, or none. Not over SFTP."""
+    over = threading.Event()
+
+    def swap_repeatedly() -> None:
+        job, aside = saved.parents[1], tmp_path / "aside"
+        while not over.is_set():
+            job.rename(aside)
+            job.symlink_to(tmp_path / "outside/job")
+            job.unlink()
+            aside.rename(job)
+
+    seen = set()
+    with ThreadPoolExecutor(1) as threads:
+        swapping = threads.submit(swap_repeatedly)
+        for _ in range(3000):
+            with suppress(FileNotFoundError):
+                seen.add(LocalFiles().read(saved, 0, 10, tmp_path / "root"))
+        over.set()
+        swapping.result()
+    assert seen <= {b"saved"}
 
 
 # -- writing ---------------------------------------------------------------------------------------
