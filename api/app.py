@@ -1,6 +1,7 @@
 """The FastAPI application: routes, error handlers, middleware."""
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from api.routes import audit, checkpoints, clusters, datasets, health, jobs, log
 from api.routes import keys as key_routes
 from api.slots import Slots
 from worker.auth import keys
-from worker.settings import get_settings
+from worker.settings import SERVICE_UMASK, get_settings
 from worker.telemetry import logging, tracing
 
 DESCRIPTION = """
@@ -65,6 +66,7 @@ def _close_watcher_on(end_signal: signal.Signals, watcher: JobWatcher) -> None:
 
 def create_app() -> FastAPI:
     """Return the service as an ASGI application: `uvicorn --factory api.app:create_app`."""
+    os.umask(SERVICE_UMASK)
     logging.configure()
     tracing.start("sft-api")
     app = FastAPI(

@@ -6,11 +6,12 @@ from pathlib import Path
 from kombu.connection import Connection
 from sqlalchemy.engine import make_url
 
+from cli import data_directory
 from worker.auth import keys
 from worker.clusters.registry import clusters
 from worker.db import migrate
 from worker.errors import Misconfigured, ServiceUnavailable, StorageFull
-from worker.settings import get_settings
+from worker.settings import SERVICE_UMASK, get_settings
 from worker.telemetry import tracing
 
 BROKER_TIMEOUT_SECONDS = 5
@@ -37,7 +38,12 @@ def initialize(data_dir: Path) -> None:
 
 
 def use(data_dir: Path) -> None:
-    """Set the data directory for this process and its children."""
+    """Set the data directory for this process and its children, and close it to other accounts.
+
+    Raises Misconfigured if it belongs to another account.
+    """
+    os.umask(SERVICE_UMASK)
+    data_directory.close(data_dir)
     os.environ["SFT_DATA_DIR"] = str(data_dir.absolute())
     get_settings.cache_clear()
 

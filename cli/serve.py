@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli.broker import connect
-from cli.prepare import initialize, make_directory, reach_broker
+from cli.prepare import initialize, make_directory, reach_broker, use
 from cli.supervise import Supervisor
 from worker.errors import Misconfigured
 from worker.settings import get_settings
@@ -45,6 +45,7 @@ def serve(host: str, port: int, data_dir: Path) -> int:
     """
     for end_signal in (signal.SIGTERM, signal.SIGINT):
         signal.signal(end_signal, _interrupt)
+    use(data_dir)
     with contextlib.suppress(KeyboardInterrupt), _locked(data_dir), _sockets(data_dir) as sockets:
         broker = _connect_processes(sockets)
         # It leaves a connection of SQLite open, which keeps the file that all connections share: on a full

@@ -55,10 +55,10 @@ def _slurm(directory: Path) -> Iterator[None]:
     """Run a cluster of two nodes, and write its profile for the service."""
     from demo.slurm.cluster import DemoSlurm
 
-    console.print(f"Starting a Slurm of two nodes in {directory / 'slurm'}", markup=False)
-    with DemoSlurm.start(
-        directory / "slurm", progress=lambda name: console.print(f"  {name}", style="dim")
-    ) as cluster:
+    # Outside of the service's directory, which other accounts cannot enter: the daemons have their own.
+    machines = directory.with_name(f"{directory.name}-machines")
+    console.print(f"Starting a Slurm of two nodes in {machines}", markup=False)
+    with DemoSlurm.start(machines, progress=lambda name: console.print(f"  {name}", style="dim")) as cluster:
         profile = {
             "executor": "slurm",
             "slurm_conf": cluster.conf,

@@ -13,6 +13,7 @@ from tests.support.broker import on_socket, url_of
 from tests.support.databases import new_database, postgres_url
 from tests.support.fault_report import pytest_terminal_summary, tally
 from tests.support.inputs import make_inputs
+from tests.support.modes import umask
 from tests.support.process import forget_settings, use_broker
 from tests.support.service import Service
 from tests.support.session import pytest_configure, pytest_sessionfinish
@@ -86,7 +87,8 @@ def environment(
     monkeypatch.setenv("SFT_DATA_DIR", str(data_dir))
     monkeypatch.setenv("SFT_TRAINER_PYTHON", str(stand_in))
     forget_settings()
-    yield monkeypatch
+    with umask(0o022):  # create_app() sets another one
+        yield monkeypatch
     forget_settings()
 
 

@@ -1,5 +1,6 @@
 """Entry point of `celery --app worker.app`: the app with its tasks, and what its processes do first."""
 
+import os
 import warnings
 from typing import Any
 
@@ -9,7 +10,7 @@ from celery.signals import beat_init, heartbeat_sent, setup_logging, worker_init
 from worker import tasks
 from worker.broker.app import app
 from worker.errors import Misconfigured
-from worker.settings import get_settings
+from worker.settings import SERVICE_UMASK, get_settings
 from worker.telemetry import logging, metrics, metrics_socket, tracing
 
 __all__ = ["app", "tasks"]  # importing the tasks registers them
@@ -33,6 +34,12 @@ def _start_telemetry(**_: Any) -> None:
             metrics_socket.listen(path)
     except Misconfigured as error:
         raise SystemExit(f"{error.message} {error.hint}") from None  # Celery ignores any other error
+
+
+@beat_init.connect
+@worker_init.connect
+def _keep_files_private(**_: Any) -> None:
+    os.umask(SERVICE_UMASK)
 
 
 @beat_init.connect

@@ -9,6 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from worker.errors import Misconfigured
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+# Whatever the umask was: files of the service are for its own account alone (0700 and 0600).
+SERVICE_UMASK = 0o077
 
 
 class Settings(BaseSettings):

@@ -27,6 +27,7 @@ from tests.support import broker
 from tests.support.compose import EXAMPLE, assignments, load
 from tests.support.databases import postgres_url
 from tests.support.inputs import make_inputs
+from tests.support.modes import open_to_others
 from tests.support.waiting import wait_until
 from worker.settings import PROJECT_ROOT
 
@@ -144,6 +145,7 @@ def test_the_composed_services_complete_a_job(stack: Stack) -> None:
         for name in running:
             wait_until(lambda name=name: stack.is_healthy(name), timeout=60, what=f"{name} to be healthy")
         assert _job(stack)["state"] == "SUCCEEDED"
+        assert open_to_others(stack.data_dir) == {}
         _each_end_is_seen(stack, running)
 
 

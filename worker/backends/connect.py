@@ -23,6 +23,7 @@ def connect(profile: Cluster) -> Backend:
         max_running=profile.max_running,
         env_vars=profile.env_vars,
         cluster=profile.name,
+        umask=profile.umask,
     )
 
 

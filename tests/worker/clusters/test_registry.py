@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,3 +102,32 @@ def test_the_profile_of_the_docs_is_valid(
     assert example
     profiles(textwrap.dedent(example[1]))
     assert [one for one in registry.clusters().values() if one.executor == page.removesuffix(".md")]
+
+
+@pytest.mark.parametrize(
+    ("given", "umask"),
+    [
+        ('"0640"', 0o027),
+        ('"640"', 0o027),
+        ("0o640", 0o027),
+        ('"0600"', 0o077),
+        ('"0660"', 0o007),
+        ('"0644"', 0o022),
+        ('"0664"', 0o002),
+    ],
+)
+def test_a_file_mode_is_the_umask_of_runs(given: str, umask: int) -> None:
+    table = tomllib.loads(f"file_mode = {given}")
+    assert LocalCluster(name="local", **table).umask == umask
+
+
+@pytest.mark.parametrize(
+    "given", ["640", '"0666"', '"0777"', '"0400"', '"rw-r-----"', "0o1640", "-1", "true", '""']
+)
+def test_another_file_mode_is_rejected(given: str) -> None:
+    with pytest.raises(ValidationError, match="file_mode"):
+        LocalCluster(name="local", **tomllib.loads(f"file_mode = {given}"))
+
+
+def test_runs_of_all_clusters_have_the_default_mode() -> None:
+    assert LocalCluster(name="local").umask == 0o027

@@ -72,7 +72,7 @@ def _metadata(run: Run) -> wire.Metadata:
 def _script(run: Run, profile: LeptonCluster, directory: Path) -> str:
     limit = run.resources.time_limit_minutes * 60
     return _TEMPLATES.get_template("run.sh.j2").render(
-        run=run, profile=profile, directory=directory, unpack=_UNPACK,
+        run=run, profile=profile, directory=directory, unpack=_UNPACK, umask=f"{profile.umask:03o}",
         limit=limit, lead=min(profile.signal_seconds, limit // 2),
         claimed=CLAIMED, unprepared=UNPREPARED,
     )  # fmt: skip

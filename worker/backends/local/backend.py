@@ -46,6 +46,7 @@ class LocalBackend:
     max_running: int
     env_vars: dict[str, str]
     cluster: str
+    umask: int = 0o027
     settle_seconds: float = 0.0
     must_collect: bool = False
 
@@ -70,6 +71,7 @@ class LocalBackend:
             "command": command,
             "env": {"PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1", **self.env_vars},
             "time_limit_seconds": run.resources.time_limit_minutes * 60,
+            "umask": f"{self.umask:03o}",
         }
         files = {
             layout.config.name: yaml.safe_dump(run.config, sort_keys=True, allow_unicode=True),

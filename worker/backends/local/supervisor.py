@@ -74,7 +74,7 @@ def _supervise(layout: RunLayout) -> dict[str, Any]:
     try:
         process = subprocess.Popen(
             run["command"], env=_environment(layout.directory, run), cwd=layout.directory,
-            stdin=subprocess.DEVNULL, start_new_session=True,
+            stdin=subprocess.DEVNULL, start_new_session=True, umask=int(run.get("umask", "077"), 8),
         )  # fmt: skip
     except OSError as error:
         return _record("start_failed", f"The trainer could not be started: {error}")

@@ -52,6 +52,7 @@ def _scope(run: Run, profile: SlurmCluster, paths: Paths, directory: Path) -> di
         "near_the_end": _near_the_end(run, profile),
         "mounts": ",".join([f"{paths.root}:{paths.root}", *profile.mounts]),
         "image": profile.container_image,
+        "umask": f"{profile.umask:03o}",
         "claimed": CLAIMED,
         "unprepared": UNPREPARED,
         "no_secrets": NO_SECRETS,

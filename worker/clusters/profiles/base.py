@@ -39,6 +39,16 @@ def plain_path(path: Path) -> Path:
     return path
 
 
+def file_mode(value: object) -> str:
+    """Return a mode in octal, of a text or of an octal number of TOML. Raises ValueError otherwise."""
+    text = f"{value:04o}" if type(value) is int else str(value)
+    if not re.fullmatch(r"0?6[046][04]", text):
+        raise ValueError(
+            'has to be a mode such as "0640": 6 for the owner, 0, 4 or 6 for the group, 0 or 4 for others'
+        )
+    return text
+
+
 # A value that needs no quoting in a directive or a path of a batch script.
 Word = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_/][A-Za-z0-9_.,:@=+&|*()\[\]/-]*$", max_length=255)
@@ -49,6 +59,7 @@ Lines = Annotated[
     list[Line], BeforeValidator(lambda value: value.splitlines() if isinstance(value, str) else value)
 ]
 PROJECT = "{project}"
+FileMode = Annotated[str, BeforeValidator(file_mode)]
 Comment = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 _.,:@=+/-]*$", max_length=255)]
 
 
@@ -94,6 +105,11 @@ class Cluster(BaseModel):
     )
     poll_seconds: float | None = Field(
         default=None, gt=0, description="Least time between two polls. Default: SFT_POLL_INTERVAL_SECONDS."
+    )
+    file_mode: FileMode = Field(
+        default="0640",
+        description="Mode of the files that runs save, in octal; directories get x where files have r. "
+        'Others never get w. Default: "0640", so directories 0750.',
     )
     env_vars: dict[str, str] = Field(default_factory=dict, description="Environment variables of every run.")
 
@@ -154,6 +170,12 @@ class Cluster(BaseModel):
             gpu_type=self.gpu_type,
             gpu_memory_gib=self.gpu_memory_gib,
         )
+
+    @property
+    def umask(self) -> int:
+        """The umask of runs, with which they save files of file_mode."""
+        files = int(self.file_mode, 8)
+        return 0o777 & ~(files | (files & 0o444) >> 2)
 
     @property
     def recoveries(self) -> int:

@@ -1,5 +1,6 @@
 # Runs in each replica. This script contains no text of the client: that is in the config file only.
 set -u
+umask 027
 run=/workspace/sft/jobs/job-019abc/attempts/1
 mkdir -p "$run/logs" || exit 78
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # One launcher per node; it starts one rank per GPU.
 set -u
-umask 077
+umask 027
 export PYTHONPATH=/lustre/sft/code/0123456789abcdef0123 PYTHONUNBUFFERED=1
 set +u
 ulimit -l unlimited
