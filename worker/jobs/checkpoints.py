@@ -110,7 +110,7 @@ def _top(job: Job, backend: Backend) -> Path:
     own = RunLayout(Path(attempt)).job if attempt else JobLayout(backend.job_directory(job.id))
     if save.is_relative_to(own.directory):
         return own.jobs
-    if root := cluster(job.cluster).root_of(save):
+    if root := cluster(job.cluster).for_project(job.project).root_of(save):
         return root
     raise CheckpointChanged(
         f"The save directory {str(save)!r} does not lie under a path that cluster {job.cluster!r} allows.",
