@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from api import problems
 from api.audit import AuditTrail
 from api.job_watcher import JobWatcher
-from api.middleware import RequestContext, RequestLog
+from api.middleware import CancelledRequests, RequestContext, RequestLog
 from api.request_limits import RequestLimits
 from api.routes import audit, checkpoints, clusters, datasets, health, jobs, logs, metrics, presets
 from api.routes import keys as key_routes
@@ -98,6 +98,7 @@ def _add_middleware(app: FastAPI) -> None:
         max_body_bytes=settings.max_body_bytes,
         body_seconds=settings.client_timeout_seconds,
     )
+    app.add_middleware(CancelledRequests)
     app.add_middleware(AuditTrail)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestContext)

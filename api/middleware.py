@@ -1,8 +1,9 @@
-"""Middleware of all requests: request id, request log and metrics. Limits are in request_limits.
+"""Middleware of all requests: request id, request log and metrics, the shutdown. Limits: request_limits.
 
 Each class forwards messages as they arrive: a response may be a stream that lasts for hours.
 """
 
+import asyncio
 import re
 import secrets
 from collections.abc import MutableMapping
@@ -16,6 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.problems import problem
 from trainer.config.secret_patterns import holds_secret, redacted
 from worker.telemetry import metrics, tracing
 from worker.telemetry.logging import logger
@@ -138,3 +140,30 @@ class _Exchange:
     @property
     def asks_to_wait(self) -> bool:
         return "wait" in Request(self.scope).query_params
+
+
+# -- the shutdown ----------------------------------------------------------------------------------
+
+
+class CancelledRequests:
+    """Sends 503 to a request that the server cancels at its shutdown, if its response has not begun."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noted)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or has_begun:
+                raise
+            detail, hint = "The service is shutting down.", "Send the request again."
+            response = problem(Request(scope), 503, "shutting_down", detail, hint=hint)
+            await response(scope, receive, send)

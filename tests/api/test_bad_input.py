@@ -460,7 +460,7 @@ def test_every_error_in_the_document_is_a_problem(client: TestClient) -> None:
                     schema = response["content"]["application/problem+json"]["schema"]
                     assert schema == {"$ref": "#/components/schemas/Problem"}, where
             if path.startswith("/v1"):
-                assert {"400", "401", "500", "503"} <= set(route["responses"]), path
+                assert {"400", "401", "500", "503", "507"} <= set(route["responses"]), path
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,85 @@
+"""A request that the server cancels at its shutdown gets a problem, and no 500."""
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import psycopg
+import pytest
+
+from tests.support.databases import new_database
+from tests.support.json_lines import lines
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def own(data_dir: Path, stand_in: Path) -> Iterator[Service]:
+    with Service(data_dir, SFT_TRAINER_PYTHON=str(stand_in)) as service:
+        yield service
+
+
+HALF_A_BODY = "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+
+
+@contextmanager
+def sent(service: Service, method: str, rest: str) -> Iterator[socket.socket]:
+    """Send a request for jobs, and yield its connection once it has arrived."""
+    url, key = service.client.base_url, service.client.headers["Authorization"]
+    head = (
+        f"{method} /v1/jobs HTTP/1.1\r\nHost: {url.host}\r\nAuthorization: {key}\r\nX-Request-ID: waits\r\n"
+    )
+    api = service.children()["api"]
+    with socket.create_connection((url.host, url.port), timeout=60) as connection:
+        connection.sendall(f"{head}{rest}".encode())
+        wait_until(lambda: connection.getsockname() in [tuple(one.raddr) for one in api.net_connections()])
+        yield connection
+
+
+def answer_on(connection: socket.socket) -> httpx2.Response:
+    """Read an answer up to the end of the connection."""
+    head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
+    status, *fields = head.decode().split("\r\n")
+    headers = [(name, value) for name, _, value in (field.partition(": ") for field in fields)]
+    return httpx2.Response(int(status.split()[1]), headers=headers, content=body)
+
+
+def assert_shut_down(service: Service, answer: httpx2.Response) -> None:
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.headers["x-request-id"] == "waits"
+    assert (answer.json()["code"], answer.json()["retryable"]) == ("shutting_down", True)
+    log = (service.data_dir.parent / "serve.err").read_text()
+    [line] = lines(log, event="request", request_id="waits")
+    assert line["status"] == 503
+    assert "Exception in ASGI application" not in log
+
+
+@pytest.mark.parametrize("end", ["service", "api"])
+def test_a_request_that_waits_for_its_body(own: Service, end: str) -> None:
+    with sent(own, "POST", HALF_A_BODY) as connection:
+        process = psutil.Process(own.process.pid) if end == "service" else own.children()["api"]
+        process.send_signal(signal.SIGTERM)
+        assert_shut_down(own, answer_on(connection))
+
+
+def test_a_request_that_waits_in_a_thread(
+    data_dir: Path, stand_in: Path, postgres: Any, migrated_postgres: str
+) -> None:
+    url = new_database(postgres, migrated_postgres)
+    with (
+        Service(data_dir, SFT_TRAINER_PYTHON=str(stand_in), SFT_DATABASE_URL=url) as own,
+        psycopg.connect(url.replace("+psycopg", "")) as other,
+    ):
+        other.execute("LOCK TABLE job IN ACCESS EXCLUSIVE MODE")
+        with sent(own, "GET", "\r\n") as connection:
+            own.process.send_signal(signal.SIGTERM)
+            assert_shut_down(own, answer_on(connection))
