@@ -28,7 +28,7 @@ ACTIONS = {
 }
 TARGETS = ("job_id", "key_id")
 LONGEST_TARGET = 64
-MOST_WAITING = 100
+MOST_WAITING = 50
 WAIT_SECONDS = 1.0
 """A response waits so long for its entry, which is written even if that takes longer."""
 
@@ -89,7 +89,7 @@ async def _note(scope: Scope, origin: RequestOrigin, status: int) -> None:
 def _target(scope: Scope) -> str | None:
     given = scope.get("path_params", {})
     found = next((given[name] for name in TARGETS if name in given), None)
-    return redacted(str(found)[:LONGEST_TARGET]) if found is not None else None
+    return redacted(str(found))[:LONGEST_TARGET] if found is not None else None
 
 
 def _write(origin: RequestOrigin, action: AuditAction, target: str | None, outcome: str) -> None:

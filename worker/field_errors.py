@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from trainer.config.secret_patterns import redacted
 from trainer.config.training_config import TrainingConfig
 from worker.errors import FieldError
 
@@ -57,7 +58,8 @@ def pointer(location: Sequence[Any]) -> str:
 
 def shortened(name: str) -> str:
     """Return a client's name, cut where it is longer than any that is known."""
-    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
+    # A secret is hidden where the answer is made; its beginning alone would not be recognized there.
+    return name if len(name) <= MAX_NAME else f"{redacted(name)[:MAX_NAME]}..."
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:

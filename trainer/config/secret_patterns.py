@@ -74,6 +74,7 @@ def is_secret_value(name: str, value: object) -> bool:
 
 NAMED = (
     r"pass(?:word|wd|phrase)|api[-_]?key|(?:access|secret|private|auth)[-_]?(?:key|token)|client[-_]?secret"
+    r"|authorization"
 )
 TOKENS = (
     r"hf_[A-Za-z0-9]{20,}",  # Hugging Face
@@ -90,7 +91,9 @@ TOKENS = (
 OTHERS = (
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[^\"]*",  # RFC 7468
     r"[Bb]earer [\w.~+/-]{20,}=*", r"Basic [A-Za-z0-9+/]{16,}={1,2}",  # RFC 6750, RFC 7617
-    r"(?<=://)[^\s/?#@\"]+(?=@)",  # user information of a URL, RFC 3986
+    # User information of a URL, RFC 3986; lenient readers take other slashes, too.
+    r"(?i:[a-z][a-z0-9+.-]{0,20}:[/\\]+)[^\s/\\?#@\"]+@",
+    r"(?<![A-Z0-9_])[A-Z0-9_]*(?:TOKEN|SECRET|_KEY)=[^\s\"'<\[]{8,}",  # an environment variable
     rf"(?i:(?:{NAMED})[\"']?\s*[:=]\s*[\"']?)(?!(?i:true|false|null|none)\b)[^\s\"',;&}}\]]{{4,}}",
 )  # fmt: skip
 SECRET = re.compile("|".join([*(f"(?<![A-Za-z0-9]){one}" for one in TOKENS), *OTHERS]), re.ASCII)
