@@ -10,13 +10,14 @@ offset and the length of each piece of a tensor.
 """
 
 import collections
-import json
+import os
 import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from trainer import bounded_json
 from trainer.events import SavedFile
 
 # `.metadata` is written last: a directory without it is an unfinished save.
@@ -24,6 +25,7 @@ REQUIRED = (".metadata", "metadata.json", "run_config.yaml", "train_state.pt")
 
 # A larger index is not read. The sizes of the files are then not checked.
 LARGEST_INDEX_BYTES = 64 << 20
+LONGEST_NAME_BYTES = 255  # of a file on Linux
 
 
 class Incomplete(RuntimeError):
@@ -49,13 +51,22 @@ def tracked_iteration(directory: Path) -> int | None:
 
 def is_complete(directory: Path) -> bool:
     """Whether an iter_* directory has all files that a load needs, and no file is truncated."""
-    if not all((directory / name).is_file() for name in REQUIRED):
-        return False
+    return fault_of(directory) is None
+
+
+def fault_of(directory: Path) -> str | None:
+    """Return why an iter_* directory cannot be loaded; None if it can. Raises OSError if that is unknown."""
+    for name in REQUIRED:
+        if not (directory / name).is_file():
+            return f"it has no {name}"
     try:
         sizes = minimum_sizes(directory)
-        return all((directory / name).stat().st_size >= size for name, size in sizes.items())
-    except (Damaged, FileNotFoundError):
-        return False
+        short = [name for name, size in sizes.items() if (directory / name).stat().st_size < size]
+    except Damaged as error:
+        return str(error)
+    except FileNotFoundError as error:
+        return f"it has no {Path(error.filename).name}"
+    return f"{short[0]} is truncated" if short else None
 
 
 def iterations(directory: Path) -> list[int]:
@@ -99,15 +110,33 @@ def minimum_sizes(directory: Path) -> dict[str, int]:
     try:
         with path.open("rb") as file:
             pieces = _InertUnpickler(file).load().storage_data.values()
-        for piece in pieces:
-            ends[piece.relative_path] = max(piece.offset + piece.length, ends.get(piece.relative_path, 0))
+        for name, end in map(_end_of, pieces):
+            ends[name] = max(end, ends.get(name, 0))
     except FileNotFoundError:
         raise
+    except MemoryError:
+        raise Damaged(f"{path} needs more memory than an inspection may use") from None
     except Exception as error:  # corrupt data can make pickle raise any exception
-        raise Damaged(f"{path}: {error}") from error
-    if not ends or any(Path(name).name != name for name in ends):
-        raise Damaged(f"{path} names no files, or files in another directory")
+        raise Damaged(f"{path} cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
+    if not ends:
+        raise Damaged(f"{path} names no files")
     return ends
+
+
+def _end_of(piece: Any) -> tuple[str, int]:
+    """Return file and end of a piece. Raises ValueError: the index of a stranger may hold anything."""
+    name, numbers = piece.relative_path, (piece.offset, piece.length)
+    if type(name) is not str or not _is_name(name):
+        raise ValueError(f"it names {ascii(name)[:100]}, which is no file of the checkpoint")
+    if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers):
+        raise ValueError(f"it places a piece of {name} at {ascii(numbers)[:100]}")
+    return name, sum(numbers)
+
+
+def _is_name(name: str) -> bool:
+    """Whether a text can name a file of this directory: no path, no NUL, no character that is not text."""
+    is_plain = name.isprintable() and "/" not in name and name not in ("", ".", "..")
+    return is_plain and len(os.fsencode(name)) <= LONGEST_NAME_BYTES
 
 
 class _InertUnpickler(pickle.Unpickler):
@@ -118,14 +147,18 @@ class _InertUnpickler(pickle.Unpickler):
 
 
 class _Placeholder:
-    """Stands for any pickled object and has its attributes."""
+    """Stands for any pickled object and has those of its attributes that are read here."""
+
+    __slots__ = ("length", "offset", "relative_path", "storage_data")
 
     def __init__(self, *arguments: object) -> None:
         pass
 
     def __setstate__(self, state: object) -> None:
         if isinstance(state, dict):
-            vars(self).update(state)
+            for name in self.__slots__:
+                if name in state:
+                    setattr(self, name, state[name])
 
 
 # -- exports ---------------------------------------------------------------------------------------
@@ -150,6 +183,7 @@ def _weights(index: bytes | None) -> set[str]:
     if index is None:
         return {HF_WEIGHTS}
     try:
-        return {str(name) for name in json.loads(index)["weight_map"].values()}
-    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        names = bounded_json.parse(index.decode())["weight_map"].values()
+    except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{HF_INDEX} does not name the files of the weights") from error
+    return {name if isinstance(name, str) else ascii(name)[:100] for name in names}

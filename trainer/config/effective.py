@@ -10,8 +10,7 @@ from pydantic import BaseModel
 from trainer.config.bridge_schema import Recipe, Schema, nested, recipes
 from trainer.config.models import known_model
 from trainer.config.training_config import TrainingConfig, is_local
-from trainer.dataset.files import Meter, read_json
-from trainer.dataset.vocabulary import UNREADABLE
+from trainer.dataset.vocabulary import UNREADABLE, read_config
 
 # Hugging Face architectures whose providers have additional fields. All others use the GPT provider.
 HYBRIDS = frozenset({"NemotronHForCausalLM", "FalconH1ForCausalLM"})
@@ -78,10 +77,9 @@ def hf_config(model: str | None) -> Mapping[str, Any]:
     if model is None or not is_local(model):
         return {}
     try:
-        values = read_json(Path(model) / "config.json", Meter())
+        return read_config(Path(model))
     except UNREADABLE:
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def given(config: TrainingConfig, recipe: Recipe) -> dict[str, Any]:
@@ -168,7 +166,7 @@ class Effective:
     def count(self, key: str, default: int = 1) -> int:
         """A positive size; `default` if it is unknown."""
         value = self.get(key)
-        return value if isinstance(value, int) and 0 < value < 2**63 else default
+        return value if type(value) is int and 0 < value < 2**63 else default
 
 
 # Values of a recipe that other keys of the config always replace.

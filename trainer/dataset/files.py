@@ -1,16 +1,17 @@
 """Read files whose paths come from a client: regular files only, bounded reads, every byte counted."""
 
 import io
-import json
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer import bounded_json
+
 # A batch of rows takes far less. A Parquet page that needs more is corrupt or hostile.
 LARGEST_READ = 64 << 20
-LARGEST_JSON = 64 << 20
+LARGEST_JSON = 16 << 20
 
 
 class NotInspected(Exception):
@@ -48,16 +49,15 @@ def _open_regular(path: str, flags: int) -> int:
     return descriptor
 
 
-def read_json(path: Path, meter: Meter) -> Any:
-    """Parse a JSON file. Raises OSError, and ValueError if it is not JSON or over LARGEST_JSON bytes."""
+def read_json(
+    path: Path, meter: Meter, *, most_bytes: int = LARGEST_JSON, most_values: int = bounded_json.MOST_VALUES
+) -> Any:
+    """Parse a JSON file. Raises OSError, and ValueError if it is not JSON or exceeds a limit."""
     with MeteredFile(path, meter) as file:
-        text = file.read(LARGEST_JSON).decode()
-        if file.read(1):
-            raise ValueError(f"it is longer than {LARGEST_JSON} bytes")
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        text = file.read(most_bytes + 1)
+    if len(text) > most_bytes:
+        raise ValueError(f"it is longer than {most_bytes} bytes")
+    return bounded_json.parse(text.decode(), most_values=most_values)
 
 
 def printable(path: Path | str) -> str:

@@ -9,6 +9,13 @@ from typing import Any
 
 from trainer.dataset.files import Meter, NotInspected, read_json
 
+HF_CONFIG = "config.json"
+# The largest published ones have some 100 kB, and 33 MB with 2.5 million values.
+LARGEST_CONFIG, MOST_SETTINGS = 4 << 20, 200_000
+LARGEST_TOKENIZER, MOST_TOKENS = 48 << 20, 5_000_000
+# Layers of a model, as letters or as a list.
+LONGEST_PATTERN = 10_000
+
 # Exceptions that reading a tokenizer or config file of any content may raise.
 UNREADABLE = (OSError, NotInspected, ValueError, TypeError, LookupError, AttributeError)
 
@@ -20,9 +27,17 @@ def digest(vocabulary: Mapping[str, int]) -> str:
 
 
 def vocabulary_of(model: Path) -> dict[str, int] | None:
-    """Map token to id from a Hugging Face directory's tokenizer.json; None if it cannot be read."""
+    """Map token to id from a Hugging Face directory's tokenizer.json; None if it has no vocabulary.
+
+    Raises ValueError if the file is too large or is no JSON.
+    """
     try:
-        tokenizer = read_json(model / "tokenizer.json", Meter())
+        tokenizer = read_json(
+            model / "tokenizer.json", Meter(), most_bytes=LARGEST_TOKENIZER, most_values=MOST_TOKENS
+        )
+    except OSError:
+        return None
+    try:
         entries = tokenizer["model"]["vocab"]
         vocabulary = dict(entries) if isinstance(entries, dict) else _numbered(entries)
         vocabulary |= {added["content"]: added["id"] for added in tokenizer.get("added_tokens") or ()}
@@ -40,18 +55,26 @@ def _is_vocabulary(vocabulary: dict[Any, Any]) -> bool:
     return all(isinstance(token, str) and type(number) is int for token, number in vocabulary.items())
 
 
+def read_config(model: Path) -> dict[str, Any]:
+    """Return config.json of a Hugging Face directory. Raises OSError, and ValueError if it cannot be used."""
+    config = read_json(model / HF_CONFIG, Meter(), most_bytes=LARGEST_CONFIG, most_values=MOST_SETTINGS)
+    if not isinstance(config, dict):
+        raise ValueError("it is no JSON object")
+    return config
+
+
 def vocab_size_of(model: Path) -> int | None:
     """vocab_size from a Hugging Face directory's config.json; None if it is missing or unreadable."""
     try:
-        config = read_json(model / "config.json", Meter())
+        config = read_config(model)
         size = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
     except UNREADABLE:
         return None
-    return size if type(size) is int and size > 0 else None
+    return size if type(size) is int and 0 < size < 2**31 else None
 
 
 def tokenizer_digest(model: Path) -> str | None:
-    """Digest of a Hugging Face directory's tokenizer; None if it cannot be read."""
+    """Digest of a Hugging Face directory's tokenizer; None if it has none. Raises as vocabulary_of."""
     try:
         found = (model / "tokenizer.json").stat()
     except (OSError, ValueError):

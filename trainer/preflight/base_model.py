@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from trainer.checkpoints import latest_complete
+from trainer.checkpoints import fault_of, iteration_directory, iterations, latest_complete
 from trainer.config.training_config import TrainingConfig, is_local
+from trainer.dataset.files import printable
+from trainer.preflight import hf_config
 from trainer.preflight.finding import INSPECTED_THERE, ON_CLUSTER_ONLY, Finding, finding
 
 
@@ -51,9 +53,19 @@ def _unverified(config: TrainingConfig) -> Iterator[Finding]:
 
 def _megatron(where: str, path: object) -> Iterator[Finding]:
     if isinstance(path, str) and not holds(lambda: latest_complete(Path(path))):
-        message = f"{path} has no complete Megatron checkpoint."
+        message = f"{path} has no complete Megatron checkpoint{reason(path)}."
         hint = "Name the directory that contains iter_*, or omit the key to begin from hf_model_path."
         yield finding("error", "bad_checkpoint", where, message, hint)
+
+
+def reason(path: str) -> str:
+    """Describe what is wrong with the newest save of a directory, as the end of a message."""
+    try:
+        saves = iterations(Path(path))
+        newest = iteration_directory(Path(path), saves[0]) if saves else Path(path)
+        return f": {printable(newest)}: {fault_of(newest)}"
+    except OSError as error:
+        return f": {error.strerror}"
 
 
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -77,6 +89,8 @@ def _model(path: str | None) -> Iterator[Finding]:
         message = f"{path} is not a Hugging Face model: it has no config.json."
         hint = "Name a directory with config.json and weights."
         yield finding("error", "bad_checkpoint", "/hf_model_path", message, hint)
+    elif is_local(path):
+        yield from hf_config.check(Path(path))
 
 
 def _has_config(path: str) -> bool:
@@ -87,5 +101,5 @@ def holds(condition: Callable[[], object]) -> bool:
     """Whether a condition on files holds. A path that is unreadable or too long does not meet it."""
     try:
         return bool(condition())
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no valid path, for example one with a NUL
         return False

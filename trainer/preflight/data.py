@@ -222,7 +222,13 @@ def _packing_findings(
 def _tokenizer_findings(packing: Packing, needs: DataNeeds, model_size: int | None) -> Iterator[Finding]:
     model = printable(needs.hf_model_path or "")
     named = packing.tokenizer or "an unnamed tokenizer"
-    ours = tokenizer_digest(needs.model) if needs.model else None
+    try:
+        ours = tokenizer_digest(needs.model) if needs.model else None
+    except ValueError as error:
+        message = f"{model}/tokenizer.json cannot be used: {printable(str(error))[:300]}."
+        hint = "Download the model again, or name another directory."
+        yield finding("error", "bad_checkpoint", "/hf_model_path", message, hint)
+        return
     if ours and packing.tokenizer_sha256:
         if ours != packing.tokenizer_sha256:
             message = f"The data were packed with {named}. Its vocabulary differs from that of {model}."

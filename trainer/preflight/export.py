@@ -24,6 +24,6 @@ def check(
         message = f"{export.checkpoint} {ON_CLUSTER_ONLY}."
         yield finding("unverified", "unseen_checkpoint", POINTER, message, INSPECTED_THERE)
     elif not base_model.holds(lambda: is_complete(Path(export.checkpoint))):
-        message = f"{export.checkpoint} is not a complete checkpoint."
+        message = f"{export.checkpoint} is not a complete checkpoint{base_model.reason(export.checkpoint)}."
         hint = "Name one iter_* directory with all of its files."
         yield finding("error", "bad_checkpoint", POINTER, message, hint)

@@ -21,7 +21,8 @@ from worker.telemetry.logging import logger
 log = logger(__name__)
 
 LARGEST_MARKER_BYTES = 1 << 20
-LARGEST_INDEX_BYTES = 1 << 26
+# The index of a model with 100,000 weights has ten megabytes.
+LARGEST_INDEX_BYTES = 1 << 24
 
 
 def finalize(job: Job, attempt: Attempt, backend: Backend) -> None:

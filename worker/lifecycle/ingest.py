@@ -25,7 +25,7 @@ log = logger(__name__)
 
 CHUNK_BYTES = 1 << 20
 # A checkpoint of a hundred thousand files is reported in about ten megabytes.
-LONGEST_LINE_BYTES = 1 << 26
+LONGEST_LINE_BYTES = 1 << 24
 
 
 def ingest(job_id: str) -> None:

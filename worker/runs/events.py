@@ -3,12 +3,12 @@
 The schema is trainer/events.py. What passes here fits the database, and names no file elsewhere.
 """
 
-import json
 import os
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from trainer import bounded_json
 from trainer.events import AnyEvent, CheckpointSaved, Ending
 from worker.clock import as_utc
 
@@ -40,7 +40,7 @@ def read_ending(text: bytes) -> Ending:
 def _fields(text: bytes) -> dict[str, Any]:
     """The JSON object of a line, with texts that a database can store."""
     try:
-        fields = _storable(json.loads(text.decode(errors="replace")))
+        fields = _storable(bounded_json.parse(text.decode(errors="replace")))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(fields, dict) or "at" not in fields:
