@@ -129,12 +129,13 @@ class Effective:
     """Values of a run by dotted key of ConfigContainer.
 
     files: whether this machine can read the files that the config names. If not, no file is read.
+    recipe: name of the recipe, if it is known.
     """
 
-    def __init__(self, config: TrainingConfig, *, files: bool = True) -> None:
+    def __init__(self, config: TrainingConfig, *, files: bool = True, recipe: str | None = None) -> None:
         self.config = config
         self.files = files
-        self.recipe = recipe_of(config, files=files)
+        self.recipe = recipes()[recipe] if recipe else recipe_of(config, files=files)
         self.given = given(config, self.recipe)
         self.hf = hf_config(config.hf_model_path) if files else {}
 

@@ -61,7 +61,7 @@ class DataRequest(_Request):
 
 
 Request = Annotated[ConfigRequest | DataRequest, Discriminator("kind")]
-_REQUEST: TypeAdapter[ConfigRequest | DataRequest] = TypeAdapter(Request)
+REQUEST: TypeAdapter[ConfigRequest | DataRequest] = TypeAdapter(Request)
 
 
 class SplitView(BaseModel):
@@ -151,7 +151,7 @@ def _counts(report: DatasetReport) -> Counts:
 
 
 def main() -> None:
-    request = _REQUEST.validate_json(sys.stdin.buffer.read())
+    request = REQUEST.validate_json(sys.stdin.buffer.read())
     # json.dump writes ASCII, which the reader decodes correctly with any encoding.
     json.dump(inspect(request).model_dump(mode="json"), sys.stdout)
 

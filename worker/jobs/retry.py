@@ -1,14 +1,12 @@
 """Retries with changes: the job's spec with new overrides, and with the suggested fix of its failure."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from trainer.config.training_config import walk
-from trainer.failures.suggested_fixes import suggested_fixes
 from trainer.suggestion import Suggestion
 from worker.auth.roles import Tenant
 from worker.clusters.registry import cluster
@@ -20,6 +18,8 @@ from worker.planning.config import INPUTS
 from worker.planning.plan import Plan, checked_plan, parse_config
 from worker.planning.request_guards import invalid_spec, rejection
 from worker.planning.spec import Inputs, JobSpec, Overrides, RequestedResources, Strict
+from worker.sandbox import inspections
+from worker.sandbox.functions import FixesRequest
 
 APPLY = "/apply_suggestion"
 RESOURCES = "resources."
@@ -168,16 +168,16 @@ def suggestion(job: Job, fault_name: str) -> Suggestion | None:
         return None
 
 
-def _candidates(job: Job, fault_name: str) -> Iterator[Suggestion]:
+def _candidates(job: Job, fault_name: str) -> list[Suggestion]:
     profile = cluster(job.cluster)
-    return suggested_fixes(
-        fault_name,
-        parse_config(job.config),
-        job.resources["gpus_per_node"],
-        job.resources["time_limit_minutes"],
-        profile.limits.time_limit_minutes,
-        files=profile.sees_files,
+    request = FixesRequest(
+        name=fault_name,
+        config=parse_config(job.config),
+        gpus_per_node=job.resources["gpus_per_node"],
+        time_limit_minutes=job.resources["time_limit_minutes"],
+        max_minutes=profile.limits.time_limit_minutes,
     )
+    return inspections.fixes(request, files=profile.sees_files).items
 
 
 def _holds(job: Job, change: Suggestion) -> bool:

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from trainer.config.presets import Preset
-from trainer.config.section_checks import section_faults
 from trainer.config.training_config import TrainingConfig, walk
 from worker.errors import FieldError
 from worker.field_errors import field_errors, pointer
@@ -47,18 +46,16 @@ class Composed:
     origin: Mapping[str, str]
     """Dotted key of the config -> JSON pointer into the request."""
     inline: bool
-    files: bool = True
-    """Whether the service sees the files that the config names."""
 
     def source(self, where: str) -> str:
         """Return the JSON pointer into the request that sets a place (a JSON pointer) of the config."""
         return _source(where, self.origin, inline=self.inline)
 
 
-def compose(spec: JobSpec, preset: Preset | None, *, files: bool = True) -> Composed:
+def compose(spec: JobSpec, preset: Preset | None) -> Composed:
     """Merge preset or inline config, then overrides and arguments, then inputs. Raises InvalidSpec.
 
-    files: whether the service sees the files that the config names.
+    No file is read, and the sections of Megatron-Bridge are not checked: see Assessment.faults.
     """
     if isinstance(spec.config, dict):
         reject_items(spec.config, "/config", exact=True)
@@ -76,9 +73,7 @@ def compose(spec: JobSpec, preset: Preset | None, *, files: bool = True) -> Comp
     except ValidationError as error:
         errors = field_errors(error.errors(), TrainingConfig)
         raise invalid_spec([_at_source(one, origin, inline=preset is None) for one in errors]) from error
-    composed = Composed(config, origin, inline=preset is None, files=files)
-    _check_sections(composed)
-    return composed
+    return Composed(config, origin, inline=preset is None)
 
 
 def _limited(settings: Iterable[Setting]) -> Iterator[Setting]:
@@ -90,16 +85,6 @@ def _limited(settings: Iterable[Setting]) -> Iterator[Setting]:
             detail = f"Overrides and arguments set more than {MAX_SET} values."
             raise rejection("/overrides", "too_long", detail, "Send a complete config as an object.")
         yield where, key, value
-
-
-def _check_sections(composed: Composed) -> None:
-    """Raise InvalidSpec for keys and values that Megatron-Bridge does not accept."""
-    errors = [
-        FieldError(pointer=composed.source(one.pointer), code=one.code, detail=one.detail, hint=one.hint)
-        for one in section_faults(composed.config, files=composed.files)
-    ]
-    if errors:
-        raise invalid_spec(errors)
 
 
 def _overrides(spec: JobSpec) -> Iterator[Setting]:

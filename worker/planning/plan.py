@@ -1,16 +1,16 @@
 """From a job spec to a plan: the effective config, its checks, and the exact submission."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from trainer.config.effective import recipes_of
 from trainer.config.presets import Preset, PresetNotFound, load_preset
 from trainer.config.training_config import TrainingConfig
-from trainer.preflight import Estimate, Finding, check, fit, memory_of
+from trainer.preflight import Estimate, Finding
+from trainer.preflight.assessment import Assessment, with_fitted
 from trainer.preflight.data import POINTER
 from trainer.preflight.export import POINTER as EXPORTED
 from trainer.run_layout import JobLayout
@@ -27,6 +27,7 @@ from worker.planning.provenance import Value, values
 from worker.planning.request_guards import invalid_spec, reject_secret_names, reject_unsafe_texts, rejection
 from worker.planning.spec import JobSpec
 from worker.runs.run import Resources, Run
+from worker.sandbox.inspections import assess
 
 # Placeholder for the id of a job that is not created yet, so that equal plans have equal hashes.
 PLANNED_JOB = "JOB_ID"
@@ -74,16 +75,17 @@ def plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) -> Plan:
     _check_secrets(spec, cluster, tenant)
     preset = _preset(spec.config) if isinstance(spec.config, str) else None
     resources = _resources(spec, preset, cluster)
-    composed = compose(spec, preset, files=cluster.sees_files)
-    forbidden = list(_paths(composed, cluster, exported))
-    composed, fitted = _fit(_without(composed, {finding.pointer for finding in forbidden}), resources)
+    composed = compose(spec, preset)
+    forbidden = list(_forbidden_paths(composed, cluster, exported))
+    composed = _without(composed, {finding.pointer for finding in forbidden})
+    assessed = assess(composed.config, cluster.hardware(resources), files=cluster.sees_files)
+    _reject_faults(composed, forbidden, assessed)
     checks = [
         *_limits(resources, cluster),
         *_gpus(composed, cluster),
-        *fitted,
-        *_checks(composed, resources, cluster, forbidden),
+        *_pointed(composed, [*assessed.fitted, *forbidden, *_allowed(assessed, forbidden)]),
     ]
-    return _plan(spec, composed, resources, cluster, fitted, checks)
+    return _plan(spec, composed, resources, cluster, assessed, checks)
 
 
 def _plan(
@@ -91,11 +93,12 @@ def _plan(
     composed: Composed,
     resources: Resources,
     cluster: Cluster,
-    fitted: list[Finding],
+    assessed: Assessment,
     checks: list[Finding],
 ) -> Plan:
+    composed = replace(composed, config=with_fitted(composed.config, assessed.fitted))
     config = _settled(composed.config.model_dump(mode="json"), cluster)
-    possible = recipes_of(composed.config, files=composed.files)
+    recipes = assessed.recipes
     submission = _submission(spec, config, resources, cluster)
     return Plan(
         ok=not any(finding.severity == "error" for finding in checks),
@@ -106,12 +109,30 @@ def _plan(
         gpus=resources.gpus,
         gpu_hours=round(resources.gpus * resources.time_limit_minutes / 60, 2),
         submission=submission,
-        values=values(composed, {_dotted(finding) for finding in fitted}),
-        recipe=possible[0].name if len(possible) == 1 else None,
-        memory=memory_of(composed.config, cluster.hardware(resources), files=composed.files),
+        values=values(composed, set(map(_dotted, assessed.fitted)), recipe=recipes[0]),
+        recipe=recipes[0] if len(recipes) == 1 else None,
+        memory=assessed.memory,
         checks=checks,
         plan_hash=digest(_parts(config, resources, cluster, submission)),
     )
+
+
+def _reject_faults(composed: Composed, forbidden: list[Finding], assessed: Assessment) -> None:
+    """Raise InvalidSpec for keys and values that Megatron-Bridge does not accept.
+
+    Forbidden paths come first: without the model that one names, the checks may not know its keys.
+    """
+    if assessed.faults:
+        errors = [
+            FieldError(pointer=one.pointer, code=one.code, detail=one.detail, hint=one.hint)
+            for one in assessed.faults
+        ]
+        pointed = [one.model_copy(update={"pointer": composed.source(one.pointer)}) for one in errors]
+        raise invalid_spec([*map(_field_error, _pointed(composed, forbidden)), *pointed])
+
+
+def _field_error(finding: Finding) -> FieldError:
+    return FieldError(pointer=finding.pointer, code=finding.code, detail=finding.message, hint=finding.hint)
 
 
 def _submission(spec: JobSpec, config: dict[str, Any], resources: Resources, cluster: Cluster) -> Submission:
@@ -126,20 +147,6 @@ def run(spec: JobSpec, job_id: str, attempt: int, config: dict[str, Any], resour
         job_id, attempt, config, resources,
         attached=spec.attached, secrets=spec.secrets, fresh_image=spec.force_squash,
     )  # fmt: skip
-
-
-def _fit(composed: Composed, resources: Resources) -> tuple[Composed, list[Finding]]:
-    """Return the config with the recipe's parallelism fitted to these GPUs, and a finding for each change."""
-    if composed.config.export:
-        return composed, []
-    fitted = fit(composed.config, resources.gpus, files=composed.files)
-    changes = {
-        one.suggestion.field.removeprefix("recipe."): one.suggestion.to for one in fitted if one.suggestion
-    }
-    recipe = composed.config.recipe.model_copy(update=changes)
-    config = composed.config.model_copy(update={"recipe": recipe})
-    fitted = [one.model_copy(update={"pointer": composed.source(one.pointer)}) for one in fitted]
-    return replace(composed, config=config), fitted
 
 
 def _dotted(fitted: Finding) -> str:
@@ -172,8 +179,7 @@ def checked_plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) 
     result = plan(spec, tenant, exported=exported)
     found = [finding for finding in result.checks if finding.severity == "error"]
     if found:
-        errors = [FieldError(pointer=f.pointer, code=f.code, detail=f.message, hint=f.hint) for f in found]
-        raise invalid_spec(errors)
+        raise invalid_spec([_field_error(finding) for finding in found])
     _check_drift(spec, result, tenant)
     return result
 
@@ -249,14 +255,15 @@ def _gpus(composed: Composed, cluster: Cluster) -> Iterator[Finding]:
         )
 
 
-def _checks(
-    composed: Composed, resources: Resources, cluster: Cluster, forbidden: list[Finding]
-) -> Iterator[Finding]:
-    """Yield findings about the config, each with a pointer to the part of the request that causes it."""
-    skipped = {finding.pointer for finding in forbidden}
-    found = check(composed.config, cluster.hardware(resources), files=composed.files)
-    allowed = [one for one in found if one.pointer not in skipped]
-    for finding in (*forbidden, *allowed):
+def _allowed(assessed: Assessment, forbidden: list[Finding]) -> Iterator[Finding]:
+    """Yield findings but those about a path that was removed: see _without."""
+    removed = {finding.pointer for finding in forbidden}
+    return (finding for finding in assessed.findings if finding.pointer not in removed)
+
+
+def _pointed(composed: Composed, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield findings with pointers to the parts of the request that cause them."""
+    for finding in findings:
         yield finding.model_copy(update={"pointer": composed.source(finding.pointer)})
 
 
@@ -273,7 +280,7 @@ def _without(composed: Composed, forbidden: set[str]) -> Composed:
     return replace(composed, config=config.model_copy(update=changes))
 
 
-def _paths(composed: Composed, cluster: Cluster, exported: str | None) -> Iterator[Finding]:
+def _forbidden_paths(composed: Composed, cluster: Cluster, exported: str | None) -> Iterator[Finding]:
     for where, path in composed.config.client_paths():
         if (where, path) == (EXPORTED, exported):
             continue

@@ -23,12 +23,13 @@ class Value(BaseModel):
     )
 
 
-def values(composed: Composed, fitted: set[str]) -> dict[str, Value]:
+def values(composed: Composed, fitted: set[str], *, recipe: str | None = None) -> dict[str, Value]:
     """Return by dotted key all values that the config or its recipe sets; the rest are Bridge's defaults.
 
     fitted: dotted keys that the plan has set.
+    recipe: name of the recipe; None if the config alone determines it.
     """
-    effective = Effective(composed.config, files=composed.files)
+    effective = Effective(composed.config, files=False, recipe=recipe)
     found = {key: Value(value=value, source="recipe") for key, value in effective.recipe_values().items()}
     for key, value, given in (*_own(composed.config), *_sections(effective)):
         source = _source(composed, effective.pointer(key)) if given else "default"

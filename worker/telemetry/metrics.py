@@ -33,6 +33,11 @@ SUBMISSION_SECONDS = Histogram(
     ("cluster",),
     buckets=_WAIT_SECONDS,
 )
+INSPECTIONS = Counter(
+    "sft_inspections",
+    "Inspections of files that clients name. Outcome: done, failed (the child was killed), or reused.",
+    ("function", "outcome"),
+)
 INGESTED_LINES = Counter("sft_ingested_lines", "Ingested lines of runs' event files.", ("cluster",))
 INGEST_SECONDS = Histogram(
     "sft_ingest_lag_seconds",

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from random import sample
 
-from trainer.preflight.remote import ConfigRequest, DataRequest, InspectionResult, inspect
+from trainer.preflight.remote import ConfigRequest, DataRequest, InspectionResult
 from trainer.run_layout import RunLayout
 from worker.backends import attempt_claim
 from worker.backends.access.files import Files
@@ -35,6 +35,7 @@ from worker.clusters.profiles import LeptonCluster
 from worker.errors import BackendUnavailable, NotReachable, SubmissionRejected
 from worker.runs.observation import Observation
 from worker.runs.run import Run
+from worker.sandbox import inspections
 
 # For so long after a completed run its log may still lack the end marker.
 LATE_SECONDS = 300.0
@@ -68,7 +69,7 @@ class LeptonBackend:
         return LeptonFiles(self.profile, self.mirror)
 
     def inspect(self, request: ConfigRequest | DataRequest) -> InspectionResult | None:
-        return inspect(request) if self.profile.sees_files else None
+        return inspections.inspect(request) if self.profile.sees_files else None
 
     # -- submitting -----------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ import base64
 import hashlib
 from functools import lru_cache
 
-from worker.backends.trainer_bundle import archive, sources
+from trainer.sources import sources
+from worker.backends.trainer_bundle import archive
 from worker.errors import SubmissionRejected
 
 PART_BYTES = 96 << 10

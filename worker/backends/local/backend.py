@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from trainer.preflight.remote import ConfigRequest, DataRequest, InspectionResult, inspect
+from trainer.preflight.remote import ConfigRequest, DataRequest, InspectionResult
 from trainer.run_layout import JobLayout, RunLayout
 from worker.backends.access.environment import inherited_environment
 from worker.backends.access.local_files import LocalFiles
@@ -32,6 +32,7 @@ from worker.backends.local import supervisor
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.runs.observation import Observation, ObservationCode, Phase
 from worker.runs.run import Run, split_run_name
+from worker.sandbox import inspections
 from worker.settings import PROJECT_ROOT
 
 START_TIMEOUT_SECONDS = 10.0
@@ -57,7 +58,7 @@ class LocalBackend:
         return JobLayout(self.root / "jobs" / job_id)
 
     def inspect(self, request: ConfigRequest | DataRequest) -> InspectionResult | None:
-        return inspect(request)
+        return inspections.inspect(request)
 
     def render(self, run: Run) -> Submission:
         layout = self._job(run.job_id).attempt(run.attempt)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from trainer.preflight.remote import ConfigRequest, DataRequest, InspectionResult, inspect
+from trainer.preflight.remote import ConfigRequest, DataRequest, InspectionResult
 from trainer.run_layout import RunLayout
+from trainer.sources import code_hash
 from worker.backends.access.files import Files
 from worker.backends.access.transport import Answer, Transport
 from worker.backends.attempt_claim import abandon
@@ -31,11 +32,11 @@ from worker.backends.slurm.observations import GONE, UNANSWERED, chosen, observa
 from worker.backends.slurm.paths import Paths
 from worker.backends.slurm.rendering import render
 from worker.backends.slurm.timeouts import QUERY_SECONDS, SUBMIT_SECONDS
-from worker.backends.trainer_bundle import code_hash
 from worker.clusters.profiles import SlurmCluster
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.runs.observation import Observation, Phase
 from worker.runs.run import Run
+from worker.sandbox import inspections
 from worker.telemetry.logging import logger
 
 log = logger(__name__)
@@ -71,7 +72,7 @@ class SlurmBackend:
 
     def inspect(self, request: ConfigRequest | DataRequest) -> InspectionResult | None:
         if self.profile.sees_files:
-            return inspect(request)
+            return inspections.inspect(request)
         if self.profile.login_python is None:
             return None
         code_staging.stage(self.paths.code, self.transport)

@@ -3,9 +3,10 @@
 import secrets
 from pathlib import Path
 
+from trainer.sources import sources
 from worker.backends.access.files import Files
 from worker.backends.access.transport import Transport
-from worker.backends.trainer_bundle import archive, sources
+from worker.backends.trainer_bundle import archive
 from worker.errors import BackendUnavailable
 
 UNPACK_SECONDS = 60.0

@@ -1,0 +1,64 @@
+"""The functions that a child offers: each reads files that a client or a run has named."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import BaseModel, TypeAdapter
+
+from trainer.config.training_config import TrainingConfig
+from trainer.failures.suggested_fixes import suggested_fixes
+from trainer.preflight.assessment import Assessment, AssessmentRequest, assess
+from trainer.preflight.remote import REQUEST, ConfigRequest, DataRequest, InspectionResult, inspect
+from trainer.suggestion import Suggestion
+
+
+@dataclass(frozen=True)
+class Function[Q: BaseModel, A: BaseModel]:
+    """A function, and how its request and its answer become JSON."""
+
+    name: str
+    request: TypeAdapter[Q]
+    answer: type[A]
+    call: Callable[[Q], A]
+
+    def run(self, request: bytes | str) -> str:
+        """Run it on a request as JSON, and return the answer as JSON."""
+        return self.call(self.request.validate_json(request)).model_dump_json()
+
+
+class FixesRequest(BaseModel):
+    """The arguments of suggested_fixes."""
+
+    name: str
+    config: TrainingConfig
+    gpus_per_node: int
+    time_limit_minutes: int
+    max_minutes: int
+
+    def fixes(self, *, files: bool) -> "Fixes":
+        found = suggested_fixes(
+            self.name,
+            self.config,
+            self.gpus_per_node,
+            self.time_limit_minutes,
+            self.max_minutes,
+            files=files,
+        )
+        return Fixes(items=list(found))
+
+
+class Fixes(BaseModel):
+    """Suggested changes, the best first."""
+
+    items: list[Suggestion]
+
+
+ASSESS = Function[AssessmentRequest, Assessment]("assess", TypeAdapter(AssessmentRequest), Assessment, assess)
+INSPECT = Function[ConfigRequest | DataRequest, InspectionResult](
+    "inspect", REQUEST, InspectionResult, inspect
+)
+FIXES = Function[FixesRequest, Fixes](
+    "fixes", TypeAdapter(FixesRequest), Fixes, lambda request: request.fixes(files=True)
+)
+
+FUNCTIONS: dict[str, Callable[[bytes | str], str]] = {one.name: one.run for one in (ASSESS, INSPECT, FIXES)}

@@ -1,0 +1,177 @@
+"""A child process, as the service sees it. What a child says is not trusted: files may have taken it over."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+from trainer import bounded_json
+from trainer.preflight.limits import MEMORY_BYTES
+from worker.errors import ServiceUnavailable
+from worker.sandbox.seen import Seen
+from worker.settings import PROJECT_ROOT
+from worker.telemetry.logging import logger
+
+log = logger(__name__)
+
+START_SECONDS = 30.0
+# A busy machine gives a process a part of its cores. A child that has had less waits for its files.
+WALL_FACTOR, BUSY_SHARE = 2.0, 0.1
+MOST_REPLY_BYTES = 64 << 20
+MOST_SEEN = 20_000
+# A child is replaced after so many requests, or when it keeps so much memory.
+MOST_REQUESTS, MOST_RESIDENT_BYTES = 500, 256 << 20
+
+# Nothing of the service's own: no keys, passwords or URLs. Arrow's own allocators reserve gigabytes.
+ENVIRONMENT = {
+    "LANG": "C.UTF-8", "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1",
+}  # fmt: skip
+
+
+@dataclass
+class Reply:
+    """What a child answered, or why it did not, and the files that it looked at."""
+
+    answer: str | None = None
+    """JSON text; None if the child failed."""
+    why: str = ""
+    """Why it failed, as the end of a sentence about the file `opened`."""
+    stalled: bool = False
+    """Whether it waited for files that did not come, and may have better luck later."""
+    opened: str | None = None
+    """The file that was opened last."""
+    seen: dict[tuple[str, bool], Seen] = field(default_factory=dict)
+
+
+class Child:
+    """A running child. Not thread-safe. After any exception it has ended."""
+
+    def __init__(self) -> None:
+        """Start a child. Raises ServiceUnavailable."""
+        self._socket, theirs = socket.socketpair()
+        self.served = self._resident = 0
+        with theirs:
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(
+                [sys.executable, "-m", "worker.sandbox.child"],
+                stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=ENVIRONMENT, cwd=PROJECT_ROOT,
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            _, self.version, is_isolated = next(self._messages(time.monotonic() + START_SECONDS))
+        except (OSError, EOFError, ValueError, StopIteration) as error:
+            self.end()
+            raise ServiceUnavailable(
+                "The process that inspects files does not start.", hint="The log of the service says why."
+            ) from error
+        log.info("sandbox.started", pid=self._process.pid, without_network=is_isolated)
+
+    @property
+    def is_usable(self) -> bool:
+        is_spent = self.served >= MOST_REQUESTS or self._resident > MOST_RESIDENT_BYTES
+        return not is_spent and self._process.poll() is None
+
+    def ask(self, function: str, seconds: float, request: str) -> Reply:
+        """Run a function, which may take so many seconds of CPU. If it fails, the child has ended."""
+        reply, begun = Reply(), self._cpu_seconds()
+        deadline = time.monotonic() + WALL_FACTOR * seconds
+        self.served += 1
+        try:
+            self._send(function, seconds, request, deadline)
+            self._receive(reply, deadline)
+        except TimeoutError:
+            reply.stalled = self._cpu_seconds() - begun < BUSY_SHARE * WALL_FACTOR * seconds
+            reply.why = _exceeded(seconds)
+        except (EOFError, OSError):
+            reply.why = _end_of(self.end(), seconds)
+        except (ValueError, TypeError):
+            reply.why = "the process that inspected it gave no valid answer"
+        if reply.answer is None:
+            self.end()
+        return reply
+
+    def end(self) -> int:
+        """Kill the child if it still runs, and return its exit code."""
+        self._socket.close()
+        try:
+            return self._process.wait(0.2)  # it has closed its side, and is ending by itself
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def _cpu_seconds(self) -> float:
+        try:
+            return sum(psutil.Process(self._process.pid).cpu_times()[:2])
+        except psutil.Error:
+            return 0.0
+
+    # -- messages -------------------------------------------------------------------------------
+
+    def _send(self, function: str, seconds: float, request: str, deadline: float) -> None:
+        self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+        self._socket.sendall(json.dumps([function, seconds, request]).encode() + b"\n")
+
+    def _receive(self, reply: Reply, deadline: float) -> None:
+        for kind, *values in self._messages(deadline):
+            match kind:
+                case "look" | "open":
+                    _note(reply, kind, *values)
+                case "failed":
+                    reply.why = _unforeseen(reply.opened, *values)
+                    return
+                case "done":
+                    self._resident, reply.answer = int(values[0]), str(values[1])
+                    return
+        raise EOFError
+
+    def _messages(self, deadline: float) -> Iterator[list[Any]]:
+        """Yield the child's messages. Raises TimeoutError, EOFError, OSError and ValueError."""
+        rest, total = b"", 0
+        while True:
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            data = self._socket.recv(1 << 20)
+            total += len(data)
+            if not data:
+                raise EOFError
+            if total > MOST_REPLY_BYTES:
+                raise ValueError("the answer is too long")
+            *lines, rest = (rest + data).split(b"\n")
+            yield from (bounded_json.parse(line.decode()) for line in lines)
+
+
+def _note(reply: Reply, kind: str, path: str, follow: bool, identity: list[int]) -> None:
+    if len(reply.seen) <= MOST_SEEN:
+        reply.seen.setdefault((path, follow), Seen(path, follow, tuple(identity)))
+    if kind == "open":
+        reply.opened = path
+
+
+def _exceeded(seconds: float) -> str:
+    return f"it takes more than {seconds:g} s"
+
+
+def _end_of(code: int, seconds: float) -> str:
+    """Describe the end of a child by its exit code."""
+    if -code == signal.SIGXCPU:
+        return _exceeded(seconds)
+    if code < 0:
+        return f"it takes more than {MEMORY_BYTES >> 20} MiB of memory, or is corrupt ({_signal_name(-code)})"
+    return f"the process that inspected it ended with {code}"
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else str(number)
+
+
+def _unforeseen(path: str | None, kind: str, trace: str) -> str:
+    """Describe an exception that no check expected: the file holds what nobody thought of."""
+    log.error("sandbox.unforeseen", path=path, traceback=trace)
+    if kind == MemoryError.__name__:
+        return f"it takes more than {MEMORY_BYTES >> 20} MiB of memory"
+    return f"its content is not what was expected ({kind})"

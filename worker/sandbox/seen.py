@@ -1,0 +1,30 @@
+"""The files that an inspection has looked at: while they stay the same, so does its result."""
+
+import os
+from typing import NamedTuple
+
+# Kept, because an observer replaces the functions of `os`.
+_stat = os.stat
+
+
+class Seen(NamedTuple):
+    """A path, and what it was before the inspection looked at it."""
+
+    path: str
+    follow: bool
+    """Whether a link at the path was followed."""
+    identity: tuple[int, ...]
+
+
+def identity(path: str, *, follow: bool) -> tuple[int, ...]:
+    """Return device, inode, size and the times of the last change (ns); an error's number if there is none.
+
+    The time of the last change of the inode shows a new mode or owner, and cannot be set back.
+    """
+    try:
+        found = _stat(path, follow_symlinks=follow)
+    except OSError as error:
+        return (error.errno or 0,)
+    except ValueError:  # no valid path, for example one with a NUL
+        return ()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
