@@ -7,9 +7,10 @@ calls `inspect` directly.
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter
 
@@ -19,6 +20,10 @@ from trainer.dataset import Packing
 from trainer.preflight import Finding, Hardware, check
 from trainer.preflight.data import POINTER, SAMPLE_SECONDS, DataNeeds, DatasetReport, examine
 from trainer.preflight.finding import finding
+from trainer.preflight.limits import MEMORY_BYTES, limit_cpu, limit_resources
+
+# Beside the time limit of reading data, for the other files.
+GRACE_SECONDS = 5.0
 
 
 class _Request(BaseModel):
@@ -152,8 +157,46 @@ def _counts(report: DatasetReport) -> Counts:
 
 def main() -> None:
     request = REQUEST.validate_json(sys.stdin.buffer.read())
-    # json.dump writes ASCII, which the reader decodes correctly with any encoding.
-    json.dump(inspect(request).model_dump(mode="json"), sys.stdout)
+    sys.stdout.write(_inspect_in_child(request))
+
+
+def _inspect_in_child(request: ConfigRequest | DataRequest) -> str:
+    """Inspect within limits of memory and time, and return the result as JSON.
+
+    A file that exceeds them, or holds what no check expected, ends the child: that is a finding.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _inspect_and_exit(request, writing)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return text if status == 0 else InspectionResult(findings=[_failed(request)]).model_dump_json()
+
+
+def _inspect_and_exit(request: ConfigRequest | DataRequest, writing: int) -> NoReturn:
+    try:
+        limit_resources()
+        limit_cpu(request.seconds + GRACE_SECONDS)
+        with os.fdopen(writing, "w") as pipe:
+            # json.dump writes ASCII, which the reader decodes correctly with any encoding.
+            json.dump(inspect(request).model_dump(mode="json"), pipe)
+        os._exit(0)
+    finally:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _failed(request: ConfigRequest | DataRequest) -> Finding:
+    where, path = next(iter(request.paths()), ("", "The config"))
+    seconds = request.seconds + GRACE_SECONDS
+    message = (
+        f"{path}, or another file of the request, could not be inspected within {MEMORY_BYTES >> 20} MiB and "
+        f"{seconds:g} s, or its content is not what was expected."
+    )
+    return finding("error", "unreadable_file", where, message, "Copy the files again, or name others.")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from trainer.preflight.assessment import Assessment, AssessmentRequest
 from trainer.preflight.assessment import assess as assess_here
 from trainer.preflight.data import SAMPLE_SECONDS
 from trainer.preflight.finding import finding
-from trainer.preflight.remote import ConfigRequest, DataRequest, InspectionResult
+from trainer.preflight.remote import GRACE_SECONDS, ConfigRequest, DataRequest, InspectionResult
 from worker.errors import BackendUnavailable, ServiceUnavailable
 from worker.sandbox.cache import Cache
 from worker.sandbox.functions import ASSESS, FIXES, INSPECT, Fixes, FixesRequest, Function
@@ -21,9 +21,6 @@ from worker.sandbox.pool import Pool
 from worker.sandbox.process import Reply
 from worker.settings import get_settings
 from worker.telemetry import metrics
-
-# Beside the time limit of reading data, for the other files.
-GRACE_SECONDS = 5.0
 
 _POOL = Pool()
 _CACHE = Cache()
@@ -111,7 +108,7 @@ def _opened(reply: Reply) -> str:
 def _finding(reply: Reply, paths: Sequence[tuple[str, str]]) -> Finding:
     """Point at the path of the request that leads to the file."""
     opened = reply.opened or ""
-    pointers = [where for where, path in paths if opened == path or opened.startswith(f"{path}/")]
+    leading = [where for where, path in paths if opened == path or opened.startswith(f"{path}/")]
+    pointer = next(iter([*leading, *(where for where, _ in paths)]), "")
     message = f"{_opened(reply)} could not be inspected: {reply.why}."
-    hint = "Copy the file again, or name another one."
-    return finding("error", "unreadable_file", (pointers or [paths[0][0]])[0], message, hint)
+    return finding("error", "unreadable_file", pointer, message, "Copy the file again, or name another one.")
