@@ -6,6 +6,7 @@ is repeated only if a file has changed.
 
 import json
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.support.bombs import (
 from tests.support.inputs import make_inputs
 from tests.support.service import Service
 from tests.support.waiting import wait_until
+from trainer.preflight.limits import MEMORY_BYTES
 from worker.sandbox.cache import TICK_NS
 
 Body = dict[str, Any]
@@ -231,3 +233,30 @@ def test_a_plan_without_files_needs_no_child(service: Service) -> None:
     before = inspections(service)
     planned(service, {"name": "x", "config": "nano3"})
     assert inspections(service) == before
+
+
+# -- confinement -------------------------------------------------------------------------------------
+
+
+def test_a_child_has_nothing_of_the_service(service: Service, body: Body) -> None:
+    assert planned(service, body)["ok"]
+    child = sandboxes(service)[0]
+    assert not [name for name in child.environ() if name.startswith(("SFT_", "PATH", "HOME"))]
+    opened = Path(f"/proc/{child.pid}/fd")
+    targets = {path.name: str(path.readlink()).split(":")[0] for path in opened.iterdir()}
+    assert targets == {"0": "socket", "1": "/dev/null", "2": "/dev/null"}
+    for kind, limit in (
+        (psutil.RLIMIT_AS, MEMORY_BYTES),
+        (psutil.RLIMIT_FSIZE, 0),
+        (psutil.RLIMIT_CORE, 0),
+    ):
+        assert child.rlimit(kind) == (limit, limit)
+    networks = {Path(f"/proc/{pid}/ns/net").readlink() for pid in (child.pid, service.children()["api"].pid)}
+    assert len(networks) == (2 if may_leave_network() else 1)
+
+
+def may_leave_network() -> bool:
+    return any(
+        subprocess.run(["unshare", flags, "true"], capture_output=True).returncode == 0
+        for flags in ("-n", "-Un")
+    )

@@ -70,7 +70,11 @@ class Child:
             raise ServiceUnavailable(
                 "The process that inspects files does not start.", hint="The log of the service says why."
             ) from error
-        log.info("sandbox.started", pid=self._process.pid, without_network=is_isolated)
+        log.info("sandbox.started", pid=self.pid, without_network=is_isolated)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def is_usable(self) -> bool:
@@ -107,7 +111,7 @@ class Child:
 
     def _cpu_seconds(self) -> float:
         try:
-            return sum(psutil.Process(self._process.pid).cpu_times()[:2])
+            return sum(psutil.Process(self.pid).cpu_times()[:2])
         except psutil.Error:
             return 0.0
 
