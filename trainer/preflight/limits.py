@@ -7,6 +7,10 @@ MEMORY_BYTES = 1 << 30
 MOST_DESCRIPTORS = 256
 
 
+# Set before pyarrow is imported. Its own allocators reserve gigabytes, and each thread 8 MiB for its stack.
+ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "ARROW_IO_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
 def limit_resources() -> None:
     """Bound this process's memory, and forbid files, core dumps and many descriptors. Irrevocable."""
     for kind, limit in (
@@ -16,12 +20,16 @@ def limit_resources() -> None:
         (resource.RLIMIT_NOFILE, MOST_DESCRIPTORS),
     ):
         _, hard = resource.getrlimit(kind)
-        smaller = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (smaller, smaller))
+        resource.setrlimit(kind, (_at_most(limit, hard),) * 2)
 
 
 def limit_cpu(seconds: float) -> None:
     """Let the kernel end this process (SIGXCPU) after so many more seconds of CPU."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds) + 1, hard))
+    limit = int(used.ru_utime + used.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (_at_most(limit, hard), hard))
+
+
+def _at_most(limit: int, hard: int) -> int:
+    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)

@@ -20,7 +20,7 @@ from trainer.dataset import Packing
 from trainer.preflight import Finding, Hardware, check
 from trainer.preflight.data import POINTER, SAMPLE_SECONDS, DataNeeds, DatasetReport, examine
 from trainer.preflight.finding import finding
-from trainer.preflight.limits import MEMORY_BYTES, limit_cpu, limit_resources
+from trainer.preflight.limits import ENVIRONMENT, MEMORY_BYTES, limit_cpu, limit_resources
 
 # Beside the time limit of reading data, for the other files.
 GRACE_SECONDS = 5.0
@@ -165,6 +165,7 @@ def _inspect_in_child(request: ConfigRequest | DataRequest) -> str:
 
     A file that exceeds them, or holds what no check expected, ends the child: that is a finding.
     """
+    os.environ.update(ENVIRONMENT)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from worker.sandbox.process import MOST_SEEN, Reply
-from worker.sandbox.seen import Seen, identity
+from worker.sandbox.seen import Seen
 
 MOST_REPLIES = 256
 # Each takes some 400 bytes of memory.
@@ -26,8 +26,7 @@ class _Entry:
     def holds(self) -> bool:
         if self.expires is not None and time.monotonic() > self.expires:
             return False
-        seen = self.reply.seen.values()
-        return all(identity(one.path, follow=one.follow) == one.identity for one in seen)
+        return all(one.is_unchanged() for one in self.reply.seen.values())
 
 
 class Cache:

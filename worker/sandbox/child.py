@@ -3,8 +3,8 @@
 A request is a line, a JSON array: name of a function, seconds of CPU, its request as JSON text. The answer is
 lines, JSON arrays, too:
 
-    ["ready", version, isolated]                once, after the start
-    ["look" | "open", path, follow, identity]   before the path is used
+    ["ready", version, isolated]                                 once, after the start
+    ["look" | "list" | "open", path, follow, listed, identity]   before the path is used
     ["done", resident bytes, answer as JSON text]
     ["failed", type of the exception, traceback]
 

@@ -19,7 +19,7 @@ FORBIDDEN = (
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 Report = Callable[[str, Seen], None]
-"""Called with `open` for a file that is opened, else with `look`."""
+"""Called with `open` for a file, `list` for a directory whose names are read, else with `look`."""
 
 
 class Observer:
@@ -27,7 +27,7 @@ class Observer:
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self._known: set[tuple[str, bool]] = set()
+        self._known: set[tuple[str, bool, bool]] = set()
         self._is_active = False
 
     def install(self) -> None:
@@ -59,7 +59,7 @@ class Observer:
                 raise PermissionError("an inspection only reads")
             self._see("open", path, follow=not flags & os.O_NOFOLLOW)
         elif event in ("os.scandir", "os.listdir"):
-            self._see("look", arguments[0], follow=True)
+            self._see("list", arguments[0], follow=True)
         elif event.startswith(FORBIDDEN):
             raise PermissionError(f"an inspection may not call {event}")
 
@@ -67,11 +67,11 @@ class Observer:
         """Report a path before it is used. A file that is opened again is reported again."""
         if not self._is_active:
             return
-        full = _full(path, directory)
-        if not full.startswith("/") or ((full, follow) in self._known and kind != "open"):
+        full, listed = _full(path, directory), kind == "list"
+        if not full.startswith("/") or ((full, follow, listed) in self._known and kind != "open"):
             return  # relative to a directory: the replaced os.open has reported it
-        self._known.add((full, follow))
-        self._report(kind, Seen(full, follow, identity(full, follow=follow)))
+        self._known.add((full, follow, listed))
+        self._report(kind, Seen(full, follow, listed, identity(full, follow=follow, listed=listed)))
 
 
 def _full(path: Any, directory: int | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from trainer import bounded_json
-from trainer.preflight.limits import MEMORY_BYTES
+from trainer.preflight import limits
 from worker.errors import ServiceUnavailable
 from worker.sandbox.seen import Seen
 from worker.settings import PROJECT_ROOT
@@ -29,10 +29,8 @@ MOST_SEEN = 20_000
 # A child is replaced after so many requests, or when it keeps so much memory.
 MOST_REQUESTS, MOST_RESIDENT_BYTES = 500, 256 << 20
 
-# Nothing of the service's own: no keys, passwords or URLs. Arrow's own allocators reserve gigabytes.
-ENVIRONMENT = {
-    "LANG": "C.UTF-8", "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1",
-}  # fmt: skip
+# Nothing of the service's own: no keys, passwords or URLs.
+ENVIRONMENT = {"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1", **limits.ENVIRONMENT}
 
 
 @dataclass
@@ -47,29 +45,24 @@ class Reply:
     """Whether it waited for files that did not come, and may have better luck later."""
     opened: str | None = None
     """The file that was opened last."""
-    seen: dict[tuple[str, bool], Seen] = field(default_factory=dict)
+    seen: dict[tuple[str, bool, bool], Seen] = field(default_factory=dict)
 
 
 class Child:
-    """A running child. Not thread-safe. After any exception it has ended."""
+    """A running child. Not thread-safe."""
 
     def __init__(self) -> None:
         """Start a child. Raises ServiceUnavailable."""
-        self._socket, theirs = socket.socketpair()
         self.served = self._resident = 0
-        with theirs:
-            self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                [sys.executable, "-m", "worker.sandbox.child"],
-                stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=ENVIRONMENT, cwd=PROJECT_ROOT,
-                start_new_session=True,
-            )  # fmt: skip
+        try:
+            self._socket, self._process = _started()
+        except OSError as error:
+            raise _not_started() from error
         try:
             _, self.version, is_isolated = next(self._messages(time.monotonic() + START_SECONDS))
-        except (OSError, EOFError, ValueError, StopIteration) as error:
+        except (OSError, EOFError, ValueError) as error:
             self.end()
-            raise ServiceUnavailable(
-                "The process that inspects files does not start.", hint="The log of the service says why."
-            ) from error
+            raise _not_started() from error
         log.info("sandbox.started", pid=self.pid, without_network=is_isolated)
 
     @property
@@ -124,7 +117,7 @@ class Child:
     def _receive(self, reply: Reply, deadline: float) -> None:
         for kind, *values in self._messages(deadline):
             match kind:
-                case "look" | "open":
+                case "look" | "list" | "open":
                     _note(reply, kind, *values)
                 case "failed":
                     reply.why = _unforeseen(reply.opened, *values)
@@ -149,9 +142,25 @@ class Child:
             yield from (bounded_json.parse(line.decode()) for line in lines)
 
 
-def _note(reply: Reply, kind: str, path: str, follow: bool, identity: list[int]) -> None:
+def _started() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        return ours, subprocess.Popen(
+            [sys.executable, "-m", "worker.sandbox.child"],
+            stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=ENVIRONMENT, cwd=PROJECT_ROOT,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def _not_started() -> ServiceUnavailable:
+    return ServiceUnavailable(
+        "The process that inspects files does not start.", hint="The log of the service says why."
+    )
+
+
+def _note(reply: Reply, kind: str, path: str, follow: bool, listed: bool, identity: list[int]) -> None:
     if len(reply.seen) <= MOST_SEEN:
-        reply.seen.setdefault((path, follow), Seen(path, follow, tuple(identity)))
+        reply.seen.setdefault((path, follow, listed), Seen(path, follow, listed, tuple(identity)))
     if kind == "open":
         reply.opened = path
 
@@ -160,12 +169,16 @@ def _exceeded(seconds: float) -> str:
     return f"it takes more than {seconds:g} s"
 
 
+def _exhausted() -> str:
+    return f"it takes more than {limits.MEMORY_BYTES >> 20} MiB of memory"
+
+
 def _end_of(code: int, seconds: float) -> str:
     """Describe the end of a child by its exit code."""
     if -code == signal.SIGXCPU:
         return _exceeded(seconds)
     if code < 0:
-        return f"it takes more than {MEMORY_BYTES >> 20} MiB of memory, or is corrupt ({_signal_name(-code)})"
+        return f"{_exhausted()}, or is corrupt ({_signal_name(-code)})"
     return f"the process that inspected it ended with {code}"
 
 
@@ -177,5 +190,5 @@ def _unforeseen(path: str | None, kind: str, trace: str) -> str:
     """Describe an exception that no check expected: the file holds what nobody thought of."""
     log.error("sandbox.unforeseen", path=path, traceback=trace)
     if kind == MemoryError.__name__:
-        return f"it takes more than {MEMORY_BYTES >> 20} MiB of memory"
+        return _exhausted()
     return f"its content is not what was expected ({kind})"

@@ -43,9 +43,9 @@ def test_a_child_answers_and_says_what_it_has_looked_at(child: Child, data_dir: 
     assert json.loads(reply.answer)["data"]["rows"] == 16
     packed = data_dir / "inputs" / "packed"
     expected = [packed / "metadata.json", packed / "splits/train/part-00000.parquet", packed / "splits/valid"]
-    looked_at = {path for path, _ in reply.seen}
+    looked_at = {path for path, _, _ in reply.seen}
     assert {str(path) for path in (*expected, data_dir / "inputs")} <= looked_at
-    missing = reply.seen[str(packed / "splits" / "metadata.json"), True]
+    missing = reply.seen[str(packed / "splits" / "metadata.json"), True, False]
     assert len(missing.identity) == 1  # the number of the error
     assert child.is_usable
 
