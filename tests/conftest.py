@@ -33,9 +33,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an interpreter that simulates runs of the trainer: see tests/support/stand_in."""
     path = tmp_path_factory.mktemp("stand_in") / "python"
+    # Isolated runs see the directory of their interpreter, and no tests.
+    package = Path(launcher.__file__).parent
+    shutil.copytree(package, path.parent / package.relative_to(PROJECT))
     path.write_text(f"""#!/bin/sh
 [ "$1" = -c ] && exec "{sys.executable}" "$@"
-PYTHONPATH="{PROJECT}" exec "{sys.executable}" -m {launcher.MODULE} "$@"
+PYTHONPATH="{path.parent}" exec "{sys.executable}" -m {launcher.MODULE} "$@"
 """)
     path.chmod(0o755)
     return path

@@ -103,6 +103,11 @@ class RunLayout:
         return self.directory / "pid.json"
 
     @property
+    def lock(self) -> Path:
+        """Local backend: locked by the supervisor."""
+        return self.directory / "run.lock"
+
+    @property
     def exit(self) -> Path:
         """Local backend: how the supervisor's run ended."""
         return self.directory / "exit.json"

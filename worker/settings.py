@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -11,6 +12,8 @@ from worker.errors import Misconfigured
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 # Whatever the umask was: files of the service are for its own account alone (0700 and 0600).
 SERVICE_UMASK = 0o077
+
+Isolation = Literal["auto", "required", "off"]
 
 
 class Settings(BaseSettings):
@@ -40,6 +43,11 @@ class Settings(BaseSettings):
     trainer_python: Path = Field(
         default=PROJECT_ROOT / ".venv-trainer" / "bin" / "python",
         description="Interpreter of the trainer's environment, for the local backend.",
+    )
+    local_isolation: Isolation = Field(
+        default="auto",
+        description="Isolation of runs on this machine. auto: where the kernel allows it; elsewhere they run "
+        "without, and /readyz says so. required: elsewhere their jobs are rejected. off: never.",
     )
     max_body_bytes: int = Field(default=1 << 20, description="Larger request bodies are refused with 413.")
     max_connections: int = Field(

@@ -16,6 +16,7 @@ from tests.support.broker import on_socket, url_of
 from tests.support.chaos.parts import ALL, Parts, free_port
 from tests.support.chaos.tally import Tally
 from tests.support.slurm_service import profiles
+from tests.support.stand_in.control import starts_of
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -29,8 +30,7 @@ class SlurmParts(Parts):
         return super().body(mode, cluster=random.choice(("near", "far")), **more)
 
     def starts(self, job_id: str) -> list[str]:
-        path = self.root / "jobs" / job_id / "starts"
-        return path.read_text().split() if path.exists() else []
+        return starts_of(self.root / "jobs" / job_id)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from demo.slurm.cluster import DemoSlurm
 from demo.slurm.install import missing_requirement
 from tests.support.inputs import make_inputs
 from tests.support.service import Service
-from tests.support.stand_in.control import with_mode
+from tests.support.stand_in.control import starts_of, with_mode
 from tests.support.toml import table
 from tests.support.waiting import wait_until
 
@@ -84,8 +84,7 @@ class SlurmService(Service):
 
     def starts(self, job_id: str) -> list[str]:
         """Return the numbers of the started attempts, one for each start (tests/support/stand_in)."""
-        path = self.root / "jobs" / job_id / "starts"
-        return path.read_text().split() if path.exists() else []
+        return starts_of(self.root / "jobs" / job_id)
 
     def directory(self, job_id: str, attempt: int = 1) -> Path:
         return self.root / "jobs" / job_id / "attempts" / str(attempt)

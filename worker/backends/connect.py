@@ -24,6 +24,9 @@ def connect(profile: Cluster) -> Backend:
         env_vars=profile.env_vars,
         cluster=profile.name,
         umask=profile.umask,
+        roots=tuple(profile.roots),
+        readable=tuple(profile.readable),
+        isolation=settings.local_isolation,
     )
 
 

@@ -14,7 +14,7 @@ from cli.prepare import initialize
 from tests.support.inputs import make_inputs
 from tests.support.process import forget_settings
 from tests.support.service import TERMINAL, kill_runs
-from tests.support.stand_in.control import with_mode
+from tests.support.stand_in.control import starts_of, with_mode
 from tests.support.waiting import wait_until
 from worker.settings import PROJECT_ROOT
 
@@ -186,8 +186,7 @@ class Parts:
 
     def starts(self, job_id: str) -> list[str]:
         """Return the started attempts, one entry per start of a run (tests/support/stand_in)."""
-        path = self.data_dir / "jobs" / job_id / "starts"
-        return path.read_text().split() if path.exists() else []
+        return starts_of(self.data_dir / "jobs" / job_id)
 
     def let_go(self, job_id: str, attempt: int = 1) -> None:
         """Let a waiting run finish: mode `wait` of tests/support/stand_in."""

@@ -14,7 +14,7 @@ from tests.support.lepton.server.sandbox import obstacle
 from tests.support.lepton.server.server import LeptonServer
 from tests.support.lepton.server.workspace import ServerJob
 from tests.support.service import Service
-from tests.support.stand_in.control import with_mode
+from tests.support.stand_in.control import starts_of, with_mode
 from tests.support.toml import table
 from tests.support.waiting import wait_until
 
@@ -110,8 +110,7 @@ class LeptonService(Service):
 
     def starts(self, job_id: str) -> list[str]:
         """Return the numbers of the started attempts, one for each start (tests/support/stand_in)."""
-        path = self.lepton.storage / "team" / "sft" / "jobs" / job_id / "starts"
-        return path.read_text().split() if path.exists() else []
+        return starts_of(self.lepton.storage / "team" / "sft" / "jobs" / job_id)
 
 
 def start_service(

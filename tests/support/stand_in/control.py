@@ -1,6 +1,7 @@
 """What a run of the stand-in does: named by a tag of the job's config, which every backend carries."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 Body = dict[str, Any]
@@ -53,3 +54,9 @@ def mode_of(config: dict[str, Any]) -> Mode:
     """The mode that a run's config sets."""
     tags = config.get("logger", {}).get(TAGS) or {}
     return Mode(tags.get(TAG, Mode.TRAIN))
+
+
+def starts_of(job: Path) -> list[str]:
+    """The numbers of the started attempts of a job with this directory, one for each start."""
+    found = sorted(job.glob("attempts/*/starts"), key=lambda path: int(path.parent.name))
+    return [number for path in found for number in path.read_text().split()]

@@ -3,7 +3,8 @@
 It follows the contract of docs/job-directory.md and imports nothing of the project: an external
 program, like a fake sbatch. `Mode` in control.py lists what a run can do; `with_mode` requests it.
 
-Each start of a run appends the attempt's number to jobs/ID/starts, so that tests detect a double start.
+Each start of a run appends the attempt's number to jobs/ID/attempts/N/starts, so that tests detect a double
+start: `starts_of` in control.py reads them.
 """
 
 import json
@@ -48,7 +49,7 @@ def launch(ranks: range, config: str) -> int:
 
 
 def note_start(run_dir: Path) -> None:
-    with (run_dir.parents[1] / "starts").open("a") as file:
+    with (run_dir / "starts").open("a") as file:
         file.write(f"{run_dir.name}\n")
 
 

@@ -11,14 +11,16 @@ All state is on disk, so any worker can answer, and a worker may be killed at an
 
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -29,11 +31,12 @@ from worker.backends.access.local_files import LocalFiles
 from worker.backends.attempt_claim import abandon
 from worker.backends.interface import Handle, Submission
 from worker.backends.local import supervisor
+from worker.backends.local.isolation import View
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.runs.observation import Observation, ObservationCode, Phase
 from worker.runs.run import Run, split_run_name
 from worker.sandbox import inspections
-from worker.settings import PROJECT_ROOT
+from worker.settings import PROJECT_ROOT, Isolation
 
 START_TIMEOUT_SECONDS = 10.0
 
@@ -48,6 +51,9 @@ class LocalBackend:
     env_vars: dict[str, str]
     cluster: str
     umask: int = 0o027
+    roots: tuple[Path, ...] = ()
+    readable: tuple[Path, ...] = ()
+    isolation: Isolation = "auto"
     settle_seconds: float = 0.0
     must_collect: bool = False
 
@@ -71,6 +77,7 @@ class LocalBackend:
             "name": run.name,
             "command": command,
             "env": {"PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1", **self.env_vars},
+            "isolation": self._isolation(run),
             "time_limit_seconds": run.resources.time_limit_minutes * 60,
             "umask": f"{self.umask:03o}",
         }
@@ -79,6 +86,29 @@ class LocalBackend:
             layout.launch.name: json.dumps(launch, indent=2, sort_keys=True) + "\n",
         }
         return Submission(name=run.name, directory=str(layout.directory), files=files, command=command)
+
+    def _isolation(self, run: Run) -> dict[str, Any] | None:
+        """Return what the run sees of this machine; None if it is not to be isolated."""
+        if self.isolation == "off":
+            return None
+        view = View(
+            hidden=str(self.root),
+            read=[str(PROJECT_ROOT / "trainer"), *map(_plain, self.readable), *self._exported(run)],
+            write=[_plain(root) for root in self.roots],
+            required=self.isolation == "required",
+        )
+        return asdict(view)
+
+    def _exported(self, run: Run) -> list[str]:
+        """Return the checkpoints of the job that an export reads, if they lie in that job's directory.
+
+        Not the checkpoint itself: the exported job may have put a link in its place.
+        """
+        checkpoint = Path((run.config.get("export") or {}).get("checkpoint", "/"))
+        jobs = self.root / "jobs"
+        if not checkpoint.is_relative_to(jobs):
+            return []
+        return [str(self._job(checkpoint.relative_to(jobs).parts[0]).checkpoints)]
 
     def submit(self, submission: Submission) -> str:
         if not self.python.exists():
@@ -151,9 +181,12 @@ class LocalBackend:
 
     def _has_ended(self, name: str) -> bool:
         layout = self._layout(name)
-        if not layout.directory.exists() or layout.cancelled.exists():
+        if not layout.directory.exists():
             return True
-        return supervisor.was_started(layout) and not supervisor.is_alive(layout)
+        # A run could write the mark of a cancellation itself, to be counted no more.
+        return (
+            not supervisor.is_alive(layout) if supervisor.was_started(layout) else layout.cancelled.exists()
+        )
 
     def _waiting(self) -> list[str]:
         return [name for name in self._spooled() if not supervisor.was_started(self._layout(name))]
@@ -228,6 +261,11 @@ def _fill(layout: RunLayout, files: Mapping[str, str]) -> None:
     for path, content in files.items():
         (layout.directory / path).write_text(content)
     layout.logs.mkdir()
+
+
+def _plain(path: Path) -> str:
+    """Return an absolute path without `..`; its links stay, as requests name them."""
+    return os.path.abspath(path)  # noqa: PTH100 - Path.resolve() follows links
 
 
 def _rename(source: RunLayout, target: RunLayout) -> None:

@@ -23,6 +23,8 @@ import psutil
 from trainer.run_layout import STOP_TIME_LIMIT, RunLayout
 from worker.backends.access.environment import inherited_environment
 from worker.backends.access.local_files import LocalFiles
+from worker.backends.local.launch import Launched, launch
+from worker.errors import BackendUnavailable
 
 # A run that reaches its time limit may save first; a cancelled run only has to end.
 SAVE_GRACE_SECONDS = 120.0
@@ -46,7 +48,7 @@ def main(layout: RunLayout) -> None:
         os.read(ready, 1)  # returns when the other side is closed
         return
     os.setsid()
-    with (layout.directory / "run.lock").open("w") as lock:
+    with layout.lock.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -71,37 +73,40 @@ def _raise_cancelled(_signal: int, _frame: FrameType | None) -> None:
 def _supervise(layout: RunLayout) -> dict[str, Any]:
     """Start the run, wait for its end, and return its exit record."""
     run = json.loads(layout.launch.read_text())
+    launched: Launched | None = None
     try:
-        process = subprocess.Popen(
-            run["command"], env=_environment(layout.directory, run), cwd=layout.directory,
-            stdin=subprocess.DEVNULL, start_new_session=True, umask=int(run.get("umask", "077"), 8),
-        )  # fmt: skip
+        launched = launch(run, layout, _environment(layout.directory, run))
+        return _wait(layout, launched, run["time_limit_seconds"])
     except OSError as error:
         return _record("start_failed", f"The trainer could not be started: {error}")
-    try:
-        return _wait(layout, process, run["time_limit_seconds"])
     except _Cancelled:
-        process.terminate()
-        _wait_at_most(process, KILL_GRACE_SECONDS)
-        return _record("cancelled", "Cancelled while running.", process.poll())
+        return _record("cancelled", "Cancelled while running.", _terminate(launched))
     finally:
         psutil.wait_procs(_strays(layout.directory), timeout=DRAIN_GRACE_SECONDS)
         kill_strays(layout.directory)
-        process.kill()
-        process.wait()
+        if launched:
+            launched.kill()
 
 
-def _wait(layout: RunLayout, process: subprocess.Popen[bytes], limit_seconds: float) -> dict[str, Any]:
+def _terminate(launched: Launched | None) -> int | None:
+    """Ask the launcher to end, and return its exit code if it did."""
+    if launched is None:
+        return None
+    launched.terminate()
+    _wait_at_most(launched.process, KILL_GRACE_SECONDS)
+    return launched.process.poll()
+
+
+def _wait(layout: RunLayout, launched: Launched, limit_seconds: float) -> dict[str, Any]:
     killed_before = oom_kills()
-    if _wait_at_most(process, limit_seconds):
-        return exit_of(process.returncode, oom_kills() - killed_before)
-    with contextlib.suppress(OSError):  # on a full disk the file is empty, which stops the run, too
-        layout.stop.write_text(f"{STOP_TIME_LIMIT}\n")
-    _wait_at_most(process, SAVE_GRACE_SECONDS)
-    process.terminate()
-    _wait_at_most(process, KILL_GRACE_SECONDS)
+    if _wait_at_most(launched.process, limit_seconds):
+        return exit_of(launched.process.returncode, oom_kills() - killed_before)
+    # Replaces a link that the run may have put there; write_text would follow it.
+    with contextlib.suppress(BackendUnavailable):
+        LocalFiles().write(layout.stop, f"{STOP_TIME_LIMIT}\n".encode(), mode=0o640)
+    _wait_at_most(launched.process, SAVE_GRACE_SECONDS)
     message = f"The time limit of {limit_seconds / 60:g} minutes was reached."
-    return _record("time_limit", message, process.poll())
+    return _record("time_limit", message, _terminate(launched))
 
 
 def exit_of(code: int, kills: int) -> dict[str, Any]:
@@ -144,14 +149,8 @@ def _record(reason: str, message: str, exit_code: int | None = None) -> dict[str
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
-    """Write atomically: readers see the complete file or none."""
-    fresh = path.with_suffix(f".{os.getpid()}.new")
-    try:
-        fresh.write_text(json.dumps(value))
-        fresh.rename(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
+    """Write atomically: readers see the complete file or none. No link of the run's is followed."""
+    LocalFiles().write(path, json.dumps(value).encode())
 
 
 def _write_when_there_is_space(path: Path, value: dict[str, Any]) -> None:
@@ -160,8 +159,8 @@ def _write_when_there_is_space(path: Path, value: dict[str, Any]) -> None:
     while True:
         try:
             return _write(path, value)
-        except OSError as error:
-            if error.errno not in NO_SPACE:
+        except BackendUnavailable as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in NO_SPACE:
                 raise
         time.sleep(SPACE_INTERVAL_SECONDS)
 
@@ -211,7 +210,9 @@ def sweep_up(layout: RunLayout) -> dict[str, Any]:
     """End the processes of a run whose supervisor was killed, and write the exit record."""
     kill_strays(layout.directory)
     record = _record("killed", "The run's supervisor was killed, and the run ended with it.")
-    with contextlib.suppress(OSError):  # a run may block its own record, but not the poll of other runs
+    with contextlib.suppress(
+        BackendUnavailable
+    ):  # a run may block its own record, but not the poll of other runs
         if exit_record(layout) is None:
             _write(layout.exit, record)
     return record

@@ -15,3 +15,8 @@ class LocalCluster(Cluster):
     max_nodes: int | None = Field(default=1, ge=1)
     max_running: int = Field(default=1, ge=1, description="Concurrent runs on this machine; others wait.")
     python: Path | None = Field(default=None, description="Interpreter of the trainer's environment.")
+    readable: list[Path] = Field(
+        default_factory=list,
+        description="Further directories that isolated runs may read, e.g. of packages outside `python`'s "
+        "environment.",
+    )

