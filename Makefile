@@ -41,7 +41,9 @@ setup-trainer: .venv-trainer/.done  ## Install the trainer's environment (torch,
 	@echo "Installing torch and Megatron-Bridge into .venv-trainer (6 GB, a few minutes the first time)"
 	$(UV) venv --quiet --clear --python $(BIN)/python .venv-trainer
 	$(UV) pip install --python .venv-trainer/bin/python -r requirements/trainer.txt
-	$(UV) pip install --python .venv-trainer/bin/python --no-deps -r requirements/trainer-nodeps.txt
+	@# Compiled here, because isolated runs cannot write into it.
+	$(UV) pip install --python .venv-trainer/bin/python --no-deps --compile-bytecode \
+	  -r requirements/trainer-nodeps.txt
 	@touch $@
 
 setup-slurm: setup  ## Install Debian's Slurm, for demo-slurm and the tests; as root

@@ -267,3 +267,6 @@ class Health(BaseModel):
 class Readiness(BaseModel):
     database: str
     broker: str
+    warnings: list[str] = Field(
+        default=[], description="What an operator should change, e.g. that local runs are not isolated."
+    )

@@ -26,6 +26,7 @@ from rich.markup import escape
 from cli.broker import connect
 from cli.prepare import initialize, make_directory, reach_broker, use
 from cli.supervise import Supervisor
+from worker.backends.local import status
 from worker.errors import Misconfigured
 from worker.settings import get_settings
 
@@ -194,6 +195,8 @@ def _print_addresses(url: str, data_dir: Path) -> None:
     _print(f"  docs  {url}/docs")
     _print(f"  key   {escape(str(data_dir / 'admin.key'))}")
     _print(f"  data  {escape(str(data_dir))}")
+    for warning in status.warnings():
+        _print(f"  [yellow]Warning: {escape(warning)}[/]")
     _print("  Ctrl-C stops every process; started runs continue and are recovered at the next start.")
 
 

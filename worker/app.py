@@ -8,10 +8,13 @@ from celery.exceptions import SecurityWarning
 from celery.signals import beat_init, heartbeat_sent, setup_logging, worker_init, worker_shutdown
 
 from worker import tasks
+from worker.backends.local import status
 from worker.broker.app import app
 from worker.errors import Misconfigured
 from worker.settings import SERVICE_UMASK, get_settings
 from worker.telemetry import logging, metrics, metrics_socket, tracing
+
+log = logging.logger(__name__)
 
 __all__ = ["app", "tasks"]  # importing the tasks registers them
 
@@ -49,6 +52,12 @@ def _need_broker(**_: Any) -> None:
         assert get_settings().broker_url  # without one Celery would look for a RabbitMQ on this machine
     except Misconfigured as error:
         raise SystemExit(f"{error.message} {error.hint}") from None
+
+
+@worker_init.connect
+def _warn(**_: Any) -> None:
+    for warning in status.warnings():
+        log.warning("worker.warning", message=warning)
 
 
 @worker_shutdown.connect

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from api import schemas
 from api.problems import declared, problem
+from worker.backends.local import status
 from worker.broker import messages
 from worker.db import session
 from worker.errors import FieldError, ServiceUnavailable
@@ -21,7 +22,10 @@ async def healthz() -> schemas.Health:
 
 @router.get("/readyz", response_model=schemas.Readiness, responses=declared())
 def readyz(request: Request) -> schemas.Readiness | Response:
-    """Return 200 if database and broker respond; otherwise 503 names the one that does not."""
+    """Return 200 if database and broker respond; otherwise 503 names the one that does not.
+
+    `warnings` says what an operator should change, e.g. that local runs are not isolated.
+    """
     unavailable = []
     for part, ping in PARTS.items():
         try:
@@ -30,4 +34,4 @@ def readyz(request: Request) -> schemas.Readiness | Response:
             unavailable.append(FieldError(pointer=part, code="unavailable", detail=error.message))
     if unavailable:
         return problem(request, 503, "not_ready", unavailable[0].detail, errors=unavailable)
-    return schemas.Readiness(database="ok", broker="ok")
+    return schemas.Readiness(database="ok", broker="ok", warnings=status.warnings())

@@ -17,6 +17,7 @@ from trainer.run_layout import JobLayout
 from worker.auth.roles import Tenant
 from worker.backends.connect import connect
 from worker.backends.interface import Submission
+from worker.backends.local import status
 from worker.clusters.registry import Cluster, named_in_request
 from worker.clusters.secrets import is_variable
 from worker.errors import FieldError, PlanDrift
@@ -83,6 +84,7 @@ def plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) -> Plan:
     checks = [
         *_limits(resources, cluster),
         *_gpus(composed, cluster),
+        *_isolation(cluster),
         *_pointed(composed, [*assessed.fitted, *forbidden, *_allowed(assessed, forbidden)]),
     ]
     return _plan(spec, composed, resources, cluster, assessed, checks)
@@ -252,6 +254,18 @@ def _gpus(composed: Composed, cluster: Cluster) -> Iterator[Finding]:
             pointer="/cluster",
             message=f"Cluster {cluster.name!r} runs jobs on this machine, which has no visible GPU.",
             hint="Name another cluster, or use the preset cpu-tiny on the CPU.",
+        )
+
+
+def _isolation(cluster: Cluster) -> Iterator[Finding]:
+    """Reject a run on this machine that has to be isolated and cannot be."""
+    if why := status.rejection(cluster):
+        yield Finding(
+            code="not_isolated",
+            severity="error",
+            pointer="/cluster",
+            message=f"Cluster {cluster.name!r} rejects jobs: their runs cannot be isolated ({why}).",
+            hint="Name another cluster, or ask the operator of the service.",
         )
 
 

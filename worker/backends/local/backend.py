@@ -30,7 +30,7 @@ from worker.backends.access.environment import inherited_environment
 from worker.backends.access.local_files import LocalFiles
 from worker.backends.attempt_claim import abandon
 from worker.backends.interface import Handle, Submission
-from worker.backends.local import supervisor
+from worker.backends.local import isolation, supervisor
 from worker.backends.local.isolation import View
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.runs.observation import Observation, ObservationCode, Phase
@@ -116,6 +116,8 @@ class LocalBackend:
                 f"The trainer's environment is missing: there is no {self.python}.",
                 hint="Run `make setup-trainer`, or set SFT_TRAINER_PYTHON to its interpreter.",
             )
+        if self.isolation == "required" and (why := isolation.obstacle()):
+            raise SubmissionRejected(f"The run cannot be isolated ({why}).", hint=isolation.HINT)
         with _disk():
             self._place(submission)
             self._start_waiting()

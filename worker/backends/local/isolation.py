@@ -21,6 +21,8 @@ from trainer.run_layout import RunLayout
 from worker.backends.local.interpreter import code_of
 
 PROBE_SECONDS = 10.0
+LONGEST_REASON = 300
+HINT = "docs/security.md tells what isolation needs."
 HOME = Path("/tmp")  # noqa: S108 - private to the run
 SYSTEM = (
     "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/sys",
@@ -188,4 +190,5 @@ def obstacle() -> str | None:
         return None
     except OSError as error:
         return f"{bwrap} cannot be started: {error.strerror}"
-    return None if done.returncode == 0 else done.stderr.strip() or f"bwrap exited with {done.returncode}"
+    message = done.stderr.strip()[:LONGEST_REASON] or f"bwrap exited with {done.returncode}"
+    return message.rstrip(".") if done.returncode else None
