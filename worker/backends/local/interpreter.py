@@ -46,7 +46,7 @@ def _base(prefix: Path) -> Path:
 def _installation(bin_directory: Path, home: Path) -> set[Path]:
     """Return the parts of an installation of Python that has this bin/; none if it is no such directory."""
     prefix = bin_directory.parent
-    if not any((prefix / "lib").glob("python3*")):
+    if bin_directory.name != "bin" or not any((prefix / "lib").glob("python3*")):
         return set()
     return set(_allowed(prefix, home)) or {bin_directory, prefix / "lib"}
 

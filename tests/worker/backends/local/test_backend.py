@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.concurrency import at_once
@@ -84,7 +85,7 @@ def test_a_run_renders_to_the_golden_files() -> None:
     assert json.loads(submission.files["run.json"])["command"] == submission.command
     # To accept a change: write what is rendered into the files, and read the difference.
     rendered = {name: text.replace(str(PROJECT_ROOT), "PROJECT") for name, text in submission.files.items()}
-    assert rendered == {path.name: path.read_text() for path in GOLDEN.iterdir()}
+    assert rendered == {name: (GOLDEN / name).read_text() for name in ("config.yaml", "run.json")}
 
 
 def test_runs_beyond_the_slots_wait_in_order(backend: Make, data_dir: Path) -> None:
@@ -166,6 +167,53 @@ def test_a_cancelled_run_leaves_no_process(backend: Make, data_dir: Path) -> Non
     assert processes_of_runs(data_dir) == []
 
     machine.cancel(handle(name))  # a second cancel is no error
+
+
+def interpreter(path: Path, *lines: str) -> Path:
+    """Make an interpreter that is a script. It finds its run's directory in RUN."""
+    path.write_text("\n".join(["#!/bin/sh", 'for config; do RUN="${config%/*}"; done', *lines]))
+    path.chmod(0o755)
+    return path
+
+
+def test_a_cancelled_run_leaves_no_process_that_hides(backend: Make, tmp_path: Path) -> None:
+    """Without its environment and parents, a process is found only by its PID namespace."""
+    seconds = "86397.5"
+    hiding = f'(setsid env -i /bin/sleep {seconds} &) ; touch "$RUN/ready" ; exec /bin/sleep {seconds}'
+    machine = backend(python=interpreter(tmp_path / "python", hiding))
+    name = submit(machine, run("job-1"))
+    wait_until((machine.job_directory("job-1") / "attempts/1/ready").exists, what="the hidden process")
+    command = ["/bin/sleep", seconds]
+    hidden = [process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"] == command]
+    assert len(hidden) == 2
+    machine.cancel(handle(name))
+    assert wait_for(machine, name, Phase.ENDED).code == "cancelled"
+    assert not any(process.is_running() for process in hidden)
+
+
+def test_the_supervisor_follows_no_link_of_its_run(backend: Make, data_dir: Path, tmp_path: Path) -> None:
+    canary = data_dir / "admin.key"
+    canary.write_text("key")
+    pid = """supervisor=$(sed 's/[^0-9]*\\([0-9]*\\).*/\\1/' "$RUN/pid.json")"""
+    links = f'for name in stop exit.json "exit.$supervisor.new"; do ln -s {canary} "$RUN/$name"; done'
+    wait = 'while [ -L "$RUN/stop" ]; do sleep 0.05; done'
+    machine = backend(python=interpreter(tmp_path / "python", pid, links, wait))
+    submission = machine.render(run("job-1"))
+    limited = json.loads(submission.files["run.json"]) | {"time_limit_seconds": 1}
+    files = {**submission.files, "run.json": json.dumps(limited)}
+    name = machine.submit(submission.model_copy(update={"files": files}))
+    assert wait_for(machine, name, Phase.ENDED).code == "time_limit"
+    assert (machine.job_directory("job-1") / "attempts/1/exit.json").is_symlink() is False
+    assert canary.read_text() == "key"
+
+
+def test_a_run_that_marks_itself_cancelled_keeps_its_slot(backend: Make) -> None:
+    machine = backend(max_running=1)
+    first, second = submit(machine, run("job-1")), submit(machine, run("job-2"))
+    wait_for(machine, first, Phase.RUNNING)
+    (machine.job_directory("job-1") / "attempts/1/cancelled").touch()
+    seen = machine.poll([handle(first), handle(second)])
+    assert (seen[first].phase, seen[second].phase) == (Phase.RUNNING, Phase.QUEUED)
 
 
 def test_ranks_without_their_launcher_are_ended(backend: Make, data_dir: Path) -> None:
