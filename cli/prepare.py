@@ -8,6 +8,7 @@ from sqlalchemy.engine import make_url
 
 from cli import data_directory
 from worker.auth import keys
+from worker.backends.local import status
 from worker.clusters.registry import clusters
 from worker.db import migrate
 from worker.errors import Misconfigured, ServiceUnavailable, StorageFull
@@ -27,6 +28,7 @@ def initialize(data_dir: Path) -> None:
     make_directory(settings.data_dir / "inputs")
     tracing.check()
     clusters()  # report an invalid profile now, not at each request
+    status.check_accounts()
     try:
         migrate.upgrade(settings.sql_url)
         keys.ensure_admin_key(settings.admin_key_path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,9 +13,13 @@ import pytest
 
 from tests.support.inputs import make_inputs
 from tests.support.service import Service
+from tests.support.sft import Sft
 from worker.settings import PROJECT_ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root has other accounts, and its files to hide"),
+]
 
 Start = Callable[..., Service]
 NOT_ISOLATED = "local runs are not isolated"
@@ -55,14 +60,14 @@ exec "{sys.executable}" -m tests.support.stand_in.hostile "{home}" {what} "$@"
     return python
 
 
-def _report(service: Service) -> dict[str, dict[str, bool]]:
+def _report(service: Service) -> dict[str, Any]:
     """Return what a hostile run of the service could do; the run itself succeeds."""
     other = service.data_dir / "jobs" / "job-other" / "attempts" / "1"
     other.mkdir(parents=True, exist_ok=True)
     job = service.wait_for(service.submit(make_inputs(service.data_dir))["id"])
     assert job["state"] == "SUCCEEDED", job
     path = service.data_dir / "jobs" / job["id"] / "attempts" / "1" / "escapes.json"
-    report: dict[str, dict[str, bool]] = json.loads(path.read_text())
+    report: dict[str, Any] = json.loads(path.read_text())
     return report
 
 
@@ -77,6 +82,37 @@ def test_a_run_reaches_nothing_but_its_own(start: Start) -> None:
     assert _names(report["escapes"], possible=True) == []
     assert service.client.get("/readyz").json()["warnings"] == []
     assert NOT_ISOLATED not in service.output
+
+
+def test_a_run_can_have_an_account_of_its_own(start: Start, data_dir: Path, stand_in: Path) -> None:
+    with (data_dir / "clusters.toml").open("a") as profiles:
+        profiles.write('run_as = "nobody"\n')
+    nobody = pwd.getpwnam("nobody")
+    (data_dir / "inputs").mkdir()
+    os.chown(data_dir / "inputs", nobody.pw_uid, nobody.pw_gid)
+    stand_in.parent.chmod(0o755)
+    report = _report(start("change"))
+    assert (report["uid"], report["groups"]) == (nobody.pw_uid, [nobody.pw_gid])
+    assert int(report["capabilities"], 16) == 0
+    assert _names(report["needs"], possible=False) == []
+    assert _names(report["escapes"], possible=True) == []
+
+
+@pytest.mark.parametrize(
+    ("account", "why"),
+    [("no-such-account", "no such account"), ("root", "it is root"), ("nobody", "cannot execute")],
+)
+def test_an_account_that_cannot_start_runs_is_reported_at_the_start(
+    data_dir: Path, home: Path, account: str, why: str
+) -> None:
+    """Without isolation, the account itself has to reach the interpreter."""
+    (home / "python").touch(0o755)
+    home.chmod(0o700)
+    (data_dir / "clusters.toml").write_text(f'[local]\nrun_as = "{account}"\npython = "{home}/python"\n')
+    sft = Sft("http://unused", variables={"SFT_LOCAL_ISOLATION": "off"})
+    done = sft("init", "--data-dir", str(data_dir))
+    assert done.returncode == 1
+    assert why in done.stderr + done.stdout
 
 
 def test_without_isolation_the_service_says_so(start: Start) -> None:

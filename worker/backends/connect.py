@@ -27,6 +27,7 @@ def connect(profile: Cluster) -> Backend:
         roots=tuple(profile.roots),
         readable=tuple(profile.readable),
         isolation=settings.local_isolation,
+        run_as=profile.run_as,
     )
 
 

@@ -83,6 +83,6 @@ def pause(job_id: str) -> None:
     files = connect(cluster(job.cluster)).files()
     try:
         files.make_directory(layout.directory)  # of a run that the scheduler restarts just now
-        files.write(layout.stop, f"{STOP_PAUSE}\n".encode())
+        files.write(layout.stop, f"{STOP_PAUSE}\n".encode(), mode=0o640)  # a run may have its own account
     except BackendUnavailable as error:
         log.warning("pause.unavailable", job_id=job_id, error=error.message)  # the sweep tries again

