@@ -91,7 +91,7 @@ def _failure_of(finding: Finding) -> Failure:
 
 
 def _submit(job: Job) -> None:
-    backend = connect(cluster(job.cluster))
+    backend = connect(cluster(job.cluster).for_project(job.project))
     submission = backend.render(queries.run_of(job))
     with writing() as session:
         if not transitions.assign_directory(session, job, submission.directory):
