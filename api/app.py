@@ -17,7 +17,7 @@ from api.audit import AuditTrail
 from api.job_watcher import JobWatcher
 from api.middleware import CancelledRequests, RequestContext, RequestLog
 from api.request_limits import RequestLimits
-from api.routes import audit, checkpoints, clusters, datasets, health, jobs, logs, metrics, presets
+from api.routes import audit, checkpoints, clusters, datasets, health, jobs, limits, logs, metrics, presets
 from api.routes import keys as key_routes
 from api.slots import Slots
 from worker.auth import keys
@@ -82,7 +82,7 @@ def create_app() -> FastAPI:
     app.state.job_watcher = JobWatcher()
     app.state.slots = Slots()
     problems.install(app)
-    for module in (jobs, logs, checkpoints, presets, clusters, datasets, key_routes, audit):
+    for module in (jobs, logs, checkpoints, presets, clusters, datasets, key_routes, limits, audit):
         app.include_router(module.router, prefix="/v1")
     for module in (health, metrics):
         app.include_router(module.router)

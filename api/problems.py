@@ -4,6 +4,7 @@ import errno
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 import structlog
@@ -37,6 +38,7 @@ STATUS: dict[type[SftError], HTTPStatus] = {
     errors.RangeInvalid: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     errors.InvalidSpec: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.IdempotencyMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
     errors.Misconfigured: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.ServiceUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
@@ -73,7 +75,7 @@ class ProblemResponse(JSONResponse):
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return OpenAPI responses: these statuses, and those that every route under /v1 can return."""
-    return {status: _declaration(status) for status in sorted({400, 401, 500, 503, 507, *statuses})}
+    return {status: _declaration(status) for status in sorted({400, 401, 429, 500, 503, 507, *statuses})}
 
 
 def _declaration(status: int) -> dict[str, Any]:
@@ -97,7 +99,10 @@ def describe(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def problem(request: Request, status: int, code: str, detail: str, **more: Any) -> JSONResponse:
+def problem(
+    request: Request, status: int, code: str, detail: str, *, retry_after: float | None = None, **more: Any
+) -> JSONResponse:
+    """Return an error response. retry_after: seconds until the request may succeed, if they are known."""
     request.state.problem = code  # for the audit log
     body = Problem(
         title=HTTPStatus(status).phrase,
@@ -109,7 +114,7 @@ def problem(request: Request, status: int, code: str, detail: str, **more: Any) 
         **more,
     )
     content = _without_secrets(body.model_dump(exclude_none=True))
-    return ProblemResponse(content, status, headers=_headers(status))
+    return ProblemResponse(content, status, headers=_headers(status, retry_after))
 
 
 def _without_secrets(value: Any) -> Any:
@@ -123,9 +128,10 @@ def _without_secrets(value: Any) -> Any:
     )
 
 
-def _headers(status: int) -> dict[str, str]:
+def _headers(status: int, retry_after: float | None) -> dict[str, str]:
     if status in RETRYABLE:
-        return {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        # In whole seconds (RFC 9110, 10.2.3), and never too early.
+        return {"Retry-After": str(ceil(retry_after or RETRY_AFTER_SECONDS))}
     return {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
 
 
@@ -154,6 +160,7 @@ async def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
         hint=error.hint,
         errors=error.errors,
         allowed_actions=allowed,
+        retry_after=getattr(error, "retry_after", None),
     )
 
 

@@ -14,6 +14,8 @@ from worker.clock import as_utc, utcnow
 from worker.clusters.registry import Cluster
 from worker.db.models import ApiKey, Attempt, AuditEntry, Event, Metric, Origin
 from worker.jobs.views import CheckpointView, JobView
+from worker.limits import projects
+from worker.limits.projects import ProjectLimits
 from worker.planning.config_schema import PresetDetails
 from worker.runs.run import Resources
 
@@ -173,6 +175,7 @@ class WhoAmI(BaseModel):
     role: Role
 
 
+PROJECT_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 # Actors of a job's events that are not keys.
 RESERVED_NAMES = ("system", "trainer")
 
@@ -189,7 +192,7 @@ class KeyRequest(BaseModel):
     role: Role
     project: str | None = Field(
         default=None,
-        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
+        pattern=PROJECT_NAME,
         description="Default: the project of your own key.",
     )
     expires_at: Moment | None = Field(default=None, description="Null: the key does not expire.")
@@ -258,6 +261,32 @@ class AuditView(BaseModel):
 class AuditPage(BaseModel):
     items: list[AuditView]
     next_cursor: str | None = Field(description="`cursor` of the next page; null on the last page.")
+
+
+class ProjectUsage(BaseModel):
+    live_jobs: int = Field(description="Jobs that clusters have.")
+    waiting_jobs: int = Field(description="Jobs that wait to be submitted.")
+    gpus: int = Field(description="GPUs that the live jobs occupy or wait for.")
+
+
+class ProjectView(BaseModel):
+    """What a project may use at a time, and what it uses."""
+
+    project: str
+    limits: ProjectLimits = Field(description="The limits that apply; null: no limit.")
+    own: ProjectLimits = Field(description="Those that an admin has set; null: the default.")
+    usage: ProjectUsage
+
+    @classmethod
+    def of(cls, project: str) -> "ProjectView":
+        own = projects.own(project)
+        used = ProjectUsage.model_validate(projects.usage(project), from_attributes=True)
+        return cls(project=project, own=own, limits=own.over(projects.defaults()), usage=used)
+
+
+class LimitsView(BaseModel):
+    defaults: ProjectLimits = Field(description="Limits of each project that has none of its own.")
+    projects: dict[str, ProjectLimits] = Field(description="Limits that admins have set, by project.")
 
 
 class Health(BaseModel):

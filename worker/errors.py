@@ -14,6 +14,8 @@ SftError
 +-- RangeInvalid          an offset, range or cursor that makes no sense
 +-- Unauthenticated       no key, or one that is not valid
 +-- Forbidden             the key is not for this
++-- TooManyRequests       the key, or the address, has used up its rate: try again later
+|   +-- TooManyWaitingJobs    of this project
 +-- ServiceUnavailable    database or broker cannot be reached: try again
 |   +-- StorageFull           the disk is full, or over its quota: free space, then try again
 +-- BackendError
@@ -107,6 +109,20 @@ class Unauthenticated(SftError):
 
 class Forbidden(SftError):
     code = "forbidden"
+
+
+class TooManyRequests(SftError):
+    """A limit was reached that will have room again. retry_after: seconds until the request may succeed."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: float) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class TooManyWaitingJobs(TooManyRequests):
+    code = "too_many_waiting_jobs"
 
 
 class ServiceUnavailable(SftError):

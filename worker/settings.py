@@ -14,6 +14,8 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SERVICE_UMASK = 0o077
 
 Isolation = Literal["auto", "required", "off"]
+# Of what a setting or an admin may allow: more is no limit.
+MAX_LIMIT = 1_000_000_000
 
 
 class Settings(BaseSettings):
@@ -120,6 +122,24 @@ class Settings(BaseSettings):
     )
     retention_interval_seconds: float = Field(
         default=3600, gt=0, description="How often expired jobs, logs and keys are removed."
+    )
+    project_live_jobs: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_LIMIT,
+        description="Jobs of a project that clusters have at a time; further ones wait. Unset: no limit.",
+    )
+    project_gpus: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_LIMIT,
+        description="GPUs that those jobs may occupy together; further jobs wait. Unset: no limit.",
+    )
+    project_waiting_jobs: int = Field(
+        default=1000,
+        ge=0,
+        le=MAX_LIMIT,
+        description="Jobs of a project that may wait to be submitted; further ones are rejected with 429.",
     )
     worker_threads: int = Field(default=4, description="Tasks that one worker process runs at a time.")
     worker_metrics_port: int | None = Field(

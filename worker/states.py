@@ -57,6 +57,9 @@ POLLED = frozenset({S.QUEUED, S.STARTING, S.RUNNING, S.FINALIZING, S.PAUSING, S.
 # The job awaits a task: if its message was lost, the sweep enqueues another.
 AWAITING_TASK = frozenset({S.VALIDATING, S.SUBMITTING, S.CANCELLING, S.PAUSING, S.FINALIZING})
 
+# The job waits to be submitted, unless its attempt has a directory: then the backend may have it.
+AWAITING_SUBMISSION = frozenset({S.VALIDATING, S.SUBMITTING})
+
 # What the end of a run may turn a watched job into.
 _OUTCOMES = frozenset({S.SUCCEEDED, S.FAILED, S.CANCELLED, S.LOST})
 

@@ -3,14 +3,24 @@
 from worker.auth import audit
 from worker.broker import messages
 from worker.broker.app import app
-from worker.broker.leases import last_poll_error
-from worker.broker.task_names import FIRST, POLLS, SUBMISSIONS, TaskName
+from worker.broker.leases import is_poll_due, last_poll_error
+from worker.broker.task_names import FIRST, NEXT, POLLS, SUBMISSIONS, TaskName
 from worker.clusters import registry
 from worker.errors import NotFound, ServiceUnavailable
 from worker.jobs import queries
-from worker.lifecycle import ingest, poll_schedule, reconcile, retention, stop_requests
+from worker.lifecycle import (
+    admission,
+    ingest,
+    poll_schedule,
+    reconcile,
+    retention,
+    stop_requests,
+    submission_queue,
+)
 from worker.lifecycle import submit as submission
+from worker.limits import projects
 from worker.states import JobState
+from worker.telemetry import task_context
 from worker.telemetry.logging import logger
 
 log = logger(__name__)
@@ -31,11 +41,13 @@ AWAITED: dict[str, dict[JobState, TaskName]] = {
 
 @app.task(name=TaskName.SUBMIT.value)
 def submit(job_id: str) -> None:
-    """Validate a job and submit it to its backend."""
+    """Validate a job and submit it to its backend: the next one, whose turn it is."""
     if why := last_poll_error(queries.get(job_id).cluster):
         submission.defer(job_id, why)
-    else:
-        submission.submit(job_id)
+    with submission_queue.next_job() as next_id:
+        if next_id:
+            with task_context.working_for(next_id, instead_of=job_id):
+                submission.submit(next_id)
 
 
 @app.task(name=TaskName.CANCEL.value)
@@ -53,14 +65,14 @@ def pause(job_id: str) -> None:
 
 @app.task(name=TaskName.TICK.value)
 def tick() -> None:
-    """Enqueue a poll of every cluster that has live jobs, unless earlier ones still wait.
+    """Enqueue a poll of every cluster that has live jobs, if one is due and none waits or runs.
 
     Polls come before everything else: only a poll finds out that a cluster answers again.
     """
-    if messages.count_waiting_first(POLLS) >= MAX_BACKLOG:
-        return
+    waiting = messages.waiting(POLLS, FIRST)
     for name in queries.live_clusters():
-        messages.enqueue(TaskName.POLL, name, priority=FIRST)
+        if (TaskName.POLL, name) not in waiting and is_poll_due(name):
+            messages.enqueue(TaskName.POLL, name, priority=FIRST)
 
 
 @app.task(name=TaskName.POLL.value)
@@ -74,8 +86,15 @@ def poll(cluster_name: str) -> None:
     result = poll_schedule.poll_if_due(
         profile, lambda is_steady: reconcile.poll_cluster(cluster_name, may_be_lost=is_steady)
     )
-    for job_id in result.to_ingest if result else ():
-        messages.enqueue(TaskName.INGEST, job_id)
+    _enqueue_ingestion(result.to_ingest if result else [])
+
+
+def _enqueue_ingestion(job_ids: list[str]) -> None:
+    """Enqueue what is not enqueued yet: each poll finds the same files until a worker has read them."""
+    waiting = messages.waiting(POLLS, NEXT) if job_ids else set()
+    for job_id in job_ids:
+        if (TaskName.INGEST, job_id) not in waiting:
+            messages.enqueue(TaskName.INGEST, job_id)
 
 
 @app.task(name=TaskName.INGEST.value)
@@ -100,6 +119,8 @@ def sweep() -> None:
         room = max(0, MAX_BACKLOG - messages.count_waiting(queue))
         for job_id, state in queries.awaiting_task(room, awaited):
             messages.enqueue(awaited[state], job_id)
+    for project in projects.projects_without_room():
+        admission.release(project)
 
 
 @app.task(name=TaskName.RETAIN.value)

@@ -67,6 +67,10 @@ ROUTES: dict[str, dict[str, int]] = {
     "POST /v1/jobs/{job_id}/resume": CHANGES_THE_JOB,
     "POST /v1/jobs/{job_id}/retry": CHANGES_THE_JOB,
     "GET /v1/audit": ADMINS,
+    "GET /v1/limits": ADMINS,
+    "GET /v1/projects/{project}/limits": {"nobody": 401, "stranger": 404},
+    "PUT /v1/projects/{project}/limits": ADMINS,
+    "DELETE /v1/projects/{project}/limits": ADMINS,
     "GET /v1/keys": ADMINS,
     "POST /v1/keys": ADMINS,
     "GET /v1/keys/{key_id}": ADMINS,
@@ -121,10 +125,13 @@ def test_each_caller_may_call_only_permitted_routes(
 ) -> None:
     victim, _secret = keys.create("victim", Role.VIEWER, "team")
     method, template = route.split()
-    path = template.format(name="cpu-tiny", job_id=job_id, iteration=4, path="weights", key_id=victim.id)
+    path = template.format(
+        name="cpu-tiny", job_id=job_id, iteration=4, path="weights", key_id=victim.id, project="team"
+    )
     bodies = {"POST /v1/jobs": good, "POST /v1/jobs:plan": good}
     bodies["POST /v1/datasets:inspect"] = {"path": good["inputs"]["packed_parquet"]}
     bodies["POST /v1/keys"] = {"name": "new", "role": "viewer"}
+    bodies["PUT /v1/projects/{project}/limits"] = {"waiting_jobs": 5}
     body = {"json": bodies[route]} if route in bodies else {}
     for name in CALLERS:
         answer = call(name, method, path, **body)

@@ -1,5 +1,6 @@
 """Tasks that a real broker gets, and tasks that do nothing while a cluster does not answer."""
 
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,10 @@ from tests.support.process import Redis
 from tests.support.run_files import step, steps, write
 from worker import tasks
 from worker.broker import messages
-from worker.broker.task_names import NEXT, POLLS, SUBMISSIONS, TaskName
+from worker.broker.app import app
+from worker.broker.beat import BoundedScheduler
+from worker.broker.leases import lease_of
+from worker.broker.task_names import FIRST, NEXT, POLLS, SUBMISSIONS, TaskName
 from worker.clock import utcnow
 from worker.clusters.registry import cluster
 from worker.db.models import Job
@@ -48,7 +52,37 @@ def test_polls_do_not_pile_up(redis: Redis, job_in: JobIn) -> None:
     job_in(JobState.RUNNING)
     for _ in range(tasks.MAX_BACKLOG + 5):
         tasks.tick()
-    assert waiting(redis, POLLS) == (tasks.MAX_BACKLOG, 0)
+    assert waiting(redis, POLLS) == (1, 0)
+
+
+def test_nothing_is_polled_that_is_polled_now(redis: Redis, job_in: JobIn) -> None:
+    job_in(JobState.RUNNING)
+    with lease_of("local") as lease:
+        assert lease.acquire(60)
+        tasks.tick()
+    assert waiting(redis, POLLS) == (0, 0)
+
+
+def test_one_message_ingests_a_run_however_often_it_was_polled(redis: Redis, job_in: JobIn) -> None:
+    job = job_in(JobState.RUNNING)
+    shutil.rmtree(queries.attempt_of(job).directory or "")  # the run is over
+    for _ in range(5):
+        redis.delete("sft.poll.local")  # another poll is due
+        tasks.poll("local")
+    assert messages.waiting(POLLS, NEXT) == {(TaskName.INGEST, job.id)}
+    assert waiting(redis, POLLS) == (0, 1)
+
+
+def test_messages_of_the_beat_do_not_pile_up_without_a_worker(redis: Redis) -> None:
+    scheduler = BoundedScheduler(app=app)
+    for entry in [*scheduler.schedule.values()] * 10:
+        scheduler.apply_entry(entry)
+    assert messages.waiting(POLLS, FIRST) == {(TaskName.TICK,), (TaskName.SWEEP,)}
+    assert (redis.llen(POLLS), redis.llen(SUBMISSIONS)) == (2, 1)
+    redis.flushdb()
+    for entry in scheduler.schedule.values():
+        scheduler.apply_entry(entry)
+    assert redis.llen(POLLS) == 2
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def _broker_options() -> dict[str, Any]:
 def _beat_options(settings: Settings) -> dict[str, Any]:
     return {
         # In memory: a schedule file could be broken by a kill, and holds nothing worth keeping.
-        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_scheduler": "worker.broker.beat:BoundedScheduler",
         "beat_max_loop_interval": min(1.0, settings.poll_interval_seconds),
         "beat_schedule": {
             "tick": _every(settings.poll_interval_seconds, TaskName.TICK),

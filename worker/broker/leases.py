@@ -1,4 +1,4 @@
-"""Poll leases: keys in the broker by which one worker at a time polls a cluster, and how its last polls went.
+"""Leases: keys in the broker by which one worker at a time polls a cluster, or submits a job.
 
 All keys expire. A broker that forgets them costs one poll too many.
 """
@@ -30,6 +30,9 @@ class PollLease:
     def acquire(self, seconds: float) -> bool:
         """Take the lease; False where another worker has it, or the next poll is not due."""
         return bool(self.redis.set(self.key, "polling", nx=True, px=_milliseconds(seconds)))
+
+    def is_free(self) -> bool:
+        return not self.redis.exists(self.key)
 
     def defer(self, seconds: float) -> None:
         """Let nobody poll for so long."""
@@ -74,11 +77,41 @@ class PollLease:
         return f"{self.key}.answered"
 
 
+@dataclass(frozen=True)
+class SubmissionLeases:
+    """A key for each job that is being submitted: one worker at a time does it."""
+
+    redis: Any
+
+    def acquire(self, job_id: str, seconds: float) -> bool:
+        """Take the lease of a job; False where another worker has it."""
+        return bool(self.redis.set(self._key(job_id), "", nx=True, px=_milliseconds(seconds)))
+
+    def release(self, job_id: str) -> None:
+        self.redis.delete(self._key(job_id))
+
+    def _key(self, job_id: str) -> str:
+        return f"sft.submission.{job_id}"
+
+
 @contextmanager
 def lease_of(cluster: str) -> Iterator[PollLease]:
     """The lease of a cluster, with a connection to the broker."""
     with app.connection_for_write() as connection:
         yield PollLease(cluster, connection.default_channel.client)
+
+
+@contextmanager
+def submission_leases() -> Iterator[SubmissionLeases]:
+    """The leases of submissions, with a connection to the broker."""
+    with app.connection_for_write() as connection:
+        yield SubmissionLeases(connection.default_channel.client)
+
+
+def is_poll_due(cluster: str) -> bool:
+    """Whether no worker polls the cluster now, nor did just now."""
+    with lease_of(cluster) as lease:
+        return lease.is_free()
 
 
 def last_poll_error(cluster: str) -> BackendUnavailable | None:

@@ -1,9 +1,13 @@
 """Enqueue tasks by name, and ask the broker how many messages wait."""
 
+import json
+from base64 import b64decode
+
 from kombu.exceptions import OperationalError
+from kombu.transport.redis import Channel
 
 from worker.broker.app import app
-from worker.broker.task_names import NEXT, TaskName
+from worker.broker.task_names import FIRST, NEXT, TaskName
 from worker.errors import ServiceUnavailable
 from worker.telemetry.logging import logger
 
@@ -27,11 +31,22 @@ def count_waiting(queue: str) -> int:
     return waiting
 
 
-def count_waiting_first(queue: str) -> int:
-    """Count the messages of the first priority: their list has the queue's own name."""
+def waiting(queue: str, priority: int) -> set[tuple[str, ...]]:
+    """Return the messages of one priority that wait in a queue: the name of the task, and its ids.
+
+    Raises OperationalError where the broker does not answer.
+    """
+    name = queue if priority == FIRST else f"{queue}{Channel.sep}{priority}"
     with app.connection_for_write() as connection:
-        waiting: int = connection.default_channel.client.llen(queue)
-    return waiting
+        connection.ensure_connection(max_retries=1, timeout=2)
+        return {_task_of(message) for message in connection.default_channel.client.lrange(name, 0, -1)}
+
+
+def _task_of(message: bytes) -> tuple[str, ...]:
+    """Read a message as Celery's protocol 2 and the Redis transport write it: its body is base64."""
+    parsed = json.loads(message)
+    ids, _keywords, _embedded = json.loads(b64decode(parsed["body"]))
+    return parsed["headers"]["task"], *ids
 
 
 def ping() -> None:

@@ -24,3 +24,7 @@ class TaskName(StrEnum):
 POLL_TASKS = (
     TaskName.TICK, TaskName.POLL, TaskName.INGEST, TaskName.CANCEL, TaskName.PAUSE, TaskName.SWEEP,
 )  # fmt: skip
+
+
+def queue_of(task: TaskName) -> str:
+    return POLLS if task in POLL_TASKS else SUBMISSIONS

@@ -82,11 +82,29 @@ class ApiKey(SQLModel, table=True):
     """To about a minute."""
 
 
+class Project(SQLModel, table=True):
+    """What a project may use at a time, and its turn among the projects whose jobs wait to be submitted."""
+
+    __tablename__ = "project"
+
+    name: str = Field(primary_key=True)
+    live_jobs: int | None = None
+    """Of all limits: None is the default of the settings."""
+    waiting_jobs: int | None = None
+    gpus: int | None = None
+    turn: int = Field(default=0, sa_type=BigInteger)
+    """When a job of it was last chosen to be submitted: a count, because clocks jump."""
+
+
 class Job(SQLModel, table=True):
     """One fine-tuning job, whatever number of attempts it takes."""
 
     __tablename__ = "job"
-    __table_args__ = (Index("ix_job_project_id", "project", "id"), Index("ix_job_state_id", "state", "id"))
+    __table_args__ = (
+        Index("ix_job_project_id", "project", "id"),
+        Index("ix_job_state_id", "state", "id"),
+        Index("ix_job_project_state", "project", "state"),
+    )
 
     id: str = Field(default_factory=lambda: new_id("job"), primary_key=True)
     name: str

@@ -16,6 +16,7 @@ from worker.jobs import queries, save_directories, transitions
 from worker.jobs.create import planned
 from worker.jobs.queries import allowed_actions
 from worker.jobs.retry import RetryRequest, changes, revise
+from worker.limits import projects
 from worker.states import Action, DesiredState, JobState, Reason
 
 AUDITED = {Action.CANCEL: AuditAction.JOB_CANCEL, Action.PAUSE: AuditAction.JOB_PAUSE}
@@ -70,10 +71,14 @@ def _request(
 
 
 def resume(job_id: str, caller: Caller) -> Job:
-    """Resume a paused job from its last complete checkpoint. Raises NotFound, IllegalAction."""
+    """Resume a paused job from its last complete checkpoint.
+
+    Raises NotFound, IllegalAction, TooManyWaitingJobs.
+    """
     with writing() as session:
         job = queries.find(session, job_id)
         _require_allowed(job, Action.RESUME)
+        projects.require_place(session, job.project)
         reason = Reason("resumed", f"Resumed by {caller.name}.")
         if not _start_attempt(session, job, caller, JobState.SUBMITTING, Origin.RESUMED, reason=reason):
             raise _changed_meanwhile(Action.RESUME)
@@ -85,7 +90,7 @@ def resume(job_id: str, caller: Caller) -> Job:
 def retry(job_id: str, caller: Caller, request: RetryRequest | None = None) -> Job:
     """Give a job that ended without success another attempt, with changes if some are requested.
 
-    Raises NotFound, IllegalAction, InvalidSpec, SaveDirectoryInUse.
+    Raises NotFound, IllegalAction, InvalidSpec, SaveDirectoryInUse, TooManyWaitingJobs.
     """
     seen = queries.get(job_id)
     _require_allowed(seen, Action.RETRY)
@@ -93,6 +98,7 @@ def retry(job_id: str, caller: Caller, request: RetryRequest | None = None) -> J
     with writing() as session:
         # Whoever has moved the job since it was read has won: nothing of it is changed then.
         job = seen.model_copy()
+        projects.require_place(session, job.project)
         if not _start_attempt(session, job, caller, JobState.VALIDATING, Origin.RETRIED, **revised):
             raise _changed_meanwhile(Action.RETRY)
         save_directories.claim(session, job)

@@ -14,11 +14,12 @@ from worker.broker.task_names import TaskName
 from worker.clusters.registry import cluster
 from worker.db.models import Job, Json, new_id
 from worker.db.session import writing
-from worker.errors import SaveDirectoryInUse
+from worker.errors import SaveDirectoryInUse, TooManyWaitingJobs
 from worker.jobs import save_directories, transitions
 from worker.jobs.idempotency import RequestKey
 from worker.jobs.queries import find
 from worker.jobs.views import JobView
+from worker.limits import projects
 from worker.planning.plan import Plan, checked_plan
 from worker.planning.spec import JobSpec
 from worker.telemetry.logging import logger
@@ -39,8 +40,8 @@ class Created:
 def create(spec: JobSpec, caller: Caller, idempotency_key: str | None = None) -> Created:
     """Store a new job, or find the one that the same key created before.
 
-    Raises InvalidSpec, PlanDrift, IdempotencyMismatch, SaveDirectoryInUse, and ServiceUnavailable without
-    a broker.
+    Raises InvalidSpec, PlanDrift, IdempotencyMismatch, SaveDirectoryInUse, TooManyWaitingJobs, and
+    ServiceUnavailable without a broker.
     """
     messages.ping()
     request = RequestKey.of(spec, caller, idempotency_key)
@@ -88,7 +89,7 @@ def planned(spec: JobSpec, plan: Plan, job_id: str) -> Json:
 def store(job: Job, caller: Caller, request: RequestKey) -> Created:
     """Store a new job with its first attempt, and enqueue it.
 
-    Raises NotFound where what it exports is gone, and SaveDirectoryInUse.
+    Raises NotFound where what it exports is gone, SaveDirectoryInUse, TooManyWaitingJobs.
 
     The row of the key belongs to the job's transaction: of many equal requests at once one creates the
     job, the others wait for it and get the same. A request that died left nothing behind.
@@ -96,12 +97,13 @@ def store(job: Job, caller: Caller, request: RequestKey) -> Created:
     response = JobView.of(job).model_dump(mode="json", by_alias=True)
     try:
         with writing() as session:
+            projects.require_place(session, job.project)
             _hold_exported(session, job, caller)
             save_directories.claim(session, job)
             transitions.insert(session, job, actor=caller.name)
             _audit(session, job, caller)
             request.store(session, job.id, response)
-    except (IntegrityError, SaveDirectoryInUse):
+    except (IntegrityError, SaveDirectoryInUse, TooManyWaitingJobs):
         if found := replay(request):
             return found
         raise

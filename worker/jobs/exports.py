@@ -50,8 +50,8 @@ def create(
 
     It runs where the checkpoint lies, and belongs to the project of the job that has it.
 
-    Raises NotFound, NotExportable, CheckpointChanged, InvalidSpec, IdempotencyMismatch, BackendUnavailable,
-    and ServiceUnavailable without a broker.
+    Raises NotFound, NotExportable, CheckpointChanged, InvalidSpec, IdempotencyMismatch, TooManyWaitingJobs,
+    BackendUnavailable, and ServiceUnavailable without a broker.
     """
     messages.ping()
     checkpoint = queries.checkpoint(source.id, iteration)

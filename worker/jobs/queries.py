@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, or_
+from sqlalchemy import ColumnElement, and_, not_, or_
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
@@ -15,11 +15,12 @@ from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Checkpoint, Event, Job, Metric
 from worker.db.session import reading
 from worker.errors import NotFound
+from worker.limits import projects
 from worker.planning.plan import run
 from worker.planning.spec import JobSpec
 from worker.runs.run import Resources, Run
 from worker.settings import get_settings
-from worker.states import AWAITING_TASK, LIVE, TERMINAL, Action, JobState
+from worker.states import AWAITING_TASK, LIVE, POLLED, Action, JobState
 
 LOGS_REMOVED = "logs_removed"
 """Type of the event that notes the removal of a job's logs."""
@@ -88,6 +89,8 @@ def awaiting_task(limit: int, in_states: Collection[JobState] = AWAITING_TASK) -
             .where(col(Job.state).in_(in_states))
             # What lies ahead was written before the clock was set back.
             .where(or_(~col(Job.updated_at).between(recent, now), col(Job.state) == JobState.CANCELLING))
+            # It is enqueued when its project has room: else hundreds would be enqueued again and again.
+            .where(not_(projects.is_waiting_for_room()))
             .order_by(func.random())  # so that none starves the others
             .limit(limit)
         )
@@ -283,7 +286,7 @@ def is_stale(job: Job) -> bool:
 
 
 def _is_stale(state: JobState, observed_at: datetime | None) -> bool:
-    if state in TERMINAL or state is JobState.PAUSED or observed_at is None:
+    if state not in POLLED or observed_at is None:
         return False
     # A moment in the future is as stale: the clock was set back since.
     return abs((utcnow() - observed_at).total_seconds()) > get_settings().stale_after_seconds

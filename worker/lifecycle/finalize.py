@@ -12,7 +12,7 @@ from worker.db.models import Attempt, Checkpoint, Job, Json
 from worker.db.session import reading, writing
 from worker.errors import NotReachable
 from worker.jobs import logs, queries, retry, transitions
-from worker.lifecycle import outcome, recovery
+from worker.lifecycle import admission, outcome, recovery
 from worker.lifecycle.handles import handle_of, layout_of
 from worker.runs.events import read_ending
 from worker.runs.observation import ExitRecord
@@ -47,6 +47,7 @@ def finalize(job: Job, attempt: Attempt, backend: Backend) -> None:
         return
     with writing() as session:
         transitions.move(session, job, decision.state, reason=decision.reason, failure=failure)
+    admission.release(job.project)
     log.info("job.ended", job_id=job.id, state=decision.state)
 
 

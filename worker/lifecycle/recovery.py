@@ -14,6 +14,7 @@ from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Checkpoint, Job, Json, Origin
 from worker.db.session import reading, writing
 from worker.jobs import transitions
+from worker.lifecycle import admission
 from worker.lifecycle.outcome import Outcome
 from worker.runs.observation import ObservationCode
 from worker.settings import get_settings
@@ -58,6 +59,7 @@ def recover(job: Job, reason: Reason, failure: Json | None = None) -> bool:
         moved = transitions.next_attempt(
             session, job, JobState.SUBMITTING, Origin.RECOVERED, reason=reason, failure_of_last=failure
         )
+    admission.release(job.project)
     log.info("job.recovering", job_id=job.id, attempt=job.attempt, code=reason.code)
     return moved
 

@@ -12,7 +12,7 @@ from worker.db.models import Attempt, Job
 from worker.db.session import writing
 from worker.errors import BackendUnavailable
 from worker.jobs import queries, transitions
-from worker.lifecycle import ingest
+from worker.lifecycle import admission, ingest
 from worker.lifecycle.handles import handle_of
 from worker.states import JobState, Reason
 from worker.telemetry import metrics
@@ -71,6 +71,7 @@ def _find(backend: Backend, job: Job, handle: Handle) -> str | None:
 def _end_unsubmitted(job: Job) -> None:
     with writing() as session:
         transitions.move(session, job, JobState.CANCELLED, reason=Reason("cancelled", "Never submitted."))
+    admission.release(job.project)
 
 
 def pause(job_id: str) -> None:

@@ -11,6 +11,7 @@ from worker.db.models import Job
 from worker.db.session import writing
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.jobs import queries, transitions
+from worker.lifecycle import admission
 from worker.planning.plan import parse_config
 from worker.states import DesiredState, JobState, Reason
 from worker.telemetry import metrics
@@ -48,6 +49,7 @@ def _fail(job: Job, reason: Reason, failure: Failure) -> None:
     stored = failure.model_dump(mode="json", by_alias=True)
     with writing() as session:
         transitions.move(session, job, JobState.FAILED, reason=reason, failure=stored)
+    admission.release(job.project)
     log.info("job.failed", job_id=job.id, code=reason.code)
 
 
@@ -93,9 +95,8 @@ def _failure_of(finding: Finding) -> Failure:
 def _submit(job: Job) -> None:
     backend = connect(cluster(job.cluster).for_project(job.project))
     submission = backend.render(queries.run_of(job))
-    with writing() as session:
-        if not transitions.assign_directory(session, job, submission.directory):
-            return
+    if not admission.admit(job, submission.directory):
+        return
     try:
         with metrics.observed(job.cluster, "submit"):
             external_id = backend.submit(submission)

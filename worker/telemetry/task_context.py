@@ -4,6 +4,8 @@ While a task runs, every log line of its thread carries these, the task, and the
 """
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Task
@@ -35,6 +37,15 @@ def _bind(task: Task[Any, Any], task_id: str, args: Any, kwargs: Any, **_: Any) 
         contextvars.bind_contextvars(request_id=request_id)
     task.request.span = tracing.continued(attached.get("trace", {}), task.name, arguments)
     task.request.span.__enter__()
+
+
+@contextmanager
+def working_for(job_id: str, *, instead_of: str) -> Iterator[None]:
+    """Name the job that a task works for in its log lines, where it is not the one that was asked for."""
+    # The request id is that of the request that made the other job.
+    other = {"job_id": job_id, "request_id": None} if job_id != instead_of else {}
+    with contextvars.bound_contextvars(**other):
+        yield
 
 
 def _unbind(task: Task[Any, Any], retval: Any, **_: Any) -> None:
