@@ -16,11 +16,13 @@ from api import problems
 from api.audit import AuditTrail
 from api.job_watcher import JobWatcher
 from api.middleware import CancelledRequests, RequestContext, RequestLog
+from api.rate_limits import RateLimitHeaders, RateLimits
 from api.request_limits import RequestLimits
 from api.routes import audit, checkpoints, clusters, datasets, health, jobs, limits, logs, metrics, presets
 from api.routes import keys as key_routes
 from api.slots import Slots
 from worker.auth import keys
+from worker.limits.open_requests import OpenRequests
 from worker.settings import SERVICE_UMASK, get_settings
 from worker.telemetry import logging, tracing
 
@@ -81,6 +83,8 @@ def create_app() -> FastAPI:
     _add_middleware(app)
     app.state.job_watcher = JobWatcher()
     app.state.slots = Slots()
+    app.state.rate_limits = RateLimits(get_settings())
+    app.state.open_requests = OpenRequests(get_settings().max_open_requests)
     problems.install(app)
     for module in (jobs, logs, checkpoints, presets, clusters, datasets, key_routes, limits, audit):
         app.include_router(module.router, prefix="/v1")
@@ -98,6 +102,7 @@ def _add_middleware(app: FastAPI) -> None:
         max_body_bytes=settings.max_body_bytes,
         body_seconds=settings.client_timeout_seconds,
     )
+    app.add_middleware(RateLimitHeaders)
     app.add_middleware(CancelledRequests)
     app.add_middleware(AuditTrail)
     app.add_middleware(RequestLog)

@@ -1,11 +1,13 @@
 """Authentication and authorization as dependencies: every route under /v1 declares one of these."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from api.deps import OpenRequestsDep
+from api.rate_limits import rate_limits_of
 from worker.auth import audit, keys
 from worker.auth.roles import Caller, Role
 from worker.db.models import Job
@@ -18,12 +20,21 @@ _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: 
 def get_caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
-    """Return the caller of the request. Raises Unauthenticated."""
+    """Return the caller of the request, which is counted. Raises Unauthenticated, TooManyRequests."""
+    limits = rate_limits_of(request.app)
     if credentials is None:
+        limits.count_stranger(request)
         raise Unauthenticated("An API key is required.", hint="Send the header Authorization: Bearer <key>.")
-    caller = keys.authenticate(credentials.credentials)
+    secret = credentials.credentials
+    limits.count_attempt(request, secret)
+    try:
+        caller = keys.authenticate(secret)
+    except Unauthenticated:
+        limits.forget(secret)
+        raise
     request.state.caller = caller.name  # for the request log
     audit.authenticated(caller)
+    limits.count_caller(request, caller.key_id, secret)
     return caller
 
 
@@ -63,6 +74,13 @@ def get_changeable_job(job: Annotated[Job, Depends(get_visible_job)], caller: Ca
     return job
 
 
+async def count_open(open_requests: OpenRequestsDep, caller: CallerDep) -> AsyncIterator[None]:
+    """Count the request until its answer is complete. Raises TooManyOpenRequests."""
+    with open_requests.one_more(caller.key_id):
+        yield
+
+
+STAYS_OPEN = [Depends(count_open)]
 SubmitterDep = Annotated[Caller, Depends(requires(Role.SUBMITTER))]
 VisibleJob = Annotated[Job, Depends(get_visible_job)]
 ChangeableJob = Annotated[Job, Depends(get_changeable_job)]

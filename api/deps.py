@@ -7,6 +7,7 @@ from fastapi import Depends, Header, Query, Request
 
 from api.job_watcher import JobWatcher
 from worker.errors import FieldError, InvalidSpec
+from worker.limits.open_requests import OpenRequests
 from worker.settings import get_settings
 
 MAX_LABELS = 20
@@ -53,6 +54,11 @@ def get_job_watcher(request: Request) -> JobWatcher:
     return watcher
 
 
+def get_open_requests(request: Request) -> OpenRequests:
+    open_requests: OpenRequests = request.app.state.open_requests
+    return open_requests
+
+
 def get_known_tags(
     if_none_match: Annotated[
         str | None, Header(description="ETags: 304 while one of them is current.", max_length=1000)
@@ -63,6 +69,7 @@ def get_known_tags(
 
 
 KnownTags = Annotated[set[str], Depends(get_known_tags)]
+OpenRequestsDep = Annotated[OpenRequests, Depends(get_open_requests)]
 JobWatcherDep = Annotated[JobWatcher, Depends(get_job_watcher)]
 LabelsDep = Annotated[dict[str, str], Depends(get_labels)]
 WaitDep = Annotated[float, Depends(get_wait)]

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from cli.client.endpoint import DEFAULT_URL, Endpoint
-from cli.commands import audit, catalog, checkpoints, datasets, jobs, keys, records
+from cli.commands import audit, catalog, checkpoints, datasets, jobs, keys, limits, records
 from cli.commands.session import EXIT_CODES, Commands, KeyFile, Url
 
 app = typer.Typer(
@@ -62,6 +62,7 @@ for panel, commands in PANELS.items():
 app.add_typer(checkpoints.commands, name="checkpoints", rich_help_panel="Jobs")
 app.add_typer(datasets.commands, name="datasets", rich_help_panel="Jobs")
 app.add_typer(keys.commands, name="keys", rich_help_panel="Service")
+app.add_typer(limits.commands, name="limits", rich_help_panel="Service")
 
 
 # -- running a service -----------------------------------------------------------------------------

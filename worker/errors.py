@@ -16,6 +16,7 @@ SftError
 +-- Forbidden             the key is not for this
 +-- TooManyRequests       the key, or the address, has used up its rate: try again later
 |   +-- TooManyWaitingJobs    of this project
+|   +-- TooManyOpenRequests   streams, long polls and downloads of this key
 +-- ServiceUnavailable    database or broker cannot be reached: try again
 |   +-- StorageFull           the disk is full, or over its quota: free space, then try again
 +-- BackendError
@@ -123,6 +124,10 @@ class TooManyRequests(SftError):
 
 class TooManyWaitingJobs(TooManyRequests):
     code = "too_many_waiting_jobs"
+
+
+class TooManyOpenRequests(TooManyRequests):
+    code = "too_many_open_requests"
 
 
 class ServiceUnavailable(SftError):

@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from limits import parse
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -64,6 +65,24 @@ class Settings(BaseSettings):
         le=3600,
         description="Longest time in which a client may send a request's headers, then its body, and in "
         "which it may read nothing of a response.",
+    )
+    rate_limit_reads: str = Field(
+        default="100/second",
+        description="GET requests that a key may send to one API process, such as `3000/minute`; or `off`.",
+    )
+    rate_limit_writes: str = Field(
+        default="120/minute",
+        description="Other requests that a key may send: submissions, plans, actions; or `off`.",
+    )
+    rate_limit_unauthenticated: str = Field(
+        default="300/minute",
+        description="Requests without a valid key that an address may send to one API process; or `off`.",
+    )
+    max_open_requests: int = Field(
+        default=100,
+        ge=1,
+        le=MAX_LIMIT,
+        description="Streams, long polls and downloads that a key may have open in one API process.",
     )
     max_wait_seconds: int = Field(
         default=60, description="Longest wait of a long poll: a longer ?wait= is cut short."
@@ -165,6 +184,17 @@ class Settings(BaseSettings):
         description="Touched every two seconds by a worker that has its broker, for health checks.",
     )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @field_validator("rate_limit_reads", "rate_limit_writes", "rate_limit_unauthenticated")
+    @classmethod
+    def _is_rate(cls, text: str) -> str:
+        try:
+            is_rate = text == "off" or parse(text).amount > 0
+        except ValueError:
+            is_rate = False
+        if not is_rate:
+            raise ValueError(f"{text[:50]!r} is no rate; write it as 120/minute, or off")
+        return text
 
     @field_validator("data_dir", "trainer_python", "clusters_file", "worker_metrics_socket", "heartbeat_file")
     @classmethod

@@ -7,7 +7,7 @@ from fastapi import Path as PathParam
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from api import downloads, responses, schemas
-from api.auth import SubmitterDep, VisibleJob, get_caller
+from api.auth import STAYS_OPEN, SubmitterDep, VisibleJob, get_caller
 from api.deps import IdempotencyKeyHeader
 from api.problems import declared
 from api.slots import Slot
@@ -44,6 +44,7 @@ def get_checkpoint(job: VisibleJob, iteration: Iteration) -> schemas.CheckpointD
         206: BINARY | {"description": "The requested range."},
         **declared(404, 409, 416, 422),
     },
+    dependencies=STAYS_OPEN,
 )
 def download_checkpoint_file(
     job: VisibleJob,
@@ -60,6 +61,7 @@ def download_checkpoint_file(
     "/jobs/{job_id}/checkpoints/{iteration}/archive",
     response_class=StreamingResponse,
     responses={200: BINARY | {"description": "A tar file."}, **declared(404, 409, 422)},
+    dependencies=STAYS_OPEN,
 )
 def download_checkpoint(job: VisibleJob, iteration: Iteration) -> StreamingResponse:
     """Download a checkpoint as one tar file. If a file changes meanwhile, the connection is closed."""

@@ -8,8 +8,17 @@ from fastapi.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from api import responses, schemas, streams
-from api.auth import CallerDep, ChangeableJob, SubmitterDep, VisibleJob, get_caller
-from api.deps import Cursor, IdempotencyKeyHeader, JobWatcherDep, KnownTags, LabelsDep, Limit, WaitDep
+from api.auth import STAYS_OPEN, CallerDep, ChangeableJob, SubmitterDep, VisibleJob, get_caller
+from api.deps import (
+    Cursor,
+    IdempotencyKeyHeader,
+    JobWatcherDep,
+    KnownTags,
+    LabelsDep,
+    Limit,
+    OpenRequestsDep,
+    WaitDep,
+)
 from api.problems import declared
 from api.schemas import Moment
 from api.slots import Slot
@@ -92,13 +101,17 @@ async def get_job(
     job: VisibleJob,
     caller: CallerDep,
     watcher: JobWatcherDep,
+    open_requests: OpenRequestsDep,
     response: Response,
     wait: WaitDep,
     known: KnownTags,
 ) -> JobView | Response:
     """Return a job; with `wait`, respond when it changes (compared with If-None-Match if that is sent)."""
     if wait and (not known or etag(job) in known):
-        with watcher.subscription(job.id, caller.key_id) as subscription:
+        with (
+            open_requests.one_more(caller.key_id),
+            watcher.subscription(job.id, caller.key_id) as subscription,
+        ):
             job = await streams.wait_for_change(job, subscription, wait)
             if not subscription.is_allowed:
                 raise Unauthenticated("This API key was revoked or has expired.")
@@ -114,7 +127,12 @@ def _view(job: Job) -> JobView:
     return JobView.of(job, queries.details([job])[job.id])
 
 
-@router.get("/jobs/{job_id}/stream", response_class=EventSourceResponse, responses=declared(404, 422))
+@router.get(
+    "/jobs/{job_id}/stream",
+    response_class=EventSourceResponse,
+    responses=declared(404, 422),
+    dependencies=STAYS_OPEN,
+)
 async def stream_job(
     job: VisibleJob, caller: CallerDep, watcher: JobWatcherDep, last_event_id: LastEtag = None
 ) -> streams.Stream:
@@ -170,7 +188,12 @@ def list_events(
     return schemas.EventPage(items=items, next_after=items[-1].id if items else after)
 
 
-@router.get("/jobs/{job_id}/events/stream", response_class=EventSourceResponse, responses=declared(404, 422))
+@router.get(
+    "/jobs/{job_id}/events/stream",
+    response_class=EventSourceResponse,
+    responses=declared(404, 422),
+    dependencies=STAYS_OPEN,
+)
 async def stream_events(
     job: VisibleJob,
     caller: CallerDep,

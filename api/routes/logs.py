@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Header, Query
 from fastapi.sse import EventSourceResponse
 
 from api import schemas, streams
-from api.auth import CallerDep, VisibleJob, get_caller
+from api.auth import STAYS_OPEN, CallerDep, VisibleJob, get_caller
 from api.deps import JobWatcherDep
 from api.problems import declared
 from worker.jobs import logs
@@ -61,6 +61,7 @@ def get_stream_start(
     "/jobs/{job_id}/logs/stream",
     response_class=EventSourceResponse,
     responses=declared(404, 409, 410, 416, 422),
+    dependencies=STAYS_OPEN,
 )
 async def stream_logs(
     start: Annotated[tuple[Log, int], Depends(get_stream_start)], watcher: JobWatcherDep, caller: CallerDep

@@ -152,7 +152,9 @@ def api(data_dir: Path) -> Iterator[httpx2.Client]:
 @contextmanager
 def _running(data_dir: Path, *command: str) -> Iterator[httpx2.Client]:
     port = free_ports(1)
-    environment = {**os.environ, "SFT_DATA_DIR": str(data_dir)}
+    # One key sends all requests.
+    rates = {"SFT_RATE_LIMIT_READS": "off", "SFT_RATE_LIMIT_WRITES": "off"}
+    environment = {**os.environ, **rates, "SFT_DATA_DIR": str(data_dir)}
     process = subprocess.Popen(
         [sys.executable, "-m", *command, "--port", str(port)], env=environment, cwd=PROJECT_ROOT,
         stdout=subprocess.DEVNULL, start_new_session=True,

@@ -74,6 +74,12 @@ class Api:
     def post(self, path: str, *, repeatable: bool, **request: Any) -> Document:
         return document(self.send("POST", path, repeatable=repeatable, **request))
 
+    def put(self, path: str, **request: Any) -> Document:
+        return document(self.send("PUT", path, **request))
+
+    def delete(self, path: str) -> Document:
+        return document(self.send("DELETE", path))
+
     def pages(self, path: str, limit: int, params: Mapping[str, Any]) -> Document:
         """Return up to `limit` items of a list as one page."""
         items: list[Document] = []

@@ -316,6 +316,25 @@ def test_the_audit_log_has_what_happened(
     assert sft("audit", "--since", "soon").returncode == 1
 
 
+def test_limits_are_set_shown_and_reset(sft: Sft) -> None:
+    done = sft("limits", "set", "support", "--live-jobs", "8", "--gpus", "64")
+    assert "8 (set by an admin)" in done.stdout
+    assert "1000 (default)" in done.stdout
+    assert sft.json("limits", "list")["projects"]["support"] == {
+        "live_jobs": 8, "waiting_jobs": None, "gpus": 64,
+    }  # fmt: skip
+    assert "support" in sft("limits", "list").stdout
+    secret = sft("keys", "create", "anna", "--role", "viewer", "--project", "support").stdout.strip()
+    anna = Sft(sft.url, secret, cwd=sft.cwd)
+    assert anna.json("limits", "show")["limits"]["live_jobs"] == 8
+    assert anna("limits", "show", "default").returncode == 5
+    assert anna("limits", "list").returncode == 6
+    assert sft.json("limits", "reset", "support")["own"] == {
+        "live_jobs": None, "waiting_jobs": None, "gpus": None,
+    }  # fmt: skip
+    assert sft("limits", "set", "Not A Project").returncode == 1
+
+
 # -- checkpoints -----------------------------------------------------------------------------------
 
 

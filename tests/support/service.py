@@ -13,7 +13,9 @@ from typing import Any
 
 import httpx2
 import psutil
+from redis import Redis
 
+from cli.broker import connect
 from tests.support.waiting import wait_until
 
 TERMINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
@@ -27,7 +29,13 @@ class Service:
         # The service must not inherit settings of the test process, such as its database.
         own = ("SFT_", "DATABASE_URL", "REDIS_URL", "OTEL_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-        quick = {"SFT_STUCK_AFTER_SECONDS": "2", "SFT_SWEEP_INTERVAL_SECONDS": "1"}
+        quick = {
+            "SFT_STUCK_AFTER_SECONDS": "2",
+            "SFT_SWEEP_INTERVAL_SECONDS": "1",
+            # One key sends all requests of a module's tests.
+            "SFT_RATE_LIMIT_READS": "off",
+            "SFT_RATE_LIMIT_WRITES": "off",
+        }
         with (data_dir.parent / "serve.err").open("ab") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cli", "serve", "--port", str(port), "--data-dir", str(data_dir)],
@@ -90,6 +98,10 @@ class Service:
         finally:
             for process in processes:
                 process.resume()
+
+    def broker(self) -> Redis:
+        """Return a client of the broker that the service has started."""
+        return connect(self.data_dir / "broker" / "valkey.sock")
 
     def stop(self) -> int:
         """Send Ctrl-C, and return the exit code."""
