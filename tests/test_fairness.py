@@ -151,8 +151,9 @@ def test_what_a_caller_can_do_with_a_job_that_waits_for_room(start: Callable[...
 def test_gpus_of_a_project_are_limited_and_a_restart_forgets_nothing(start: Callable[..., Service]) -> None:
     service = start(SFT_PROJECT_GPUS="2")
     team = Team(service, "team")
-    small, large = team.submit(), team.submit(resources={"gpus_per_node": 2})
+    small = team.submit()
     service.wait_for(small, "RUNNING")
+    large = team.submit(resources={"gpus_per_node": 2})
     assert "needs 2" in team.wait_for_room(large)["state_reason"]["message"]
     assert team.usage() == {"live_jobs": 1, "waiting_jobs": 1, "gpus": 1}
     with service.suspended("worker"):

@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from limits import parse
+from limits import parse_many
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -189,7 +189,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_rate(cls, text: str) -> str:
         try:
-            is_rate = text == "off" or parse(text).amount > 0
+            is_rate = text == "off" or [rate.amount > 0 for rate in parse_many(text)] == [True]
         except ValueError:
             is_rate = False
         if not is_rate:

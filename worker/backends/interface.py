@@ -4,7 +4,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from trainer.preflight.remote import ConfigRequest, DataRequest, InspectionResult
 from trainer.run_layout import RunLayout
@@ -47,6 +48,8 @@ class Submission(BaseModel):
     image: str | None = None
     """Container image that the cluster needs before the run can start."""
     fresh_image: bool = False
+    project: SkipJsonSchema[str] = Field(default="", exclude=True)
+    """Whose it is, for a queue of the service's own. No part of the plan: the same job has the same hash."""
 
     @property
     def layout(self) -> RunLayout:

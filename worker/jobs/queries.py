@@ -69,7 +69,7 @@ def run_of(job: Job) -> Run:
     """Return the run of a job for a backend to render."""
     # Not validated: bounds may have become narrower since the spec was stored.
     spec = JobSpec.model_construct(**job.spec)
-    return run(spec, job.id, job.attempt, job.config, Resources(**job.resources))
+    return run(spec, job.id, job.attempt, job.config, Resources(**job.resources), job.project)
 
 
 def live_clusters() -> list[str]:

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_
+from sqlalchemy import and_, not_
 from sqlalchemy import select as select_columns
 from sqlmodel import col, func, select
 
 from worker.db.models import Attempt, Job
 from worker.db.session import reading
+from worker.limits import projects
 from worker.states import LIVE, JobState
 
 
@@ -24,7 +25,7 @@ class Oldest:
 
 
 def oldest_live_jobs() -> list[Oldest]:
-    """One entry for each cluster and state that has live jobs."""
+    """One entry for each cluster and state that has live jobs; not those that wait for their project."""
     asked_for = col(Attempt.created_at)
     waiting_since = func.min(func.coalesce(col(Attempt.submitted_at), asked_for))
     # What was never observed is as old as its submission.
@@ -32,7 +33,7 @@ def oldest_live_jobs() -> list[Oldest]:
     query = (
         select_columns(col(Job.cluster), col(Job.state), waiting_since, observed_at)
         .join(Attempt, and_(col(Attempt.job_id) == col(Job.id), col(Attempt.number) == col(Job.attempt)))
-        .where(col(Job.state).in_(LIVE))
+        .where(col(Job.state).in_(LIVE), not_(projects.is_waiting_for_room()))
         .group_by(Job.cluster, col(Job.state))
     )
     with reading() as session:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from limits import parse
 
-from worker.limits.windows import Counts, Windows, weighted
+from worker.limits.windows import Counted, Windows, weighted
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Rate:
         whole = min(int(reset) + 1, self.seconds)  # never too early
         return Quota(self.policy, self.most, self.seconds, max(left, 0), whole, not is_allowed)
 
-    def _until_free(self, counts: Counts) -> float:
+    def _until_free(self, counts: Counted) -> float:
         """Return the seconds until the window before weighs less, or the current one has ended."""
         if counts.current >= self.most or not counts.previous:
             return counts.current_left - self.seconds

@@ -35,7 +35,7 @@ REDIS_URL = {
 log = logger(__name__)
 
 
-class Counts(NamedTuple):
+class Counted(NamedTuple):
     """Requests of an identity, in the order in which the library returns them; times in seconds."""
 
     previous: int
@@ -53,7 +53,7 @@ class Windows(Protocol):
         """Count a request if there were fewer than `most` within `seconds`; False where there were not."""
         ...
 
-    def counts(self, identity: str, seconds: int) -> Counts:
+    def counts(self, identity: str, seconds: int) -> Counted:
         """Return what was counted."""
         ...
 
@@ -81,13 +81,13 @@ class MemoryWindows:
                 self._known.popitem(last=False)
         return is_allowed
 
-    def counts(self, identity: str, seconds: int) -> Counts:
+    def counts(self, identity: str, seconds: int) -> Counted:
         now = time.monotonic()
         number, current, previous = self._known.get(identity, (0, 0, 0))
         passed = int(now // seconds) - number
         previous = (previous, current)[passed] if passed < 2 else 0
         left = seconds - now % seconds
-        return Counts(previous, left, current if passed == 0 else 0, left + seconds)
+        return Counted(previous, left, current if passed == 0 else 0, left + seconds)
 
 
 class RedisWindows:
@@ -103,8 +103,8 @@ class RedisWindows:
     def hit(self, identity: str, most: int, seconds: int) -> bool:
         return self._storage.acquire_sliding_window_entry(identity, most, seconds)
 
-    def counts(self, identity: str, seconds: int) -> Counts:
-        return Counts(*self._storage.get_sliding_window(identity, seconds))
+    def counts(self, identity: str, seconds: int) -> Counted:
+        return Counted(*self._storage.get_sliding_window(identity, seconds))
 
 
 class SharedWindows:
@@ -122,7 +122,7 @@ class SharedWindows:
             self._silence(error)
             return self._memory.hit(identity, most, seconds)
 
-    def counts(self, identity: str, seconds: int) -> Counts:
+    def counts(self, identity: str, seconds: int) -> Counted:
         try:
             return self._now().counts(identity, seconds)
         except RedisError as error:
@@ -137,6 +137,6 @@ class SharedWindows:
         self._silent_until = time.monotonic() + PAUSE_SECONDS
 
 
-def weighted(counts: Counts, seconds: int) -> int:
+def weighted(counts: Counted, seconds: int) -> int:
     """Return how many requests count now."""
     return int(counts.previous * counts.previous_left / seconds) + counts.current

@@ -143,11 +143,18 @@ def _submission(spec: JobSpec, config: dict[str, Any], resources: Resources, clu
     return backend.render(run(spec, PLANNED_JOB, 1, _saving_to(config, directory), resources))
 
 
-def run(spec: JobSpec, job_id: str, attempt: int, config: dict[str, Any], resources: Resources) -> Run:
+def run(
+    spec: JobSpec,
+    job_id: str,
+    attempt: int,
+    config: dict[str, Any],
+    resources: Resources,
+    project: str = "",
+) -> Run:
     """Return the run for a backend to render."""
     return Run(
         job_id, attempt, config, resources,
-        attached=spec.attached, secrets=spec.secrets, fresh_image=spec.force_squash,
+        attached=spec.attached, secrets=spec.secrets, fresh_image=spec.force_squash, project=project,
     )  # fmt: skip
 
 

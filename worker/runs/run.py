@@ -46,6 +46,8 @@ class Run:
     """Environment name -> name of a secret of the cluster."""
     fresh_image: bool = False
     """Import the container image again."""
+    project: str = ""
+    """Whose run it is. Nothing that the run sees depends on it."""
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.concurrency import at_once
-from tests.support.process import Redis
+from tests.support.process import Redis, forget_settings
 from tests.support.service import kill_runs
 from tests.support.stand_in.control import override
 from worker import tasks
@@ -160,8 +160,11 @@ def test_a_recovered_job_waits_for_room_like_any_other(make: Make) -> None:
     assert not queries.is_stale(queries.get(second.id))
 
 
-def test_of_many_requests_at_once_no_more_than_may_wait_are_accepted(make: Make) -> None:
-    projects.set_own("team", ProjectLimits(waiting_jobs=3))
+def test_of_many_requests_at_once_no_more_than_may_wait_are_accepted(
+    make: Make, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("SFT_PROJECT_WAITING_JOBS", "3")
+    forget_settings()
     answers = at_once(8, make)
     assert sum(isinstance(one, TooManyWaitingJobs) for one in answers) == 5
     assert projects.usage("team").waiting_jobs == 3

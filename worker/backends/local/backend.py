@@ -2,7 +2,8 @@
 
 All state is on disk, so any worker can answer, and a worker may be killed at any time:
 
-    DIR/local/CLUSTER.spool/NAME   one file for each run that has not ended, oldest first by mtime
+    DIR/local/CLUSTER.spool/NAME   the project of each run that has not ended, oldest first by mtime
+    DIR/local/CLUSTER.turns        see turns.py
     DIR/local/CLUSTER.lock         held while slots are counted and runs are started
     jobs/ID/attempts/N/pid.json    the supervisor (supervisor.py): its pid and start time
     jobs/ID/attempts/N/exit.json   the exit record of the run
@@ -32,6 +33,7 @@ from worker.backends.attempt_claim import abandon
 from worker.backends.interface import Handle, Submission
 from worker.backends.local import isolation, supervisor
 from worker.backends.local.isolation import View
+from worker.backends.local.turns import SpooledRun, Turns
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.runs.observation import Observation, ObservationCode, Phase
 from worker.runs.run import Run, split_run_name
@@ -86,7 +88,9 @@ class LocalBackend:
             layout.config.name: yaml.safe_dump(run.config, sort_keys=True, allow_unicode=True),
             layout.launch.name: json.dumps(launch, indent=2, sort_keys=True) + "\n",
         }
-        return Submission(name=run.name, directory=str(layout.directory), files=files, command=command)
+        return Submission(
+            name=run.name, directory=str(layout.directory), files=files, command=command, project=run.project
+        )
 
     def _isolation(self, run: Run) -> dict[str, Any]:
         """Return what the run sees of this machine, and as whom."""
@@ -166,7 +170,7 @@ class LocalBackend:
                 shutil.rmtree(fresh.directory, ignore_errors=True)
         with self._locked():
             if not supervisor.was_started(layout) and not layout.cancelled.exists():
-                self._spool_entry(submission.name).touch()
+                self._spool_entry(submission.name).write_text(submission.project)
 
     def _start_waiting(self) -> None:
         """Start as many waiting runs as there are free slots."""
@@ -176,6 +180,7 @@ class LocalBackend:
             waiting = self._waiting()
             free = self.max_running - (len(self._spooled()) - len(waiting))
             for name in waiting[: max(free, 0)]:
+                self._turns().serve(self._project(name), {self._project(one) for one in waiting})
                 _start(self._layout(name))
 
     def _ended(self) -> list[str]:
@@ -191,7 +196,20 @@ class LocalBackend:
         )
 
     def _waiting(self) -> list[str]:
-        return [name for name in self._spooled() if not supervisor.was_started(self._layout(name))]
+        """Names of the runs that wait, in the order in which they start."""
+        return self._turns().order(
+            SpooledRun(name, self._project(name), supervisor.was_started(self._layout(name)))
+            for name in self._spooled()
+        )
+
+    def _turns(self) -> Turns:
+        return Turns(self.root / "local" / f"{self.cluster}.turns")
+
+    def _project(self, name: str) -> str:
+        try:
+            return self._spool_entry(name).read_text()
+        except FileNotFoundError:  # another worker has found that the run has ended
+            return ""
 
     def _spooled(self) -> list[str]:
         """Names of the runs that have not ended, oldest first."""

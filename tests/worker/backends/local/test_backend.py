@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -42,9 +43,18 @@ def backend(data_dir: Path, stand_in: Path) -> Iterator[Make]:
     kill_runs(data_dir)
 
 
-def run(name: str, mode: str = "hold", *, ranks: int = 1, minutes: int = 10, save: Path | None = None) -> Run:
+def run(
+    name: str,
+    mode: str = "hold",
+    *,
+    ranks: int = 1,
+    minutes: int = 10,
+    save: Path | None = None,
+    project: str = "",
+) -> Run:
     config = {**section(mode), "checkpoint": {"save": str(save or "/nowhere")}}
-    return Run(name, 1, config, Resources(nodes=1, gpus_per_node=ranks, time_limit_minutes=minutes))
+    resources = Resources(nodes=1, gpus_per_node=ranks, time_limit_minutes=minutes)
+    return Run(name, 1, config, resources, project=project)
 
 
 def submit(backend: LocalBackend, a_run: Run) -> str:
@@ -102,6 +112,22 @@ def test_runs_beyond_the_slots_wait_in_order(backend: Make, data_dir: Path) -> N
     wait_for(machine, names[0], Phase.ENDED)
     assert wait_for(machine, names[1], Phase.RUNNING)
     assert observe(machine, names[2]).phase is Phase.QUEUED
+
+
+def test_projects_take_turns(backend: Make) -> None:
+    local = backend()
+    for name in ("a-1", "a-2", "a-3", "a-4"):
+        submit(local, run(name, project="team"))
+    submit(local, run("b-1", project="rivals"))
+    submit(local, run("b-2", project="rivals"))
+    wait_for(local, "a-1.1", Phase.RUNNING)
+    seen = {name: observe(local, f"{name}.1").message for name in ("b-1", "a-2", "b-2", "a-3", "a-4")}
+    assert [message.rpartition(" ")[2] for message in seen.values()] == ["0.", "1.", "2.", "3.", "4."]
+    order = ["a-1.1", "b-1.1", "a-2.1", "b-2.1", "a-3.1", "a-4.1"]
+    for running, following in pairwise(order):
+        local.cancel(handle(running))
+        wait_for(local, following, Phase.RUNNING)
+    local.cancel(handle(order[-1]))
 
 
 def test_concurrent_workers_start_each_run_once(backend: Make, data_dir: Path) -> None:
