@@ -35,6 +35,7 @@ class Service:
             # One key sends all requests of a module's tests.
             "SFT_RATE_LIMIT_READS": "off",
             "SFT_RATE_LIMIT_WRITES": "off",
+            "SFT_RATE_LIMIT_UNAUTHENTICATED": "off",
         }
         with (data_dir.parent / "serve.err").open("ab") as errors:
             self.process = subprocess.Popen(

@@ -30,7 +30,7 @@ RETRY_AFTER_SECONDS = 30.0
 class ProjectLimits(BaseModel):
     """Limits of one project."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     live_jobs: int | None = Field(
         default=None, ge=0, le=MAX_LIMIT, description="Jobs that clusters have at a time; further ones wait."
