@@ -25,8 +25,10 @@ ACTIONS = {
     "resume_job": AuditAction.JOB_RESUME,
     "retry_job": AuditAction.JOB_RETRY,
     "export_checkpoint": AuditAction.JOB_EXPORT,
+    "set_limits": AuditAction.LIMITS_CHANGE,
+    "reset_limits": AuditAction.LIMITS_CHANGE,
 }
-TARGETS = ("job_id", "key_id")
+TARGETS = ("job_id", "key_id", "project")
 LONGEST_TARGET = 64
 MOST_WAITING = 50
 WAIT_SECONDS = 1.0

@@ -33,17 +33,17 @@ def get_limits(project: ProjectName, caller: CallerDep) -> schemas.ProjectView:
 
 
 @router.put("/projects/{project}/limits", responses=declared(403, 413, 415, 422), dependencies=ADMIN_ONLY)
-def set_limits(project: ProjectName, limits: ProjectLimits) -> schemas.ProjectView:
+def set_limits(project: ProjectName, limits: ProjectLimits, caller: CallerDep) -> schemas.ProjectView:
     """Set the limits of a project, all of them: null, or no value, is the default.
 
     Jobs that clusters have already keep running. Jobs that wait and have room now are submitted.
     """
-    projects.set_own(project, limits)
+    projects.set_own(project, limits, caller)
     return schemas.ProjectView.of(project)
 
 
 @router.delete("/projects/{project}/limits", responses=declared(403, 422), dependencies=ADMIN_ONLY)
-def reset_limits(project: ProjectName) -> schemas.ProjectView:
+def reset_limits(project: ProjectName, caller: CallerDep) -> schemas.ProjectView:
     """Give a project the default limits again. A repeated request changes nothing."""
-    projects.set_own(project, ProjectLimits())
+    projects.set_own(project, ProjectLimits(), caller)
     return schemas.ProjectView.of(project)

@@ -38,6 +38,8 @@ CHANGES = {
     "POST /v1/jobs/{job_id}/resume": "job.resume",
     "POST /v1/jobs/{job_id}/retry": "job.retry",
     "POST /v1/jobs/{job_id}/checkpoints/{iteration}/export": "job.export",
+    "PUT /v1/projects/{project}/limits": "limits.change",
+    "DELETE /v1/projects/{project}/limits": "limits.change",
 }
 # The state of the job in which the action is possible.
 STATES = {"pause": JobState.RUNNING, "resume": JobState.PAUSED, "retry": JobState.FAILED}
@@ -74,12 +76,16 @@ def job_id(client: TestClient, good: Body) -> str:
 def send(client: TestClient, good: Body, job_id: str) -> Callable[..., Any]:
     """Return a function that sends a request of CHANGES."""
     victim, _secret = keys.create("victim", Role.VIEWER, "team")
-    bodies = {"POST /v1/jobs": good, "POST /v1/keys": {"name": "anna", "role": "viewer", "project": "team"}}
+    bodies = {
+        "POST /v1/jobs": good,
+        "POST /v1/keys": {"name": "anna", "role": "viewer", "project": "team"},
+        "PUT /v1/projects/{project}/limits": {"live_jobs": 8},
+    }
 
     def call(route: str, secret: str | None = None, **headers: str) -> Any:
         method, path = route.split()
         own = {"Authorization": f"Bearer {secret}"} if secret else {}
-        url = path.format(job_id=job_id, key_id=victim.id, iteration=4)
+        url = path.format(job_id=job_id, key_id=victim.id, iteration=4, project="team")
         body = {"json": bodies[route]} if route in bodies else {}
         return client.request(method, url, headers={**headers, **own}, **body)
 

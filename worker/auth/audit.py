@@ -6,7 +6,7 @@ entry, and only retention deletes some: triggers of the database reject anything
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -45,6 +45,7 @@ class AuditAction(StrEnum):
     JOB_EXPORT = "job.export"
     JOB_REMOVE = "job.remove"
     JOB_REMOVE_LOGS = "job.remove_logs"
+    LIMITS_CHANGE = "limits.change"
     SECRET_USE = "secret.use"  # noqa: S105
 
 
@@ -95,6 +96,12 @@ def of_key(session: Session, action: AuditAction, key: ApiKey, caller: Caller | 
     """Add the entry of a change of a key, in its transaction. caller: None is the service itself."""
     details = {"name": key.name, "role": key.role}
     _add(session, _entry(action, caller, target=key.id, project=key.project, details=details))
+
+
+def of_limits(session: Session, project: str, limits: Mapping[str, int | None], caller: Caller) -> None:
+    """Add the entry of a change of a project's limits, in its transaction."""
+    details = dict(limits)
+    _add(session, _entry(AuditAction.LIMITS_CHANGE, caller, target=project, project=project, details=details))
 
 
 def of_secrets(session: Session, job: Job) -> None:

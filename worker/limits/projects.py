@@ -13,6 +13,8 @@ from sqlalchemy import ColumnElement, and_, insert, or_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, select
 
+from worker.auth import audit
+from worker.auth.roles import Caller
 from worker.broker import messages
 from worker.broker.task_names import FIRST, TaskName
 from worker.db.models import Attempt, Job, Project
@@ -113,10 +115,11 @@ def all_own() -> dict[str, ProjectLimits]:
         return {row.name: _own(row) for row in session.exec(query)}
 
 
-def set_own(name: str, limits: ProjectLimits) -> None:
+def set_own(name: str, limits: ProjectLimits, caller: Caller) -> None:
     """Set the limits of a project; None is the default. The sweep releases the jobs that have room now."""
     with writing() as session:
         hold(session, name).sqlmodel_update(limits.model_dump())
+        audit.of_limits(session, name, limits.model_dump(), caller)
     messages.enqueue(TaskName.SWEEP, priority=FIRST)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.callers import ANNA
 from tests.support.concurrency import at_once
 from tests.support.process import Redis, forget_settings
 from tests.support.service import kill_runs
@@ -70,7 +71,7 @@ def tickets() -> set[str]:
 
 
 def test_of_many_workers_at_once_none_exceeds_the_limit(make: Make) -> None:
-    projects.set_own("team", ProjectLimits(live_jobs=2))
+    projects.set_own("team", ProjectLimits(live_jobs=2), ANNA)
     jobs = [make() for _ in range(6)]
     submit = [lambda job=job: submission.submit(job.id) for job in jobs]
     at_once(6, lambda: submit.pop()())
@@ -81,7 +82,7 @@ def test_of_many_workers_at_once_none_exceeds_the_limit(make: Make) -> None:
 def test_a_job_that_has_no_room_says_so_and_is_released_by_the_end_of_another(
     make: Make, redis: Redis
 ) -> None:
-    projects.set_own("team", ProjectLimits(live_jobs=1))
+    projects.set_own("team", ProjectLimits(live_jobs=1), ANNA)
     first, second, third = make(), make(), make()
     for job in (first, second, third):
         submission.submit(job.id)
@@ -95,7 +96,7 @@ def test_a_job_that_has_no_room_says_so_and_is_released_by_the_end_of_another(
 
 
 def test_gpus_are_counted_together(make: Make) -> None:
-    projects.set_own("team", ProjectLimits(gpus=5))
+    projects.set_own("team", ProjectLimits(gpus=5), ANNA)
     jobs = [make(gpus=gpus) for gpus in (4, 2, 1)]
     for job in jobs:
         submission.submit(job.id)
@@ -109,7 +110,7 @@ def test_gpus_are_counted_together(make: Make) -> None:
 
 
 def test_a_submission_that_is_repeated_is_not_counted_twice(make: Make) -> None:
-    projects.set_own("team", ProjectLimits(live_jobs=1))
+    projects.set_own("team", ProjectLimits(live_jobs=1), ANNA)
     job = make()
     with writing() as session:
         transitions.move(session, queries.find(session, job.id), JobState.SUBMITTING)
@@ -119,7 +120,7 @@ def test_a_submission_that_is_repeated_is_not_counted_twice(make: Make) -> None:
 
 
 def test_a_job_that_waits_is_cancelled_at_once(make: Make) -> None:
-    projects.set_own("team", ProjectLimits(live_jobs=0))
+    projects.set_own("team", ProjectLimits(live_jobs=0), ANNA)
     job = make()
     submission.submit(job.id)
     assert state_of(job) == WAITS
@@ -130,7 +131,7 @@ def test_a_job_that_waits_is_cancelled_at_once(make: Make) -> None:
 
 
 def test_waiting_for_room_is_not_being_stuck(make: Make, redis: Redis) -> None:
-    projects.set_own("team", ProjectLimits(live_jobs=0))
+    projects.set_own("team", ProjectLimits(live_jobs=0), ANNA)
     jobs = [make() for _ in range(3)]
     for job in jobs:
         submission.submit(job.id)
@@ -140,14 +141,14 @@ def test_waiting_for_room_is_not_being_stuck(make: Make, redis: Redis) -> None:
     redis.flushdb()
     tasks.sweep()
     assert tickets() == set()
-    projects.set_own("team", ProjectLimits(live_jobs=2))
+    projects.set_own("team", ProjectLimits(live_jobs=2), ANNA)
     assert (TaskName.SWEEP,) in messages.waiting("sft.looks", 0)  # a limit that was raised helps at once
     tasks.sweep()
     assert tickets() == {jobs[0].id, jobs[1].id}
 
 
 def test_a_recovered_job_waits_for_room_like_any_other(make: Make) -> None:
-    projects.set_own("team", ProjectLimits(live_jobs=1))
+    projects.set_own("team", ProjectLimits(live_jobs=1), ANNA)
     first, second = make(), make()
     submission.submit(first.id)
     submission.submit(second.id)
@@ -172,7 +173,7 @@ def test_of_many_requests_at_once_no_more_than_may_wait_are_accepted(
 
 
 def test_what_waits_has_no_reason_to_be_polled_or_ingested(make: Make, data_dir: Path) -> None:
-    projects.set_own("team", ProjectLimits(live_jobs=0))
+    projects.set_own("team", ProjectLimits(live_jobs=0), ANNA)
     job = make()
     submission.submit(job.id)
     assert not (data_dir / "jobs").exists()
