@@ -27,7 +27,7 @@ class ProcessFailed(SftError):
 
 
 @dataclass
-class Child:
+class SupervisedProcess:
     """One process of the service. Times are those of time.monotonic()."""
 
     name: str
@@ -79,15 +79,15 @@ class Supervisor:
 
     def __init__(self, report: Callable[[str], None]) -> None:
         """report: receives a line for each process that ends."""
-        self.children: dict[str, Child] = {}
+        self.children: dict[str, SupervisedProcess] = {}
         self.report = report
 
     def start(self, name: str, command: list[str]) -> None:
-        child = Child(name, command)
+        child = SupervisedProcess(name, command)
         child.start()
         self.children[name] = child
 
-    def ended(self) -> Child | None:
+    def ended(self) -> SupervisedProcess | None:
         """Return a child that has ended, if any."""
         return next((child for child in self.children.values() if child.has_ended), None)
 
@@ -98,7 +98,7 @@ class Supervisor:
                 self._check(child)
             time.sleep(POLL_SECONDS)
 
-    def _check(self, child: Child) -> None:
+    def _check(self, child: SupervisedProcess) -> None:
         if child.due is None and child.has_ended:
             pause = child.schedule()
             self.report(f"The {child.name} process ended ({child.ending()}). It starts again in {pause:g} s.")
