@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from trainer.config.models import Model
 from trainer.config.secret_patterns import holds_secret
 from trainer.failures import Failure
+from worker.auth.audit import SERVICE
 from worker.auth.roles import Role, Tenant
 from worker.clock import as_utc, utcnow
 from worker.clusters.registry import Cluster
@@ -176,8 +177,8 @@ class WhoAmI(BaseModel):
 
 
 PROJECT_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
-# Actors of a job's events that are not keys.
-RESERVED_NAMES = ("system", "trainer")
+# Actors of a job's events, and of the audit log, that are not keys.
+RESERVED_NAMES = ("system", "trainer", SERVICE)
 
 
 class KeyRequest(BaseModel):

@@ -208,6 +208,7 @@ def test_keys_are_listed_in_pages(client: TestClient) -> None:
     [
         ({"name": "a b"}, "/name"),
         ({"name": "system"}, "/name"),
+        ({"name": "service"}, "/name"),
         ({"role": "king"}, "/role"),
         ({"project": "../x"}, "/project"),
         ({"expires_at": "2001-01-01T00:00:00Z"}, "/expires_at"),
