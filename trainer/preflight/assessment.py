@@ -1,9 +1,11 @@
 """All that a plan needs to know about a config and the files that it names, in one answer. No torch."""
 
 from collections.abc import Iterable
+from typing import Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
+from trainer.config.bridge_schema import recipes
 from trainer.config.effective import recipes_of
 from trainer.config.section_checks import SectionFault, section_faults
 from trainer.config.training_config import TrainingConfig
@@ -29,6 +31,12 @@ class Assessment(BaseModel):
     findings: list[Finding] = []
     """Of the config with these changes."""
     memory: Estimate | None = None
+
+    @model_validator(mode="after")
+    def _names_known_recipes(self) -> Self:
+        if not (self.recipes or self.faults) or not set(self.recipes) <= recipes().keys():
+            raise ValueError("recipes has to name at least one recipe, and known ones only")
+        return self
 
 
 def assess(request: AssessmentRequest, *, files: bool = True) -> Assessment:
