@@ -12,9 +12,14 @@ MOST_VALUES = 1_000_000
 
 def parse(text: str, *, most_values: int = MOST_VALUES) -> Any:
     """Return the value of a JSON text. Raises ValueError if it is no JSON, too deep or too large."""
-    if sum(map(text.count, "[{,")) > most_values:
+    if most_values_of(text) > most_values:
         raise ValueError(f"it has more than {most_values} values")
     try:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def most_values_of(text: str) -> int:
+    """Return a number that the values in a text do not exceed."""
+    return 1 + sum(map(text.count, "[{,"))

@@ -70,3 +70,11 @@ def test_texts_fit_every_database() -> None:
     assert event.event == "failed"
     assert event.message.startswith("bad \ufffd and ?x")
     assert len(event.message) == MAX_CHARACTERS
+
+
+def test_an_event_of_many_values_is_not_parsed() -> None:
+    few, many = (b'{"files": [' + b"[]," * number + b"[]]}" for number in (10, 1_000_000))
+    with pytest.raises(ValueError, match="`at`"):
+        read_event(few)
+    with pytest.raises(ValueError, match="more than 1000000 values"):
+        read_event(many)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from trainer import bounded_json
 from trainer.events import PART_CHARACTERS
 from trainer.run_layout import RunLayout
 from worker.backends.access.local_files import LocalFiles
@@ -246,15 +247,22 @@ def _events(lines: list[Line], parts: dict[str, dict[int, str]]) -> Iterator[str
 
 def _events_in(text: str, parts: dict[str, dict[int, str]]) -> Iterator[str]:
     """Yield the events in one line. Ranks share a log, so a line may have other output around events."""
+    if _is_too_large(text):
+        return
     at = 0
     while mark := MARK.search(text, at):
         at = mark.end()
         if mark["name"]:
             complete = _joined(mark, text[at : at + PART_CHARACTERS], parts)
-            yield from _event(complete, 0)[0] if complete else ()
+            yield from _event(complete, 0)[0] if complete and not _is_too_large(complete) else ()
         else:
             found, at = _event(text, at)
             yield from found
+
+
+def _is_too_large(text: str) -> bool:
+    """Whether a text may hold more values than any event: see trainer/bounded_json.py."""
+    return bounded_json.most_values_of(text) > bounded_json.MOST_VALUES
 
 
 def _joined(mark: re.Match[str], piece: str, parts: dict[str, dict[int, str]]) -> str | None:
