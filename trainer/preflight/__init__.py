@@ -15,11 +15,18 @@ from trainer.preflight.shape import fit
 __all__ = ["Estimate", "Finding", "Hardware", "Suggestion", "check", "fit", "memory_of"]
 
 
-def check(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> list[Finding]:
+def check(
+    config: TrainingConfig,
+    hardware: Hardware,
+    *,
+    files: bool = True,
+    seconds: float = data.SAMPLE_SECONDS,
+) -> list[Finding]:
     """Return all findings about a config for this hardware.
 
     files: whether this machine can read the files that the config names. If not, no file is read, even if
         the path exists here, and each unread file is an `unverified` finding.
+    seconds: time limit of reading data.
     """
     if config.export:
         return list(export.check(config, config.export, hardware, files=files))
@@ -27,7 +34,9 @@ def check(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> 
     estimate = memory.estimate(effective, hardware)
     size = effective.count("train.global_batch_size", 0) or None
     ranks = effective.count("model.context_parallel_size")
-    report = data.check(config, global_batch_size=size, context_parallel_size=ranks, files=files)
+    report = data.check(
+        config, global_batch_size=size, context_parallel_size=ranks, files=files, seconds=seconds
+    )
     records = report.inspection.records if report.inspection else None
     return [
         *report.findings,

@@ -10,6 +10,7 @@ from trainer.config.effective import recipes_of
 from trainer.config.section_checks import SectionFault, section_faults
 from trainer.config.training_config import TrainingConfig
 from trainer.preflight import Estimate, Finding, Hardware, check, fit, memory_of
+from trainer.preflight.data import SAMPLE_SECONDS
 
 
 class AssessmentRequest(BaseModel):
@@ -17,6 +18,8 @@ class AssessmentRequest(BaseModel):
 
     config: TrainingConfig
     hardware: Hardware
+    seconds: float = SAMPLE_SECONDS
+    """Time limit of reading data."""
 
 
 class Assessment(BaseModel):
@@ -49,7 +52,7 @@ def assess(request: AssessmentRequest, *, files: bool = True) -> Assessment:
     return Assessment(
         recipes=[recipe.name for recipe in recipes_of(config, files=files)],
         fitted=fitted,
-        findings=check(config, hardware, files=files),
+        findings=check(config, hardware, files=files, seconds=request.seconds),
         memory=memory_of(config, hardware, files=files),
     )
 

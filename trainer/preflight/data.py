@@ -97,6 +97,7 @@ def check(
     global_batch_size: int | None = None,
     context_parallel_size: int = 1,
     files: bool = True,
+    seconds: float = SAMPLE_SECONDS,
 ) -> DatasetReport:
     """Examine the data of a config.
 
@@ -113,7 +114,8 @@ def check(
         return DatasetReport(
             findings=[finding("unverified", "unseen_data", POINTER, message, INSPECTED_THERE)]
         )
-    return examine(Path(directory), _needs_of(config, global_batch_size, context_parallel_size))
+    needs = _needs_of(config, global_batch_size, context_parallel_size)
+    return examine(Path(directory), needs, seconds=seconds)
 
 
 def _needs_of(config: TrainingConfig, global_batch_size: int | None, context_parallel_size: int) -> DataNeeds:

@@ -33,10 +33,12 @@ def assess(config: TrainingConfig, hardware: Hardware, *, files: bool) -> Assess
 
     Raises ServiceUnavailable.
     """
-    request, paths = AssessmentRequest(config=config, hardware=hardware), config.client_paths()
+    seconds = min(SAMPLE_SECONDS, get_settings().max_inspect_seconds)
+    request = AssessmentRequest(config=config, hardware=hardware, seconds=seconds)
+    paths = config.client_paths()
     if not files or not paths:
         return assess_here(request, files=files)
-    answer = _run(ASSESS, request, SAMPLE_SECONDS)
+    answer = _run(ASSESS, request, seconds)
     if isinstance(answer, Assessment):
         return answer
     without = assess_here(request, files=False)
@@ -86,7 +88,7 @@ def _reply(name: str, request: str, seconds: float) -> Reply:
         metrics.INSPECTIONS.labels(name, "reused").inc()
         return known
     begun, begun_ns = time.monotonic(), time.time_ns()
-    reply = _POOL.ask(name, get_settings().max_inspect_seconds + GRACE_SECONDS, request)
+    reply = _POOL.ask(name, seconds + GRACE_SECONDS, request)
     metrics.INSPECTIONS.labels(name, "failed" if reply.answer is None else "done").inc()
     if reply.stalled:
         message = f"{_opened(reply)} could not be inspected: {reply.why}."
