@@ -42,6 +42,15 @@ def test_wrong_settings_are_named_all_at_once(environment: pytest.MonkeyPatch) -
     assert "SFT_POLL_INTERVAL_SECONDS" in str(caught.value)
 
 
+@pytest.mark.parametrize("rate", ["many", "0/minute", "5/fortnight", "10/second;5/minute", ""])
+def test_a_wrong_rate_is_named(environment: pytest.MonkeyPatch, rate: str) -> None:
+    environment.setenv("SFT_RATE_LIMIT_WRITES", rate)
+    with pytest.raises(Misconfigured) as caught:
+        get_settings()
+    assert "SFT_RATE_LIMIT_WRITES" in str(caught.value)
+    assert "write it as 120/minute, or off" in str(caught.value)
+
+
 def test_without_a_broker_it_says_how_to_get_one(environment: pytest.MonkeyPatch) -> None:
     with pytest.raises(Misconfigured) as caught:
         _ = get_settings().broker_url

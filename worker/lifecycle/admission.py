@@ -46,10 +46,9 @@ def _shortage(session: Session, job: Job) -> str | None:
 def release(project: str) -> None:
     """Release the jobs of a project that have waited for room and have it now, and enqueue them.
 
-    They still have to be admitted: a job that was created meanwhile may come first.
+    They still have to be admitted: a job that was created meanwhile may come first. The project is held
+    before they are read: what a worker has just found to have no room is among them.
     """
-    if not projects.has_jobs_without_room(project):
-        return
     with writing() as session:
         waiting = [queries.find(session, job_id) for job_id in projects.with_room(session, project)]
         released = [job.id for job in waiting if _clear_reason(session, job)]

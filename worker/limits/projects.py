@@ -198,13 +198,6 @@ def with_room(session: Session, name: str) -> list[str]:
     return [job_id for job_id, resources in waiting if left.take(Resources(**resources).gpus)]
 
 
-def has_jobs_without_room(name: str) -> bool:
-    """Return whether jobs of a project wait for room, by a query that locks nothing."""
-    query = select(Job.id).where(col(Job.project) == name, is_waiting_for_room())
-    with reading() as session:
-        return session.exec(query.limit(1)).first() is not None
-
-
 def is_waiting_for_room() -> ColumnElement[bool]:
     return and_(
         col(Job.state) == JobState.SUBMITTING, col(Job.reason_code).is_not_distinct_from(PROJECT_LIMIT)
