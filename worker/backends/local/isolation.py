@@ -71,11 +71,13 @@ class Machine:
     devices: frozenset[Path]
     hub_cache: Path
     real_hidden: Path
+    real_write: frozenset[Path]
+    """What the view names, with links resolved: a request may name either path."""
     as_root: bool
 
     @classmethod
     def inspect(
-        cls, python: Path, environment: Mapping[str, str], hidden: Path, account: Account | None = None
+        cls, python: Path, environment: Mapping[str, str], view: View, account: Account | None = None
     ) -> "Machine":
         """Inspect this machine for a run with this interpreter, environment and account."""
         own = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises without an account
@@ -88,7 +90,8 @@ class Machine:
             ),
             devices=frozenset(Path("/dev").glob("nvidia*")),
             hub_cache=_hub_cache(environment, home),
-            real_hidden=Path(os.path.realpath(hidden)),
+            real_hidden=Path(os.path.realpath(view.hidden)),
+            real_write=frozenset(map(Path, map(os.path.realpath, view.write))),
             as_root=os.geteuid() == 0,
         )
 
@@ -145,7 +148,7 @@ def _table(view: View, layout: RunLayout | None, machine: Machine) -> dict[Path,
         Path("/proc"): MountOption.PROC,
         Path("/dev"): MountOption.DEVICES,
         **dict.fromkeys(machine.devices, MountOption.DEVICE),
-        **dict.fromkeys(map(Path, view.write), MountOption.WRITE),
+        **dict.fromkeys([*map(Path, view.write), *machine.real_write], MountOption.WRITE),
         machine.hub_cache: MountOption.WRITE,
         **dict.fromkeys(_hidden(view, machine), MountOption.EMPTY),
         **(_own(layout) if layout else {}),

@@ -55,7 +55,7 @@ def launch(run: Mapping[str, Any], layout: RunLayout, environment: dict[str, str
     obstacle = isolation.obstacle_of(view)
     if obstacle and view.mode == "required" and account is None:
         raise PermissionError(f"it cannot be isolated: {obstacle}")
-    machine = Machine.inspect(Path(command[0]), environment, Path(view.hidden), account)
+    machine = Machine.inspect(Path(command[0]), environment, view, account)
     if account:
         _prepare(layout, account, machine)
         environment = {**environment, "HOME": str(account.home)}

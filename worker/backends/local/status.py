@@ -59,7 +59,7 @@ def _check(account: Account, python: Path) -> None:
     view = View(str(get_settings().data_dir), mode=get_settings().local_isolation, run_as=account.name)
     test = [*switched(account), "test", "-x", str(python)]
     if isolation.obstacle_of(view) is None:
-        machine = Machine.inspect(python, {}, Path(view.hidden), account)
+        machine = Machine.inspect(python, {}, view, account)
         test = [isolation.program() or "", *isolation.arguments(view, None, machine), "--", *test]
     limit = isolation.PROBE_SECONDS
     try:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -234,6 +235,16 @@ def test_the_supervisor_follows_no_link_of_its_run(backend: Make, data_dir: Path
     assert wait_for(machine, name, Phase.ENDED).code == "time_limit"
     assert (machine.job_directory("job-1") / "attempts/1/exit.json").is_symlink() is False
     assert canary.read_text() == "key"
+
+
+def test_a_root_that_is_a_link_has_both_names(backend: Make, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "root").symlink_to("disk")
+    writes = [f"touch {tmp_path}/{name}" for name in ("root/a", "disk/b", "c")]
+    machine = replace(backend(python=interpreter(tmp_path / "python", *writes)), roots=(tmp_path / "root",))
+    wait_for(machine, submit(machine, run("job-1")), Phase.ENDED)
+    assert {path.name for path in (tmp_path / "disk").iterdir()} == {"a", "b"}
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_run_that_marks_itself_cancelled_keeps_its_slot(backend: Make) -> None:

@@ -19,6 +19,7 @@ def machine(**changes: object) -> Machine:
         "devices": frozenset({Path("/dev/nvidia0")}),
         "hub_cache": Path("/home/anna/.cache/huggingface/hub"),
         "real_hidden": Path("/data"),
+        "real_write": frozenset({Path("/mnt/team")}),
         "as_root": True,
     }
     return Machine(**{**usual, **changes})  # type: ignore[arg-type]
