@@ -18,6 +18,7 @@ from trainer.config.training_config import TrainingConfig
 from trainer.event_writer import EventWriter
 from trainer.events import Failed
 from trainer.failures import classify
+from trainer.path_roots import limited_to_variable
 from trainer.preflight import Hardware, check
 from trainer.run_layout import RunLayout
 
@@ -73,15 +74,21 @@ def _read(path: Path, events: EventWriter) -> TrainingConfig | None:
     except (OSError, yaml.YAMLError, ValidationError) as error:
         _reject(events, "invalid_config", str(error))
         return None
+    with limited_to_variable(os.environ, config.export.checkpoint if config.export else None):
+        return config if _may_run(config, events) else None
+
+
+def _may_run(config: TrainingConfig, events: EventWriter) -> bool:
+    """Check a config. If it cannot run, write the failure."""
     faults = section_faults(config)
     if faults:
         _reject(events, "invalid_config", _with_hint(faults[0].detail, faults[0].hint))
-        return None
+        return False
     for finding in check(config, _hardware()):
         if finding.severity == "error":
             _reject(events, finding.code, _with_hint(finding.message, finding.hint))
-            return None
-    return config
+            return False
+    return True
 
 
 def _with_hint(message: str, hint: str | None) -> str:

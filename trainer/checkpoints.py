@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from trainer import bounded_json
+from trainer import bounded_json, path_roots
 from trainer.events import SavedFile
 
 # `.metadata` is written last: a directory without it is an unfinished save.
@@ -101,9 +101,10 @@ class Damaged(ValueError):
 def minimum_sizes(directory: Path) -> dict[str, int]:
     """Minimum size in bytes of each file of an iter_* directory: the end of its last piece.
 
-    Raises Damaged and FileNotFoundError.
+    Raises Damaged, FileNotFoundError and OutsideRoots.
     """
     path = directory / ".metadata"
+    path_roots.require(path)
     if path.stat().st_size > LARGEST_INDEX_BYTES:
         return {}
     ends: dict[str, int] = {}

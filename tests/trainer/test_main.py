@@ -14,10 +14,10 @@ from tests.support import packed_data
 from tests.support.trainer_runs import PROJECT
 
 
-def rejected(directory: Path, text: str) -> dict[str, Any]:
+def rejected(directory: Path, text: str, **variables: str) -> dict[str, Any]:
     """Start the trainer in the service's environment, and return its end marker."""
     (directory / "config.yaml").write_text(text)
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), **variables}
     command = [sys.executable, "-m", "trainer", str(directory / "config.yaml")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
@@ -50,6 +50,24 @@ def test_a_missing_base_checkpoint_is_rejected(tmp_path: Path) -> None:
         "dataset": {"nano3_packed_sft_dir": str(tmp_path)},
     }
     assert rejected(tmp_path, yaml.safe_dump(config))["code"] == "bad_checkpoint"
+
+
+@pytest.mark.parametrize("linked", ["packed/splits/train/part-00000.parquet", "model/config.json"])
+def test_a_link_out_of_the_roots_is_rejected(tmp_path: Path, linked: str) -> None:
+    """It may have been put there since the job was planned."""
+    roots = tmp_path / "roots"
+    (roots / "model").mkdir(parents=True)
+    (roots / "model/config.json").write_text("{}")
+    packed_data.make_dataset(roots / "packed", pack_size=4096)
+    (roots / linked).rename(tmp_path / "aside")
+    (roots / linked).symlink_to(tmp_path / "aside")
+    config = {
+        "hf_model_path": str(roots / "model"),
+        "dataset": {"nano3_packed_sft_dir": str(roots / "packed")},
+    }
+    marker = rejected(tmp_path, yaml.safe_dump(config), SFT_ROOTS=json.dumps([str(roots)]))
+    assert marker["code"] == "path_not_allowed"
+    assert str(roots / linked) in marker["message"]
 
 
 def test_output_is_copied_to_the_log_of_the_rank(tmp_path: Path) -> None:

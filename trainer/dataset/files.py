@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import bounded_json
+from trainer import bounded_json, path_roots
 
 # A batch of rows takes far less. A Parquet page that needs more is corrupt or hostile.
 LARGEST_READ = 64 << 20
@@ -42,10 +42,15 @@ class MeteredFile(io.FileIO):
 
 def _open_regular(path: str, flags: int) -> int:
     """Open without blocking: opening a pipe would wait for its writer, and a device may do anything."""
+    path_roots.require(path)
     descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        path_roots.require_open(descriptor, path)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("it is not a regular file")
+    except OSError:
         os.close(descriptor)
-        raise OSError("it is not a regular file")
+        raise
     return descriptor
 
 

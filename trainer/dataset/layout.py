@@ -7,10 +7,13 @@ Then all files are for training.
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from glob import has_magic
 from pathlib import Path
+
+from trainer import path_roots
 
 SUFFIXES = (".parquet", ".pq")
 SPLITS = ("train", "valid", "test")
@@ -45,7 +48,7 @@ class Shards:
         found = [self.train[0].parent]
         while found[-1].name in (*SPLITS, "splits"):
             found.append(found[-1].parent)
-        return found
+        return [directory for directory in found if path_roots.hold(directory)]
 
 
 def find_shards(path: Path) -> Shards:
@@ -53,7 +56,8 @@ def find_shards(path: Path) -> Shards:
 
     path: a directory that holds `splits/`, the `splits` directory, a flat directory, a file or a pattern.
 
-    Raises MissingPackedData if there are certainly no shards, OSError if that cannot be determined.
+    Raises MissingPackedData if there are certainly no shards, OSError if that cannot be determined, and its
+    subclass OutsideRoots if a folder or a shard is a link that leads out of the roots.
     """
     if is_pattern(path):
         return _flat(_matching(path), path)
@@ -88,11 +92,20 @@ def _matching(pattern: Path) -> list[Path]:
         # In a directory name, a pattern could leave the allowed roots and traverse a complete file system.
         raise MissingPackedData(f"A pattern may only be in the name of the files, not in {pattern.parent}.")
     names = (name for name in _names(pattern.parent) if Path(name).suffix.lower() in SUFFIXES)
-    return [pattern.parent / name for name in names if fnmatchcase(name, pattern.name)]
+    return _inside(pattern.parent / name for name in names if fnmatchcase(name, pattern.name))
 
 
 def _files(directory: Path) -> list[Path]:
-    return [directory / name for name in _names(directory) if Path(name).suffix in SUFFIXES]
+    return _inside(directory / name for name in _names(directory) if Path(name).suffix in SUFFIXES)
+
+
+def _inside(files: Iterable[Path]) -> list[Path]:
+    """Return the files. Raises OutsideRoots for a link that leads out of the roots."""
+    found = list(files)
+    for path in found:
+        if path.is_symlink():
+            path_roots.require(path)
+    return found
 
 
 def _names(directory: Path) -> list[str]:
@@ -111,6 +124,7 @@ def _is_directory(path: Path) -> bool:
 def _mode(path: Path) -> int | None:
     """Mode of the file at a path; None if there is no file. Raises OSError if that cannot be determined."""
     try:
+        path_roots.require(path)
         return path.stat().st_mode
     except ValueError:  # not a valid path, for example one with a NUL
         return None

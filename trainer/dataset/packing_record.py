@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from trainer.dataset.files import Meter, printable, read_json
 from trainer.dataset.layout import ABSENT
+from trainer.path_roots import OutsideRoots
 
 OURS = "metadata.json"
 BRIDGES = "*_metadata.jsonl"
@@ -35,7 +36,7 @@ class Packing(BaseModel):
 
 
 def read_packing(directories: Iterable[Path], meter: Meter) -> Packing | None:
-    """Read the metadata from the first of these directories that has any. Raises BadPacking."""
+    """Read the metadata from the first of these directories that has any. Raises BadPacking, OutsideRoots."""
     for directory in directories:
         found = _read_ours(directory / OURS, meter) or _read_bridges(directory, meter)
         if found is not None:
@@ -72,9 +73,11 @@ def _sizes(metadata: Any) -> list[int]:
 
 
 def _read(path: Path, meter: Meter) -> Any:
-    """Parse a JSON file; None if it does not exist. Raises BadPacking."""
+    """Parse a JSON file; None if it does not exist. Raises BadPacking, OutsideRoots."""
     try:
         return read_json(path, meter)
+    except OutsideRoots:
+        raise
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in ABSENT:
             return None

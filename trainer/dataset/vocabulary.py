@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from trainer import path_roots
 from trainer.dataset.files import Meter, NotInspected, read_json
 
 HF_CONFIG = "config.json"
@@ -76,6 +77,7 @@ def vocab_size_of(model: Path) -> int | None:
 def tokenizer_digest(model: Path) -> str | None:
     """Digest of a Hugging Face directory's tokenizer; None if it has none. Raises as vocabulary_of."""
     try:
+        path_roots.require(model / "tokenizer.json")
         found = (model / "tokenizer.json").stat()
     except (OSError, ValueError):
         return None

@@ -6,7 +6,7 @@ run trainer.config.section_checks first.
 
 from trainer.config.effective import Effective
 from trainer.config.training_config import TrainingConfig
-from trainer.preflight import base_model, data, export, lengths, memory, saves, shape, strategies
+from trainer.preflight import base_model, data, export, lengths, links, memory, saves, shape, strategies
 from trainer.preflight.finding import Finding, Suggestion
 from trainer.preflight.hardware import Hardware
 from trainer.preflight.memory import Estimate
@@ -28,8 +28,9 @@ def check(
         the path exists here, and each unread file is an `unverified` finding.
     seconds: time limit of reading data.
     """
+    leaving = list(links.check(config)) if files else []
     if config.export:
-        return list(export.check(config, config.export, hardware, files=files))
+        return [*leaving, *export.check(config, config.export, hardware, files=files)]
     effective = Effective(config, files=files)
     estimate = memory.estimate(effective, hardware)
     size = effective.count("train.global_batch_size", 0) or None
@@ -39,6 +40,7 @@ def check(
     )
     records = report.inspection.records if report.inspection else None
     return [
+        *leaving,
         *report.findings,
         *base_model.check(config, files=files),
         *shape.check(effective, hardware),

@@ -1,6 +1,7 @@
 """All that a plan needs to know about a config and the files that it names, in one answer. No torch."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, model_validator
@@ -9,6 +10,7 @@ from trainer.config.bridge_schema import recipes
 from trainer.config.effective import recipes_of
 from trainer.config.section_checks import SectionFault, section_faults
 from trainer.config.training_config import TrainingConfig
+from trainer.path_roots import limited_to
 from trainer.preflight import Estimate, Finding, Hardware, check, fit, memory_of
 from trainer.preflight.data import SAMPLE_SECONDS
 
@@ -18,6 +20,8 @@ class AssessmentRequest(BaseModel):
 
     config: TrainingConfig
     hardware: Hardware
+    roots: list[Path] = []
+    """No link may lead out of these directories."""
     seconds: float = SAMPLE_SECONDS
     """Time limit of reading data."""
 
@@ -44,6 +48,11 @@ class Assessment(BaseModel):
 
 def assess(request: AssessmentRequest, *, files: bool = True) -> Assessment:
     """Check a config. files: whether this machine can read the files that the config names."""
+    with limited_to(request.roots):
+        return _assess(request, files=files)
+
+
+def _assess(request: AssessmentRequest, *, files: bool) -> Assessment:
     config, hardware = request.config, request.hardware
     if faults := section_faults(config, files=files):
         return Assessment(faults=faults)

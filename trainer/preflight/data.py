@@ -20,6 +20,8 @@ from trainer.dataset.faults import DataFault, FaultKind
 from trainer.dataset.files import printable
 from trainer.dataset.vocabulary import tokenizer_digest, vocab_size_of
 from trainer.failures import FAILURES
+from trainer.path_roots import OutsideRoots
+from trainer.preflight import links
 from trainer.preflight.finding import INSPECTED_THERE, ON_CLUSTER_ONLY, Finding, Severity, finding, suggest
 
 POINTER = "/dataset/nano3_packed_sft_dir"
@@ -141,15 +143,15 @@ def examine(
     """Inspect a dataset and check that it fits. Errors become findings: see trainer.dataset.inspect."""
     report = DatasetReport()
     try:
-        shards = find_shards(path)
+        _examine(find_shards(path), needs, report, full=full, seconds=seconds)
     except MissingPackedData as error:
         report.findings = [finding("error", "missing_packed_data", POINTER, printable(str(error)), MISSING)]
+    except OutsideRoots as error:
+        report.findings = [links.outside(POINTER, error.filename)]
     except OSError as error:
         message = f"{printable(path)} cannot be read: {error.strerror}."
         hint = FAULTS[FaultKind.NOT_INSPECTED][2]
         report.findings = [finding("unverified", "unseen_data", POINTER, message, hint)]
-    else:
-        _examine(shards, needs, report, full=full, seconds=seconds)
     return report
 
 

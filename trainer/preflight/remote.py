@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter
 from trainer.config.section_checks import section_faults
 from trainer.config.training_config import TrainingConfig, is_local
 from trainer.dataset import Packing
-from trainer.preflight import Finding, Hardware, check
+from trainer.path_roots import hold, limited_to
+from trainer.preflight import Finding, Hardware, check, links
 from trainer.preflight.data import POINTER, SAMPLE_SECONDS, DataNeeds, DatasetReport, examine
 from trainer.preflight.finding import finding
 from trainer.preflight.limits import ENVIRONMENT, MEMORY_BYTES, limit_cpu, limit_resources
@@ -106,20 +107,19 @@ class InspectionResult(BaseModel):
 
 def inspect(request: ConfigRequest | DataRequest) -> InspectionResult:
     """Inspect the paths of a request on this machine. If one path is rejected, no path is read."""
-    if outside := list(_outside_roots(request)):
-        return InspectionResult(findings=outside)
-    if isinstance(request, DataRequest):
-        return _inspect_data(request)
-    return InspectionResult(
-        findings=list(_config_faults(request.config)) or check(request.config, request.hardware)
-    )
+    with limited_to(request.roots):
+        if outside := list(_outside_roots(request)):
+            return InspectionResult(findings=outside)
+        if isinstance(request, DataRequest):
+            return _inspect_data(request)
+        return InspectionResult(
+            findings=list(_config_faults(request.config)) or check(request.config, request.hardware)
+        )
 
 
 def _outside_roots(request: ConfigRequest | DataRequest) -> Iterator[Finding]:
-    roots = [os.path.realpath(root) for root in request.roots]
     for where, path in request.paths():
-        real = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a loop
-        if not any(real.is_relative_to(root) for root in roots):
+        if not hold(path):
             message = f"{path!r}, with symlinks resolved, is not inside a path that the cluster allows."
             hint = f"Allowed: {', '.join(str(root) for root in request.roots) or 'none'}."
             yield finding("error", "path_not_allowed", where, message, hint)
@@ -135,7 +135,8 @@ def _config_faults(config: TrainingConfig) -> Iterator[Finding]:
 def _inspect_data(request: DataRequest) -> InspectionResult:
     needs = DataNeeds(request.seq_length, request.global_batch_size, request.hf_model_path)
     report = examine(Path(request.path), needs, full=request.full, seconds=request.seconds)
-    return InspectionResult(findings=report.findings, data=_counts(report))
+    leaving = links.check_paths([("/hf_model_path", str(needs.model) if needs.model else None)])
+    return InspectionResult(findings=[*leaving, *report.findings], data=_counts(report))
 
 
 def _counts(report: DatasetReport) -> Counts:

@@ -79,7 +79,8 @@ def plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) -> Plan:
     composed = compose(spec, preset)
     forbidden = list(_forbidden_paths(composed, cluster, exported))
     composed = _without(composed, {finding.pointer for finding in forbidden})
-    assessed = assess(composed.config, cluster.hardware(resources), files=cluster.sees_files)
+    roots = [*cluster.roots, *([Path(exported)] if exported else [])]
+    assessed = assess(composed.config, cluster.hardware(resources), roots, files=cluster.sees_files)
     _reject_faults(composed, forbidden, assessed)
     checks = [
         *_limits(resources, cluster),

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
@@ -26,15 +27,16 @@ _POOL = Pool()
 _CACHE = Cache()
 
 
-def assess(config: TrainingConfig, hardware: Hardware, *, files: bool) -> Assessment:
+def assess(config: TrainingConfig, hardware: Hardware, roots: Sequence[Path], *, files: bool) -> Assessment:
     """Assess a config. A config that names no files, or none that this machine sees, needs no child.
 
+    roots: no link may lead out of these directories.
     files: whether this machine can read the files that the config names.
 
     Raises ServiceUnavailable.
     """
     seconds = min(SAMPLE_SECONDS, get_settings().max_inspect_seconds)
-    request = AssessmentRequest(config=config, hardware=hardware, seconds=seconds)
+    request = AssessmentRequest(config=config, hardware=hardware, roots=list(roots), seconds=seconds)
     paths = config.client_paths()
     if not files or not paths:
         return assess_here(request, files=files)

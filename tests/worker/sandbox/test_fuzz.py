@@ -86,7 +86,8 @@ def assess(places: Path) -> None:
         "checkpoint_megatron": str(places / "save"),
         "dataset": {"nano3_packed_sft_dir": str(places / "packed")},
     })  # fmt: skip
-    found = inspections.assess(config, Hardware(nodes=1, gpus_per_node=1, gpu_memory_gib=80), files=True)
+    hardware = Hardware(nodes=1, gpus_per_node=1, gpu_memory_gib=80)
+    found = inspections.assess(config, hardware, [places], files=True)
     unforeseen = [one.message for one in found.findings if one.code == "unreadable_file"]
     assert unforeseen == []
 

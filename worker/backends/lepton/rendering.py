@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from trainer import path_roots
 from trainer.run_layout import JobLayout
 from worker.backends.interface import Submission
 from worker.backends.lepton import wire
@@ -73,7 +74,7 @@ def _script(run: Run, profile: LeptonCluster, directory: Path) -> str:
     limit = run.resources.time_limit_minutes * 60
     return _TEMPLATES.get_template("run.sh.j2").render(
         run=run, profile=profile, directory=directory, unpack=_UNPACK, umask=f"{profile.umask:03o}",
-        limit=limit, lead=min(profile.signal_seconds, limit // 2),
+        roots=path_roots.variable(profile.roots), limit=limit, lead=min(profile.signal_seconds, limit // 2),
         claimed=CLAIMED, unprepared=UNPREPARED,
     )  # fmt: skip
 

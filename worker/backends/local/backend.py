@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from trainer import path_roots
 from trainer.preflight.remote import ConfigRequest, DataRequest, InspectionResult
 from trainer.run_layout import JobLayout, RunLayout
 from worker.backends.access.environment import inherited_environment
@@ -79,7 +80,12 @@ class LocalBackend:
         launch = {
             "name": run.name,
             "command": command,
-            "env": {"PYTHONPATH": str(PROJECT_ROOT), "PYTHONUNBUFFERED": "1", **self.env_vars},
+            "env": {
+                "PYTHONPATH": str(PROJECT_ROOT),
+                "PYTHONUNBUFFERED": "1",
+                **self.env_vars,
+                path_roots.VARIABLE: path_roots.variable(self.roots),
+            },
             "isolation": self._isolation(run),
             "time_limit_seconds": run.resources.time_limit_minutes * 60,
             "umask": f"{self.umask:03o}",

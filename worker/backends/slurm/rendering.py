@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from trainer import path_roots
 from worker.backends.interface import Submission
 from worker.backends.shell_templates import templates
 from worker.backends.slurm.exit_codes import CLAIMED, NO_SECRETS, UNPREPARED
@@ -53,6 +54,7 @@ def _scope(run: Run, profile: SlurmCluster, paths: Paths, directory: Path) -> di
         "mounts": ",".join([f"{paths.root}:{paths.root}", *profile.mounts]),
         "image": profile.container_image,
         "umask": f"{profile.umask:03o}",
+        "roots": path_roots.variable(profile.roots),
         "claimed": CLAIMED,
         "unprepared": UNPREPARED,
         "no_secrets": NO_SECRETS,

@@ -40,6 +40,7 @@ fresh.replace(config)
 ' "$code" "$run/config.yaml" "$index" || exit 78
 unset ${!SFT_BUNDLE_*}
 export PYTHONPATH=$code PYTHONUNBUFFERED=1
+export SFT_ROOTS='[]'
 set +u
 nvidia-smi
 ulimit -l unlimited

@@ -39,6 +39,7 @@ fresh.replace(config)
 ' "$code" "$run/config.yaml" "$index" || exit 78
 unset ${!SFT_BUNDLE_*}
 export PYTHONPATH=$code PYTHONUNBUFFERED=1
+export SFT_ROOTS='[]'
 
 # Lepton has no time limit: ask the trainer to save before the limit, and kill it at the limit.
 stop() { [ -e "$run/stop" ] || printf '%s\n' "$1" > "$run/stop"; }

@@ -3,6 +3,7 @@
 set -u
 umask 027
 export PYTHONPATH=/lustre/sft/code/0123456789abcdef0123 PYTHONUNBUFFERED=1
+export SFT_ROOTS='[]'
 set +u
 ulimit -l unlimited
 exec python -m torch.distributed.run \

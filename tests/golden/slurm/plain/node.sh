@@ -3,6 +3,7 @@
 set -u
 umask 027
 export PYTHONPATH=/lustre/sft/code/0123456789abcdef0123 PYTHONUNBUFFERED=1
+export SFT_ROOTS='[]'
 exec python3 -m torch.distributed.run \
     --nnodes 1 --node-rank "$SLURM_NODEID" --nproc-per-node 1 \
     --master-addr "$SLURM_LAUNCH_NODE_IPADDR" --master-port "$MASTER_PORT" \
