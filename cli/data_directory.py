@@ -20,15 +20,23 @@ OWN = (
 )  # fmt: skip
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 SHOWN = 5
+MISSING = (FileNotFoundError, NotADirectoryError)
 
 
 def close(data_dir: Path) -> None:
     """Take the rights of other accounts away from the service's files, and print what was changed.
 
     What is deeper, as checkpoints are, and `inputs` stay as they are: nobody else can enter the directories
-    above. Raises Misconfigured if something that the service relies on belongs to another account.
+    above. Raises Misconfigured if something that the service relies on belongs to another account, or cannot
+    be changed.
     """
-    changed = [f"{path} ({mode:04o})" for path in _paths(data_dir) if (mode := _tighten(path))]
+    try:
+        changed = [f"{path} ({mode:04o})" for path in _paths(data_dir) if (mode := _tighten(path))]
+    except OSError as error:
+        raise Misconfigured(
+            f"{error.filename} cannot be closed to other accounts: {error.strerror}.",
+            hint="Name another directory with --data-dir.",
+        ) from error
     if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         message = f"Other accounts had access to {', '.join(changed[:SHOWN])}{more}. It was removed."
@@ -38,11 +46,11 @@ def close(data_dir: Path) -> None:
 def _paths(data_dir: Path) -> Iterator[Path]:
     """Yield a directory before what is in it: once it is closed nobody else can replace an entry."""
     for path in chain([data_dir], chain.from_iterable(map(data_dir.glob, OWN))):
-        with suppress(FileNotFoundError):  # a running service may have removed it
+        with suppress(*MISSING):  # a running service may have removed it
             _require_own(path)
             yield path
     for path in chain(data_dir.glob("jobs/*"), data_dir.glob("lepton/*")):
-        with suppress(FileNotFoundError):
+        with suppress(*MISSING):
             if path.lstat().st_uid == os.geteuid() and not path.is_symlink():
                 yield path
 
@@ -67,7 +75,7 @@ def _account(uid: int) -> str:
 
 def _tighten(path: Path) -> int:
     """Return the mode that a path had if it was changed, else 0."""
-    with suppress(FileNotFoundError):
+    with suppress(*MISSING):
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & OTHERS:
             path.chmod(mode & ~OTHERS)

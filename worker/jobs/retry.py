@@ -176,6 +176,7 @@ def _candidates(job: Job, fault_name: str) -> list[Suggestion]:
         gpus_per_node=job.resources["gpus_per_node"],
         time_limit_minutes=job.resources["time_limit_minutes"],
         max_minutes=profile.limits.time_limit_minutes,
+        roots=profile.for_project(job.project).roots,
     )
     return inspections.fixes(request, files=profile.sees_files).items
 

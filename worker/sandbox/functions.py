@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter
 
 from trainer.config.training_config import TrainingConfig
 from trainer.failures.suggested_fixes import suggested_fixes
+from trainer.path_roots import limited_to
 from trainer.preflight.assessment import Assessment, AssessmentRequest, assess
 from trainer.preflight.remote import REQUEST, ConfigRequest, DataRequest, InspectionResult, inspect
 from trainer.suggestion import Suggestion
@@ -34,17 +36,13 @@ class FixesRequest(BaseModel):
     gpus_per_node: int
     time_limit_minutes: int
     max_minutes: int
+    roots: list[Path]
+    """No link may lead out of these directories."""
 
     def fixes(self, *, files: bool) -> "Fixes":
-        found = suggested_fixes(
-            self.name,
-            self.config,
-            self.gpus_per_node,
-            self.time_limit_minutes,
-            self.max_minutes,
-            files=files,
-        )
-        return Fixes(items=list(found))
+        limits = (self.gpus_per_node, self.time_limit_minutes, self.max_minutes)
+        with limited_to(self.roots):
+            return Fixes(items=list(suggested_fixes(self.name, self.config, *limits, files=files)))
 
 
 class Fixes(BaseModel):
