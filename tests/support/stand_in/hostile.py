@@ -54,6 +54,7 @@ def changes(run: Path) -> Attempts:
         "rewrites its launch file": lambda: (run / "run.json").open("a"),
         "replaces its launch file": lambda: replaced(run / "run.json"),
         "removes its supervisor's record": lambda: (run / "pid.json").unlink(),
+        "replaces its logs": lambda: (run / "logs").rename(run / "moved"),
         "moves its directory": lambda: run.rename(run.with_name("moved")),
     }
 

@@ -50,12 +50,10 @@ def hand_over(layout: RunLayout, account: Account) -> None:
     The sticky bit keeps what the service wrote: the account cannot remove or replace it. The setgid bit lets
     the account read a stop file.
     """
-    os.chown(layout.directory, 0, account.gid)
-    layout.directory.chmod(0o3770)
-    os.chown(layout.config, 0, account.gid)
-    layout.config.chmod(0o640)
-    for directory in (layout.logs, layout.job.checkpoints):
-        os.chown(directory, account.uid, account.gid)
+    for path, mode in ((layout.directory, 0o3770), (layout.logs, 0o2770), (layout.config, 0o640)):
+        os.chown(path, 0, account.gid)
+        path.chmod(mode)
+    os.chown(layout.job.checkpoints, account.uid, account.gid)
 
 
 def let_search(layout: RunLayout, account: Account, data_dir: Path) -> None:

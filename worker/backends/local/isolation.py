@@ -159,10 +159,11 @@ def _table(view: View, layout: RunLayout | None, machine: Machine) -> dict[Path,
 def _own(layout: RunLayout) -> dict[Path, MountOption]:
     """Return how the run's own directories are mounted.
 
-    A run that replaced a file of its supervisor could choose what it starts, or that it starts once more.
+    A run that replaced a file of its supervisor could choose what it starts, or that it starts once more. A
+    mount cannot be replaced: a link in place of the logs would show the logs of another job.
     """
     kept = [layout.config, layout.launch, layout.supervisor, layout.lock]
-    own = dict.fromkeys([layout.directory, layout.job.checkpoints], MountOption.WRITE)
+    own = dict.fromkeys([layout.directory, layout.logs, layout.job.checkpoints], MountOption.WRITE)
     return {**own, **dict.fromkeys(kept, MountOption.READ)}
 
 

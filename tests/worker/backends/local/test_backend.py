@@ -274,7 +274,7 @@ def test_without_namespaces_an_account_of_its_own_isolates_a_run(public: Path) -
     (data / "admin.key").chmod(0o600)
     attempts = [
         f"cat {data}/admin.key", f"ls {data}", f"ls {data}/jobs", f"touch {data}/x", 'rm -f "$RUN/run.json"',
-        'mv "$RUN/config.yaml" "$RUN/moved"', 'touch "$RUN/../../x"',
+        'mv "$RUN/config.yaml" "$RUN/moved"', 'touch "$RUN/../../x"', 'mv "$RUN/logs" "$RUN/l"',
     ]  # fmt: skip
     tried = [f'{attempt} && echo "{attempt}" >> "$RUN/escapes"' for attempt in attempts]
     ends = ['id -u > "$RUN/uid"', 'cat "$RUN/config.yaml" && touch "$RUN/../../checkpoints/x"']

@@ -53,7 +53,7 @@ def test_the_data_directory_is_hidden_wherever_it_lies(view: View) -> None:
     shown = [line for line in found if line.startswith(("--bind", "--ro-bind"))]
     hidden = max(found.index(f"--tmpfs {path}") for path in (view.hidden, "/srv/data"))
     late = [line.split()[1] for line in shown if found.index(line) > hidden]
-    inside = {f"{run}{name}" for name in ("", "/config.yaml", "/run.json", "/pid.json", "/run.lock")}
+    inside = {f"{run}{name}" for name in ("", "/logs", "/config.yaml", "/run.json", "/pid.json", "/run.lock")}
     of_data = {path for path in late if path.startswith(("/srv/data", view.hidden))}
     assert of_data - {"/srv/data/jobs"} == {*inside, f"{view.hidden}/jobs/job-1/checkpoints"}
     assert f"--remount-ro {view.hidden}" in found
