@@ -4,20 +4,15 @@ Layout, as Megatron-Bridge 0.6.2 writes it:
     DIR/latest_checkpointed_iteration.txt     the newest iteration in decimal
     DIR/iter_0000020/{.metadata, metadata.json, __0_0.distcp, ..., run_config.yaml, train_state.pt}
     DIR/hf/iter_0000020/                      the Hugging Face directory of an export
-
-`.metadata` is a pickled torch.distributed.checkpoint.metadata.Metadata. Its `storage_data` has the file, the
-offset and the length of each piece of a tensor.
 """
 
-import collections
-import os
-import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from trainer import bounded_json, path_roots
+from trainer.checkpoint_safety.index import read_pieces
+from trainer.checkpoint_safety.pickles import Hostile
 from trainer.events import SavedFile
 
 # `.metadata` is written last: a directory without it is an unfinished save.
@@ -25,7 +20,6 @@ REQUIRED = (".metadata", "metadata.json", "run_config.yaml", "train_state.pt")
 
 # A larger index is not read. The sizes of the files are then not checked.
 LARGEST_INDEX_BYTES = 64 << 20
-LONGEST_NAME_BYTES = 255  # of a file on Linux
 
 
 class Incomplete(RuntimeError):
@@ -109,57 +103,13 @@ def minimum_sizes(directory: Path) -> dict[str, int]:
         return {}
     ends: dict[str, int] = {}
     try:
-        with path.open("rb") as file:
-            pieces = _InertUnpickler(file).load().storage_data.values()
-        for name, end in map(_end_of, pieces):
-            ends[name] = max(end, ends.get(name, 0))
-    except FileNotFoundError:
-        raise
-    except MemoryError:
-        raise Damaged(f"{path} needs more memory than an inspection may use") from None
-    except Exception as error:  # corrupt data can make pickle raise any exception
-        raise Damaged(f"{path} cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
+        for piece in read_pieces(path.read_bytes()):
+            ends[piece.file] = max(piece.offset + piece.length, ends.get(piece.file, 0))
+    except Hostile as error:
+        raise Damaged(f"{path} cannot be read: it {error}") from error
     if not ends:
         raise Damaged(f"{path} names no files")
     return ends
-
-
-def _end_of(piece: Any) -> tuple[str, int]:
-    """Return file and end of a piece. Raises ValueError: the index of a stranger may hold anything."""
-    name, numbers = piece.relative_path, (piece.offset, piece.length)
-    if type(name) is not str or not _is_name(name):
-        raise ValueError(f"it names {ascii(name)[:100]}, which is no file of the checkpoint")
-    if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers):
-        raise ValueError(f"it places a piece of {name} at {ascii(numbers)[:100]}")
-    return name, sum(numbers)
-
-
-def _is_name(name: str) -> bool:
-    """Whether a text can name a file of this directory: no path, no NUL, no character that is not text."""
-    is_plain = name.isprintable() and "/" not in name and name not in ("", ".", "..")
-    return is_plain and len(os.fsencode(name)) <= LONGEST_NAME_BYTES
-
-
-class _InertUnpickler(pickle.Unpickler):
-    """Reads a pickle without its classes: no class is imported, and none of their code runs."""
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ARG002
-        return collections.OrderedDict if name == "OrderedDict" else _Placeholder
-
-
-class _Placeholder:
-    """Stands for any pickled object and has those of its attributes that are read here."""
-
-    __slots__ = ("length", "offset", "relative_path", "storage_data")
-
-    def __init__(self, *arguments: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        if isinstance(state, dict):
-            for name in self.__slots__:
-                if name in state:
-                    setattr(self, name, state[name])
 
 
 # -- exports ---------------------------------------------------------------------------------------

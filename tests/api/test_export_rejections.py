@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.support.stand_in.launcher import index_of
+from tests.support.torch_files import BACKEND, RUN_CONFIG, index, plain
 from worker.clock import utcnow
 from worker.db.models import Checkpoint, Job
 from worker.db.session import writing
@@ -19,8 +19,8 @@ Json = dict[str, Any]
 Export = Callable[..., tuple[int, Json]]
 
 CONTENTS = {
-    ".metadata": index_of("__0_0.distcp", 7), "metadata.json": b"{}", "__0_0.distcp": b"weights",
-    "run_config.yaml": b"{}", "train_state.pt": b"state",
+    ".metadata": index({"weights": ("__0_0.distcp", 0, 7)}), "metadata.json": BACKEND,
+    "__0_0.distcp": b"weights", "run_config.yaml": RUN_CONFIG, "train_state.pt": plain({}),
 }  # fmt: skip
 
 

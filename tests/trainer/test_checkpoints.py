@@ -3,10 +3,12 @@
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.checkpoint_files import LENGTH, Index, Piece, save
+from tests.support.checkpoint_files import LENGTH, save
+from tests.support.torch_files import Calls, index
 from trainer.checkpoints import (
     Damaged,
     is_complete,
@@ -15,16 +17,6 @@ from trainer.checkpoints import (
     minimum_sizes,
     missing_export_files,
 )
-
-
-class Hostile:
-    """Creates a directory if it is unpickled in the usual way."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> object:
-        return os.mkdir, (str(self.path),)
 
 
 def test_an_unfinished_save_is_not_the_latest(tmp_path: Path) -> None:
@@ -48,16 +40,17 @@ def test_a_truncated_save_is_ignored(tmp_path: Path, name: str, size: int) -> No
 
 def test_reading_an_index_runs_no_code(tmp_path: Path) -> None:
     path = save(tmp_path, 9)
-    index = Index({Hostile(tmp_path / "made"): Piece("__0_0.distcp", 0, LENGTH)})
-    (path / ".metadata").write_bytes(pickle.dumps(index))
+    hostile = Calls(os.mkdir, str(tmp_path / "made"))
+    (path / ".metadata").write_bytes(index({"a": ("__0_0.distcp", 0, LENGTH)}, planner_data=hostile))
     assert minimum_sizes(path) == {"__0_0.distcp": LENGTH}
     assert not (tmp_path / "made").exists()
 
 
 def test_an_invalid_index_is_damaged(tmp_path: Path) -> None:
     path = save(tmp_path, 9)
-    elsewhere = Index({"a": Piece("/etc/passwd", 0, 1), "b": Piece("../x", 0, 1)})
-    for text in (b"garbage", pickle.dumps(["a", "list"]), pickle.dumps(Index()), pickle.dumps(elsewhere)):
+    names: list[Any] = ["/etc/passwd", "../x", "..", "", 5, b"x", "a\0b", "\ud800"]
+    elsewhere = [index({"a": (name, 0, 1)}) for name in names]
+    for text in (b"garbage", pickle.dumps(["a", "list"]), index({}), *elsewhere):
         (path / ".metadata").write_bytes(text)
         with pytest.raises(Damaged):
             minimum_sizes(path)

@@ -9,29 +9,22 @@ start: `starts_of` in control.py reads them.
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import yaml
 
 from tests.support.stand_in.control import Mode, mode_of
+from tests.support.torch_files import BACKEND, RUN_CONFIG, index, plain
 
 MODULE = "tests.support.stand_in.launcher"
 TOTAL_STEPS = 4
 OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 32.00 GiB. GPU 1 is full.\n"
 PEER_IS_GONE = "RuntimeError: [gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer\n"
-
-
-def index_of(name: str, length: int) -> bytes:
-    """Return the index of a checkpoint of one file, with the parts that are read."""
-    piece = SimpleNamespace(relative_path=name, offset=0, length=length)
-    return pickle.dumps(SimpleNamespace(storage_data={0: piece}))
 
 
 def now() -> str:
@@ -177,8 +170,8 @@ class Rank:
         path = Path(self.config["checkpoint"]["save"]) / f"iter_{iteration:07d}"
         weights = bytes(range(256)) * 40
         contents = {
-            ".metadata": index_of("__0_0.distcp", len(weights)), "metadata.json": b"{}",
-            "__0_0.distcp": weights, "run_config.yaml": b"{}", "train_state.pt": b"state",
+            ".metadata": index({"weights": ("__0_0.distcp", 0, len(weights))}), "metadata.json": BACKEND,
+            "__0_0.distcp": weights, "run_config.yaml": RUN_CONFIG, "train_state.pt": plain({}),
         }  # fmt: skip
         self.put(path, iteration, contents)
         if self.mode == Mode.INCOMPLETE:

@@ -1,0 +1,61 @@
+"""Inspect the JSON files of a Hugging Face model: they can name code for transformers to import."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from trainer.checkpoint_safety.allowed import REMOTE_CLASSES
+from trainer.checkpoint_safety.pickles import Hostile, Unreadable, shown
+
+MAX_BYTES = 16 << 20
+"""Without tokenizer.json and the indexes of weights, which name no code."""
+
+# Files in which transformers looks for code of the model.
+NAMES_CODE = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    "tokenizer_config.json", "video_preprocessor_config.json",
+)  # fmt: skip
+RUNS_CODE = ("custom_generate", "custom_pipelines", "trust_remote_code")
+MAX_TEMPLATE_BYTES = 1 << 20
+
+
+def scan_json(data: bytes) -> None:
+    """Check a config of transformers. Raises Hostile."""
+    if len(data) > MAX_BYTES:
+        raise Hostile(f"has {len(data)} bytes; at most {MAX_BYTES} can be inspected")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"is not JSON: {str(error)[:100]}") from error
+    for node in _objects(content):
+        _check(node)
+
+
+def _check(node: dict[str, Any]) -> None:
+    for name in _texts(node.get("auto_map")):
+        if name not in REMOTE_CLASSES:
+            raise Hostile(
+                f"has the class {shown(name)} in auto_map, which is not in the list of allowed classes"
+            )
+    if found := [key for key in RUNS_CODE if node.get(key)]:
+        raise Hostile(f"sets {found[0]}, which runs code of the model's choice")
+
+
+def _objects(content: Any) -> Iterator[dict[str, Any]]:
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+
+
+def _texts(value: Any) -> Iterator[object]:
+    """Yield all values in an auto_map: a text for each class, or a list of texts and nulls."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+    elif value is not None:
+        yield value
