@@ -135,6 +135,12 @@ FAILURES: dict[str, FailureKind] = {
         "Name a complete checkpoint of this model, or none to begin from hf_model_path. "
         "If hf_model_path is corrupt, download the model again.",
     ),
+    "hostile_checkpoint": FailureKind(
+        "bad_checkpoint",
+        "A checkpoint or model names code that it would run while it is loaded. Nothing of it was run.",
+        "Use a checkpoint of Megatron-Bridge from a source that you trust, and weights in safetensors. "
+        "docs/security.md lists the classes and targets that are allowed, and how an operator extends them.",
+    ),
     "checkpoint_error": FailureKind(
         "bad_checkpoint",
         "A checkpoint could not be read or written.",

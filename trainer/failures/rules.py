@@ -109,6 +109,7 @@ RULES = (
         r"[Cc]ouldn't connect to '?https?://",
         _RAISED + r"(?:LocalEntryNotFoundError|OfflineModeIsEnabled)\b",
     ),
+    _rule("hostile_checkpoint", r"\bHostileCheckpoint: "),
     _rule(
         "bad_checkpoint",
         r"Global shape mismatch for loaded",

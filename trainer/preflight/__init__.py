@@ -6,7 +6,18 @@ run trainer.config.section_checks first.
 
 from trainer.config.effective import Effective
 from trainer.config.training_config import TrainingConfig
-from trainer.preflight import base_model, data, export, lengths, links, memory, saves, shape, strategies
+from trainer.preflight import (
+    base_model,
+    data,
+    export,
+    hostile,
+    lengths,
+    links,
+    memory,
+    saves,
+    shape,
+    strategies,
+)
 from trainer.preflight.finding import Finding, Suggestion
 from trainer.preflight.hardware import Hardware
 from trainer.preflight.memory import Estimate
@@ -28,9 +39,9 @@ def check(
         the path exists here, and each unread file is an `unverified` finding.
     seconds: time limit of reading data.
     """
-    leaving = list(links.check(config)) if files else []
+    threats = _threats(config) if files else []  # nothing else reads the files of these paths
     if config.export:
-        return [*leaving, *export.check(config, config.export, hardware, files=files)]
+        return threats or list(export.check(config, config.export, hardware, files=files))
     effective = Effective(config, files=files)
     estimate = memory.estimate(effective, hardware)
     size = effective.count("train.global_batch_size", 0) or None
@@ -40,15 +51,19 @@ def check(
     )
     records = report.inspection.records if report.inspection else None
     return [
-        *leaving,
         *report.findings,
-        *base_model.check(config, files=files),
+        *(threats or base_model.check(config, files=files)),
         *shape.check(effective, hardware),
         *lengths.check(effective),
         *saves.check(effective),
         *memory.check(effective, hardware, estimate),
         *strategies.check(effective, hardware, records=records, estimate=estimate),
     ]
+
+
+def _threats(config: TrainingConfig) -> list[Finding]:
+    """Return findings about links that lead out of the roots, else about files that would run code."""
+    return list(links.check(config)) or list(hostile.check(config))
 
 
 def memory_of(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> Estimate | None:
