@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from trainer.bridge import compat, cpu_patches, fallbacks
+from trainer.bridge import checkpoint_guard, compat, cpu_patches, fallbacks
 from trainer.bridge.hub import directory_of
 from trainer.bridge.recipes import plain_model
 from trainer.checkpoints import (
@@ -74,12 +74,14 @@ def _report(events: EventWriter, target: Path, iteration: int) -> None:
 
 
 def _convert(config: TrainingConfig, checkpoint: Path, directory: Path) -> None:
+    checkpoint_guard.guard_pickles()
     compat.install()
     cpu_patches.prepare()
     import torch
     from megatron.bridge.training.model_load_save import temporary_distributed_context
     from megatron.bridge.training.utils.checkpoint_utils import read_run_config
 
+    checkpoint_guard.guard_code()
     if not torch.cuda.is_available():
         cpu_patches.install()
     run = read_run_config(str(checkpoint / "run_config.yaml"))

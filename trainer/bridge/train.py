@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from trainer.bridge import compat, cpu_patches
+from trainer.bridge import checkpoint_guard, compat, cpu_patches
 from trainer.bridge.base_weights import reject_missing_weights
 from trainer.checkpoints import Incomplete, is_complete, iteration_directory
 from trainer.config.training_config import TrainingConfig
@@ -20,6 +20,7 @@ def train(config: TrainingConfig, events: EventWriter) -> None:
     from megatron.bridge.training.gpt_step import forward_step
 
     compat.keep_compiled_helpers()
+    checkpoint_guard.guard_code()
     reject_missing_weights()
     from trainer.bridge import validation
     from trainer.bridge.callbacks import EventCallback
@@ -44,6 +45,7 @@ def train(config: TrainingConfig, events: EventWriter) -> None:
 
 def _prepare(config: TrainingConfig) -> None:
     """Set up what must be in place before Bridge or torch is imported."""
+    checkpoint_guard.guard_pickles()
     compat.install()
     # Bridge's default is in the home directory, which may be missing or read-only on a node.
     os.environ.setdefault("MEGATRON_CONFIG_LOCK_DIR", f"{tempfile.gettempdir()}/sft-locks-{os.getuid()}")

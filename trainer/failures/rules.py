@@ -109,7 +109,11 @@ RULES = (
         r"[Cc]ouldn't connect to '?https?://",
         _RAISED + r"(?:LocalEntryNotFoundError|OfflineModeIsEnabled)\b",
     ),
-    _rule("hostile_checkpoint", r"\bHostileCheckpoint: "),
+    _rule(
+        "hostile_checkpoint",
+        r"\bnot in the list of allowed (?:classes|targets)\b",
+        r"\bWeights only load failed\b",
+    ),
     _rule(
         "bad_checkpoint",
         r"Global shape mismatch for loaded",
