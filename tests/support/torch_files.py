@@ -82,6 +82,18 @@ def archive(content: bytes, storages: dict[str, bytes] | None = None, **more: by
     return buffer.getvalue()
 
 
+def legacy(content: bytes) -> bytes:
+    """Return a file of torch.save in its format before zip files, with this pickle."""
+    head = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
+    return b"".join(pickle.dumps(part, 2) for part in head) + content + pickle.dumps(["0"], 2) + b"storage"
+
+
+def loaded_from_bytes(data: bytes) -> bytes:
+    """Return a pickle of a tensor in bytes, as Transformer Engine has it."""
+    name = b"\x8c\x0dtorch.storage\x8c\x10_load_from_bytes\x93"
+    return b"\x80\x04" + name + b"B" + len(data).to_bytes(4, "little") + data + b"\x85R."
+
+
 def plain(value: object) -> bytes:
     """Return a file of torch.save with a plain value."""
     return archive(pickle.dumps(value, protocol=2))

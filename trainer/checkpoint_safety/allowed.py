@@ -52,9 +52,13 @@ _OBJECTS = {
     "megatron.core.rerun_state_machine": "RerunDiagnostic RerunMode RerunState",
 }
 # Transformer Engine pickles its scaling factors into a tensor of bytes, `_extra_state`.
+# _load_from_bytes loads the tensors in it, which extra_state.py and checkpoint_guard.py inspect, too.
 _EXTRA_STATE = {
     "collections": "OrderedDict",
-    "torch": "Size",
+    "torch": f"Size device {DTYPES}",
+    "torch._utils": "_rebuild_tensor_v2",
+    "torch.storage": "_load_from_bytes",
+    "megatron.core.safe_globals": "safe_load_from_bytes",
     "transformer_engine.common.recipe": """
         DelayedScaling Float8BlockScaling Float8CurrentScaling Format MMParams MXFP8BlockScaling
         NVFP4BlockScaling QParams _FormatHelper

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
+from trainer.checkpoint_safety.extra_state import scan_extra_state
 from trainer.checkpoint_safety.pickles import MAX_BYTES, Hostile, Unreadable, scan
 
 MAX_MEMBERS = 200_000
@@ -61,7 +62,7 @@ def scan_archive(span: Span, allowed: frozenset[str], *, extra_state: bool = Fal
     if extra_state:
         for name, place in members.items():
             if name.startswith("data/") and (content := _content(span, place, MAX_EXTRA_STATE_BYTES)):
-                scan(content, allowed)
+                scan_extra_state(content)
 
 
 Place = tuple[int, int]

@@ -9,12 +9,12 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from trainer.checkpoint_safety.allowed import CLASSES, INDEX_CLASSES, OBJECT_CLASSES
+from trainer.checkpoint_safety.allowed import INDEX_CLASSES, OBJECT_CLASSES
 from trainer.checkpoint_safety.archives import Span, scan_archive
 from trainer.checkpoint_safety.hugging_face import MAX_TEMPLATE_BYTES, NAMES_CODE, scan_json
 from trainer.checkpoint_safety.index import Piece, read_pieces
@@ -46,11 +46,14 @@ class Threat:
 def threats(directory: Path) -> list[Threat]:
     """Return the files of a Megatron checkpoint or a Hugging Face model that must not be loaded, at most 20.
 
-    Raises OSError if a directory cannot be read.
+    A single file is checked, too. Raises OSError if a directory cannot be read.
     """
     root = Path(os.path.realpath(directory))
+    files: Iterable[Path] = _files(root)
+    if root.is_file():
+        root, files = root.parent, [root]
     found: list[Threat] = []
-    for number, path in enumerate(_files(root)):
+    for number, path in enumerate(files):
         name = str(path.relative_to(root))
         try:
             if number >= MAX_FILES:
@@ -132,7 +135,7 @@ def _check_by_content(name: str, file: IO[bytes]) -> None:
     if name.endswith(TORCH) or begin == b"PK\x03\x04":
         scan_archive(Span(file, 0, os.fstat(file.fileno()).st_size), OBJECT_CLASSES)
     elif begin[:1] == b"\x80" and begin[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        scan(_read(file, MAX_BYTES), CLASSES)
+        scan(_read(file, MAX_BYTES), INDEX_CLASSES | OBJECT_CLASSES)
 
 
 # -- distributed checkpoints -----------------------------------------------------------------------

@@ -27,24 +27,34 @@ class Unreadable(Hostile):
     """A file is truncated or has another format. It names nothing that is not allowed."""
 
 
-def scan(data: bytes, allowed: frozenset[str], *, storages: bool = False) -> set[str]:
+def scan(
+    data: bytes, allowed: frozenset[str], *, storages: bool = False, literals: list[bytes] | None = None
+) -> set[str]:
     """Return the full names of all classes and functions that a pickle names. Raises Hostile.
 
     allowed: names that it may have.
     storages: whether it may have persistent ids, by which torch.save refers to the tensors beside it.
+    literals: receives all bytes objects of the pickle.
     """
+    names, end = scan_first(data, allowed, storages=storages, literals=literals)
+    if end != len(data):
+        raise Unreadable("has more data behind its pickle")
+    return names
+
+
+def scan_first(
+    data: bytes, allowed: frozenset[str], *, storages: bool = False, literals: list[bytes] | None = None
+) -> tuple[set[str], int]:
+    """Scan the first of several pickles, and return the position behind it, too. Otherwise as scan."""
     if len(data) > MAX_BYTES:
         raise Hostile(f"has a pickle of {len(data)} bytes; at most {MAX_BYTES} can be inspected")
-    machine = _Machine(data, allowed, storages=storages)
+    machine = _Machine(data, allowed, storages=storages, literals=literals)
     try:
-        end = machine.run()
+        return machine.names, machine.run()
     except Hostile:
         raise
     except (ValueError, IndexError) as error:  # bad text, an empty stack, a truncated file
         raise Unreadable(f"has a damaged pickle: {str(error)[:100]}") from error
-    if end != len(data):
-        raise Unreadable("has more data behind its pickle")
-    return machine.names
 
 
 class _Global(str):
@@ -60,8 +70,10 @@ _DATA, _INSTANCE, _TEXT, _ABSENT = object(), object(), object(), object()
 class _Machine:
     """Follows the opcodes of one pickle."""
 
-    def __init__(self, data: bytes, allowed: frozenset[str], *, storages: bool) -> None:
-        self.data, self.allowed = data, allowed
+    def __init__(
+        self, data: bytes, allowed: frozenset[str], *, storages: bool, literals: list[bytes] | None
+    ) -> None:
+        self.data, self.allowed, self.literals = data, allowed, literals
         self.parts = _parts(allowed)
         self.steps = {**_STEPS, "BINPERSID": _Machine.tuple1} if storages else _STEPS
         self.names: set[str] = set()
@@ -95,6 +107,11 @@ class _Machine:
 
     def push(self, _argument: Any) -> None:
         self.stack.append(_DATA)
+
+    def binary(self, argument: bytes) -> None:
+        self.stack.append(_DATA)
+        if self.literals is not None:
+            self.literals.append(argument)
 
     def make(self, _argument: Any, kind: object = _DATA) -> None:
         self.objects += 1
@@ -207,7 +224,8 @@ class _Machine:
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), _Machine.skip),
     **dict.fromkeys(("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1"), _Machine.push),
-    **dict.fromkeys(("BINFLOAT", "SHORT_BINBYTES", "BINBYTES", "EMPTY_TUPLE"), _Machine.push),
+    **dict.fromkeys(("BINFLOAT", "EMPTY_TUPLE"), _Machine.push),
+    **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES"), _Machine.binary),
     **dict.fromkeys(("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"), _Machine.make),
     **dict.fromkeys(("SHORT_BINUNICODE", "BINUNICODE"), _Machine.text),
     "MARK": _Machine.mark,

@@ -8,9 +8,6 @@ change how.
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-from yaml import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent, ScalarEvent, YAMLError
-
 from trainer.checkpoint_safety.allowed import TARGETS
 from trainer.checkpoint_safety.pickles import Hostile, Unreadable, shown
 
@@ -31,17 +28,25 @@ def scan_run_config(data: bytes) -> None:
     """Check all targets of a run_config.yaml. Raises Hostile."""
     if len(data) > MAX_BYTES:
         raise Hostile(f"has {len(data)} bytes; at most {MAX_BYTES} can be inspected")
-    try:
-        text = data.decode()
-        _check_bounds(text)
-        content = yaml.safe_load(text)  # as Bridge does: libyaml reads some texts in another way
-    except (ValueError, YAMLError, RecursionError) as error:
-        raise Unreadable(f"is not plain YAML: {str(error)[:200]}") from error
-    for value in _values(content):
+    for value in _values(_parse(data)):
         if isinstance(value, dict):
             _check(value)
         elif isinstance(value, str) and "${" in value:
             raise Hostile("has an interpolation (${...})")
+
+
+def _parse(data: bytes) -> Any:
+    """Parse a text as Bridge does: libyaml reads some texts in another way. Raises Unreadable."""
+    try:
+        import yaml  # the interpreter of a login node may lack it, and most configs name no checkpoint
+    except ImportError as error:
+        raise Unreadable("cannot be inspected without PyYAML: install it for this interpreter") from error
+    try:
+        text = data.decode()
+        _check_bounds(text)
+        return yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise Unreadable(f"is not plain YAML: {str(error)[:200]}") from error
 
 
 def _check(node: dict[Any, Any]) -> None:
@@ -54,22 +59,24 @@ def _check(node: dict[Any, Any]) -> None:
 
 def _check_bounds(text: str) -> None:
     """Raise ValueError for a text that is too deep, or that has too many values with its aliases expanded."""
+    import yaml
+
     total, inside, sizes = 0, list[tuple[str | None, int]](), dict[str | None, int]()
     for event in yaml.parse(text, yaml.SafeLoader):
         match event:
-            case AliasEvent():
+            case yaml.AliasEvent():
                 total += sizes.get(event.anchor, MAX_VALUES)  # inside of its own anchor it has no end
-            case CollectionStartEvent():
+            case yaml.CollectionStartEvent():
                 inside.append((event.anchor, total))
                 sizes.pop(event.anchor, None)
-            case CollectionEndEvent():
+            case yaml.CollectionEndEvent():
                 anchor, before = inside.pop()
                 sizes[anchor] = total - before
-            case ScalarEvent():
+            case yaml.ScalarEvent():
                 sizes[event.anchor] = 1
                 if event.tag or (event.style is None and len(event.value) > MAX_PLAIN):
                     raise ValueError("it has tags, or long values without quotes")
-        total += isinstance(event, NodeEvent)
+        total += isinstance(event, yaml.NodeEvent)
         if total > MAX_VALUES or len(inside) > MAX_DEPTH:
             raise ValueError(f"it has more than {MAX_VALUES} values or {MAX_DEPTH} levels")
 

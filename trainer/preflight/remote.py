@@ -37,7 +37,8 @@ class _Request(BaseModel):
 class ConfigRequest(_Request):
     """Check whether a run with this config can begin on this hardware."""
 
-    seconds: ClassVar[float] = SAMPLE_SECONDS
+    # The index of a large checkpoint takes half a minute.
+    seconds: ClassVar[float] = SAMPLE_SECONDS + 60
 
     kind: Literal["config"] = "config"
     config: TrainingConfig

@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.torch_files import BACKEND, RUN_CONFIG, Calls, archive, index, plain
+from tests.support.torch_files import (
+    BACKEND,
+    RUN_CONFIG,
+    Calls,
+    archive,
+    index,
+    legacy,
+    loaded_from_bytes,
+    plain,
+)
 from trainer.checkpoint_safety import check
 from trainer.checkpoint_safety.check import threats
 
@@ -111,6 +120,23 @@ def test_a_pickle_in_the_extra_state(iteration: Path, hostile: Calls, key: str) 
     assert "posix.system" in only(iteration)
     write_objects(iteration, {"rng_state": state})  # nothing unpickles the bytes of other tensors
     assert found(iteration) == []
+
+
+def test_tensors_in_the_extra_state(iteration: Path, hostile: Calls) -> None:
+    """Those of FP8 with delayed scaling."""
+
+    def state(data: bytes) -> None:
+        write_objects(iteration, {EXTRA: archive(GOOD, {"0": loaded_from_bytes(data)})})
+
+    state(legacy(GOOD))
+    assert found(iteration) == []
+    for data in (legacy(pickle.dumps(hostile, 2)), pickle.dumps(hostile, 2), pickle.dumps(hostile, 0)):
+        state(data)
+        assert found(iteration)
+    state(plain(hostile))
+    assert found(iteration)
+    write_objects(iteration, {"rng_state": archive(loaded_from_bytes(legacy(GOOD)))})
+    assert "torch.storage._load_from_bytes" in only(iteration)
 
 
 def test_an_extra_state_that_is_called_a_tensor(iteration: Path, hostile: Calls) -> None:
@@ -408,6 +434,14 @@ def test_a_link_inside(iteration: Path, hostile: Calls) -> None:
 def test_the_checkpoint_itself_may_be_a_link(iteration: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(iteration)
     assert found(tmp_path / "link") == []
+
+
+def test_a_single_file(iteration: Path, hostile: Calls) -> None:
+    assert found(iteration / "train_state.pt") == []
+    (iteration / "train_state.pt").write_bytes(plain(hostile))
+    assert "posix.system" in only(iteration / "train_state.pt")
+    with pytest.raises(FileNotFoundError):
+        threats(iteration / "missing")
 
 
 def test_the_cache_of_the_hub(model: Path, tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.torch_files import Calls, index
-from trainer.checkpoint_safety import pickles
-from trainer.checkpoint_safety.allowed import CLASSES, INDEX_CLASSES, OBJECT_CLASSES
+from trainer.checkpoint_safety import allowed, pickles
+from trainer.checkpoint_safety.allowed import INDEX_CLASSES, OBJECT_CLASSES
 from trainer.checkpoint_safety.pickles import MAX_STACK, Hostile, Unreadable, scan
 
+CLASSES = INDEX_CLASSES | OBJECT_CLASSES
 ORDERED = b"ccollections\nOrderedDict\n"
 LONG_NAME = "x" * 5000
 
@@ -195,7 +196,7 @@ def test_plain_data_are_accepted(protocol: int) -> None:
 
 def test_old_names_of_modules_lead_to_no_allowed_class() -> None:
     """Unpicklers translate names of Python 2, after a class has been checked."""
-    for name in CLASSES:
+    for name in allowed.CLASSES:
         module, _, attribute = name.rpartition(".")
         assert (module, attribute) not in NAME_MAPPING
         assert module not in IMPORT_MAPPING

@@ -35,5 +35,6 @@ def _failed(python: Path, transport: Transport, output: str) -> BackendUnavailab
     reason = output.strip().rpartition("\n")[2][-300:] or "it gave no reason"
     return BackendUnavailable(
         f"{python} on {transport.description} cannot inspect files: {reason}",
-        hint="login_python has to be Python 3.12 with the trainer's packages: pyarrow, pydantic, jsonschema.",
+        hint="login_python has to be Python 3.12 with the trainer's packages: pyarrow, pydantic, "
+        "jsonschema, pyyaml.",
     )

@@ -80,8 +80,8 @@ class SlurmCluster(Cluster):
     )
     login_python: PlainPath | None = Field(
         default=None,
-        description="Interpreter (3.12) on the login node with pyarrow, pydantic and jsonschema. It inspects "
-        "data and models over SSH. Without it only the trainer inspects them.",
+        description="Interpreter (3.12) on the login node with pyarrow, pydantic, jsonschema and pyyaml. It "
+        "inspects data and models over SSH. Without it only the trainer inspects them.",
     )
     setup_lines: Lines = Field(
         default_factory=list, description="Shell commands in the batch script before srun."
