@@ -23,7 +23,7 @@ STORAGES = """
     DoubleStorage FloatStorage HalfStorage IntStorage LongStorage ShortStorage
 """
 
-# The index, `.metadata`.
+# The index, `.metadata`. Asynchronous saves keep the plans of all ranks in it.
 _INDEX = {
     "collections": "OrderedDict",
     "torch": f"Size device {DTYPES}",
@@ -32,7 +32,7 @@ _INDEX = {
         BytesStorageMetadata ChunkStorageMetadata Metadata MetadataIndex StorageMeta TensorProperties
         TensorStorageMetadata _MEM_FORMAT_ENCODING
     """,
-    "torch.distributed.checkpoint.filesystem": "_StorageInfo",
+    "torch.distributed.checkpoint.filesystem": "_StorageInfo _StoragePrefix",
     "torch.distributed.checkpoint.planner": """
         BytesIOWriteData SavePlan TensorWriteData WriteItem WriteItemType
     """,
