@@ -40,11 +40,13 @@ class SupervisedProcess:
     process: subprocess.Popen[bytes] = field(init=False)
 
     def start(self) -> None:
+        """Start the process. Raises OSError."""
+        self.started = time.monotonic()
         # A session of its own: Ctrl-C reaches only this process, which then stops the children in order.
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cli.child", *self.command], cwd=PROJECT_ROOT, start_new_session=True
         )
-        self.started, self.due = time.monotonic(), None
+        self.due = None
 
     @property
     def has_ended(self) -> bool:
@@ -100,10 +102,16 @@ class Supervisor:
 
     def _check(self, child: SupervisedProcess) -> None:
         if child.due is None and child.has_ended:
-            pause = child.schedule()
-            self.report(f"The {child.name} process ended ({child.ending()}). It starts again in {pause:g} s.")
+            self._schedule(child, f"ended ({child.ending()})")
         elif child.due is not None and time.monotonic() >= child.due:
-            child.start()
+            try:
+                child.start()
+            except OSError as error:  # the machine has no memory or no process id left
+                self._schedule(child, f"cannot be started ({error.strerror})")
+
+    def _schedule(self, child: SupervisedProcess, what: str) -> None:
+        pause = child.schedule()
+        self.report(f"The {child.name} process {what}. It starts again in {pause:g} s.")
 
     def stop(self) -> None:
         """Stop all children, the broker last: the others still send it messages when they stop."""

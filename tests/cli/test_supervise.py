@@ -145,6 +145,19 @@ def stop_after(count: int, processes: Supervisor, reported: list[str]) -> None:
         processes.keep_running()
 
 
+def test_a_machine_that_cannot_start_a_process_now_is_tried_again(
+    processes: Supervisor, reported: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes.start("worker", ["tests.no_such_module"])
+    wait_until(processes.ended, what="the end of the process")
+    monkeypatch.setattr(supervise, "PROJECT_ROOT", "/nowhere")
+    stop_after(3, processes, reported)
+    assert reported[1:] == [
+        f"The worker process cannot be started (No such file or directory). It starts again in {pause} s."
+        for pause in (0.002, 0.004)
+    ]
+
+
 @pytest.mark.slow
 def test_a_process_that_cannot_start_ends_the_service_and_says_why(data_dir: Path) -> None:
     (data_dir / "run" / "valkey.sock").mkdir(parents=True)  # in the place of the broker's socket
