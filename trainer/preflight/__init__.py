@@ -44,11 +44,7 @@ def check(
         return threats or list(export.check(config, config.export, hardware, files=files))
     effective = Effective(config, files=files)
     estimate = memory.estimate(effective, hardware)
-    size = effective.count("train.global_batch_size", 0) or None
-    ranks = effective.count("model.context_parallel_size")
-    report = data.check(
-        config, global_batch_size=size, context_parallel_size=ranks, files=files, seconds=seconds
-    )
+    report = _data_report(effective, seconds)
     records = report.inspection.records if report.inspection else None
     return [
         *report.findings,
@@ -64,6 +60,16 @@ def check(
 def _threats(config: TrainingConfig) -> list[Finding]:
     """Return findings about links that lead out of the roots, else about files that would run code."""
     return list(links.check(config)) or list(hostile.check(config))
+
+
+def _data_report(effective: Effective, seconds: float) -> data.DatasetReport:
+    return data.check(
+        effective.config,
+        global_batch_size=effective.count("train.global_batch_size", 0) or None,
+        context_parallel_size=effective.count("model.context_parallel_size"),
+        files=effective.files,
+        seconds=seconds,
+    )
 
 
 def memory_of(config: TrainingConfig, hardware: Hardware, *, files: bool = True) -> Estimate | None:
