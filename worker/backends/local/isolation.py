@@ -169,9 +169,14 @@ def _own(layout: RunLayout) -> dict[Path, MountOption]:
 
 def _parents(table: Mapping[Path, MountOption]) -> set[Path]:
     """Return the directories above the mounts that bwrap would make itself, for root alone."""
-    copies = {path for path, option in table.items() if option in (MountOption.READ, MountOption.WRITE)}
     parents = {parent for path in table for parent in path.parents}
-    return {path for path in parents - {Path("/")} if copies.isdisjoint(path.parents)}
+    return {path for path in parents - {Path("/")} if not _is_copied(path, table)}
+
+
+def _is_copied(path: Path, table: Mapping[Path, MountOption]) -> bool:
+    """Return whether the mount that a path lies in shows directories of this machine."""
+    around = next((parent for parent in path.parents if parent in table), None)
+    return around is not None and table[around] in (MountOption.READ, MountOption.WRITE)
 
 
 def _arguments(mount: MountOption, path: Path) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
@@ -267,20 +268,23 @@ def public() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes of other accounts")
-def test_without_namespaces_an_account_of_its_own_isolates_a_run(public: Path) -> None:
+@pytest.mark.parametrize("isolation", ["auto", "off"])
+def test_an_account_of_its_own_isolates_a_run_with_and_without_namespaces(
+    public: Path, isolation: Literal["auto", "off"]
+) -> None:
     data = public / "data"
     data.mkdir(0o700)
     (data / "admin.key").write_text("key")
     (data / "admin.key").chmod(0o600)
     attempts = [
-        f"cat {data}/admin.key", f"ls {data}", f"ls {data}/jobs", f"touch {data}/x", 'rm -f "$RUN/run.json"',
+        f"cat {data}/admin.key", f"touch {data}/x", 'rm -f "$RUN/run.json"',
         'mv "$RUN/config.yaml" "$RUN/moved"', 'touch "$RUN/../../x"', 'mv "$RUN/logs" "$RUN/l"',
     ]  # fmt: skip
     tried = [f'{attempt} && echo "{attempt}" >> "$RUN/escapes"' for attempt in attempts]
     ends = ['id -u > "$RUN/uid"', 'cat "$RUN/config.yaml" && touch "$RUN/../../checkpoints/x"']
     machine = LocalBackend(
         root=data, python=interpreter(public / "python", *tried, *ends), max_running=1, env_vars={},
-        cluster="local", isolation="off", run_as="nobody",
+        cluster="local", isolation=isolation, run_as="nobody",
     )  # fmt: skip
     name = submit(machine, run("job-1"))
     ended = wait_for(machine, name, Phase.ENDED)
