@@ -19,6 +19,7 @@ OWN = (
     "local/*", "local/*/*", "removals/*", "broker/*", "run/*",
 )  # fmt: skip
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
+INPUTS = "inputs"
 SHOWN = 5
 MISSING = (FileNotFoundError, NotADirectoryError)
 
@@ -49,9 +50,9 @@ def _paths(data_dir: Path) -> Iterator[Path]:
         with suppress(*MISSING):  # a running service may have removed it
             _require_own(path)
             yield path
-    for path in chain(data_dir.glob("jobs/*"), data_dir.glob("lepton/*")):
+    for path in chain.from_iterable(map(data_dir.glob, ("*", "jobs/*", "lepton/*"))):
         with suppress(*MISSING):
-            if path.lstat().st_uid == os.geteuid() and not path.is_symlink():
+            if path.name != INPUTS and path.lstat().st_uid == os.geteuid() and not path.is_symlink():
                 yield path
 
 
