@@ -29,7 +29,7 @@ class MeteredFile(io.FileIO):
     """A regular file. Raises OSError for any other, NotInspected for a read of over LARGEST_READ bytes."""
 
     def __init__(self, path: Path, meter: Meter) -> None:
-        super().__init__(path, opener=_open_regular)
+        super().__init__(_open_regular(path))
         self._meter = meter
 
     def read(self, size: int | None = -1) -> bytes:
@@ -40,10 +40,10 @@ class MeteredFile(io.FileIO):
         return data
 
 
-def _open_regular(path: str, flags: int) -> int:
+def _open_regular(path: Path) -> int:
     """Open without blocking: opening a pipe would wait for its writer, and a device may do anything."""
     path_roots.require(path)
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         path_roots.require_open(descriptor, path)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
