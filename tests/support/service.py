@@ -36,6 +36,7 @@ class Service:
             "SFT_RATE_LIMIT_READS": "off",
             "SFT_RATE_LIMIT_WRITES": "off",
             "SFT_RATE_LIMIT_UNAUTHENTICATED": "off",
+            "SFT_MAX_OPEN_REQUESTS": "1000",
         }
         with (data_dir.parent / "serve.err").open("ab") as errors:
             self.process = subprocess.Popen(
