@@ -14,8 +14,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from tests.support.process import forget_settings
-from tests.support.stand_in.launcher import index_of
 from tests.support.toml import table
+from tests.support.torch_files import BACKEND, RUN_CONFIG, index, plain
 from tests.support.waiting import wait_until
 from worker.auth import audit, keys
 from worker.auth.roles import Role
@@ -45,8 +45,8 @@ CHANGES = {
 STATES = {"pause": JobState.RUNNING, "resume": JobState.PAUSED, "retry": JobState.FAILED}
 
 CHECKPOINT = {
-    ".metadata": index_of("__0_0.distcp", 7), "metadata.json": b"{}", "__0_0.distcp": b"weights",
-    "run_config.yaml": b"{}", "train_state.pt": b"state",
+    ".metadata": index({"weights": ("__0_0.distcp", 0, 7)}), "metadata.json": BACKEND,
+    "__0_0.distcp": b"weights", "run_config.yaml": RUN_CONFIG, "train_state.pt": plain({}),
 }  # fmt: skip
 
 

@@ -5,7 +5,8 @@ import pickle
 import struct
 from pathlib import Path
 
-from tests.support.checkpoint_files import Index, Piece, save
+from tests.support.checkpoint_files import save
+from tests.support.torch_files import index
 
 MEMO = pickle.LONG_BINPUT + struct.pack("<I", 0x1FFFFFFF)
 
@@ -43,7 +44,7 @@ def save_with_index(directory: Path, index: bytes) -> Path:
 
 
 def index_of(relative_path: object, offset: object = 0, length: object = 10) -> bytes:
-    return pickle.dumps(Index({"weight": Piece(relative_path, offset, length)}))  # type: ignore[arg-type]
+    return index({"weight": (relative_path, offset, length)})  # type: ignore[dict-item]
 
 
 ODD_INDEXES = {
@@ -51,9 +52,9 @@ ODD_INDEXES = {
     "bytes": index_of(b"__0_0.distcp"),
     "nothing": index_of(None),
     "a NUL": index_of("__0_0\0.distcp"),
-    "a lone surrogate": pickle.dumps(Index({"w": Piece("__0_0.distcq", 0, 1)})).replace(
-        b"X\x0c\x00\x00\x00__0_0.distcq", b"X\x0f\x00\x00\x00__0_0.distcq\xed\xa0\x80"
-    ).replace(b"\x8c\x0c__0_0.distcq", b"\x8c\x0f__0_0.distcq\xed\xa0\x80"),
+    "a lone surrogate": index_of("__0_0.distcq").replace(
+        b"\x8c\x0c__0_0.distcq", b"\x8c\x0f__0_0.distcq\xed\xa0\x80"
+    ),
     "an absolute path": index_of("/etc/passwd"),
     "a parent": index_of(".."),
     "a long name": index_of("x" * 5000),
@@ -62,9 +63,9 @@ ODD_INDEXES = {
     "a negative offset": index_of("__0_0.distcp", -5),
     "an endless length": index_of("__0_0.distcp", 0, float("inf")),
     "a huge length": index_of("__0_0.distcp", 0, 10**400),
-    "no pieces": pickle.dumps(Index()),
+    "no pieces": index({}),
     "a list for the index": pickle.dumps(["a", "list"]),
-    "pieces that are text": pickle.dumps(Index("text")),  # type: ignore[arg-type]
+    "pieces that are text": index({}, storage_data="text"),
     "no pickle": b"garbage",
     "nothing at all": b"",
 }  # fmt: skip

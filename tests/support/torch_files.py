@@ -67,8 +67,9 @@ def index(
         MetadataIndex(fqn=key, offset=None): StorageInfo(relative_path=name, offset=offset, length=length)
         for key, (name, offset, length) in (tensors | (objects or {})).items()
     }
+    content = {"state_dict_metadata": kinds, "storage_data": places, **more}
     with _modules():
-        return pickle.dumps(Metadata(state_dict_metadata=kinds, storage_data=places, **more), protocol=4)
+        return pickle.dumps(Metadata(**content), protocol=4)
 
 
 def archive(content: bytes, storages: dict[str, bytes] | None = None, **more: bytes) -> bytes:

@@ -5,7 +5,6 @@ SFT_FUZZ_EXAMPLES sets the number of examples of each test, 30 by default.
 
 import json
 import os
-import pickle
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.bombs import save_with_index
-from tests.support.checkpoint_files import Index, Piece
 from tests.support.inputs import make_inputs
+from tests.support.torch_files import index
 from trainer.checkpoints import missing_export_files
 from trainer.config.effective import HF_NAMES
 from trainer.config.presets import load_preset
@@ -74,7 +73,7 @@ def damaged(content: bytes) -> st.SearchStrategy[bytes]:
 def places(environment: pytest.MonkeyPatch, data_dir: Path) -> Path:
     """Return a directory with a model, packed data and a checkpoint."""
     make_inputs(data_dir)
-    save_with_index(data_dir / "inputs" / "save", pickle.dumps(Index()))
+    save_with_index(data_dir / "inputs" / "save", index({}))
     return data_dir / "inputs"
 
 
@@ -92,7 +91,7 @@ def assess(places: Path) -> None:
     assert unforeseen == []
 
 
-VALID_INDEX = pickle.dumps(Index({name: Piece(f"{name}.distcp", 40, 60) for name in ("a", "b", "c")}))
+VALID_INDEX = index({name: (f"{name}.distcp", 40, 60) for name in ("a", "b", "c")})
 
 
 @fuzz
