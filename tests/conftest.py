@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import torch_files
 from tests.support.broker import on_socket, url_of
 from tests.support.databases import new_database, postgres_url
 from tests.support.fault_report import pytest_terminal_summary, tally
@@ -36,6 +37,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Isolated runs see the directory of their interpreter, and no tests.
     package = Path(launcher.__file__).parent
     shutil.copytree(package, path.parent / package.relative_to(PROJECT))
+    shutil.copy(torch_files.__file__, path.parent / package.parent.relative_to(PROJECT))
     path.write_text(f"""#!/bin/sh
 [ "$1" = -c ] && exec "{sys.executable}" "$@"
 PYTHONPATH="{path.parent}" exec "{sys.executable}" -m {launcher.MODULE} "$@"

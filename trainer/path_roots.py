@@ -52,6 +52,11 @@ def hold(path: Path | str) -> bool:
     return roots is None or any(map(Path(os.path.realpath(path)).is_relative_to, roots))
 
 
+def contain(path: Path | str) -> bool:
+    """Whether there are roots, and a path, with links resolved, lies in one."""
+    return _roots.get() is not None and hold(path)
+
+
 def require(path: Path | str) -> None:
     """Raise OutsideRoots if a path may not be read."""
     if not hold(path):

@@ -92,7 +92,16 @@ def test_a_read_never_writes(client: TestClient, good: Body) -> None:
     with counted(begun):
         for path in client.get("/openapi.json").json()["paths"]:
             if "stream" not in path:
-                reader.get(path.format(job_id=job, iteration=1, path="x", name="nano3", key_id=others["id"]))
+                reader.get(
+                    path.format(
+                        job_id=job,
+                        iteration=1,
+                        path="x",
+                        name="nano3",
+                        key_id=others["id"],
+                        project="default",
+                    )
+                )
     assert begun
     assert [one for one in begun if one != "BEGIN"] == []
 

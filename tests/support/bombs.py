@@ -28,6 +28,12 @@ def hash_bomb(levels: int = 60) -> bytes:
     return begin + steps + key + pickle.STOP
 
 
+def slow_bomb() -> bytes:
+    """A pickle of a list of 45 million times None, which takes long to inspect."""
+    items = pickle.MARK + pickle.NONE * 90_000 + pickle.APPENDS
+    return pickle.PROTO + b"\x02" + pickle.EMPTY_LIST + items * 500 + pickle.STOP
+
+
 def nested(levels: int) -> str:
     return "[" * levels + "]" * levels
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from trainer import path_roots
 from trainer.checkpoint_safety.allowed import INDEX_CLASSES, OBJECT_CLASSES
 from trainer.checkpoint_safety.archives import Span, scan_archive
 from trainer.checkpoint_safety.hugging_face import MAX_TEMPLATE_BYTES, NAMES_CODE, scan_json
@@ -85,10 +86,11 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _check_link(root: Path, path: Path) -> None:
-    """Reject links that lead out of the checkpoint, but for those of the Hugging Face hub's cache."""
+    """Reject links that lead out of the checkpoint, but for files in the roots or in the cache of the hub."""
     real = Path(os.path.realpath(path))
-    blobs = root.parent.parent / "blobs"
-    if not real.is_relative_to(root) and not (root.parent.name == "snapshots" and real.parent == blobs):
+    is_cached = root.parent.name == "snapshots" and real.parent == root.parent.parent / "blobs"
+    is_shared = real.is_file() and path_roots.contain(real)
+    if not (real.is_relative_to(root) or is_cached or is_shared):
         raise Hostile("is a link that leads out of the checkpoint")
 
 
@@ -124,7 +126,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 def _read(file: IO[bytes], limit: int) -> bytes:
     data = file.read(limit + 1)
     if len(data) > limit:
-        raise Hostile(f"has more than {limit} bytes, which is too large to be inspected")
+        raise Unreadable(f"has more than {limit} bytes, which is too large to be inspected")
     return data
 
 

@@ -22,7 +22,7 @@ MAX_TEMPLATE_BYTES = 1 << 20
 def scan_json(data: bytes) -> None:
     """Check a config of transformers. Raises Hostile."""
     if len(data) > MAX_BYTES:
-        raise Hostile(f"has {len(data)} bytes; at most {MAX_BYTES} can be inspected")
+        raise Unreadable(f"has {len(data)} bytes; at most {MAX_BYTES} can be inspected")
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -29,7 +29,7 @@ def inspect(directory: Path, cpu_seconds: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("index", "code"), [(memo_bomb(), "bad_checkpoint"), (hash_bomb(), "unreadable_file")]
+    ("index", "code"), [(memo_bomb(), "hostile_checkpoint"), (hash_bomb(), "hostile_checkpoint")]
 )
 def test_a_bomb_is_a_finding(tmp_path: Path, index: bytes, code: str) -> None:
     found = inspect(save_with_index(tmp_path / "save", index), cpu_seconds=3)

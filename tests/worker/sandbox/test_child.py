@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.bombs import hash_bomb, memo_bomb, save_with_index
+from tests.support.bombs import memo_bomb, save_with_index, slow_bomb
 from tests.support.inputs import make_inputs
 from tests.support.waiting import wait_until
 from trainer.preflight.remote import DataRequest
@@ -61,7 +61,7 @@ def test_a_child_that_waits_for_files_is_ended(child: Child, data_dir: Path) -> 
 
 
 def test_a_killed_child_is_not_a_valid_answer(child: Child, data_dir: Path) -> None:
-    request = checkpoint_request(save_with_index(data_dir / "save", hash_bomb()))
+    request = checkpoint_request(save_with_index(data_dir / "save", slow_bomb()))
     process = psutil.Process(child.pid)
 
     def kill_when_busy() -> None:
@@ -78,7 +78,7 @@ def test_a_killed_child_is_not_a_valid_answer(child: Child, data_dir: Path) -> N
 
 
 def test_the_kernel_ends_a_child_after_its_time(child: Child, data_dir: Path) -> None:
-    request = checkpoint_request(save_with_index(data_dir / "save", hash_bomb()))
+    request = checkpoint_request(save_with_index(data_dir / "save", slow_bomb()))
     reply = child.ask("inspect", 1, request)
     assert (reply.answer, reply.stalled, reply.why) == (None, False, "it takes more than 1 s")
 
@@ -86,7 +86,7 @@ def test_the_kernel_ends_a_child_after_its_time(child: Child, data_dir: Path) ->
 def test_memory_that_runs_out_is_a_finding(child: Child, data_dir: Path) -> None:
     reply = child.ask("inspect", 10, checkpoint_request(save_with_index(data_dir / "save", memo_bomb())))
     assert reply.answer is not None
-    assert [one["code"] for one in json.loads(reply.answer)["findings"]].count("bad_checkpoint") == 1
+    assert [one["code"] for one in json.loads(reply.answer)["findings"]].count("hostile_checkpoint") == 1
 
 
 def test_an_unforeseen_exception_says_where(child: Child) -> None:
