@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 .PHONY: help setup setup-trainer setup-slurm demo demo-slurm serve check format test test-fast test-chaos test-slurm \
-        test-lepton test-hostile test-gpu schema coverage bench bench-slurm bench-gpu clean
+        test-lepton test-hostile test-gpu fuzz audit sbom schema coverage bench bench-slurm bench-gpu clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -86,6 +86,19 @@ test-lepton: setup setup-trainer  ## Run tests/lepton on a server with Lepton's 
 
 test-hostile: setup  ## Attack a running service with thousands of hostile requests and files; a quarter of an hour
 	$(BIN)/pytest -m hostile tests/hostile
+
+fuzz: setup  ## Fuzz the readers of foreign files for ten minutes
+	SFT_FUZZ_EXAMPLES=$${SFT_FUZZ_EXAMPLES:-6000} $(BIN)/pytest -n $(JOBS) --timeout 0 tests/worker/sandbox/test_fuzz.py
+
+audit: setup  ## Look for known vulnerabilities in the requirements, and for risky code
+	$(UV) tool run 'bandit[toml]@1.9.4' --quiet --configfile pyproject.toml --recursive api worker trainer cli migrations
+	$(UV) tool run pip-audit@2.10.1 --strict --disable-pip --no-deps -r requirements/runtime.txt
+	$(UV) tool run pip-audit@2.10.1 --strict --disable-pip --no-deps -r requirements/trainer.txt
+
+sbom: setup setup-trainer  ## Write what both environments contain (CycloneDX) to build/
+	mkdir -p build
+	$(UV) tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment --output-format JSON -o build/service.cdx.json .venv/bin/python
+	$(UV) tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment --output-format JSON -o build/trainer.cdx.json .venv-trainer/bin/python
 
 test-gpu: setup  ## Run tests/gpu; SFT_TRAINER_PYTHON: an environment with Transformer Engine; GPUS=2 for two GPUs
 	$(BIN)/pytest -n $(GPUS) --dist loadfile -m "gpu and not two_gpus" tests/gpu

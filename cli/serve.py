@@ -157,7 +157,7 @@ def _bind_error(host: str, port: int) -> str | None:
 
 
 def _reachable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound  # nosec B104
 
 
 def _wait_until(is_up: Callable[[], bool], processes: Supervisor) -> None:

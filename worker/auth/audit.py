@@ -46,7 +46,7 @@ class AuditAction(StrEnum):
     JOB_REMOVE = "job.remove"
     JOB_REMOVE_LOGS = "job.remove_logs"
     LIMITS_CHANGE = "limits.change"
-    SECRET_USE = "secret.use"  # noqa: S105
+    SECRET_USE = "secret.use"  # noqa: S105 - a name  # nosec B105
 
 
 # -- where a request comes from --------------------------------------------------------------------

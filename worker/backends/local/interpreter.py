@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-SHARED = tuple(map(Path, ("/", "/tmp", "/var/tmp")))  # noqa: S108 - never shown to a run
+SHARED = tuple(map(Path, ("/", "/tmp", "/var/tmp")))  # noqa: S108 - never shown to a run  # nosec B108
 LONGEST_CHAIN = 40
 
 

@@ -25,7 +25,8 @@ from worker.settings import Isolation
 PROBE_SECONDS = 10.0
 LONGEST_REASON = 300
 HINT = "docs/security.md tells what isolation needs."
-HOME = Path("/tmp")  # noqa: S108 - private to the run
+EMPTY = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm")))  # noqa: S108 - private to the run  # nosec B108
+HOME = Path("/tmp")  # noqa: S108 - private to the run  # nosec B108
 SYSTEM = (
     "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/sys",
     *(f"/etc/{name}" for name in (
@@ -144,7 +145,7 @@ def _table(view: View, layout: RunLayout | None, machine: Machine) -> dict[Path,
         **dict.fromkeys(map(Path, SYSTEM), MountOption.READ),
         **dict.fromkeys(machine.code, MountOption.READ),
         **dict.fromkeys(map(Path, view.read), MountOption.READ),
-        **dict.fromkeys(map(Path, ("/tmp", "/var/tmp", "/dev/shm")), MountOption.EMPTY),  # noqa: S108
+        **dict.fromkeys(EMPTY, MountOption.EMPTY),
         Path("/proc"): MountOption.PROC,
         Path("/dev"): MountOption.DEVICES,
         **dict.fromkeys(machine.devices, MountOption.DEVICE),
