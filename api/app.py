@@ -20,7 +20,7 @@ from api.rate_limits import RateLimitHeaders, RateLimits
 from api.request_limits import RequestLimits
 from api.routes import audit, checkpoints, clusters, datasets, health, jobs, limits, logs, metrics, presets
 from api.routes import keys as key_routes
-from api.slots import Slots
+from api.slots import WAITING_TO_WRITE, WRITING, Slots
 from worker.auth import keys
 from worker.limits.open_requests import OpenRequests
 from worker.settings import SERVICE_UMASK, get_settings
@@ -83,6 +83,7 @@ def create_app() -> FastAPI:
     _add_middleware(app)
     app.state.job_watcher = JobWatcher()
     app.state.slots = Slots()
+    app.state.write_slots = Slots(WRITING, WAITING_TO_WRITE)
     app.state.rate_limits = RateLimits(get_settings())
     app.state.open_requests = OpenRequests(get_settings().max_open_requests)
     problems.install(app)

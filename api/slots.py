@@ -1,4 +1,4 @@
-"""Slots for requests that cost much: plans and inspections occupy a core and a thread each."""
+"""Slots for requests that cost much: plans and inspections occupy a core, changes wait for the database."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,6 +10,8 @@ from worker.errors import ServiceUnavailable
 
 RUNNING = 4
 WAITING = 64
+WRITING = 16
+WAITING_TO_WRITE = 256
 
 
 class Slots:
@@ -23,7 +25,9 @@ class Slots:
     async def acquire(self) -> None:
         """Wait for a slot. Raises ServiceUnavailable if too many requests wait already."""
         if self._waiting >= self._max_waiting:
-            raise ServiceUnavailable("The service is planning too many jobs.", hint="Try again shortly.")
+            raise ServiceUnavailable(
+                "Too many requests of this kind are in progress.", hint="Try again shortly."
+            )
         self._waiting += 1
         try:
             await self._slots.acquire()
@@ -44,5 +48,17 @@ async def hold_slot(request: Request) -> AsyncIterator[None]:
         slots.release()
 
 
+async def hold_write_slot(request: Request) -> AsyncIterator[None]:
+    """Hold a slot of those that write while the route runs. Raises ServiceUnavailable."""
+    slots: Slots = request.app.state.write_slots
+    await slots.acquire()
+    try:
+        yield
+    finally:
+        slots.release()
+
+
 # Declared after the caller of a route: a request that is rejected takes no slot.
 Slot = Annotated[None, Depends(hold_slot, scope="function")]
+WriteSlot = Annotated[None, Depends(hold_write_slot, scope="function")]
+"""Requests that wait for a writer of the database leave threads to those that read."""

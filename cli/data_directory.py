@@ -11,13 +11,10 @@ from pathlib import Path
 from rich.console import Console
 
 from worker.errors import Misconfigured
+from worker.settings import PRIVATE_NAMES
 
-OWN = (
-    "jobs", "local", "lepton", "removals", "broker", "run", "metrics",
-    "sft.db", "sft.db-wal", "sft.db-shm", "admin.key", "serve.lock",
-    # What another account put there would be executed, removed or sent as the service.
-    "local/*", "local/*/*", "removals/*", "broker/*", "run/*",
-)  # fmt: skip
+# What another account put there would be executed, removed or sent as the service.
+OWN = (*PRIVATE_NAMES, "local/*", "local/*/*", "removals/*", "broker/*", "run/*")
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 INPUTS = "inputs"
 SHOWN = 5
@@ -75,10 +72,16 @@ def _account(uid: int) -> str:
 
 
 def _tighten(path: Path) -> int:
-    """Return the mode that a path had if it was changed, else 0."""
+    """Return the mode that a path had if it was changed, else 0.
+
+    Another group may search a directory: runs with an account of their own find their files through it.
+    """
     with suppress(*MISSING):
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & OTHERS:
-            path.chmod(mode & ~OTHERS)
+        found = path.stat()
+        mode = stat.S_IMODE(found.st_mode)
+        is_searched = stat.S_ISDIR(found.st_mode) and found.st_gid != os.getegid()
+        taken = OTHERS & ~stat.S_IXGRP if is_searched else OTHERS
+        if mode & taken:
+            path.chmod(mode & ~taken)
             return mode
     return 0

@@ -19,7 +19,7 @@ from trainer.events import SavedFile
 REQUIRED = (".metadata", "metadata.json", "run_config.yaml", "train_state.pt")
 
 # A larger index is not read. The sizes of the files are then not checked.
-LARGEST_INDEX_BYTES = 64 << 20
+LARGEST_INDEX_BYTES = 128 << 20
 
 
 class Incomplete(RuntimeError):

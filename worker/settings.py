@@ -14,6 +14,12 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 # Whatever the umask was: files of the service are for its own account alone (0700 and 0600).
 SERVICE_UMASK = 0o077
 
+PRIVATE_NAMES = (
+    "jobs", "local", "lepton", "removals", "broker", "run", "metrics",
+    "sft.db", "sft.db-wal", "sft.db-shm", "admin.key", "serve.lock",
+)  # fmt: skip
+"""The service's own files and directories in the data directory; `metrics` is of versions up to 0.2.0."""
+
 Isolation = Literal["auto", "required", "off"]
 # Of what a setting or an admin may allow: more is no limit.
 MAX_LIMIT = 1_000_000_000
@@ -52,7 +58,7 @@ class Settings(BaseSettings):
         description="Isolation of runs on this machine. auto: where the kernel allows it; elsewhere they run "
         "without, and /readyz says so. required: elsewhere their jobs are rejected. off: never.",
     )
-    max_body_bytes: int = Field(default=1 << 20, description="Larger request bodies are refused with 413.")
+    max_body_bytes: int = Field(default=1 << 20, description="Larger request bodies are rejected with 413.")
     max_connections: int = Field(
         default=1000,
         ge=1,

@@ -21,7 +21,7 @@ from api.deps import (
 )
 from api.problems import declared
 from api.schemas import Moment
-from api.slots import Slot
+from api.slots import Slot, WriteSlot
 from worker.db.models import Job
 from worker.errors import Unauthenticated
 from worker.jobs import actions, create, queries
@@ -143,19 +143,19 @@ async def stream_job(
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202, responses=declared(403, 404, 409, 422))
-def cancel_job(job: ChangeableJob, caller: CallerDep) -> JobView:
+def cancel_job(job: ChangeableJob, caller: CallerDep, _slot: WriteSlot) -> JobView:
     """Request a job's cancellation. A repeated request changes nothing; an ended job gives 409."""
     return _view(actions.cancel(job.id, caller))
 
 
 @router.post("/jobs/{job_id}/pause", status_code=202, responses=declared(403, 404, 409, 422))
-def pause_job(job: ChangeableJob, caller: CallerDep) -> JobView:
+def pause_job(job: ChangeableJob, caller: CallerDep, _slot: WriteSlot) -> JobView:
     """Request that a running job saves and stops: PAUSED, it keeps no GPUs. Repetition changes nothing."""
     return _view(actions.pause(job.id, caller))
 
 
 @router.post("/jobs/{job_id}/resume", status_code=202, responses=declared(403, 404, 409, 422))
-def resume_job(job: ChangeableJob, caller: CallerDep) -> JobView:
+def resume_job(job: ChangeableJob, caller: CallerDep, _slot: WriteSlot) -> JobView:
     """Resume a paused job from its last complete checkpoint, as another attempt."""
     return _view(actions.resume(job.id, caller))
 

@@ -8,6 +8,7 @@ from api import schemas
 from api.auth import CallerDep, requires
 from api.deps import Cursor, Limit
 from api.problems import declared
+from api.slots import WriteSlot
 from worker.auth import keys
 from worker.auth.roles import Role
 
@@ -24,7 +25,7 @@ def whoami(caller: CallerDep) -> schemas.WhoAmI:
 
 
 @router.post("/keys", status_code=201, responses=declared(403, 413, 415, 422), dependencies=ADMIN_ONLY)
-def create_key(request: schemas.KeyRequest, caller: CallerDep) -> schemas.CreatedKey:
+def create_key(request: schemas.KeyRequest, caller: CallerDep, _slot: WriteSlot) -> schemas.CreatedKey:
     """Create a key. Only this response contains its secret."""
     project = request.project or caller.project
     key, secret = keys.create(request.name, request.role, project, request.expires_at, caller=caller)
@@ -45,6 +46,6 @@ def get_key(key_id: KeyId) -> schemas.KeyView:
 
 
 @router.post("/keys/{key_id}/revoke", responses=declared(403, 404, 422), dependencies=ADMIN_ONLY)
-def revoke_key(key_id: KeyId, caller: CallerDep) -> schemas.KeyView:
+def revoke_key(key_id: KeyId, caller: CallerDep, _slot: WriteSlot) -> schemas.KeyView:
     """Revoke a key: the service rejects it from now on. A repeated request changes nothing."""
     return schemas.KeyView.of(keys.revoke(key_id, caller))

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Path
 from api import schemas
 from api.auth import CallerDep, requires
 from api.problems import declared
+from api.slots import WriteSlot
 from worker.auth.roles import Role
 from worker.errors import NotFound
 from worker.limits import projects
@@ -33,7 +34,9 @@ def get_limits(project: ProjectName, caller: CallerDep) -> schemas.ProjectView:
 
 
 @router.put("/projects/{project}/limits", responses=declared(403, 413, 415, 422), dependencies=ADMIN_ONLY)
-def set_limits(project: ProjectName, limits: ProjectLimits, caller: CallerDep) -> schemas.ProjectView:
+def set_limits(
+    project: ProjectName, limits: ProjectLimits, caller: CallerDep, _slot: WriteSlot
+) -> schemas.ProjectView:
     """Set the limits of a project, all of them: null, or no value, is the default.
 
     Jobs that clusters have already keep running. Jobs that wait and have room now are submitted.
@@ -43,7 +46,7 @@ def set_limits(project: ProjectName, limits: ProjectLimits, caller: CallerDep) -
 
 
 @router.delete("/projects/{project}/limits", responses=declared(403, 422), dependencies=ADMIN_ONLY)
-def reset_limits(project: ProjectName, caller: CallerDep) -> schemas.ProjectView:
+def reset_limits(project: ProjectName, caller: CallerDep, _slot: WriteSlot) -> schemas.ProjectView:
     """Give a project the default limits again. A repeated request changes nothing."""
     projects.set_own(project, ProjectLimits(), caller)
     return schemas.ProjectView.of(project)

@@ -12,6 +12,8 @@ import pytest
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 DESCRIPTORS = 384
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"

@@ -30,6 +30,8 @@ from tests.support.waiting import wait_until
 from trainer.preflight.limits import MEMORY_BYTES
 from worker.sandbox.cache import TICK_NS
 
+pytestmark = pytest.mark.slow
+
 Body = dict[str, Any]
 # On the code before, the bombs took 1.6 to 4.3 GB.
 LARGEST_PROCESS = 450 << 20

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from worker.sandbox import inspections
+
 Body = dict[str, Any]
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -41,8 +43,9 @@ sys.addaudithook(record)
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A directory outside the roots, in which nothing is opened."""
+def elsewhere(tmp_path: Path, environment: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory outside the roots, in which nothing is opened; files are read in this process."""
+    environment.setattr(inspections, "_run", lambda function, request, _seconds: function.call(request))
     watched.append(tmp_path / "elsewhere")
     opened.clear()
     yield watched[0]

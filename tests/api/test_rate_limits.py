@@ -43,7 +43,7 @@ def plan(client: TestClient, good: dict[str, Any], **headers: str) -> Any:
     return client.post("/v1/jobs:plan", json=good, headers=headers)
 
 
-def assert_limited(answer: Any, policy: str, seconds: int = 60) -> None:
+def assert_limited(answer: Any, policy: str, seconds: int = 3600) -> None:
     assert answer.status_code == 429
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
@@ -55,10 +55,10 @@ def assert_limited(answer: Any, policy: str, seconds: int = 60) -> None:
 
 
 def test_writes_of_a_key_are_limited_and_reported(process: Process, good: dict[str, Any]) -> None:
-    client = process(rate_limit_writes="3/minute")
+    client = process(rate_limit_writes="3/hour")
     answers = [plan(client, good) for _ in range(4)]
     assert [one.status_code for one in answers] == [200, 200, 200, 429]
-    assert {one.headers["RateLimit-Policy"] for one in answers} == {'"writes";q=3;w=60'}
+    assert {one.headers["RateLimit-Policy"] for one in answers} == {'"writes";q=3;w=3600'}
     left = [re.fullmatch(r'"writes";r=(\d+);t=\d+', one.headers["RateLimit"]) for one in answers]
     assert [match and match[1] for match in left] == ["2", "1", "0", "0"]
     assert_limited(answers[3], "writes")
@@ -68,7 +68,7 @@ def test_writes_of_a_key_are_limited_and_reported(process: Process, good: dict[s
 
 
 def test_every_kind_of_write_counts_and_errors_do_too(process: Process, good: dict[str, Any]) -> None:
-    client = process(rate_limit_writes="4/minute")
+    client = process(rate_limit_writes="4/hour")
     assert client.post("/v1/jobs", json=good).status_code == 201
     assert client.post("/v1/jobs/job-none/cancel").status_code == 404
     assert client.post("/v1/datasets:inspect", json={"path": 5}).status_code == 422
@@ -77,7 +77,7 @@ def test_every_kind_of_write_counts_and_errors_do_too(process: Process, good: di
 
 
 def test_writes_are_counted_by_all_processes_together(process: Process, good: dict[str, Any]) -> None:
-    first, second = process(rate_limit_writes="2/minute"), process()
+    first, second = process(rate_limit_writes="2/hour"), process()
     assert [plan(one, good).status_code for one in (first, second, first, second)] == [200, 200, 429, 429]
 
 
@@ -96,14 +96,14 @@ def test_without_redis_a_process_limits_by_itself(
     process: Process, good: dict[str, Any], broken_broker: str, environment: pytest.MonkeyPatch
 ) -> None:
     use_broker(broken_broker, environment)
-    client = process(rate_limit_writes="2/minute")
+    client = process(rate_limit_writes="2/hour")
     assert [plan(client, good).status_code for _ in range(3)] == [200, 200, 429]
 
 
 def test_reads_are_limited_in_the_process_and_health_is_not(
     process: Process, environment: pytest.MonkeyPatch
 ) -> None:
-    client = process(rate_limit_reads="3/minute")
+    client = process(rate_limit_reads="3/hour")
     assert [client.get("/v1/whoami").status_code for _ in range(3)] == [200] * 3
     assert_limited(client.get("/v1/jobs"), "reads")
     assert_limited(client.get("/v1/jobs/job-none?wait=30s"), "reads")
@@ -116,12 +116,12 @@ def test_reads_are_limited_in_the_process_and_health_is_not(
 
 
 def test_guesses_of_an_address_are_limited(process: Process, secret: str) -> None:
-    client = process(rate_limit_unauthenticated="3/minute")
+    client = process(rate_limit_unauthenticated="3/hour")
     assert client.get("/v1/whoami").status_code == 200  # the first use of a key might be a guess
     guesses = [{"Authorization": f"Bearer sft_{number}"} for number in range(2)]
     answers = [client.get("/v1/whoami", headers=guess) for guess in guesses]
     assert [one.status_code for one in answers] == [401, 401]
-    assert answers[1].headers["RateLimit-Policy"] == '"unauthenticated";q=3;w=60'
+    assert answers[1].headers["RateLimit-Policy"] == '"unauthenticated";q=3;w=3600'
     assert answers[1].headers["RateLimit"].startswith('"unauthenticated";r=0;t=')
     assert_limited(client.get("/v1/whoami", headers=guesses[0]), "unauthenticated")
     _key, right = keys.create("bert", Role.VIEWER, "team")
@@ -134,7 +134,7 @@ def test_guesses_of_an_address_are_limited(process: Process, secret: str) -> Non
 
 
 def test_a_revoked_key_is_a_guess(process: Process, secret: str) -> None:
-    client = process(rate_limit_unauthenticated="2/minute")
+    client = process(rate_limit_unauthenticated="2/hour")
     key_id = keys.authenticate(secret).key_id
     assert client.get("/v1/whoami").status_code == 200
     keys.revoke(key_id)
@@ -142,7 +142,7 @@ def test_a_revoked_key_is_a_guess(process: Process, secret: str) -> None:
 
 
 def test_addresses_of_one_network_are_one_client(process: Process, secret: str) -> None:
-    settings = {"rate_limit_unauthenticated": "1/minute"}
+    settings = {"rate_limit_unauthenticated": "1/hour"}
     app = process(key=None, address="2001:db8::1", **settings).app
 
     def status(address: str) -> int:

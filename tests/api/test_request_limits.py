@@ -84,6 +84,21 @@ async def _release(slots: Any) -> None:
     slots.release()
 
 
+def test_changes_leave_threads_to_reads(client: TestClient) -> None:
+    slots = client.app.state.write_slots  # type: ignore[attr-defined]  # the app is our own
+    for _ in range(16):
+        client.portal.call(slots.acquire)  # type: ignore[union-attr]
+    with ThreadPoolExecutor(60) as pool:
+        changes = [
+            pool.submit(client.post, "/v1/keys", json={"name": f"k{i}", "role": "viewer"}) for i in range(50)
+        ]
+        wait_until(lambda: slots._waiting == 50, what="all changes to wait")
+        assert client.get("/v1/jobs").status_code == 200
+        for _ in range(16):
+            client.portal.call(_release, slots)  # type: ignore[union-attr]
+        assert {change.result().status_code for change in changes} == {201}
+
+
 def test_a_read_never_writes(client: TestClient, good: Body, environment: pytest.MonkeyPatch) -> None:
     """A read that writes waits for the writer that holds SQLite's lock."""
     environment.setattr(keys, "record_uses", lambda: None)  # the writes in the background

@@ -1,5 +1,6 @@
 """Projects share a cluster and its file systems, and do not get at each other's files."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from worker.clusters.registry import clusters
 from worker.db.session import writing
 from worker.errors import Misconfigured
 from worker.jobs import queries, transitions
+from worker.settings import PROJECT_ROOT
 from worker.states import JobState
 
 Body = dict[str, Any]
@@ -145,7 +147,8 @@ def test_a_profile_is_open_to_its_projects(
     "root",
     ["/", "{data}", "{data}/..", "{data}/jobs", "{data}/jobs/x", "{data}/local", "{data}/lepton/a",
      "{data}/removals", "{data}/sft.db", "{data}/admin.key", "{data}/broker", "{data}/inputs/../jobs",
-     "{data}/{{project}}", "{above}/{{project}}", "{data}/inputs/link"],
+     "{data}/{{project}}", "{above}/{{project}}", "{data}/inputs/link", "{data}/clusters.toml",
+     str(PROJECT_ROOT), str(PROJECT_ROOT / "worker" / "jobs"), sys.prefix],
 )  # fmt: skip
 def test_a_root_gives_no_access_to_the_service(
     database: str, data_dir: Path, profiles: Callable[[str], None], root: str

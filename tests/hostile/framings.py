@@ -73,7 +73,7 @@ def _send(data: bytes, to: Target) -> Answer:
     """Send bytes and return the answer with the highest status."""
     url = httpx2.URL(to.client.base_url)
     with socket.create_connection((url.host, url.port), timeout=30) as connection:
-        with suppress(ConnectionError):
+        with suppress(OSError):  # the service may have closed it
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
         return _parsed(_received(connection))

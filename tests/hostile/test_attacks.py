@@ -10,6 +10,8 @@ import pytest
 from tests.hostile import bombs, files, framings, strings
 from tests.hostile.target import Attack, Count, Target
 
+pytestmark = pytest.mark.slow
+
 Campaign = Callable[[Target, int], Iterator[Attack]]
 # The share of the attacks that the suite sends: one of so many.
 CAMPAIGNS: dict[str, tuple[Campaign, int]] = {

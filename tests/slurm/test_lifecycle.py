@@ -108,8 +108,11 @@ def test_a_rejected_job_fails_with_slurms_message_and_a_hint(on_slurm: SlurmServ
 
 def test_only_the_user_can_access_a_jobs_directory(on_slurm: SlurmService) -> None:
     job = on_slurm.wait_for(on_slurm.submit(on_slurm.body())["id"])
-    for path in (on_slurm.root / "jobs" / job["id"]).rglob("*"):
+    directory = on_slurm.root / "jobs" / job["id"]
+    saved = directory / "checkpoints"
+    for path in (directory, *directory.glob("attempts/*")):
         assert path.stat().st_mode & 0o077 == 0, path
+    assert {path.stat().st_mode & 0o777 for path in saved.rglob("*")} == {0o750, 0o640}  # `file_mode`
 
 
 def test_the_code_is_staged_once(on_slurm: SlurmService) -> None:

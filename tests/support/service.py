@@ -103,7 +103,7 @@ class Service:
 
     def broker(self) -> Redis:
         """Return a client of the broker that the service has started."""
-        return connect(self.data_dir / "broker" / "valkey.sock")
+        return connect(Path(self.children()["broker"].cmdline()[-2]))  # python -m cli.broker SOCKET DIRECTORY
 
     def stop(self) -> int:
         """Send Ctrl-C, and return the exit code."""

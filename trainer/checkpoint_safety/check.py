@@ -6,7 +6,6 @@ lists while it loads.
 """
 
 import contextlib
-import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from trainer import path_roots
+from trainer import bounded_json, path_roots
 from trainer.checkpoint_safety.allowed import INDEX_CLASSES, OBJECT_CLASSES
 from trainer.checkpoint_safety.archives import Span, scan_archive
 from trainer.checkpoint_safety.hugging_face import MAX_TEMPLATE_BYTES, NAMES_CODE, scan_json
@@ -146,8 +145,8 @@ def _check_by_content(name: str, file: IO[bytes]) -> None:
 def _check_backend(data: bytes) -> None:
     """Reject formats other than torch's: the others have readers of their own."""
     try:
-        backend = json.loads(data).get("sharded_backend")
-    except (ValueError, AttributeError, RecursionError) as error:
+        backend = bounded_json.parse(data.decode()).get("sharded_backend")
+    except (ValueError, AttributeError) as error:
         raise Unreadable(f"is not a JSON object: {str(error)[:100]}") from error
     if backend != "torch_dist":
         raise Hostile(f"has the sharded_backend {shown(backend)}; only torch_dist can be inspected")

@@ -1,9 +1,9 @@
 """Inspect the JSON files of a Hugging Face model: they can name code for transformers to import."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
+from trainer import bounded_json
 from trainer.checkpoint_safety.allowed import REMOTE_CLASSES
 from trainer.checkpoint_safety.pickles import Hostile, Unreadable, shown
 
@@ -24,8 +24,8 @@ def scan_json(data: bytes) -> None:
     if len(data) > MAX_BYTES:
         raise Unreadable(f"has {len(data)} bytes; at most {MAX_BYTES} can be inspected")
     try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        content = bounded_json.parse(data.decode())
+    except ValueError as error:
         raise Unreadable(f"is not JSON: {str(error)[:100]}") from error
     for node in _objects(content):
         _check(node)

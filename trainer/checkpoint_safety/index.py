@@ -90,5 +90,8 @@ class _Placeholder:
         pass
 
     def __setstate__(self, state: object) -> None:
-        if isinstance(state, dict):
-            vars(self).update(state)
+        if type(self).__name__ == "TensorProperties":  # its state is a tuple, of which nothing is read
+            return
+        if type(state) is not dict or vars(self):
+            raise Hostile("sets attributes of its index in a way that torch does not write")
+        vars(self).update(state)

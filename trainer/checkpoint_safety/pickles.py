@@ -16,6 +16,8 @@ MAX_MEMO = 8 << 20
 MAX_OBJECTS = 8 << 20
 """Containers and instances: one of a byte takes 64 bytes of memory and more."""
 MAX_STACK = 100_000
+NEVER_CALLED = frozenset({"numpy.ndarray"})
+"""With a buffer and a type of its caller's choice it reads any memory."""
 """Picklers write containers in batches of 1,000 items."""
 
 
@@ -211,6 +213,8 @@ class _Machine:
         called, _arguments = self._take(2)
         if type(called) is not _Global:
             raise Hostile("has a pickle that calls something that it does not name")
+        if called in NEVER_CALLED:
+            raise Hostile(f"calls {called}, which is only an argument in a checkpoint")
         self.make(None, _INSTANCE)
 
     def build(self, _argument: Any) -> None:

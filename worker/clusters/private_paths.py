@@ -1,6 +1,7 @@
-"""Paths of the service itself: no root of a profile may give jobs access to them."""
+"""Paths of the service itself, its code included: no root of a profile may give jobs access to them."""
 
 import os
+import sys
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -8,13 +9,7 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 from worker.clusters.profiles.base import PROJECT, Cluster
-from worker.settings import get_settings
-
-# Directories and files in the data directory. `inputs`, beside them, is for the data of jobs.
-PRIVATE = (
-    "jobs", "local", "local.spool", "lepton", "removals", "broker", "run", "sft.db", "sft.db-wal",
-    "sft.db-shm", "admin.key", "serve.lock",
-)  # fmt: skip
+from worker.settings import PRIVATE_NAMES, PROJECT_ROOT, get_settings
 
 
 def check_roots(cluster: Cluster) -> None:
@@ -36,7 +31,9 @@ def _rejection(cluster: Cluster, root: Path, why: str) -> ValueError:
 
 def _private() -> Iterator[Path]:
     settings = get_settings()
-    yield from (settings.data_dir / name for name in PRIVATE)
+    yield from (settings.data_dir / name for name in PRIVATE_NAMES)
+    yield from (PROJECT_ROOT / name for name in ("api", "cli", "migrations", "trainer", "worker"))
+    yield from (Path(sys.prefix), settings.clusters_path)
     url = make_url(settings.sql_url)
     if url.get_backend_name() == "sqlite" and url.database:
         yield Path(url.database)

@@ -17,7 +17,7 @@ from worker.errors import FieldError, InvalidSpec, ServiceUnavailable
 from worker.planning.request_guards import invalid_spec, reject_unsafe_texts, rejection
 from worker.settings import get_settings
 
-# A full pass occupies a core and a thread of the API up to its time limit.
+# A full pass occupies a child of the sandbox, or the login node, up to its time limit.
 FULL_PASSES = BoundedSemaphore(2)
 
 # Pointer into a training config -> pointer into an inspection request.

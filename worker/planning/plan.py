@@ -297,9 +297,20 @@ def _without(composed: Composed, forbidden: set[str]) -> Composed:
     }
     if POINTER in forbidden:
         changes["dataset"] = config.dataset.model_copy(update={"nano3_packed_sft_dir": None})
-    if "/checkpoint/load" in forbidden:
-        changes["checkpoint"] = {k: v for k, v in config.checkpoint.items() if k != "load"}
+    for name in ("checkpoint", "tokenizer", "model", "recipe"):
+        changes |= _without_keys(config, name, forbidden)
     return replace(composed, config=config.model_copy(update=changes))
+
+
+def _without_keys(config: TrainingConfig, name: str, forbidden: set[str]) -> dict[str, Any]:
+    """Return a section without the keys that hold forbidden paths, by its name; nothing if it has none."""
+    section = getattr(config, name)
+    keys = [where.split("/")[2] for where in forbidden if where.startswith(f"/{name}/")]
+    if not keys:
+        return {}
+    if isinstance(section, dict):
+        return {name: {key: value for key, value in section.items() if key not in keys}}
+    return {name: section.model_copy(update=dict.fromkeys(keys))}
 
 
 def _forbidden_paths(composed: Composed, cluster: Cluster, exported: str | None) -> Iterator[Finding]:

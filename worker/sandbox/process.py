@@ -159,6 +159,9 @@ def _not_started() -> ServiceUnavailable:
 
 
 def _note(reply: Reply, kind: str, path: str, follow: bool, listed: bool, identity: list[int]) -> None:
+    """Note a path. Raises TypeError for values that no child sends unless it was taken over."""
+    if type(path) is not str or any(type(number) is not int for number in identity):
+        raise TypeError("a path and the numbers of its identity are expected")
     if len(reply.seen) <= MOST_SEEN:
         reply.seen.setdefault((path, follow, listed), Seen(path, follow, listed, tuple(identity)))
     if kind == "open":

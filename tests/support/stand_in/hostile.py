@@ -30,7 +30,7 @@ def reads(run: Path, home: Path) -> Attempts:
         "lists other attempts": lambda: only(run.parent, run.name),
         "lists the home directory": lambda: only(home, ".cache"),
         "reads the home directory": lambda: (home / "token").read_text(),
-        "connects to the broker": lambda: connect(data / "broker" / "valkey.sock"),
+        "connects to the broker": lambda: connect(data / "run" / "valkey.sock"),
         "reads the service's environment": lambda: environment_with(home),
         "sees other processes": others,
         "reaches the supervisor's root": lambda: via_processes(data / "admin.key"),
@@ -100,7 +100,7 @@ def others() -> None:
     """Whether a process of the service can be seen."""
     for process in processes():
         with suppress(OSError):
-            if b"uvicorn" in (process / "cmdline").read_bytes():
+            if b"worker.app" in (process / "cmdline").read_bytes():
                 return
     raise OSError("no other process is there")
 

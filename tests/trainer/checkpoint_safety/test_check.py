@@ -460,9 +460,10 @@ def test_a_pipe(iteration: Path, name: str) -> None:
     assert "is not a regular file" in only(iteration)
 
 
-def test_a_socket_and_links_to_nothing(iteration: Path) -> None:
+def test_a_socket_and_links_to_nothing(iteration: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(iteration)  # the path of a socket is short
     with socket.socket(socket.AF_UNIX) as one:
-        one.bind(os.path.relpath(iteration / "socket"))
+        one.bind("socket")
     (iteration / "gone").symlink_to("nowhere")
     (iteration / "loop").symlink_to("loop")
     assert sorted(threat.file for threat in threats(iteration)) == ["'gone'", "'loop'", "'socket'"]
@@ -485,3 +486,25 @@ def test_few_threats_are_reported(iteration: Path, monkeypatch: pytest.MonkeyPat
 def test_a_deep_directory(iteration: Path) -> None:
     (iteration / "/".join("abcdefghij")).mkdir(parents=True)
     assert "is not a regular file" in only(iteration)
+
+
+# -- an index that its reader and torch understand differently ----------------------------------------
+
+
+@pytest.mark.parametrize("state", ["twice", "slots"])
+def test_an_index_says_one_thing(iteration: Path, state: str) -> None:
+    """torch would see what the second state says."""
+    content = index({"w": ("__0_0.distcp", 0, 10)})
+    first = content.index(b"relative_path")
+    begin = content.rindex(b"}", 0, first)
+    end = content.index(b"ub", first) + 2
+    place = content[begin:end]
+    other = place if state == "twice" else b"N" + place[:-1] + b"\x86b"
+    (iteration / ".metadata").write_bytes(content[:end] + other + content[end:])
+    assert threats(iteration)
+
+
+def test_an_array_is_not_made_of_any_memory(iteration: Path) -> None:
+    made = b"\x80\x02cnumpy\nndarray\nK\x01\x85X\x01\x00\x00\x00OC\x08AAAAAAAA\x87R."
+    (iteration / "train_state.pt").write_bytes(archive(made))
+    assert "numpy.ndarray" in only(iteration)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import stat
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,11 +58,11 @@ def launch(run: Mapping[str, Any], layout: RunLayout, environment: dict[str, str
         raise PermissionError(f"it cannot be isolated: {obstacle}")
     machine = Machine.inspect(Path(command[0]), environment, view, account)
     if account:
-        _prepare(layout, account, machine)
+        _prepare(layout, account, machine, umask)
         environment = {**environment, "HOME": str(account.home)}
         command = [*switched(account), *command]
     if not obstacle:
-        _make([*map(Path, view.write), layout.job.checkpoints, machine.hub_cache], account)
+        _make([*map(Path, view.write), layout.job.checkpoints, machine.hub_cache], account, umask)
         full = [*isolation.arguments(view, layout, machine), "--chdir", str(layout.directory), "--", *command]
         return _start_isolated(full, layout, environment, umask)
     if account:
@@ -69,18 +70,19 @@ def launch(run: Mapping[str, Any], layout: RunLayout, environment: dict[str, str
     return Launched(_start(command, layout, environment, umask))
 
 
-def _prepare(layout: RunLayout, account: Account, machine: Machine) -> None:
+def _prepare(layout: RunLayout, account: Account, machine: Machine, umask: int) -> None:
     caches = [machine.hub_cache] if account.home.is_dir() else []
-    _make([layout.job.checkpoints, *caches], account)
+    _make([layout.job.checkpoints, *caches], account, umask)
     hand_over(layout, account)
 
 
-def _make(directories: list[Path], account: Account | None) -> None:
+def _make(directories: list[Path], account: Account | None, umask: int) -> None:
     """Make directories that are mounted into the isolation, as the run itself would make them."""
     for directory in directories:
         for path in (*reversed(directory.parents), directory):
             with contextlib.suppress(OSError):
                 path.mkdir()
+                path.chmod((0o777 & ~umask) | (path.stat().st_mode & stat.S_ISGID))
                 if account:
                     os.chown(path, account.uid, account.gid)
 
