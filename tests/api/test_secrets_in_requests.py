@@ -227,6 +227,8 @@ INNOCENT: list[Body] = [
     {"overrides": {"logger.mlflow_tags": {"tokens": "9", "key": "v", "author": "", "sha": "0a1b2c3d" * 5}}},
     {"overrides": {"logger.wandb_exp_name": "secret: 50% @home", "logger.comet_tags": ["bearer"]}},
     {"labels": {"team": "authors@example.com", "num_tokens": "5"}},
+    {"labels": {"source": "ssh://git@github.com/x", "part": "region_KEY=20240101/part"}},
+    {"overrides": {KWARGS: {"assistant_token": "A", "reasoning_token": "R"}}},
     {"labels": {"run": "sft_of_nemotron-nano-9b-v2_on_the_support_data_set"}},
     {"labels": {"url": "https://a/issues/1?page=2#top", "model": "nvidia/Nemotron-Nano-9B-v2@main"}},
 ]  # fmt: skip

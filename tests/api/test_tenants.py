@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from tests.support.concurrency import at_once
 from tests.support.process import forget_settings
 from worker.clusters.registry import clusters
+from worker.db.models import Job
 from worker.db.session import writing
 from worker.errors import Misconfigured
 from worker.jobs import queries, transitions
@@ -140,6 +141,27 @@ def test_a_profile_is_open_to_its_projects(
     }.items():  # fmt: skip
         answer = portal.post(url, json=body)
         assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "unknown_cluster")
+
+
+@pytest.mark.parametrize(("state", "action"), [(JobState.FAILED, "retry"), (JobState.PAUSED, "resume")])
+def test_a_profile_that_was_closed_takes_no_more_attempts(
+    client: TestClient,
+    portal: TestClient,
+    good: Body,
+    data_dir: Path,
+    profiles: Callable[[str], None],
+    state: JobState,
+    action: str,
+) -> None:
+    roots = f'roots = ["{data_dir}/inputs"]\n'
+    profiles(f"[local]\n{roots}")
+    job = portal.post("/v1/jobs", json=good).json()["id"]
+    with writing() as session:
+        session.get_one(Job, job).state = state
+    profiles(f'[local]\n{roots}projects = ["default"]\n')
+    answer = portal.post(f"/v1/jobs/{job}/{action}")
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    assert client.post(f"/v1/jobs/{job}/{action}").status_code == 202  # an admin
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

@@ -33,10 +33,11 @@ KINDS = frozenset({"key", "keys", "token", "tokens", "creds", "pass", "pat", "sa
 LAST = frozenset({"token", "auth"})
 # Tokens of a vocabulary end in `token`, too: eos_token, image_token.
 VOCABULARY = frozenset({
-    "additional", "audio", "begin", "bod", "boi", "bos", "boundary", "cls", "decoder", "end", "eod", "eoi",
-    "eos", "eot", "extra", "fim", "first", "image", "img", "last", "mask", "model", "new", "next", "pad",
-    "padding", "per", "placeholder", "prefix", "sep", "special", "start", "stop", "suffix", "think", "tool",
-    "unk", "video", "vision",
+    "additional", "assistant", "audio", "begin", "bod", "boi", "bos", "boundary", "cls", "decoder",
+    "end", "eod", "eoi", "eos", "eot", "extra", "fim", "first", "image", "img", "last", "mask", "model",
+    "new", "next", "pad", "padding", "per", "placeholder", "prefix", "reasoning", "response", "role",
+    "sep", "special", "start", "stop", "suffix", "system", "think", "tool", "turn", "unk", "video",
+    "vision",
 })  # fmt: skip
 PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 """A word of a name in snake_case, kebab-case, CamelCase or capitals."""
@@ -91,9 +92,10 @@ TOKENS = (
 OTHERS = (
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[^\"]*",  # RFC 7468
     r"[Bb]earer [\w.~+/-]{20,}=*", r"Basic [A-Za-z0-9+/]{16,}={1,2}",  # RFC 6750, RFC 7617
-    # User information of a URL, RFC 3986; lenient readers take other slashes, too.
-    r"(?i:[a-z][a-z0-9+.-]{0,20}:[/\\]+)[^\s/\\?#@\"]+@",
-    r"(?<![A-Z0-9_])[A-Z0-9_]*(?:TOKEN|SECRET|_KEY)=[^\s\"'<\[]{8,}",  # an environment variable
+    # User information of a URL, RFC 3986, with a password, or as long as a token; a name such as git is none.
+    # Lenient readers take other slashes, too.
+    r"(?i:[a-z][a-z0-9+.-]{0,20}:[/\\]+)(?:[^\s/\\?#@\":]*:[^\s/\\?#@\"]+|[^\s/\\?#@\":]{16,})@",
+    r"(?<![A-Z0-9_])[A-Z0-9_]*(?:TOKEN|SECRET|_KEY)=(?!\d+\b)[^\s\"'<\[]{8,}",  # an environment variable
     rf"(?i:(?:{NAMED})[\"']?\s*[:=]\s*[\"']?)(?!(?i:true|false|null|none)\b)[^\s\"',;&}}\]]{{4,}}",
 )  # fmt: skip
 SECRET = re.compile("|".join([*(f"(?<![A-Za-z0-9]){one}" for one in TOKENS), *OTHERS]), re.ASCII)

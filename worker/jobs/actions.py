@@ -1,5 +1,7 @@
 """Actions of a client: cancel, pause, resume, retry. Each commits, then enqueues the task that does it."""
 
+from dataclasses import replace
+
 from sqlmodel import Session
 
 from worker import states
@@ -8,10 +10,10 @@ from worker.auth.audit import AuditAction
 from worker.auth.roles import Caller
 from worker.broker import messages
 from worker.broker.task_names import TaskName
-from worker.clusters.registry import cluster
+from worker.clusters.registry import cluster, clusters
 from worker.db.models import Job, Json, Origin
 from worker.db.session import writing
-from worker.errors import IllegalAction, NotReachable
+from worker.errors import Forbidden, IllegalAction, NotReachable
 from worker.jobs import queries, save_directories, transitions
 from worker.jobs.create import planned
 from worker.jobs.queries import allowed_actions
@@ -73,8 +75,9 @@ def _request(
 def resume(job_id: str, caller: Caller) -> Job:
     """Resume a paused job from its last complete checkpoint.
 
-    Raises NotFound, IllegalAction, TooManyWaitingJobs.
+    Raises NotFound, IllegalAction, Forbidden, TooManyWaitingJobs.
     """
+    _require_open_cluster(queries.get(job_id), caller)
     with writing() as session:
         job = queries.find(session, job_id)
         _require_allowed(job, Action.RESUME)
@@ -90,10 +93,11 @@ def resume(job_id: str, caller: Caller) -> Job:
 def retry(job_id: str, caller: Caller, request: RetryRequest | None = None) -> Job:
     """Give a job that ended without success another attempt, with changes if some are requested.
 
-    Raises NotFound, IllegalAction, InvalidSpec, SaveDirectoryInUse, TooManyWaitingJobs.
+    Raises NotFound, IllegalAction, Forbidden, InvalidSpec, SaveDirectoryInUse, TooManyWaitingJobs.
     """
     seen = queries.get(job_id)
     _require_allowed(seen, Action.RETRY)
+    _require_open_cluster(seen, caller)
     revised = _revised(seen, request)
     with writing() as session:
         # Whoever has moved the job since it was read has won: nothing of it is changed then.
@@ -109,6 +113,16 @@ def retry(job_id: str, caller: Caller, request: RetryRequest | None = None) -> J
             transitions.record(session, job, "changed", actor=caller.name, data={"changes": changed})
     messages.enqueue(TaskName.SUBMIT, job.id)
     return job
+
+
+def _require_open_cluster(job: Job, caller: Caller) -> None:
+    """Raise Forbidden if the profile of the job's cluster is no longer open to its project."""
+    tenant = replace(caller.tenant, project=job.project)
+    if job.cluster in clusters() and not tenant.may_use(clusters()[job.cluster].projects):
+        raise Forbidden(
+            f"Project {job.project!r} may not use cluster {job.cluster!r} any more.",
+            hint="Ask an admin, or create the job on another cluster: GET /v1/clusters lists yours.",
+        )
 
 
 def _revised(job: Job, request: RetryRequest | None) -> Json:
