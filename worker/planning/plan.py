@@ -297,7 +297,7 @@ def _without(composed: Composed, forbidden: set[str]) -> Composed:
     }
     if POINTER in forbidden:
         changes["dataset"] = config.dataset.model_copy(update={"nano3_packed_sft_dir": None})
-    for name in ("checkpoint", "tokenizer", "model", "recipe"):
+    for name in ("checkpoint", "tokenizer", "model"):  # a wrong key of `recipe` is reported as such
         changes |= _without_keys(config, name, forbidden)
     return replace(composed, config=config.model_copy(update=changes))
 
