@@ -1,7 +1,7 @@
 """Slots for requests that cost much: plans and inspections occupy a core, changes wait for the database."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -38,27 +38,24 @@ class Slots:
         self._slots.release()
 
 
-async def hold_slot(request: Request) -> AsyncIterator[None]:
-    """Hold a slot while the route runs. Raises ServiceUnavailable."""
-    slots: Slots = request.app.state.slots
-    await slots.acquire()
-    try:
-        yield
-    finally:
-        slots.release()
+def _held(name: str) -> Callable[[Request], AsyncIterator[None]]:
+    """Return a dependency that holds a slot of `app.state.NAME` while the route runs.
 
+    The dependency raises ServiceUnavailable.
+    """
 
-async def hold_write_slot(request: Request) -> AsyncIterator[None]:
-    """Hold a slot of those that write while the route runs. Raises ServiceUnavailable."""
-    slots: Slots = request.app.state.write_slots
-    await slots.acquire()
-    try:
-        yield
-    finally:
-        slots.release()
+    async def hold(request: Request) -> AsyncIterator[None]:
+        slots: Slots = getattr(request.app.state, name)
+        await slots.acquire()
+        try:
+            yield
+        finally:
+            slots.release()
+
+    return hold
 
 
 # Declared after the caller of a route: a request that is rejected takes no slot.
-Slot = Annotated[None, Depends(hold_slot, scope="function")]
-WriteSlot = Annotated[None, Depends(hold_write_slot, scope="function")]
+Slot = Annotated[None, Depends(_held("slots"), scope="function")]
+WriteSlot = Annotated[None, Depends(_held("write_slots"), scope="function")]
 """Requests that wait for a writer of the database leave threads to those that read."""

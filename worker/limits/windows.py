@@ -1,7 +1,7 @@
 """Where requests are counted: in Redis for all processes, or in the memory of this process.
 
 Both count in sliding windows: a window's count, and that of the window before it, which weighs less and less
-as time goes on. The counts in Redis are those of the library `limits`. Its memory storage is not used: it
+as time passes. The counts in Redis are those of the library `limits`. Its memory storage is not used: it
 keeps every identity, follows the wall clock, and searches all of them in a thread for each request.
 """
 

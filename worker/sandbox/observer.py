@@ -23,7 +23,7 @@ Report = Callable[[str, Seen], None]
 
 
 class Observer:
-    """Reports the paths that are looked at between start and stop. Installed once, for good."""
+    """Reports the paths that are inspected between start and stop. Installed once, for good."""
 
     def __init__(self, report: Report) -> None:
         self._report = report

@@ -35,7 +35,7 @@ ENVIRONMENT = {"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1", **limits.ENVIRONMENT}
 
 @dataclass
 class Reply:
-    """What a child answered, or why it did not, and the files that it looked at."""
+    """What a child answered, or why it did not, and the files that it used."""
 
     answer: str | None = None
     """JSON text; None if the child failed."""

@@ -1,4 +1,4 @@
-"""The files that an inspection has looked at: while they stay the same, so does its result."""
+"""The files that an inspection has used: while they stay the same, so does its result."""
 
 import os
 import stat
@@ -9,7 +9,7 @@ _stat = os.stat
 
 
 class Seen(NamedTuple):
-    """A path, and what it was before the inspection looked at it."""
+    """A path, and what it was before the inspection used it."""
 
     path: str
     follow: bool
