@@ -25,6 +25,7 @@ from tests.support.bombs import (
     slow_bomb,
 )
 from tests.support.inputs import make_inputs
+from tests.support.reaper import lives
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 from trainer.preflight.limits import MEMORY_BYTES
@@ -81,7 +82,8 @@ def inspections(service: Service) -> dict[str, int]:
 
 
 def sandboxes(service: Service, name: str = "api") -> list[psutil.Process]:
-    return [one for one in service.children()[name].children() if "worker.sandbox.child" in one.cmdline()]
+    children = service.children()[name].children()
+    return [one for one in children if lives(one) and "worker.sandbox.child" in one.cmdline()]
 
 
 def largest_memory(process: psutil.Process) -> int:
@@ -145,8 +147,10 @@ def test_a_child_that_takes_too_long_is_killed_and_replaced(service: Service, bo
 
 def test_a_killed_child_costs_no_other_request(service: Service, body: Body) -> None:
     assert planned(service, body)["ok"]
-    for child in sandboxes(service):
+    children = sandboxes(service)
+    for child in children:
         child.kill()
+    wait_until(lambda: not any(lives(child) for child in children), what="the end of the children")
     assert planned(service, {**body, "overrides": [*body["overrides"], "train.train_iters=7"]})["ok"]
 
 
