@@ -3,8 +3,6 @@
 The headers are those of draft-ietf-httpapi-ratelimit-headers-10.
 """
 
-import hashlib
-from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from fastapi import FastAPI, Request
@@ -17,8 +15,6 @@ from worker.limits.windows import MemoryWindows, SharedWindows
 from worker.settings import Settings
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-# Keys that were valid at their last use: a key that is not among them may be a guess.
-MOST_KNOWN_KEYS = 10_000
 # An IPv6 client has a network of addresses to itself (RFC 6177).
 IPV6_CLIENT_BITS = 64
 
@@ -39,35 +35,14 @@ class RateLimits:
         self.unauthenticated = Rate.of(
             "unauthenticated", settings.rate_limit_unauthenticated, MemoryWindows()
         )
-        self._known: OrderedDict[bytes, None] = OrderedDict()
-
-    def count_attempt(self, request: Request, secret: str) -> None:
-        """Count a request whose key may be a guess, by its address. Raises TooManyRequests.
-
-        Before the key is looked up, so that nobody can try keys faster; a key that has been valid is not
-        affected by what others send from its address.
-        """
-        if _digest(secret) not in self._known:
-            self.count_stranger(request)
 
     def count_stranger(self, request: Request) -> None:
-        """Count a request without a key, by its address. Raises TooManyRequests."""
+        """Count a request without a valid key, by its address. Raises TooManyRequests."""
         _count(request, self.unauthenticated, client_network(request))
 
-    def count_caller(self, request: Request, key_id: str, secret: str) -> None:
+    def count_caller(self, request: Request, key_id: str) -> None:
         """Count a request with a valid key. Raises TooManyRequests."""
-        self._known[_digest(secret)] = None
-        if len(self._known) > MOST_KNOWN_KEYS:
-            self._known.popitem(last=False)
         _count(request, self.reads if request.method in SAFE_METHODS else self.writes, key_id)
-
-    def forget(self, secret: str) -> None:
-        """Take a key that is valid no longer for a guess."""
-        self._known.pop(_digest(secret), None)
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
 
 
 def client_network(request: Request) -> str:
