@@ -5,6 +5,7 @@ import argparse
 import uvicorn
 
 from api import connections
+from worker.settings import get_settings
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients and proxies keep an idle connection: the server must not close it first."""
@@ -23,6 +24,8 @@ def main() -> None:
         port=address.port,
         backlog=connections.backlog(),
         http="api.connections:LimitedConnection",
+        ws="none",
+        forwarded_allow_ips=get_settings().forwarded_allow_ips,
         log_level="warning",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,

@@ -66,7 +66,7 @@ class AuditTrail:
 
 
 def _address(scope: Scope) -> str | None:
-    """The client's address; from X-Forwarded-For where uvicorn trusts the proxy that sent it."""
+    """The client's address; from X-Forwarded-For where SFT_FORWARDED_ALLOW_IPS names the proxy."""
     client = scope.get("client")
     return str(client[0])[:LONGEST_TARGET] if client else None
 

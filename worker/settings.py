@@ -1,6 +1,7 @@
 """Every setting of the service in one class. `sft settings` prints them with their values."""
 
 from functools import lru_cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -71,6 +72,12 @@ class Settings(BaseSettings):
         le=3600,
         description="Longest time in which a client may send a request's headers, then its body, and in "
         "which it may read nothing of a response.",
+    )
+    forwarded_allow_ips: str = Field(
+        default="",
+        validation_alias=AliasChoices("SFT_FORWARDED_ALLOW_IPS", "FORWARDED_ALLOW_IPS"),
+        description="Proxies whose X-Forwarded-For names the client: addresses and networks, separated by "
+        "commas, or `*` for every client. Unset: none, also not on this machine, where jobs run.",
     )
     rate_limit_reads: str = Field(
         default="100/second",
@@ -200,6 +207,14 @@ class Settings(BaseSettings):
             is_rate = False
         if not is_rate:
             raise ValueError(f"{text[:50]!r} is no rate; write it as 120/minute, or off")
+        return text
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        # uvicorn ignores what it cannot parse: everybody would have the address of the proxy.
+        for item in text.split(",") if text not in ("", "*") else ():
+            ip_network(item.strip())
         return text
 
     @field_validator("data_dir", "trainer_python", "clusters_file", "worker_metrics_socket", "heartbeat_file")

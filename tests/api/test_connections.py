@@ -30,9 +30,9 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Yield a service that waits an hour for its clients, and has few file descriptors."""
+    """Yield a service that waits an hour for its clients, trusts a proxy, and has few file descriptors."""
     directory = tmp_path_factory.mktemp("patient") / "data"
-    with Service(directory, SFT_CLIENT_TIMEOUT_SECONDS="3600") as service:
+    with Service(directory, SFT_CLIENT_TIMEOUT_SECONDS="3600", FORWARDED_ALLOW_IPS="127.0.0.1") as service:
         service.children()["api"].rlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
         yield service
 
@@ -100,3 +100,14 @@ def test_many_connections_keep_out_nobody(patient: Service, sent: bytes) -> None
             assert httpx2.get(patient.client.base_url.join(path), headers=patient.client.headers).is_success
         assert api.num_fds() < DESCRIPTORS
     assert api.is_running()
+
+
+@pytest.mark.parametrize(("which", "address"), [("impatient", "127.0.0.1"), ("patient", "203.0.113.7")])
+def test_only_a_proxy_of_the_settings_names_the_client(
+    request: pytest.FixtureRequest, which: str, address: str
+) -> None:
+    """A job that runs on this machine is no proxy."""
+    client = request.getfixturevalue(which).client
+    client.post("/v1/jobs/job-none/cancel", headers={"X-Forwarded-For": "203.0.113.7"})
+    [entry] = client.get("/v1/audit?target=job-none").json()["items"]
+    assert entry["address"] == address

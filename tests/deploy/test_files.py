@@ -35,7 +35,7 @@ def test_the_file_conforms_to_the_compose_specification() -> None:
 
 def test_every_variable_for_the_service_is_a_setting() -> None:
     ours = {name for name in ("migrate", "api", "worker", "beat") for name in SERVICES[name]["environment"]}
-    assert {"DATABASE_URL", "REDIS_URL", "SFT_DATA_DIR"} <= ours <= settings_names() | {"FORWARDED_ALLOW_IPS"}
+    assert {"DATABASE_URL", "REDIS_URL", "SFT_DATA_DIR"} <= ours <= settings_names()
 
 
 def test_every_variable_is_documented_and_every_documented_one_is_used() -> None:

@@ -51,6 +51,13 @@ def test_a_wrong_rate_is_named(environment: pytest.MonkeyPatch, rate: str) -> No
     assert "write it as 120/minute, or off" in str(caught.value)
 
 
+@pytest.mark.parametrize("proxies", ["localhost", "10.0.0.1/8", "10.0.0.1,", "*,10.0.0.1"])
+def test_a_wrong_proxy_is_named(environment: pytest.MonkeyPatch, proxies: str) -> None:
+    environment.setenv("FORWARDED_ALLOW_IPS", proxies)
+    with pytest.raises(Misconfigured, match="FORWARDED_ALLOW_IPS"):
+        get_settings()
+
+
 def test_without_a_broker_it_says_how_to_get_one(environment: pytest.MonkeyPatch) -> None:
     with pytest.raises(Misconfigured) as caught:
         _ = get_settings().broker_url
