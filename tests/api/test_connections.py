@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.support import raw_http
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -40,43 +41,26 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @contextmanager
 def connected(service: Service, number: int, data: bytes = b"") -> Iterator[list[socket.socket]]:
     """Yield connections that have sent some data."""
-    url = httpx2.URL(service.client.base_url)
     with ExitStack() as stack:
-        opened = []
-        for _ in range(number):
-            one = stack.enter_context(socket.create_connection((url.host, url.port), timeout=30))
-            one.sendall(data)
-            opened.append(one)
-        yield opened
-
-
-def received(connection: socket.socket) -> bytes:
-    """Return what the server sends until it closes the connection."""
-    data = b""
-    try:
-        while chunk := connection.recv(1 << 16):
-            data += chunk
-    except ConnectionResetError:
-        pass
-    return data
+        yield [stack.enter_context(raw_http.connect(service.client, data)) for _ in range(number)]
 
 
 @pytest.mark.parametrize("sent", [b"", HEAD, HEAD[:10]], ids=["nothing", "half headers", "half a line"])
 def test_a_connection_without_a_request_is_closed(impatient: Service, sent: bytes) -> None:
     with connected(impatient, 1, sent) as (connection,):
-        assert received(connection) == b""
+        assert raw_http.received(connection) == b""
 
 
 def test_a_body_that_does_not_come_is_a_408(impatient: Service) -> None:
     with connected(impatient, 1, POST) as (connection,):
-        answer = received(connection)
+        answer = raw_http.received(connection)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"application/problem+json" in answer
 
 
 def test_a_second_request_has_its_own_time(impatient: Service) -> None:
     with connected(impatient, 1, HEAD + b"\r\n" + HEAD) as (connection,):
-        assert received(connection).count(b"HTTP/1.1 200") == 1
+        assert raw_http.received(connection).count(b"HTTP/1.1 200") == 1
 
 
 def test_a_client_that_reads_nothing_is_disconnected(impatient: Service, tmp_path: Path) -> None:

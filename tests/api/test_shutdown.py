@@ -12,6 +12,7 @@ import psutil
 import psycopg
 import pytest
 
+from tests.support import raw_http
 from tests.support.databases import new_database
 from tests.support.json_lines import lines
 from tests.support.service import Service
@@ -32,23 +33,12 @@ HALF_A_BODY = "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
 @contextmanager
 def sent(service: Service, method: str, rest: str) -> Iterator[socket.socket]:
     """Send a request for jobs, and yield its connection once it has arrived."""
-    url, key = service.client.base_url, service.client.headers["Authorization"]
-    head = (
-        f"{method} /v1/jobs HTTP/1.1\r\nHost: {url.host}\r\nAuthorization: {key}\r\nX-Request-ID: waits\r\n"
-    )
+    key = service.client.headers["Authorization"]
+    head = f"{method} /v1/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nX-Request-ID: waits\r\n"
     api = service.children()["api"]
-    with socket.create_connection((url.host, url.port), timeout=60) as connection:
-        connection.sendall(f"{head}{rest}".encode())
+    with raw_http.connect(service.client, f"{head}{rest}".encode()) as connection:
         wait_until(lambda: connection.getsockname() in [tuple(one.raddr) for one in api.net_connections()])
         yield connection
-
-
-def answer_on(connection: socket.socket) -> httpx2.Response:
-    """Read an answer up to the end of the connection."""
-    head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
-    status, *fields = head.decode().split("\r\n")
-    headers = [(name, value) for name, _, value in (field.partition(": ") for field in fields)]
-    return httpx2.Response(int(status.split()[1]), headers=headers, content=body)
 
 
 def assert_shut_down(service: Service, answer: httpx2.Response) -> None:
@@ -68,7 +58,7 @@ def test_a_request_that_waits_for_its_body(own: Service, end: str) -> None:
     with sent(own, "POST", HALF_A_BODY) as connection:
         process = psutil.Process(own.process.pid) if end == "service" else own.children()["api"]
         process.send_signal(signal.SIGTERM)
-        assert_shut_down(own, answer_on(connection))
+        assert_shut_down(own, raw_http.response(raw_http.received(connection)))
 
 
 def test_a_request_that_waits_in_a_thread(
@@ -82,4 +72,4 @@ def test_a_request_that_waits_in_a_thread(
         other.execute("LOCK TABLE job IN ACCESS EXCLUSIVE MODE")
         with sent(own, "GET", "\r\n") as connection:
             own.process.send_signal(signal.SIGTERM)
-            assert_shut_down(own, answer_on(connection))
+            assert_shut_down(own, raw_http.response(raw_http.received(connection)))

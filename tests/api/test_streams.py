@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support import raw_http
 from tests.support.inputs import make_inputs
 from tests.support.service import Service
 from tests.support.stand_in.control import with_mode
@@ -210,11 +211,9 @@ def test_five_hundred_streams_cost_little(service: Service, held: Callable[[], s
 
 def open_stream(service: Service, job_id: str, stream: str) -> socket.socket:
     """Return a connection that has requested a stream and has read nothing."""
-    url, key = service.client.base_url, service.client.headers["Authorization"]
-    one = socket.create_connection((url.host, url.port), timeout=60)
-    head = f"Host: x\r\nAuthorization: {key}\r\nConnection: close"
-    one.sendall(f"GET /v1/jobs/{job_id}/{stream} HTTP/1.1\r\n{head}\r\n\r\n".encode())
-    return one
+    head = f"Host: x\r\nAuthorization: {service.client.headers['Authorization']}\r\nConnection: close"
+    request = f"GET /v1/jobs/{job_id}/{stream} HTTP/1.1\r\n{head}\r\n\r\n"
+    return raw_http.connect(service.client, request.encode())
 
 
 def peak_memory(process: psutil.Process) -> int:

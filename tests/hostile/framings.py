@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 
-import httpx2
-
 from tests.hostile.target import Answer, Attack, Target
+from tests.support import raw_http
 
 HOST = b"Host: x\r\n"
 GET = b"GET /healthz HTTP/1.1\r\n" + HOST
@@ -71,20 +70,11 @@ def attacks(target: Target, share: int) -> Iterator[Attack]:
 
 def _send(data: bytes, to: Target) -> Answer:
     """Send bytes and return the answer with the highest status."""
-    url = httpx2.URL(to.client.base_url)
-    with socket.create_connection((url.host, url.port), timeout=30) as connection:
+    with raw_http.connect(to.client) as connection:
         with suppress(OSError):  # the service may have closed it
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
-        return _parsed(_received(connection))
-
-
-def _received(connection: socket.socket) -> bytes:
-    data = b""
-    with suppress(ConnectionError):
-        while chunk := connection.recv(1 << 16):
-            data += chunk
-    return data
+        return _parsed(raw_http.received(connection))
 
 
 def _parsed(data: bytes) -> Answer:
