@@ -5,18 +5,42 @@ uvicorn limits none of them: a client that opens connections and sends nothing k
 
 import asyncio
 import resource
+from http import HTTPStatus
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from api import framing
+from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, Problem
 from worker.settings import get_settings
 
-NO_ROOM = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n"
-    b"Retry-After: 2\r\nConnection: close\r\n\r\n"
-    b'{"type":"about:blank","title":"Service Unavailable","status":503,"code":"too_many_connections",'
-    b'"detail":"The service has too many connections.","hint":"Try again shortly.","errors":[],'
-    b'"retryable":true,"request_id":""}'
+
+def _answer(status: HTTPStatus, headers: str = "", **problem: Any) -> bytes:
+    """Return an answer to what is no request of the app, after which the connection is closed."""
+    body = Problem(title=status.phrase, status=status, request_id="", **problem).model_dump_json(
+        exclude_none=True
+    )
+    return (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {MEDIA_TYPE}\r\n"
+        f"Content-Length: {len(body)}\r\n{headers}Connection: close\r\n\r\n{body}"
+    ).encode()
+
+
+NO_ROOM = _answer(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    f"Retry-After: {RETRY_AFTER_SECONDS}\r\n",
+    code="too_many_connections",
+    detail="The service has too many connections.",
+    hint="Try again shortly.",
+    retryable=True,
+)
+NOT_HTTP = _answer(
+    HTTPStatus.BAD_REQUEST,
+    code="bad_request",
+    detail="The request is not valid HTTP/1.1.",
+    hint="Send either one Content-Length or Transfer-Encoding: chunked, and at most 16 KiB of headers.",
+    retryable=False,
 )
 
 
@@ -42,6 +66,7 @@ class LimitedConnection(H11Protocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.conn = framing.Connection(h11.SERVER)
         self.deadline: asyncio.TimerHandle | None = None
         self.stalled: asyncio.TimerHandle | None = None
         self.waits_since = self.loop.time()
@@ -75,6 +100,14 @@ class LimitedConnection(H11Protocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         _cancel(self.stalled)
+
+    def send_400_response(self, _msg: str) -> None:
+        """Answer what is not valid HTTP, unless another answer has begun, and close the connection."""
+        if not (self._is_served and self.cycle.response_started):
+            self.transport.write(NOT_HTTP)
+        if self.cycle:
+            self.cycle.disconnected = True  # the app is not to answer the first half of a request
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         self.waits_since = self.loop.time()

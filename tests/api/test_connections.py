@@ -76,6 +76,39 @@ def test_a_client_that_reads_nothing_is_disconnected(impatient: Service, tmp_pat
         wait_until(lambda: not is_open(), what="the connection to be closed")
 
 
+CHUNKED = POST.replace(b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n")
+CHUNKS = b"2\r\n{}\r\n0\r\n\r\n"
+NOT_HTTP = {
+    "length and chunks": CHUNKED.replace(b"Transfer", b"Content-Length: 2\r\nTransfer") + CHUNKS,
+    "chunks and length": CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Length: 2\r\n\r\n") + CHUNKS,
+    "chunks of HTTP/1.0": CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0") + CHUNKS,
+    "HTTP/2": HEAD.replace(b"HTTP/1.1", b"HTTP/2.0") + b"\r\n",
+    "HTTP/0.9": HEAD.replace(b"HTTP/1.1", b"HTTP/0.9") + b"\r\n",
+    "two lengths": POST.replace(b"{", b"{}").replace(b"\r\n\r\n", b"\r\nContent-Length: 2\r\n\r\n"),
+    "a length with a sign": POST.replace(b"100", b"+100"),
+    "two codings": CHUNKED.replace(b"chunked", b"identity, chunked") + CHUNKS,
+    "a coding twice": CHUNKED.replace(b"chunked", b"chunked\r\nTransfer-Encoding: chunked") + CHUNKS,
+    "a long size": CHUNKED + b"0" * 21 + CHUNKS,
+    "a long extension": CHUNKED + b"2;" + b"a" * 1_000_000,
+    "long trailers": CHUNKED + CHUNKS[:-2] + b"X: a\r\n" * 100_000,
+    "a chunk that does not end": CHUNKED + b"2\r\n{}{}\r\n0\r\n\r\n",
+    "long headers": HEAD + b"X: a\r\n" * 100_000,
+}
+
+
+@pytest.mark.parametrize("sent", NOT_HTTP.values(), ids=NOT_HTTP)
+def test_what_is_not_valid_http_is_a_400_and_the_end(patient: Service, sent: bytes) -> None:
+    """The server and a proxy could see the end of such a request at two places."""
+    with connected(patient, 1) as (connection,):
+        with suppress(ConnectionError):  # the server has closed it
+            connection.sendall(sent + HEAD + b"\r\n")
+        data = raw_http.received(connection)
+    answer = raw_http.response(data)
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
+    assert answer.json()["code"] == "bad_request"
+    assert data.count(b"HTTP/1.1 ") == 1
+
+
 @pytest.mark.parametrize("sent", [b"", HEAD, POST], ids=["idle", "half headers", "half bodies"])
 def test_many_connections_keep_out_nobody(patient: Service, sent: bytes) -> None:
     api = patient.children()["api"]

@@ -13,8 +13,10 @@ GET = b"GET /healthz HTTP/1.1\r\n" + HOST
 POST = b"POST /v1/jobs HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n"
 RAW = {
+    "spaces in a header": GET + b"X:" + b" " * 60_000 + b"\0\r\n\r\n",
     "length and chunks": POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x",
     "two lengths": POST + b"Content-Length: 2\r\nContent-Length: 40\r\n\r\n{}",
+    "spaces in a chunk": CHUNKED + b"\r\n1;" + b" " * 64_000 + b"\n\r\n",
     "negative length": POST + b"Content-Length: -1\r\n\r\n{}",
     "huge length": POST + b"Content-Length: 99999999999999999999\r\n\r\n{}",
     "length in words": POST + b"Content-Length: two\r\n\r\n{}",
