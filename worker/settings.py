@@ -16,7 +16,7 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SERVICE_UMASK = 0o077
 
 PRIVATE_NAMES = (
-    "jobs", "local", "lepton", "removals", "broker", "run", "metrics",
+    "jobs", "local", "lepton", "removals", "broker", "run", "metrics", "caches",
     "sft.db", "sft.db-wal", "sft.db-shm", "admin.key", "serve.lock",
 )  # fmt: skip
 """The service's own files and directories in the data directory; `metrics` is of versions up to 0.2.0."""

@@ -47,7 +47,7 @@ class Run:
     fresh_image: bool = False
     """Import the container image again."""
     project: str = ""
-    """Whose run it is. Nothing that the run sees depends on it."""
+    """Whose run it is. On the service's machine each project has a cache of models."""
 
     @property
     def name(self) -> str:

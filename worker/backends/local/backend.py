@@ -4,6 +4,7 @@ All state is on disk, so any worker can answer, and a worker may be killed at an
 
     DIR/local/CLUSTER.spool/NAME   the project of each run that has not ended, oldest first by mtime
     DIR/local/CLUSTER.turns        see turns.py
+    DIR/caches/CLUSTER/PROJECT     Hugging Face cache of a project's runs
     DIR/local/CLUSTER.lock         held while slots are counted and runs are started
     jobs/ID/attempts/N/pid.json    the supervisor (supervisor.py): its pid and start time
     jobs/ID/attempts/N/exit.json   the exit record of the run
@@ -106,6 +107,7 @@ class LocalBackend:
             write=[_plain(root) for root in self.roots],
             mode=self.isolation,
             run_as=self.run_as,
+            hub_cache=str(self.root / "caches" / self.cluster / run.project) if run.project else None,
         )
         return asdict(view)
 

@@ -62,6 +62,8 @@ class View:
     """`SFT_LOCAL_ISOLATION` at the submission."""
     run_as: str | None = None
     """Account of the run, if not the service's."""
+    hub_cache: str | None = None
+    """Hugging Face cache of the run's project, for runs that may download."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Machine:
     code: frozenset[Path]
     devices: frozenset[Path]
     hub_cache: Path
+    downloads: bool
+    """Whether runs may download models. Those that may not read a cache that the operator has prepared."""
     real_hidden: Path
     real_write: frozenset[Path]
     """What the view names, with links resolved: a request may name either path."""
@@ -81,6 +85,7 @@ class Machine:
         cls, python: Path, environment: Mapping[str, str], view: View, account: Account | None = None
     ) -> "Machine":
         """Inspect this machine for a run with this interpreter, environment and account."""
+        downloads = view.hub_cache is not None and not _is_offline(environment)
         own = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises without an account
         home = account.home if account else own
         libraries = map(Path, map(os.path.normpath, environment.get("LD_LIBRARY_PATH", "").split(":")))
@@ -90,14 +95,21 @@ class Machine:
                 | {path for path in libraries if path.is_absolute() and not own.is_relative_to(path)}
             ),
             devices=frozenset(Path("/dev").glob("nvidia*")),
-            hub_cache=_hub_cache(environment, home),
+            hub_cache=Path(view.hub_cache or "") if downloads else prepared_cache(environment, home),
+            downloads=downloads,
             real_hidden=Path(os.path.realpath(view.hidden)),
             real_write=frozenset(map(Path, map(os.path.realpath, view.write))),
             as_root=os.geteuid() == 0,
         )
 
 
-def _hub_cache(environment: Mapping[str, str], home: Path) -> Path:
+def _is_offline(environment: Mapping[str, str]) -> bool:
+    """Return whether huggingface_hub works offline in this environment."""
+    value = environment.get("HF_HUB_OFFLINE") or environment.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in ("1", "ON", "YES", "TRUE")
+
+
+def prepared_cache(environment: Mapping[str, str], home: Path) -> Path:
     """Return where huggingface_hub keeps models. Its parent has the account's token, which stays hidden."""
     of_hub = Path(environment.get("HF_HOME") or home / ".cache/huggingface")
     return Path(environment.get("HF_HUB_CACHE") or of_hub / "hub").absolute()
@@ -116,7 +128,8 @@ def arguments(view: View, layout: RunLayout | None, machine: Machine) -> list[st
         *(argument for path in sorted(table, key=_depth) for argument in _arguments(table[path], path)),
         *(argument for path in closed for argument in ("--remount-ro", str(path))),
         "--setenv", "HOME", str(HOME), "--setenv", "TMPDIR", str(HOME),
-        "--setenv", "HF_HUB_CACHE", str(machine.hub_cache),
+        # What else the client of the hub keeps is private to the run, as is its home directory.
+        "--unsetenv", "HF_HOME", "--setenv", "HF_HUB_CACHE", str(machine.hub_cache),
     ]  # fmt: skip
 
 
@@ -150,7 +163,7 @@ def _table(view: View, layout: RunLayout | None, machine: Machine) -> dict[Path,
         Path("/dev"): MountOption.DEVICES,
         **dict.fromkeys(machine.devices, MountOption.DEVICE),
         **dict.fromkeys([*map(Path, view.write), *machine.real_write], MountOption.WRITE),
-        machine.hub_cache: MountOption.WRITE,
+        machine.hub_cache: MountOption.WRITE if machine.downloads else MountOption.READ,
         **dict.fromkeys(_hidden(view, machine), MountOption.EMPTY),
         **(_own(layout) if layout else {}),
     }

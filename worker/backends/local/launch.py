@@ -16,6 +16,7 @@ from trainer.run_layout import RunLayout
 from worker.backends.local import isolation
 from worker.backends.local.account import Account, account_of, hand_over, let_search, switched
 from worker.backends.local.isolation import Machine, View
+from worker.settings import SERVICE_UMASK
 
 
 @dataclass(frozen=True)
@@ -58,22 +59,27 @@ def launch(run: Mapping[str, Any], layout: RunLayout, environment: dict[str, str
         raise PermissionError(f"it cannot be isolated: {obstacle}")
     machine = Machine.inspect(Path(command[0]), environment, view, account)
     if account:
-        _prepare(layout, account, machine, umask)
+        _make([layout.job.checkpoints], account, umask)
+        hand_over(layout, account)
         environment = {**environment, "HOME": str(account.home)}
         command = [*switched(account), *command]
     if not obstacle:
-        _make([*map(Path, view.write), layout.job.checkpoints, machine.hub_cache], account, umask)
+        _make([*map(Path, view.write), layout.job.checkpoints], account, umask)
+        if machine.downloads:
+            _make_cache(machine.hub_cache, account)
         full = [*isolation.arguments(view, layout, machine), "--chdir", str(layout.directory), "--", *command]
         return _start_isolated(full, layout, environment, umask)
     if account:
+        if account.home.is_dir():
+            _make([isolation.prepared_cache(environment, account.home)], account, umask)
         let_search(layout, account, Path(view.hidden))
     return Launched(_start(command, layout, environment, umask))
 
 
-def _prepare(layout: RunLayout, account: Account, machine: Machine, umask: int) -> None:
-    caches = [machine.hub_cache] if account.home.is_dir() else []
-    _make([layout.job.checkpoints, *caches], account, umask)
-    hand_over(layout, account)
+def _make_cache(cache: Path, account: Account | None) -> None:
+    """Make a project's cache. The directories that it lies in belong to the service."""
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    _make([cache], account, SERVICE_UMASK)
 
 
 def _make(directories: list[Path], account: Account | None, umask: int) -> None:

@@ -95,7 +95,7 @@ def test_a_run_renders_to_the_golden_files() -> None:
     )
     config = {"hf_model_path": "/m/ö; rm -rf '$HOME'", "train": {"train_iters": 3}, "peft": None}
     resources = Resources(nodes=1, gpus_per_node=2, time_limit_minutes=7)
-    submission = backend.render(Run("job-1", 2, config, resources))
+    submission = backend.render(Run("job-1", 2, config, resources, project="support"))
     assert (submission.name, submission.directory) == ("job-1.2", "/data/jobs/job-1/attempts/2")
     assert json.loads(submission.files["run.json"])["command"] == submission.command
     # To accept a change: write what is rendered into the files, and read the difference.
@@ -248,6 +248,30 @@ def test_a_root_that_is_a_link_has_both_names(backend: Make, tmp_path: Path) -> 
     assert not (tmp_path / "c").exists()
 
 
+def test_projects_share_no_cache_of_models(backend: Make, tmp_path: Path) -> None:
+    python = interpreter(tmp_path / "python", 'ls "$HF_HUB_CACHE" > "$RUN/seen"', 'touch "$HF_HUB_CACHE/own"')
+    machine = backend(python=python, max_running=3)
+    for job, project, found in (("a", "team", ""), ("b", "rivals", ""), ("c", "team", "own\n")):
+        wait_for(machine, submit(machine, run(job, project=project)), Phase.ENDED)
+        assert (machine.job_directory(job) / "attempts/1/seen").read_text() == found
+
+
+def test_offline_runs_read_a_prepared_cache_and_cannot_change_it(
+    backend: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "model").write_text("weights")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    changes = ['touch "$HF_HUB_CACHE/x"', 'echo >> "$HF_HUB_CACHE/model"', 'rm "$HF_HUB_CACHE/model"']
+    reads = 'cat "$HF_HUB_CACHE/model" > "$RUN/seen"'
+    machine = backend(python=interpreter(tmp_path / "python", reads, *changes))
+    wait_for(machine, submit(machine, run("job-1", project="team")), Phase.ENDED)
+    assert (machine.job_directory("job-1") / "attempts/1/seen").read_text() == "weights"
+    assert [path.read_text() for path in (tmp_path / "hub").iterdir()] == ["weights"]
+    assert not (machine.root / "caches").exists()
+
+
 def test_a_run_that_marks_itself_cancelled_keeps_its_slot(backend: Make) -> None:
     machine = backend(max_running=1)
     first, second = submit(machine, run("job-1")), submit(machine, run("job-2"))
@@ -281,12 +305,13 @@ def test_an_account_of_its_own_isolates_a_run_with_and_without_namespaces(
         'mv "$RUN/config.yaml" "$RUN/moved"', 'touch "$RUN/../../x"', 'mv "$RUN/logs" "$RUN/l"',
     ]  # fmt: skip
     tried = [f'{attempt} && echo "{attempt}" >> "$RUN/escapes"' for attempt in attempts]
-    ends = ['id -u > "$RUN/uid"', 'cat "$RUN/config.yaml" && touch "$RUN/../../checkpoints/x"']
+    cache = '[ -z "$HF_HUB_CACHE" ] || touch "$HF_HUB_CACHE/x"'
+    ends = [cache, 'id -u > "$RUN/uid"', 'cat "$RUN/config.yaml" && touch "$RUN/../../checkpoints/x"']
     machine = LocalBackend(
         root=data, python=interpreter(public / "python", *tried, *ends), max_running=1, env_vars={},
         cluster="local", isolation=isolation, run_as="nobody",
     )  # fmt: skip
-    name = submit(machine, run("job-1"))
+    name = submit(machine, run("job-1", project="team"))
     ended = wait_for(machine, name, Phase.ENDED)
     directory = machine.job_directory("job-1")
     log = (directory / "attempts/1/logs/job.log").read_text()
@@ -294,6 +319,7 @@ def test_an_account_of_its_own_isolates_a_run_with_and_without_namespaces(
     assert not (directory / "attempts/1/escapes").exists(), log
     assert int((directory / "attempts/1/uid").read_text()) == pwd.getpwnam("nobody").pw_uid
     assert (directory / "checkpoints/x").exists(), log
+    assert (data / "caches/local/team/x").exists() is (isolation == "auto"), log
 
 
 def test_ranks_without_their_launcher_are_ended(backend: Make, data_dir: Path) -> None:

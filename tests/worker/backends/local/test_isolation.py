@@ -18,6 +18,7 @@ def machine(**changes: object) -> Machine:
         "code": frozenset({Path("/env")}),
         "devices": frozenset({Path("/dev/nvidia0")}),
         "hub_cache": Path("/home/anna/.cache/huggingface/hub"),
+        "downloads": False,
         "real_hidden": Path("/data"),
         "real_write": frozenset({Path("/mnt/team")}),
         "as_root": True,
