@@ -1,5 +1,6 @@
 """Projects share a cluster and its file systems, and do not get at each other's files."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,16 @@ def test_equal_requests_still_get_one_job(client: TestClient, saving: Saving, da
     headers = {"Idempotency-Key": "once"}
     answers = at_once(6, lambda: client.post("/v1/jobs", json=body, headers=headers))
     assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+def test_a_plan_shows_the_submission_of_its_project(
+    client: TestClient, portal: TestClient, good: Body, data_dir: Path
+) -> None:
+    planned = [one.post("/v1/jobs:plan", json=good).json() for one in (client, portal)]
+    caches = [
+        json.loads(plan["submission"]["files"]["run.json"])["isolation"]["hub_cache"] for plan in planned
+    ]
+    assert caches == [str(data_dir / "caches" / "local" / project) for project in ("default", "other")]
 
 
 # -- roots and projects ----------------------------------------------------------------------------

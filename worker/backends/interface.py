@@ -49,7 +49,7 @@ class Submission(BaseModel):
     """Container image that the cluster needs before the run can start."""
     fresh_image: bool = False
     project: SkipJsonSchema[str] = Field(default="", exclude=True)
-    """Whose it is, for a queue of the service's own. No part of the plan: the same job has the same hash."""
+    """Whose it is, for a queue of the service's own. No part of the plan."""
 
     @property
     def layout(self) -> RunLayout:

@@ -88,7 +88,7 @@ def plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) -> Plan:
         *_isolation(cluster),
         *_pointed(composed, [*assessed.fitted, *forbidden, *_allowed(assessed, forbidden)]),
     ]
-    return _plan(spec, composed, resources, cluster, assessed, checks)
+    return _plan(spec, composed, resources, cluster, assessed, checks, tenant.project)
 
 
 def _plan(
@@ -98,11 +98,12 @@ def _plan(
     cluster: Cluster,
     assessed: Assessment,
     checks: list[Finding],
+    project: str,
 ) -> Plan:
     composed = replace(composed, config=with_fitted(composed.config, assessed.fitted))
     config = _settled(composed.config.model_dump(mode="json"), cluster)
     recipes = assessed.recipes
-    submission = _submission(spec, config, resources, cluster)
+    submission = _submission(spec, config, resources, cluster, project)
     return Plan(
         ok=not any(finding.severity == "error" for finding in checks),
         preset=spec.config if isinstance(spec.config, str) else None,
@@ -138,10 +139,12 @@ def _field_error(finding: Finding) -> FieldError:
     return FieldError(pointer=finding.pointer, code=finding.code, detail=finding.message, hint=finding.hint)
 
 
-def _submission(spec: JobSpec, config: dict[str, Any], resources: Resources, cluster: Cluster) -> Submission:
+def _submission(
+    spec: JobSpec, config: dict[str, Any], resources: Resources, cluster: Cluster, project: str
+) -> Submission:
     backend = connect(cluster)
     directory = backend.job_directory(PLANNED_JOB)
-    return backend.render(run(spec, PLANNED_JOB, 1, _saving_to(config, directory), resources))
+    return backend.render(run(spec, PLANNED_JOB, 1, _saving_to(config, directory), resources, project))
 
 
 def run(
