@@ -138,6 +138,42 @@ def test_each_project_has_its_subtree(
     assert answer.json()["errors"][0]["code"] == "path_not_allowed"
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("root", ["{inputs}/teams/{{project}}", "{inputs}/teams/{{project}}/data"])
+@pytest.mark.parametrize("target", ["default", ".", "{data}/jobs", "/"])
+def test_a_link_in_place_of_a_project_leads_nowhere(
+    portal: TestClient,
+    saving: Saving,
+    data_dir: Path,
+    profiles: Callable[[str], None],
+    root: str,
+    target: str,
+) -> None:
+    """The service has started before there was a link."""
+    inputs, teams = data_dir / "inputs", data_dir / "inputs" / "teams"
+    profiles(f'[local]\nroots = ["{inputs}/packed", "{root.format(inputs=inputs)}"]\n')
+    assert len(portal.get("/v1/clusters").json()["items"][0]["roots"]) == 2
+    for name in (teams / "default" / "data", teams / "data", data_dir / "jobs" / "data"):
+        name.mkdir(parents=True, exist_ok=True)
+    (teams / "other").symlink_to(target.format(data=data_dir))
+    body = saving(Path(root.format(inputs=inputs).replace("{project}", "other")) / "out")
+    codes = {one["code"] for one in portal.post("/v1/jobs:plan", json=body).json()["checks"]}
+    assert "path_not_allowed" in codes
+    assert portal.get("/v1/clusters").json()["items"][0]["roots"] == [f"{inputs}/packed"]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_root_in_another_root_is_no_link(
+    client: TestClient, saving: Saving, data_dir: Path, profiles: Callable[[str], None]
+) -> None:
+    """Runs can write the outer root, and so replace the inner one."""
+    inputs = data_dir / "inputs"
+    profiles(f'[local]\nroots = ["{inputs}", "{inputs}/inner"]\n')
+    (inputs / "inner").symlink_to("/etc")
+    codes = {one["code"] for one in client.post("/v1/jobs:plan", json=saving("/etc/out")).json()["checks"]}
+    assert "path_not_allowed" in codes
+
+
 def test_a_profile_is_open_to_its_projects(
     client: TestClient, portal: TestClient, good: Body, data_dir: Path, profiles: Callable[[str], None]
 ) -> None:
@@ -192,6 +228,43 @@ def test_a_root_gives_no_access_to_the_service(
     profiles(f'[local]\nroots = ["{shown}"]\n')
     with pytest.raises(Misconfigured, match="of the service itself"):
         clusters()
+
+
+SLURM = '[far]\nexecutor = "slurm"\nremote_job_dir = "/lustre/sft"\n'
+OVER_SSH = 'tunnel = "ssh"\nhost = "login"\n'
+LEPTON = """[far]
+executor = "lepton"
+url = "https://lepton.test"
+remote_job_dir = "/ws/sft"
+mounts = [{ path = "/", from = "nfs:a", mount_path = "/ws" }]
+local_mount = "/mnt/ws"
+container_image = "image"
+resource_shape = "shape"
+"""
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("profile", "rejected", "allowed"),
+    [
+        (SLURM + 'roots = ["{root}"]', ["/lustre", "/lustre/sft", "/lustre/sft/jobs", "/lustre/{project}",
+                                        "/lustre/x/../sft", "/"], "/lustre/sft-data"),
+        (SLURM + OVER_SSH + 'roots = ["{root}"]', ["/lustre", "/lustre/{project}/jobs"], "/lustre/data"),
+        (SLURM + '[local]\nroots = ["{root}"]', ["/lustre", "/lustre/sft/code"], "/lustre/data"),
+        (SLURM + OVER_SSH + '[local]\nroots = ["{root}"]', [], "/lustre"),
+        (LEPTON + 'roots = ["{root}"]', ["/ws", "/ws/sft/jobs"], "/ws/data"),
+        (LEPTON + '[local]\nroots = ["{root}"]', ["/mnt/ws", "/mnt/ws/sft"], "/ws"),
+    ],
+)  # fmt: skip
+def test_a_root_gives_no_access_to_the_jobs_of_a_cluster(
+    database: str, profiles: Callable[[str], None], profile: str, rejected: list[str], allowed: str
+) -> None:
+    profiles(profile.replace("{root}", allowed))
+    assert "far" in clusters()
+    for root in rejected:
+        profiles(profile.replace("{root}", root))
+        with pytest.raises(Misconfigured, match="remote_job_dir of"):
+            clusters()
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

@@ -41,19 +41,19 @@ def clusters() -> dict[str, Cluster]:
         return {"local": _built_in()}
     try:
         tables = tomllib.loads(path.read_text())
-        return {name: _profile(name, tables) for name in tables if not name.startswith(TEMPLATE_PREFIX)}
+        found = {name: _profile(name, tables) for name in tables if not name.startswith(TEMPLATE_PREFIX)}
+        check_roots(found.values())
     except (OSError, TypeError, ValueError) as error:
         raise Misconfigured(f"Cluster profiles in {path} cannot be used: {error}") from error
+    return found
 
 
 def _profile(name: str, tables: dict[str, Table]) -> Cluster:
     """Return the profile of a table and the tables that it extends. Raises ValueError."""
     try:
-        profile = _PROFILE.validate_python({"executor": "local", **_inherited(name, tables), "name": name})
+        return _PROFILE.validate_python({"executor": "local", **_inherited(name, tables), "name": name})
     except ValidationError as error:
         raise ValueError(f"[{name}] {'; '.join(map(_message, error.errors()))}") from error
-    check_roots(profile)
-    return profile
 
 
 def _message(error: ErrorDetails) -> str:

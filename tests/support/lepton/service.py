@@ -135,7 +135,7 @@ def profiles(lepton: LeptonServer, data_dir: Path, python: Path, token: Path, mo
     """Return clusters.toml. `mounted` sees the storage under another path; `far` does not see it."""
     mounted = {"extends": "far", "local_mount": str(lepton.storage / "team")}
     patient = {"extends": "mounted", "settle_seconds": 5.0}
-    seed = {"extends": "mounted", "roots": [str(lepton.directory / "workspace")], **SEED}
+    seed = {"extends": "mounted", "roots": [str(lepton.directory / "workspace" / "data")], **SEED}
     far = {**usual(lepton, data_dir, python, token), **more}
     tables = {"far": far, "mounted": mounted, "patient": patient, "lepton_sft_megatron_bridge": seed}
     return "\n".join(table(name, values) for name, values in tables.items())

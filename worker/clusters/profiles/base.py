@@ -198,9 +198,33 @@ class Cluster(BaseModel):
         return {}
 
     def for_project(self, project: str) -> Self:
-        """Return the profile with the roots of a project's jobs."""
-        roots = [Path(str(root).replace(PROJECT, project)) for root in self.roots]
+        """Return the profile with the roots of a project's jobs.
+
+        A root that a link has moved is left out: paths below it are rejected as outside of the roots.
+        """
+        roots = [self._root_for(project, root) for root in self.roots if not self._has_moved(project, root)]
         return self.model_copy(update={"roots": roots})
+
+    def _root_for(self, project: str, root: Path) -> Path:
+        return Path(str(root).replace(PROJECT, project))
+
+    def _has_moved(self, project: str, root: Path) -> bool:
+        """Whether links change where a root lies below a place that the jobs of projects can write.
+
+        These are the directory that holds all projects, and other roots that the root lies in.
+        """
+        own = self._root_for(project, root)
+        shared = next((parent for parent in root.parents if PROJECT not in str(parent)), root)
+        tops = [self._root_for(project, other) for other in self.roots]
+        tops = [top for top in tops if top != own and own.is_relative_to(top)]
+        tops += [shared] if PROJECT in str(root) else []
+        resolve = os.path.realpath if self.sees_files else os.path.normpath
+        return any(Path(resolve(own)) != Path(resolve(top), own.relative_to(top)) for top in tops)
+
+    @property
+    def job_directories(self) -> Mapping[str, Path]:
+        """File system -> directory of all jobs on it, for clusters that have one of their own."""
+        return {}
 
     @property
     def file_system(self) -> str:

@@ -164,6 +164,14 @@ class LeptonCluster(Cluster):
         return "local" if self.sees_files else f"lepton {self.api_url}"
 
     @property
+    def job_directories(self) -> dict[str, Path]:
+        """The directory of all jobs in the containers, and as the service sees it."""
+        mount, local = self.job_mount, self.local_mount
+        assert mount is not None  # or the profile is rejected
+        seen = {"local": local / self.remote_job_dir.relative_to(mount.mount_path)} if local else {}
+        return {**seen, self.file_system: self.remote_job_dir}
+
+    @property
     def sees_files(self) -> bool:
         """Whether the service has the mount under the same path, and so can inspect files itself."""
         return self.job_mount is not None and self.job_mount.mount_path == self.local_mount

@@ -115,5 +115,9 @@ class SlurmCluster(Cluster):
     def file_system(self) -> str:
         return f"ssh {self.host}" if self.over_ssh else "local"
 
+    @property
+    def job_directories(self) -> dict[str, Path]:
+        return {self.file_system: self.remote_job_dir}
+
     def partition_of(self, *, attached: bool) -> str | None:
         return (self.run_partition if attached else self.batch_partition) or self.partition

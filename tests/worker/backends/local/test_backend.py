@@ -272,6 +272,17 @@ def test_offline_runs_read_a_prepared_cache_and_cannot_change_it(
     assert not (machine.root / "caches").exists()
 
 
+@pytest.mark.parametrize("target", ["{data}", "{data}/..", "{data}/jobs"])
+def test_a_root_that_became_a_link_to_the_service_starts_no_run(
+    backend: Make, tmp_path: Path, data_dir: Path, target: str
+) -> None:
+    (data_dir / "jobs").mkdir()
+    (tmp_path / "root").symlink_to(target.format(data=data_dir))
+    machine = replace(backend(), roots=(tmp_path / "root",))
+    ended = wait_for(machine, submit(machine, run("job-1")), Phase.ENDED)
+    assert (ended.code, "link to files of the service" in ended.message) == ("start_failed", True)
+
+
 def test_a_run_that_marks_itself_cancelled_keeps_its_slot(backend: Make) -> None:
     machine = backend(max_running=1)
     first, second = submit(machine, run("job-1")), submit(machine, run("job-2"))
