@@ -1,5 +1,6 @@
 """What the worker measures of its own work."""
 
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from worker.db.models import Job
 from worker.errors import BackendUnavailable, Misconfigured
 from worker.jobs import queries
 from worker.lifecycle import ingest, reconcile, submit
+from worker.sandbox.functions import FUNCTIONS
+from worker.settings import PROJECT_ROOT
 from worker.states import JobState
 from worker.telemetry import metrics
 
@@ -84,3 +87,14 @@ def test_a_process_can_serve_its_own_on_a_port(port: int) -> None:
     assert value(answer.text, CALLS, cluster="here") == 1
     with pytest.raises(Misconfigured, match=f"port {port}"):
         metrics.listen(port)
+
+
+def test_the_docs_list_the_values_of_labels() -> None:
+    rows = (PROJECT_ROOT / "docs" / "operations.md").read_text().splitlines()
+    listed = {
+        row.split("`")[1]: set(re.findall(r"`(\w+)`", row)) for row in rows if row.startswith("| `sft_")
+    }
+    sources = "".join(path.read_text() for path in (PROJECT_ROOT / "worker").rglob("*.py"))
+    operations = set(re.findall(r'metrics\.observed\(.*, "(\w+)"\)', sources))
+    assert {"poll", "submit"} <= operations <= listed["sft_backend_call_duration_seconds"]
+    assert FUNCTIONS.keys() <= listed["sft_inspections_total"]
