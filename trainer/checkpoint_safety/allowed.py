@@ -4,7 +4,8 @@ Measured on what Megatron-Bridge 0.6.2 with megatron-core 0.19.2 writes: full fi
 optimizers, one and several ranks, and the configs of its recipes and of the text models that it supports.
 
 Read the code of a name before you add it here: with any arguments, and with results of the other names as
-arguments, it must neither run code of the caller's choice nor open files.
+arguments, it must neither run code of the caller's choice nor open files. values.py has rules for those that
+are safe with some arguments only.
 """
 
 from collections.abc import Iterator

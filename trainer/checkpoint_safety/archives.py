@@ -58,7 +58,7 @@ def scan_archive(span: Span, allowed: frozenset[str], *, extra_state: bool = Fal
     members = dict(_members(span))
     if "data.pkl" not in members:
         raise Hostile("has no data.pkl")
-    scan(_content(span, members["data.pkl"], MAX_BYTES), allowed, storages=True)
+    scan(_content(span, members["data.pkl"], MAX_BYTES), allowed, storages=True, whole_tensors=extra_state)
     if extra_state:
         for name, place in members.items():
             if name.startswith("data/") and (content := _content(span, place, MAX_EXTRA_STATE_BYTES)):

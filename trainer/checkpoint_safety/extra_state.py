@@ -3,10 +3,6 @@
 from trainer.checkpoint_safety.allowed import EXTRA_STATE_CLASSES, OBJECT_CLASSES
 from trainer.checkpoint_safety.pickles import Unreadable, scan, scan_first
 
-_LOADS_BYTES = frozenset(
-    {"torch.storage._load_from_bytes", "megatron.core.safe_globals.safe_load_from_bytes"}
-)
-
 # torch.save in its format before zip files: a magic number, a version, facts about the system, the object,
 # and the keys of its storages, each a pickle; then the bytes of the storages.
 _PICKLES = 5
@@ -14,11 +10,10 @@ _PICKLES = 5
 
 def scan_extra_state(data: bytes) -> None:
     """Check an extra state. Raises Hostile."""
-    literals: list[bytes] = []
-    names = scan(data, EXTRA_STATE_CLASSES, literals=literals)
-    if _LOADS_BYTES & names:
-        for literal in literals:  # whichever of them is loaded
-            _scan_storage(literal)
+    loaded: list[bytes] = []
+    scan(data, EXTRA_STATE_CLASSES, loaded=loaded)
+    for tensor in loaded:
+        _scan_storage(tensor)
 
 
 def _scan_storage(data: bytes) -> None:

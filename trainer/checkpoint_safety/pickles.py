@@ -2,12 +2,16 @@
 
 A pickle is a program that can import and call anything. Its opcodes are followed with a stack of kinds
 instead of values: so each class that it names, and each use of it, is known before anything is built.
+values.py says which uses are those of a checkpoint.
 """
 
 import pickletools
 from collections.abc import Callable
 from functools import cache
 from typing import Any
+
+from trainer.checkpoint_safety import values
+from trainer.checkpoint_safety.values import DATA, TEXT, Global, Instance, Value
 
 MAX_BYTES = 128 << 20
 """The index of a checkpoint of 350,000 pieces. One of a model of 30 billion parameters has about 50,000."""
@@ -16,8 +20,6 @@ MAX_MEMO = 8 << 20
 MAX_OBJECTS = 8 << 20
 """Containers and instances: one of a byte takes 64 bytes of memory and more."""
 MAX_STACK = 100_000
-NEVER_CALLED = frozenset({"numpy.ndarray"})
-"""With a buffer and a type of its caller's choice it reads any memory."""
 """Picklers write containers in batches of 1,000 items."""
 
 
@@ -29,59 +31,61 @@ class Unreadable(Hostile):
     """A file is truncated or has another format. It names nothing that is not allowed."""
 
 
-def scan(
-    data: bytes, allowed: frozenset[str], *, storages: bool = False, literals: list[bytes] | None = None
-) -> set[str]:
+def scan(data: bytes, allowed: frozenset[str], **options: Any) -> set[str]:
     """Return the full names of all classes and functions that a pickle names. Raises Hostile.
 
-    allowed: names that it may have.
-    storages: whether it may have persistent ids, by which torch.save refers to the tensors beside it.
-    literals: receives all bytes objects of the pickle.
+    Options as of scan_first.
     """
-    names, end = scan_first(data, allowed, storages=storages, literals=literals)
+    names, end = scan_first(data, allowed, **options)
     if end != len(data):
         raise Unreadable("has more data behind its pickle")
     return names
 
 
 def scan_first(
-    data: bytes, allowed: frozenset[str], *, storages: bool = False, literals: list[bytes] | None = None
+    data: bytes,
+    allowed: frozenset[str],
+    *,
+    storages: bool = False,
+    whole_tensors: bool = False,
+    loaded: list[bytes] | None = None,
 ) -> tuple[set[str], int]:
-    """Scan the first of several pickles, and return the position behind it, too. Otherwise as scan."""
+    """Scan the first of several pickles: return the names as scan, and the position behind it.
+
+    allowed: names that it may have.
+    storages: whether it may have persistent ids, by which torch.save refers to the tensors beside it.
+    whole_tensors: whether each tensor must have all bytes of its storage.
+    loaded: receives the bytes that it loads as a file of torch.save.
+    """
     if len(data) > MAX_BYTES:
         raise Hostile(f"has a pickle of {len(data)} bytes; at most {MAX_BYTES} can be inspected")
-    machine = _Machine(data, allowed, storages=storages, literals=literals)
+    machine = _Machine(data, allowed, storages=storages, whole_tensors=whole_tensors)
     try:
-        return machine.names, machine.run()
+        end = machine.run()
     except Hostile:
         raise
     except (ValueError, IndexError) as error:  # bad text, an empty stack, a truncated file
         raise Unreadable(f"has a damaged pickle: {str(error)[:100]}") from error
+    if loaded is not None:
+        loaded += machine.loaded
+    return machine.names, end
 
 
-class _Global(str):
-    """The full name of a class or function, on the stack."""
-
-    __slots__ = ()
-
-
-# Other values on the stack, beside texts. An instance is what a call of a global returned.
-_DATA, _INSTANCE, _TEXT, _ABSENT = object(), object(), object(), object()
+_ABSENT = object()
 
 
 class _Machine:
     """Follows the opcodes of one pickle."""
 
-    def __init__(
-        self, data: bytes, allowed: frozenset[str], *, storages: bool, literals: list[bytes] | None
-    ) -> None:
-        self.data, self.allowed, self.literals = data, allowed, literals
-        self.parts = _parts(allowed)
-        self.steps = {**_STEPS, "BINPERSID": _Machine.tuple1} if storages else _STEPS
+    def __init__(self, data: bytes, allowed: frozenset[str], *, storages: bool, whole_tensors: bool) -> None:
+        self.data, self.allowed, self.whole_tensors = data, allowed, whole_tensors
+        self.texts = _texts(allowed)
+        self.steps = {**_STEPS, "BINPERSID": _Machine.storage} if storages else _STEPS
+        self.loaded: list[bytes] = []
         self.names: set[str] = set()
-        self.stack: list[Any] = []
+        self.stack: list[Value] = []
         self.marks: list[int] = []
-        self.memo: list[Any] = []
+        self.memo: list[Value] = []
         self.memorized = self.objects = self.count = self.position = 0
 
     def run(self) -> int:
@@ -107,25 +111,27 @@ class _Machine:
     def skip(self, _argument: Any) -> None:
         """PROTO, FRAME and STOP change no values."""
 
-    def push(self, _argument: Any) -> None:
-        self.stack.append(_DATA)
+    def push(self, argument: Value) -> None:
+        """Numbers, bytes; and None, which opcodes without an argument have."""
+        self.stack.append(argument)
 
-    def binary(self, argument: bytes) -> None:
-        self.stack.append(_DATA)
-        if self.literals is not None:
-            self.literals.append(argument)
+    def true(self, _argument: Any) -> None:
+        self.stack.append(True)
 
-    def make(self, _argument: Any, kind: object = _DATA) -> None:
+    def false(self, _argument: Any) -> None:
+        self.stack.append(False)
+
+    def make(self, _argument: Any, value: Value = DATA) -> None:
         self.objects += 1
-        self.stack.append(kind)
+        self.stack.append(value)
 
     def text(self, argument: str) -> None:
-        self.stack.append(argument if len(argument) < 256 else _TEXT)
+        self.stack.append(argument if len(argument) < 256 else TEXT)
 
     def mark(self, _argument: Any) -> None:
         self.marks.append(len(self.stack))
 
-    def _take(self, count: int) -> list[Any]:
+    def _take(self, count: int) -> list[Value]:
         start = len(self.stack) - count
         if start < (self.marks[-1] if self.marks else 0):
             raise IndexError("it takes a value that is not there")
@@ -133,21 +139,27 @@ class _Machine:
         del self.stack[start:]
         return taken
 
-    def collect(self, _argument: Any) -> None:
-        del self.stack[self.marks.pop() :]
+    def _take_marked(self) -> list[Value]:
+        return self._take(len(self.stack) - self.marks.pop())
+
+    def frozen_set(self, _argument: Any) -> None:
+        self._take_marked()
         self.make(None)
+
+    def tuple(self, _argument: Any) -> None:
+        self.make(None, values.tuple_of(self._take_marked()))
+
+    def tuple0(self, _argument: Any) -> None:
+        self.stack.append(())
 
     def tuple1(self, _argument: Any) -> None:
-        self._take(1)
-        self.make(None)
+        self.make(None, values.tuple_of(self._take(1)))
 
     def tuple2(self, _argument: Any) -> None:
-        self._take(2)
-        self.make(None)
+        self.make(None, values.tuple_of(self._take(2)))
 
     def tuple3(self, _argument: Any) -> None:
-        self._take(3)
-        self.make(None)
+        self.make(None, values.tuple_of(self._take(3)))
 
     def append(self, _argument: Any) -> None:
         self._take(1)
@@ -158,12 +170,12 @@ class _Machine:
         self._require_container()
 
     def add_all(self, _argument: Any) -> None:
-        del self.stack[self.marks.pop() :]
+        self._take_marked()
         self._require_container()
 
     def _require_container(self) -> None:
-        if self.stack[-1] is not _DATA and self.stack[-1] is not _INSTANCE:
-            raise Hostile("has a pickle that adds items to a class, a function or a text")
+        if not values.is_container(self.stack[-1]):
+            raise Hostile("has a pickle that adds items to something that is no list, set or dictionary")
 
     # -- memo ------------------------------------------------------------------------------------------
 
@@ -177,9 +189,18 @@ class _Machine:
         if index >= len(self.memo):
             self.memo.extend([_ABSENT] * (index + 1 - len(self.memo)))
         self.memorized += self.memo[index] is _ABSENT
-        value = self.stack[-1]
-        # A text matters if it may become a part of a name. Others would fill the memory.
-        self.memo[index] = self.parts.get(value, _TEXT) if type(value) is str else value
+        self.memo[index] = self._memorable(self.stack[-1])
+
+    def _memorable(self, value: Value) -> Value:
+        """Return a value without content that would fill the memory, and that picklers write only once."""
+        match value:
+            case Global() | Instance():
+                return value
+            case str():
+                return self.texts.get(value, TEXT)
+            case tuple():
+                return values.TUPLE
+        return value if type(value) is object else DATA
 
     def get(self, index: int) -> None:
         value = self.memo[index]
@@ -207,36 +228,52 @@ class _Machine:
         if full not in self.allowed:
             raise Hostile(f"names {shown(full)}, which is not in the list of allowed classes")
         self.names.add(full)
-        self.stack.append(_Global(full))
+        self.stack.append(Global(full))
 
     def call(self, _argument: Any) -> None:
-        called, _arguments = self._take(2)
-        if type(called) is not _Global:
+        called, arguments = self._take(2)
+        if type(called) is not Global:
             raise Hostile("has a pickle that calls something that it does not name")
-        if called in NEVER_CALLED:
-            raise Hostile(f"calls {called}, which is only an argument in a checkpoint")
-        self.make(None, _INSTANCE)
+        if not values.is_usual_call(called, arguments):
+            raise Hostile(f"calls {called} in a way that no checkpoint needs")
+        if self.whole_tensors and not values.is_whole_tensor(called, arguments):
+            raise Hostile("has a tensor that is a part of what is stored, which cannot be inspected")
+        if called in values.LOADS_BYTES:
+            self.loaded += arguments
+        self.make(None, values.made_by(called))
 
     def build(self, _argument: Any) -> None:
-        self._take(1)
-        if self.stack[-1] is not _INSTANCE:
-            raise Hostile("has a pickle that sets attributes of a class or function")
+        [state] = self._take(1)
+        made = self.stack[-1]
+        if type(made) is not Instance:
+            raise Hostile("has a pickle that sets attributes of something that it did not make")
+        if not values.is_usual_state(made, state):
+            raise Hostile(f"sets attributes of what {made} returned in a way that no checkpoint needs")
+
+    def storage(self, _argument: Any) -> None:
+        storage = values.storage_of(*self._take(1))
+        if storage is None:
+            raise Hostile("has a persistent id that torch does not write")
+        self.make(None, storage)
 
 
 # What picklers of protocol 2 and later write for the data of a checkpoint. Older opcodes, extension codes,
 # buffers and integers of any size are in no checkpoint.
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), _Machine.skip),
-    **dict.fromkeys(("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1"), _Machine.push),
-    **dict.fromkeys(("BINFLOAT", "EMPTY_TUPLE"), _Machine.push),
-    **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES"), _Machine.binary),
+    **dict.fromkeys(("NONE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _Machine.push),
+    **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES"), _Machine.push),
+    "NEWTRUE": _Machine.true,
+    "NEWFALSE": _Machine.false,
     **dict.fromkeys(("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"), _Machine.make),
     **dict.fromkeys(("SHORT_BINUNICODE", "BINUNICODE"), _Machine.text),
     "MARK": _Machine.mark,
+    "EMPTY_TUPLE": _Machine.tuple0,
     "TUPLE1": _Machine.tuple1,
     "TUPLE2": _Machine.tuple2,
     "TUPLE3": _Machine.tuple3,
-    **dict.fromkeys(("TUPLE", "FROZENSET"), _Machine.collect),
+    "TUPLE": _Machine.tuple,
+    "FROZENSET": _Machine.frozen_set,
     "APPEND": _Machine.append,
     "SETITEM": _Machine.set_item,
     **dict.fromkeys(("APPENDS", "SETITEMS", "ADDITEMS"), _Machine.add_all),
@@ -251,10 +288,10 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
 
 
 @cache
-def _parts(allowed: frozenset[str]) -> dict[str, str]:
-    """Modules and names of classes, by themselves."""
+def _texts(allowed: frozenset[str]) -> dict[str, str]:
+    """Texts by themselves that matter: modules and names of classes, and those that values.py compares."""
     halves = {half for name in allowed for half in (name.rpartition(".")[0], name.rpartition(".")[2])}
-    return {half: half for half in halves}
+    return {text: text for text in halves | values.TEXTS}
 
 
 def shown(value: object) -> str:
