@@ -16,6 +16,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from tests.support.opcodes import HIDDEN, array, whole
+from tests.support.torch_files import archive
+
 
 class Hostile:
     def __init__(self, canary: Path) -> None:
@@ -44,18 +47,34 @@ def attacks(directory: Path, canary: Path) -> Iterator[tuple[str, Callable[[], o
     yield "forced", lambda: torch.load(zipped)
     yield "numpy", lambda: np.load(directory / "array.npy", allow_pickle=True)
     yield "extra state", lambda: _as_transformer_engine(pickle.dumps(bad))
+    yield from _arrays_of_pointers(canary)
     for target in ("torch.os.mkdir", "transformers.utils.hub.os.mkdir", "numpy.f2py.os.mkdir"):
         yield target, lambda target=target: load_model_config(_run_config(directory, target, canary))
     yield "remote code", lambda: _remote(directory / "model", canary)
     yield "TorchScript", lambda: _torchscript(directory / "script.pt", canary)
 
 
-def _as_transformer_engine(data: bytes) -> None:
+def _arrays_of_pointers(canary: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield attacks that name allowed classes only. Whoever looks at the array reads any memory."""
+    import torch
+
+    pickled = whole(array("V8", HIDDEN, length=1))
+
+    def attack(load: Callable[[bytes], object], data: bytes) -> Callable[[], object]:
+        return lambda: load(data) is not None and canary.mkdir()
+
+    def load(data: bytes) -> object:
+        return torch.load(io.BytesIO(data), weights_only=False)
+
+    yield "pointers in an object", attack(load, archive(pickled))
+    yield "pointers in an extra state", attack(_as_transformer_engine, pickled)
+
+
+def _as_transformer_engine(data: bytes) -> object:
     """Call pickle.loads from a module with the name of Transformer Engine's."""
-    exec(
-        "import pickle; pickle.loads(data)",
-        {"__name__": "transformer_engine.pytorch.module.base", "data": data},
-    )
+    module = {"__name__": "transformer_engine.pytorch.module.base", "data": data}
+    exec("import pickle; loaded = pickle.loads(data)", module)
+    return module["loaded"]
 
 
 def _run_config(directory: Path, target: str, canary: Path) -> str:
@@ -85,6 +104,21 @@ def _torchscript(path: Path, canary: Path) -> None:
     torch.jit.save(torch.jit.script(Module()), path)
     torch.load(path, weights_only=False)
     canary.mkdir()
+
+
+def loaded() -> dict[str, list[float]]:
+    """Objects that a checkpoint may have, in both formats of torch, with data behind them."""
+    import numpy as np
+    import torch
+
+    objects = [np.arange(3, dtype="u4"), torch.nn.Parameter(torch.arange(3.0)[1:])]
+    files = {"new": io.BytesIO(), "old": io.BytesIO()}
+    for name, file in files.items():
+        torch.save(objects, file, _use_new_zipfile_serialization=name == "new")
+        file.seek(0)
+    found = {name: torch.load(file, weights_only=False) for name, file in files.items()}
+    found["extra state"] = _as_transformer_engine(pickle.dumps(objects, 4))
+    return {name: [*map(float, (*array, *tensor))] for name, (array, tensor) in found.items()}
 
 
 def exchanges() -> list[str]:
@@ -127,7 +161,7 @@ def main() -> None:
         if canary.exists():
             canary.rmdir()
             results[name] = "ran"
-    print("RESULT" + json.dumps({"attacks": results, "exchanges": exchanges()}))
+    print("RESULT" + json.dumps({"attacks": results, "loaded": loaded(), "exchanges": exchanges()}))
 
 
 if __name__ == "__main__":

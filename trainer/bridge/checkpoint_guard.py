@@ -4,13 +4,15 @@ The files were checked before, but may have been replaced since. Each guard stat
 that processes of a run exchange (collectives, multiprocessing, data loaders) are not affected.
 """
 
+import io
 import os
+import pickle
 import sys
 from types import FrameType
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from trainer.checkpoint_safety.allowed import CLASSES, TARGETS
-from trainer.checkpoint_safety.pickles import shown
+from trainer.checkpoint_safety.pickles import MAX_BYTES, Hostile, Unreadable, scan_first, shown
 
 # Modules that unpickle files, and modules that unpickle what another process of the run sends. The innermost
 # frame in one of them decides.
@@ -26,15 +28,48 @@ class HostileCheckpoint(RuntimeError):
 
 
 def guard_pickles() -> None:
-    """Reject classes that are not allowed, in every unpickler of this process that loads a file.
+    """Reject what is not allowed, in every unpickler of this process that loads a file. Call before torch.
 
     torch.distributed.checkpoint reads `.metadata` by pickle.load and objects of .distcp files by torch.load
-    with weights_only=False, Transformer Engine its extra state by pickle.loads. Python reports each class
-    that any unpickler asks for before it imports the class.
+    with weights_only=False, Transformer Engine its extra state by pickle.loads. Each pickle is inspected
+    before it is loaded. Python also reports each class that any unpickler asks for before it imports the
+    class: unpicklers that were imported before, or written in C, cannot evade that.
     """
     sys.addaudithook(_on_event)
+    vars(pickle).update(load=_load, loads=_loads, Unpickler=_Unpickler)
     # With it, torch.load would use an unpickler that builds any class.
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Inspects a pickle before it loads it."""
+
+    def __init__(self, file: IO[bytes], **options: Any) -> None:
+        super().__init__(_inspected(file) if _is_loading(sys._getframe(1)) else file, **options)
+
+
+def _load(file: IO[bytes], **options: Any) -> Any:
+    return _Unpickler(file, **options).load()
+
+
+def _loads(data: bytes, /, **options: Any) -> Any:
+    return _Unpickler(io.BytesIO(data), **options).load()
+
+
+def _inspected(file: IO[bytes]) -> IO[bytes]:
+    """Return the first pickle of a file, and leave the file behind it.
+
+    Raises HostileCheckpoint, and Unreadable if the pickle is damaged.
+    """
+    begin, data = file.tell(), file.read(MAX_BYTES)
+    try:
+        _, length = scan_first(data, CLASSES, storages=True)
+    except Unreadable:
+        raise
+    except Hostile as hostile:
+        raise HostileCheckpoint(f"Rejected a checkpoint that {hostile}.") from hostile
+    file.seek(begin + length)
+    return io.BytesIO(data[:length])
 
 
 def _on_event(event: str, arguments: tuple[Any, ...]) -> None:

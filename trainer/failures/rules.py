@@ -112,11 +112,13 @@ RULES = (
     _rule(
         "hostile_checkpoint",
         r"\bnot in the list of allowed (?:classes|targets)\b",
+        r"\bRejected a checkpoint that\b",
         r"\bWeights only load failed\b",
     ),
     _rule(
         "bad_checkpoint",
         r"Global shape mismatch for loaded",
+        r"\bhas a damaged pickle: ",
         r"global metadata read failed",
         r"is not a distributed checkpoint",
         r"PytorchStreamReader failed",

@@ -39,6 +39,7 @@ def test_the_guard_stops_what_would_run(tmp_path: Path) -> None:
     assert guarded["attacks"].keys() == unguarded.keys()
     assert {name for name, result in guarded["attacks"].items() if result in ("ran", "loaded")} == set()
     assert guarded["exchanges"] == ["1", "2", "3"]
+    assert guarded["loaded"] == {key: [0.0, 1.0, 2.0, 1.0, 2.0] for key in ("new", "old", "extra state")}
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ EXPECTED = {
     "bridge-disk-full": ("disk_full", "disk_full", "[Errno 28] No space left on device"),
     "bridge-empty-data": ("bad_packed_data", "missing_packed_data", "dataset is empty (0 rows)"),
     "bridge-garbage-parquet": ("bad_packed_data", "missing_packed_data", "not a parquet file"),
+    "bridge-hostile-array": ("hostile_checkpoint", "bad_checkpoint", "calls numpy.dtype in a way"),
     "bridge-hostile-index": ("hostile_checkpoint", "bad_checkpoint", "names 'posix.system'"),
     "bridge-host-memory": ("host_oom", "oom", "(Cannot allocate memory)"),
     "bridge-micro-batch": (
