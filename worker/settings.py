@@ -173,6 +173,19 @@ class Settings(BaseSettings):
         le=MAX_LIMIT,
         description="Jobs of a project that may wait to be submitted; further ones are rejected with 429.",
     )
+    max_events_per_attempt: int = Field(
+        default=200_000,
+        ge=0,
+        le=MAX_LIMIT,
+        description="Steps and validations of an attempt that are stored, and a tenth more of checkpoints "
+        "and other events; further events are dropped.",
+    )
+    max_event_bytes_per_attempt: int = Field(
+        default=256 << 20,
+        ge=0,
+        le=MAX_LIMIT,
+        description="Bytes of an attempt's events.jsonl that are read; what follows is dropped.",
+    )
     worker_threads: int = Field(default=4, description="Tasks that one worker process runs at a time.")
     worker_metrics_port: int | None = Field(
         default=None,

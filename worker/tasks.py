@@ -99,9 +99,9 @@ def _enqueue_ingestion(job_ids: list[str]) -> None:
 
 @app.task(name=TaskName.INGEST.value)
 def ingest_events(job_id: str) -> None:
-    """Ingest what a run has written since the last time."""
-    if _answers(job_id):
-        ingest.ingest(job_id)
+    """Ingest what a run has written since the last time: a part of it, behind which other runs come."""
+    if _answers(job_id) and ingest.ingest(job_id):
+        _enqueue_ingestion([job_id])
 
 
 def _answers(job_id: str) -> bool:

@@ -11,7 +11,7 @@ AT = "2026-01-02T03:04:0{}.000000+00:00"
 
 
 def line(seq: int = 0, **event: Any) -> bytes:
-    return json.dumps({"seq": seq, "rank": 0, "at": AT.format(seq), **event}).encode() + b"\n"
+    return json.dumps({"seq": seq, "rank": 0, "at": AT.format(seq % 10), **event}).encode() + b"\n"
 
 
 def step(number: int, **more: Any) -> bytes:
@@ -30,7 +30,7 @@ def write(job: Job, data: bytes) -> None:
 def save(job: Job, iteration: int, content: bytes = b"x" * 10) -> bytes:
     """Write a checkpoint, and return the event line that reports it with ten bytes."""
     path = directory_of(job) / f"iter_{iteration:07d}"
-    path.mkdir()
+    path.mkdir(exist_ok=True)
     (path / "weights").write_bytes(content)
     files = [{"path": "weights", "bytes": 10}]
     return line(5, event="checkpoint", iteration=iteration, path=str(path), bytes=10, files=files)

@@ -21,7 +21,7 @@ from worker.clusters.registry import cluster
 from worker.db.models import Job
 from worker.errors import BackendUnavailable
 from worker.jobs import queries
-from worker.lifecycle import poll_schedule
+from worker.lifecycle import ingest, poll_schedule
 from worker.lifecycle.reconcile import PollResult
 from worker.states import JobState
 
@@ -70,6 +70,19 @@ def test_one_message_ingests_a_run_however_often_it_was_polled(redis: Redis, job
         redis.delete("sft.poll.local")  # another poll is due
         tasks.poll("local")
     assert messages.waiting(POLLS, NEXT) == {(TaskName.INGEST, job.id)}
+    assert waiting(redis, POLLS) == (0, 1)
+
+
+def test_a_run_that_writes_more_than_a_task_ingests_waits_once(
+    redis: Redis, job_in: JobIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "TASK_BYTES", 1)
+    job = job_in(JobState.RUNNING)
+    write(job, b"".join(step(number) for number in range(1, 1000)))
+    redis.flushdb()
+    for _ in range(2):
+        tasks.ingest_events(job.id)
+        assert messages.waiting(POLLS, NEXT) <= {(TaskName.INGEST, job.id)}
     assert waiting(redis, POLLS) == (0, 1)
 
 

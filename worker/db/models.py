@@ -188,7 +188,11 @@ class Attempt(SQLModel, table=True):
     submission: int | None = None
     """Number of the attempt that was submitted, where the scheduler has begun it again by itself."""
     events_offset: int = Field(default=0, sa_type=BigInteger)
-    """Bytes of the trainer's event file that are already in the database."""
+    """Bytes of the trainer's event file that were ingested."""
+    events_stored: int = Field(default=0, sa_type=BigInteger)
+    """Events in the database, at most SFT_MAX_EVENTS_PER_ATTEMPT and some."""
+    events_dropped: int = Field(default=0, sa_type=BigInteger)
+    """Events that were ingested beyond that limit."""
 
     @property
     def name(self) -> str:

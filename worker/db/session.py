@@ -1,15 +1,16 @@
 """Engine and transactions. The only module that knows which database it is."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Delete, Engine, Update, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlmodel import Session
+from sqlmodel import Session, SQLModel
 
 from worker.errors import ServiceUnavailable, StorageFull
 from worker.settings import get_settings
@@ -115,6 +116,18 @@ def affected(session: Session, statement: Update | Delete) -> int:
     result = session.execute(statement.execution_options(synchronize_session=False))
     assert isinstance(result, CursorResult)
     return result.rowcount
+
+
+def upsert(session: Session, rows: Sequence[SQLModel]) -> None:
+    """Insert rows of one table in one statement; those whose key is there already are replaced."""
+    if not rows:
+        return
+    table = SQLModel.metadata.tables[str(type(rows[0]).__tablename__)]
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table)
+    replaced = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+    statement = statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=replaced)
+    session.execute(statement, [row.model_dump() for row in rows])
 
 
 def ping() -> None:

@@ -4,17 +4,17 @@ from datetime import datetime
 
 from sqlmodel import Session
 
-from trainer.events import ENVELOPE, AnyEvent, CheckpointSaved, Started, StepDone, Validated
+from trainer.events import AnyEvent, CheckpointSaved, Started, StepDone, Validated
 from worker.backends.access.files import Files
 from worker.backends.connect import connect
 from worker.backends.interface import Backend
 from worker.clock import utcnow
 from worker.clusters.registry import cluster
-from worker.db.models import Attempt, Checkpoint, Job, Json, Metric
+from worker.db.models import Attempt, Job, Json
 from worker.db.session import writing
 from worker.errors import BackendUnavailable
 from worker.jobs import queries, transitions
-from worker.lifecycle import finalize
+from worker.lifecycle import finalize, stored_events
 from worker.lifecycle.handles import handle_of, layout_of
 from worker.runs.events import read_event
 from worker.states import LIVE, JobState
@@ -25,68 +25,81 @@ log = logger(__name__)
 
 # One transaction each: a thousand lines take less than half a second, in which no other request can write.
 CHUNK_BYTES = 1 << 16
+# Then the other runs have their turn: a run may write without end.
+TASK_BYTES = 1 << 20
 # A checkpoint of a hundred thousand files is reported in about ten megabytes.
 LONGEST_LINE_BYTES = 1 << 24
 
 
-def ingest(job_id: str) -> None:
-    """Ingest the new event lines of a job's attempt and, where its run is over, decide the job's outcome."""
+def ingest(job_id: str) -> bool:
+    """Ingest new event lines of a job's attempt and, where its run is over, decide the job's outcome.
+
+    At most TASK_BYTES: returns whether there may be more, for which a later task has to come.
+    """
     try:
-        ingest_all(job_id)
+        return ingest_some(job_id)
     except BackendUnavailable as error:
         log.warning("ingest.unavailable", job_id=job_id, error=error.message)  # the next poll asks again
+        return False
 
 
-def ingest_all(job_id: str) -> None:
+def ingest_some(job_id: str) -> bool:
     """The same for a caller that relies on it. Raises BackendUnavailable."""
     job = queries.get(job_id)
     if job.state not in LIVE:
-        return
+        return False
     attempt = queries.attempt_of(job)
     if attempt.directory is None:
-        return
+        return False
     with metrics.observed(job.cluster, "ingest"):
-        _ingest(job, attempt, connect(cluster(job.cluster)))
+        return _ingest(job, attempt, connect(cluster(job.cluster)))
 
 
-def _ingest(job: Job, attempt: Attempt, backend: Backend) -> None:
+def _ingest(job: Job, attempt: Attempt, backend: Backend) -> bool:
     is_over = attempt.exit is not None
     is_complete = backend.collect(handle_of(attempt), is_over=is_over)
+    enough = attempt.events_offset + TASK_BYTES
     while lines := _next_lines(attempt, backend.files()):
-        if not _ingest_lines(job.id, attempt, lines):
-            return  # another worker ingests, and continues
+        # Where they are not stored another worker ingests, and continues.
+        if not _ingest_lines(job.id, attempt, lines) or attempt.events_offset >= enough:
+            return True
     if is_over and is_complete:
         finalize.finalize(job, attempt, backend)
+    return False
 
 
 def _next_lines(attempt: Attempt, files: Files) -> bytes:
-    """Read the complete lines after the attempt's offset: as many as fit a chunk, and at least one."""
+    """Read the complete lines after the attempt's offset: as many as fit a chunk, or a longer one alone."""
     layout = layout_of(attempt)
     size = CHUNK_BYTES
-    while True:
+    while not stored_events.is_full(attempt):
         try:
             data = files.read(layout.events, attempt.events_offset, size, layout.job.jobs)
         except FileNotFoundError:
             return b""
         if b"\n" in data or len(data) < size:
-            return data[: data.rfind(b"\n") + 1]
+            end = data.rfind(b"\n") if size == CHUNK_BYTES else data.find(b"\n")
+            return data[: end + 1]
         if size >= LONGEST_LINE_BYTES:
             return data  # this is no event; it is skipped chunk by chunk
         size *= 2
+    return b""
 
 
 def _ingest_lines(job_id: str, attempt: Attempt, lines: bytes) -> bool:
     """Store some lines. Returns False, and stores nothing, where another worker has stored them."""
-    events = [event for line in lines.splitlines() if (event := _event(line, job_id)) is not None]
+    events = _events(lines, job_id)
+    kept = stored_events.within_limit(attempt, events)
+    dropped, has_dropped = len(events) - len(kept), attempt.events_dropped > 0
     with writing() as session:
         job = queries.find(session, job_id, lock=True)
-        if not transitions.advance_events(session, attempt, len(lines)):
+        if not transitions.advance_events(session, attempt, len(lines), stored=len(kept), dropped=dropped):
             return False
-        for event in events:
-            _store(session, job, attempt, event)
+        stored_events.store(session, attempt, kept)
+        if not has_dropped and (dropped or stored_events.is_full(attempt)):
+            stored_events.note_dropped(session, job, attempt)
         if job.attempt == attempt.number and job.state in LIVE:
             _update_job(session, job, events)
-    attempt.events_offset += len(lines)
     _count(job.cluster, lines, events)
     return True
 
@@ -98,45 +111,18 @@ def _count(cluster_name: str, lines: bytes, events: list[AnyEvent]) -> None:
         metrics.INGEST_SECONDS.labels(cluster_name).observe(max(age.total_seconds(), 0.0))
 
 
-def _event(line: bytes, job_id: str) -> AnyEvent | None:
-    """Parse one event. A line that is none is logged and skipped."""
-    try:
-        return read_event(line)
-    except ValueError as error:
-        shown = line[:200].decode(errors="replace")
-        log.warning("ingest.bad_line", job_id=job_id, line=shown, error=str(error)[:500])
-        return None
-
-
-# -- one line --------------------------------------------------------------------------------------
-
-
-def _store(session: Session, job: Job, attempt: Attempt, event: AnyEvent) -> None:
-    match event:
-        case StepDone() | Validated():
-            _store_metric(session, job, attempt, event)
-        case CheckpointSaved():
-            _store_checkpoint(session, job, attempt, event)
-        case _:
-            data = event.model_dump(mode="json", exclude_none=True, exclude={"version", "seq"})
-            transitions.record(
-                session, job, f"trainer.{event.event}", actor="trainer", data=data, attempt=attempt.number
-            )
-
-
-def _store_metric(session: Session, job: Job, attempt: Attempt, event: StepDone | Validated) -> None:
-    data = event.model_dump(mode="json", exclude=ENVELOPE | {"step"})
-    row = Metric(
-        job_id=job.id, kind=event.event, step=event.step, attempt=attempt.number, at=event.at, data=data
-    )
-    session.merge(row)
-
-
-def _store_checkpoint(session: Session, job: Job, attempt: Attempt, event: CheckpointSaved) -> None:
-    facts = event.model_dump(include={"iteration", "path", "format", "bytes", "files"})
-    session.merge(Checkpoint(job_id=job.id, attempt=attempt.number, saved_at=event.at, **facts))
-    data = {"iteration": event.iteration, "bytes": event.bytes}
-    transitions.record(session, job, "checkpoint", actor="trainer", data=data, attempt=attempt.number)
+def _events(lines: bytes, job_id: str) -> list[AnyEvent]:
+    """Parse events. Lines that are none are skipped, and logged once: a run may write many."""
+    events: list[AnyEvent] = []
+    bad: list[str] = []
+    for line in lines.splitlines():
+        try:
+            events.append(read_event(line))
+        except ValueError as error:
+            bad.append("" if bad else f"{line[:200].decode(errors='replace')}: {str(error)[:500]}")
+    if bad:
+        log.warning("ingest.bad_line", job_id=job_id, lines=len(bad), first=bad[0])
+    return events
 
 
 # -- the job -----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from worker.db.models import Attempt, Job
 from worker.db.session import reading, writing
 from worker.errors import BackendUnavailable, CredentialsRefused
 from worker.jobs import queries, transitions
-from worker.lifecycle import apply_changes, ingest, missing_runs, recovery
+from worker.lifecycle import apply_changes, ingest, missing_runs, recovery, stored_events
 from worker.lifecycle.changes import Change, KnownRun, change_of, may_not_restart
 from worker.lifecycle.handles import handle_of, layout_of, restarts_of
 from worker.runs.observation import Observation, ObservationCode, Phase
@@ -118,7 +118,8 @@ def _with_files(backend: Backend, observed: Iterable[Observed]) -> Iterator[str]
     sizes = backend.files().sizes([layout_of(attempt).events for _, attempt, _ in begun]) if asks else {}
     for job, attempt, seen in begun:
         is_over = seen.phase is Phase.ENDED or attempt.exit is not None
-        has_written = sizes.get(layout_of(attempt).events, 0) != attempt.events_offset
+        size = sizes.get(layout_of(attempt).events, 0)
+        has_written = size != attempt.events_offset and not stored_events.is_full(attempt)
         if is_over or backend.must_collect or has_written:
             yield job.id
 
@@ -132,7 +133,9 @@ def _apply(backend: Backend, job: Job, attempt: Attempt, seen: Observation) -> N
     known = _known_run(job, attempt)
     change = change_of(known, seen)
     if change is Change.REQUEUED:
-        ingest.ingest_all(job.id)  # what the last run has written belongs to the last attempt
+        # What the last run has written belongs to the last attempt. The next poll continues.
+        if ingest.ingest_some(job.id):
+            return
         change = _limited(change, job)
     if change is None:
         return
