@@ -27,10 +27,10 @@ def write(job: Job, data: bytes) -> None:
         file.write(data)
 
 
-def save(job: Job, iteration: int, content: bytes = b"x" * 10) -> bytes:
+def save(job: Job, iteration: int, content: bytes = b"x" * 10, *, into: Path | None = None) -> bytes:
     """Write a checkpoint, and return the event line that reports it with ten bytes."""
-    path = directory_of(job) / f"iter_{iteration:07d}"
-    path.mkdir(exist_ok=True)
+    path = (into or Path(job.config["checkpoint"]["save"])) / f"iter_{iteration:07d}"
+    path.mkdir(exist_ok=True, parents=True)
     (path / "weights").write_bytes(content)
     files = [{"path": "weights", "bytes": 10}]
     return line(5, event="checkpoint", iteration=iteration, path=str(path), bytes=10, files=files)

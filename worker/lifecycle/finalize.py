@@ -1,7 +1,6 @@
 """Decide the outcome of a run that is over: by its end marker, its logs and its final checkpoint."""
 
 from datetime import timedelta
-from pathlib import Path
 
 from trainer.checkpoints import HF_INDEX, missing_export_files
 from trainer.events import Ending, Finished
@@ -10,12 +9,14 @@ from worker.backends.interface import Backend
 from worker.clock import utcnow
 from worker.db.models import Attempt, Checkpoint, Job, Json
 from worker.db.session import reading, writing
-from worker.errors import NotReachable
-from worker.jobs import logs, queries, retry, transitions
+from worker.errors import CheckpointChanged, NotReachable
+from worker.jobs import checkpoints, logs, queries, retry, transitions
+from worker.jobs.checkpoints import StoredFile
 from worker.lifecycle import admission, outcome, recovery
 from worker.lifecycle.handles import handle_of, layout_of
 from worker.runs.events import read_ending
 from worker.runs.observation import ExitRecord
+from worker.sandbox import inspections
 from worker.telemetry.logging import logger
 
 log = logger(__name__)
@@ -36,7 +37,7 @@ def finalize(job: Job, attempt: Attempt, backend: Backend) -> None:
         marker=marker,
         ended=attempt.exit,
         desired=job.desired_state,
-        checkpoint_is_complete=isinstance(marker, Finished) and _is_complete(job, marker.iteration, files),
+        checkpoint_is_complete=isinstance(marker, Finished) and _is_complete(job, marker.iteration),
         attempt=attempt.number,
         logs=logs.tails(layout_of(attempt), queries.run_of(job).resources.gpus, files),
     )
@@ -82,26 +83,29 @@ def _end_marker(attempt: Attempt, files: Files) -> Ending | None:
         return None
 
 
-def _is_complete(job: Job, iteration: int | None, files: Files) -> bool:
-    """Whether the final checkpoint was reported, and every file of it is there with its size."""
+def _is_complete(job: Job, iteration: int | None) -> bool:
+    """Whether the final checkpoint was reported, and every file of it is there with its size.
+
+    Where it lies was reported by the run: only files of the job's save directory count, and links do not.
+    """
     with reading() as session:
         final = session.get(Checkpoint, (job.id, iteration)) if iteration is not None else None
     if final is None:
         return False
     try:
-        sizes = [files.stat(Path(final.path) / file["path"]).size == file["bytes"] for file in final.files]
-        missing = _missing(final, files)
-    except (FileNotFoundError, ValueError):
+        files = checkpoints.complete_files(job, final)
+        return bool(files) and (final.format != "huggingface" or _can_be_loaded(files))
+    except (CheckpointChanged, FileNotFoundError):
         return False
     except NotReachable:
         return True  # nobody but the trainer can tell, and it reports a checkpoint when that is on disk
-    return bool(sizes) and all(sizes) and not missing
 
 
-def _missing(final: Checkpoint, files: Files) -> set[str]:
-    """What an export lacks to be loaded. Raises FileNotFoundError, ValueError, NotReachable."""
-    if final.format != "huggingface":
-        return set()
-    names = {file["path"] for file in final.files}
-    index = files.read(Path(final.path) / HF_INDEX, 0, LARGEST_INDEX_BYTES) if HF_INDEX in names else None
-    return missing_export_files(names, index)
+def _can_be_loaded(files: list[StoredFile]) -> bool:
+    """Whether an export has a config and all weights. Raises FileNotFoundError, BackendUnavailable."""
+    names = [file.name for file in files]
+    index = next((file for file in files if file.name == HF_INDEX), None)
+    if index is None:
+        return not missing_export_files(names, None)
+    content = index.files.read(index.path, 0, LARGEST_INDEX_BYTES, index.below)
+    return inspections.is_export_complete(names, content)

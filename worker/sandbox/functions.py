@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter
 
+from trainer.checkpoints import missing_export_files
 from trainer.config.training_config import TrainingConfig
 from trainer.failures.suggested_fixes import suggested_fixes
 from trainer.path_roots import limited_to
@@ -51,6 +52,25 @@ class Fixes(BaseModel):
     items: list[Suggestion]
 
 
+class WeightsRequest(BaseModel):
+    """The arguments of missing_export_files."""
+
+    names: list[str]
+    index: str
+
+    def answer(self) -> "WeightsAnswer":
+        try:
+            return WeightsAnswer(is_complete=not missing_export_files(self.names, self.index.encode()))
+        except ValueError:
+            return WeightsAnswer(is_complete=False)
+
+
+class WeightsAnswer(BaseModel):
+    """Whether a Hugging Face directory has the config and all weights that its index names."""
+
+    is_complete: bool
+
+
 ASSESS = Function[AssessmentRequest, Assessment]("assess", TypeAdapter(AssessmentRequest), Assessment, assess)
 INSPECT = Function[ConfigRequest | DataRequest, InspectionResult](
     "inspect", REQUEST, InspectionResult, inspect
@@ -58,5 +78,10 @@ INSPECT = Function[ConfigRequest | DataRequest, InspectionResult](
 FIXES = Function[FixesRequest, Fixes](
     "fixes", TypeAdapter(FixesRequest), Fixes, lambda request: request.fixes(files=True)
 )
+EXPORT = Function[WeightsRequest, WeightsAnswer](
+    "export", TypeAdapter(WeightsRequest), WeightsAnswer, WeightsRequest.answer
+)
 
-FUNCTIONS: dict[str, Callable[[bytes | str], str]] = {one.name: one.run for one in (ASSESS, INSPECT, FIXES)}
+FUNCTIONS: dict[str, Callable[[bytes | str], str]] = {
+    one.name: one.run for one in (ASSESS, INSPECT, FIXES, EXPORT)
+}

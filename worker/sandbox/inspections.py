@@ -17,7 +17,17 @@ from trainer.preflight.finding import finding
 from trainer.preflight.remote import GRACE_SECONDS, ConfigRequest, DataRequest, InspectionResult
 from worker.errors import BackendUnavailable, ServiceUnavailable
 from worker.sandbox.cache import Cache
-from worker.sandbox.functions import ASSESS, FIXES, INSPECT, Fixes, FixesRequest, Function
+from worker.sandbox.functions import (
+    ASSESS,
+    EXPORT,
+    FIXES,
+    INSPECT,
+    Fixes,
+    FixesRequest,
+    Function,
+    WeightsAnswer,
+    WeightsRequest,
+)
 from worker.sandbox.pool import Pool
 from worker.sandbox.process import Reply
 from worker.settings import get_settings
@@ -68,6 +78,16 @@ def fixes(request: FixesRequest, *, files: bool) -> Fixes:
         return request.fixes(files=files)
     answer = _run(FIXES, request, SAMPLE_SECONDS)
     return answer if isinstance(answer, Fixes) else Fixes(items=[])
+
+
+def is_export_complete(names: Sequence[str], index: bytes) -> bool:
+    """Return whether the files of an export hold what its index names. Raises BackendUnavailable."""
+    request = WeightsRequest(names=list(names), index=index.decode(errors="replace"))
+    try:
+        answer = _run(EXPORT, request, SAMPLE_SECONDS)
+    except ServiceUnavailable as error:
+        raise BackendUnavailable(error.message, hint=error.hint) from error
+    return isinstance(answer, WeightsAnswer) and answer.is_complete
 
 
 def _run[Q: BaseModel, A: BaseModel](function: Function[Q, A], request: Q, seconds: float) -> A | Reply:

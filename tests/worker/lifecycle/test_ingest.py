@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from worker.jobs import actions, queries
 from worker.lifecycle import ingest
 from worker.runs.observation import ExitRecord, ObservationCode
 from worker.states import JobState
+from worker.telemetry import metrics
 
 EXITED = ExitRecord(code=ObservationCode.EXITED, message="It ended.")
 
@@ -163,6 +165,61 @@ def test_a_checkpoint_of_another_size_is_no_success(job_in: JobIn, content: byte
     failure = queries.get(job.id).failure
     assert failure is not None
     assert failure["class"] == "bad_checkpoint"
+
+
+def test_a_final_checkpoint_elsewhere_is_no_success(job_in: JobIn, tmp_path: Path) -> None:
+    job = job_in(JobState.FINALIZING)
+    write(job, save(job, 4, into=tmp_path))
+    assert finished(job).state is JobState.FAILED
+
+
+def test_a_final_checkpoint_behind_a_link_is_no_success(job_in: JobIn, tmp_path: Path) -> None:
+    job = job_in(JobState.FINALIZING)
+    saved = save(job, 4, into=tmp_path)
+    directory = Path(job.config["checkpoint"]["save"])
+    directory.mkdir()
+    (directory / "iter_0000004").symlink_to(tmp_path / "iter_0000004")
+    write(job, saved.replace(str(tmp_path).encode(), str(directory).encode()))
+    assert finished(job).state is JobState.FAILED
+
+
+def finished(job: Job) -> Job:
+    end(job, {"event": "finished", "at": AT.format(9), "step": 4, "iteration": 4})
+    ingest.ingest(job.id)
+    return queries.get(job.id)
+
+
+@pytest.mark.parametrize(
+    ("index", "state"),
+    [
+        ({"weight_map": {"a": "one.safetensors"}}, JobState.SUCCEEDED),
+        ({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}, JobState.FAILED),
+        ({"weight_map": {"a": ["one.safetensors"]}}, JobState.FAILED),
+        ([], JobState.FAILED),
+    ],
+)
+def test_a_child_reads_the_index_of_an_export(job_in: JobIn, index: Any, state: JobState) -> None:
+    job = job_in(JobState.FINALIZING)
+    write(job, save_export(job, json.dumps(index).encode()))
+    before = parsed_by_children()
+    assert finished(job).state is state
+    assert parsed_by_children() == before + 1
+
+
+def save_export(job: Job, index: bytes) -> bytes:
+    """Write an export of one weight file, and return the event line that reports it."""
+    path = Path(job.config["checkpoint"]["save"]) / "hf"
+    path.mkdir(parents=True)
+    contents = {"config.json": b"{}", "one.safetensors": b"x", "model.safetensors.index.json": index}
+    for name, content in contents.items():
+        (path / name).write_bytes(content)
+    files = [{"path": name, "bytes": len(content)} for name, content in contents.items()]
+    fields = {"iteration": 4, "path": str(path), "bytes": 9, "files": files, "format": "huggingface"}
+    return line(5, event="checkpoint", **fields)
+
+
+def parsed_by_children() -> float:
+    return sum(metrics.INSPECTIONS.labels("export", how)._value.get() for how in ("done", "reused"))
 
 
 @pytest.mark.parametrize(
