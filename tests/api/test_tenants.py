@@ -114,6 +114,26 @@ def test_a_plan_shows_the_submission_of_its_project(
     assert caches == [str(data_dir / "caches" / "local" / project) for project in ("default", "other")]
 
 
+# -- GPUs ------------------------------------------------------------------------------------------
+
+
+def test_more_gpus_than_the_project_may_have_are_rejected(
+    client: TestClient, portal: TestClient, good: Body
+) -> None:
+    assert client.put("/v1/projects/other/limits", json={"gpus": 2}).status_code == 200
+    wanted = {**good, "resources": {"gpus_per_node": 4}}
+    planned = portal.post("/v1/jobs:plan", json=wanted).json()
+    assert planned["ok"] is False
+    found = {(one["pointer"], one["code"], one["severity"]) for one in planned["checks"]}
+    assert ("/resources/gpus_per_node", "beyond_project_limit", "error") in found
+    answer = portal.post("/v1/jobs", json=wanted)
+    assert answer.status_code == 422
+    assert ("/resources/gpus_per_node", "beyond_project_limit") in {
+        (one["pointer"], one["code"]) for one in answer.json()["errors"]
+    }
+    assert client.post("/v1/jobs", json=wanted).status_code == 201  # another project
+
+
 # -- roots and projects ----------------------------------------------------------------------------
 
 

@@ -17,8 +17,10 @@ from worker.errors import Forbidden, IllegalAction, NotReachable
 from worker.jobs import queries, save_directories, transitions
 from worker.jobs.create import planned
 from worker.jobs.queries import allowed_actions
-from worker.jobs.retry import RetryRequest, changes, revise
+from worker.jobs.retry import OF_JOB, RetryRequest, changes, revise
 from worker.limits import projects
+from worker.planning.request_guards import invalid_spec
+from worker.runs.run import Resources
 from worker.states import Action, DesiredState, JobState, Reason
 
 AUDITED = {Action.CANCEL: AuditAction.JOB_CANCEL, Action.PAUSE: AuditAction.JOB_PAUSE}
@@ -75,9 +77,12 @@ def _request(
 def resume(job_id: str, caller: Caller) -> Job:
     """Resume a paused job from its last complete checkpoint.
 
-    Raises NotFound, IllegalAction, Forbidden, TooManyWaitingJobs.
+    Raises NotFound, IllegalAction, Forbidden, InvalidSpec, TooManyWaitingJobs.
     """
-    _require_open_cluster(queries.get(job_id), caller)
+    seen = queries.get(job_id)
+    _require_allowed(seen, Action.RESUME)
+    _require_open_cluster(seen, caller)
+    _require_startable(seen)
     with writing() as session:
         job = queries.find(session, job_id)
         _require_allowed(job, Action.RESUME)
@@ -125,9 +130,16 @@ def _require_open_cluster(job: Job, caller: Caller) -> None:
         )
 
 
+def _require_startable(job: Job) -> None:
+    """Raise InvalidSpec if a job, unchanged, needs more than its project may have today."""
+    if error := projects.beyond_limit(job.project, Resources(**job.resources)):
+        raise invalid_spec([error.model_copy(update={"pointer": OF_JOB + error.pointer})])
+
+
 def _revised(job: Job, request: RetryRequest | None) -> Json:
     """The columns that a retry changes. Raises InvalidSpec."""
     if request is None or not request.changes_something():
+        _require_startable(job)
         return {}
     return planned(*revise(job, request), job.id)
 

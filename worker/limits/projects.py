@@ -7,6 +7,7 @@ row until the end of the transaction: several workers, and several requests, dec
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, and_, insert, or_
@@ -19,13 +20,15 @@ from worker.broker import messages
 from worker.broker.task_names import FIRST, TaskName
 from worker.db.models import Attempt, Job, Project
 from worker.db.session import reading, writing
-from worker.errors import TooManyWaitingJobs
+from worker.errors import FieldError, TooManyWaitingJobs
 from worker.runs.run import Resources
 from worker.settings import MAX_LIMIT, get_settings
 from worker.states import AWAITING_SUBMISSION, POLLED, JobState
 
 PROJECT_LIMIT = "project_limit"
 """Reason of a job that waits for its project to have room."""
+BEYOND_PROJECT_LIMIT = "beyond_project_limit"
+"""Code of a request for more GPUs than the project may ever have."""
 RETRY_AFTER_SECONDS = 30.0
 
 
@@ -60,27 +63,43 @@ class Used:
 
 @dataclass
 class Room:
-    """What a project may still put on the clusters."""
+    """What a project may still put on the clusters, taken by its jobs in the order in which they came."""
 
     limits: ProjectLimits
     live_jobs: int
     gpus: int
+    is_awaited: bool = False
+    """Whether a job waits for room: a later one does not overtake it."""
 
     def shortage(self, gpus: int) -> str | None:
         """Return why a job that occupies these GPUs has to wait; None where there is room for it."""
+        if self._is_never_enough(gpus):
+            return (
+                f"This job needs {gpus} GPUs, and the limit of the project is {self.limits.gpus}: "
+                "it can never start. Cancel it and retry it with fewer GPUs, or ask an admin to raise the "
+                "limit."
+            )
         if self.limits.live_jobs is not None and self.live_jobs >= self.limits.live_jobs:
             return f"The limit of the project's live jobs is {self.limits.live_jobs}."
         if self.limits.gpus is not None and self.gpus + gpus > self.limits.gpus:
             return f"The limit of the project's GPUs is {self.limits.gpus}; this job needs {gpus}."
-        return None
+        return "An older job of the project waits for GPUs, and starts first." if self.is_awaited else None
 
-    def take(self, gpus: int) -> bool:
-        """Give room to a job, if there is any."""
-        if self.shortage(gpus) is not None:
-            return False
-        self.live_jobs += 1
-        self.gpus += gpus
-        return True
+    def take(self, gpus: int) -> str | None:
+        """Give room to the next job, or return why it has to wait.
+
+        Later jobs wait behind it, unless it can never start.
+        """
+        shortage = self.shortage(gpus)
+        if shortage is None:
+            self.live_jobs += 1
+            self.gpus += gpus
+        elif not self._is_never_enough(gpus):
+            self.is_awaited = True
+        return shortage
+
+    def _is_never_enough(self, gpus: int) -> bool:
+        return self.limits.gpus is not None and gpus > self.limits.gpus
 
 
 # -- limits ----------------------------------------------------------------------------------------
@@ -100,6 +119,20 @@ def own(name: str) -> ProjectLimits:
     """Return what an admin has set for a project."""
     with reading() as session:
         return _own(session.get(Project, name))
+
+
+def beyond_limit(name: str, resources: Resources) -> FieldError | None:
+    """Return the error for a job that needs more GPUs than its project may have; None if it can start."""
+    limit = own(name).over(defaults()).gpus
+    if limit is None or resources.gpus <= limit:
+        return None
+    field = "gpus_per_node" if resources.gpus_per_node > limit or resources.nodes == 1 else "nodes"
+    return FieldError(
+        pointer=f"/resources/{field}",
+        code=BEYOND_PROJECT_LIMIT,
+        detail=f"The job needs {resources.gpus} GPUs, more than the limit of {limit} for project {name!r}.",
+        hint=f"Request at most {limit} GPUs (nodes times gpus_per_node), or ask an admin to raise the limit.",
+    )
 
 
 def _own(project: Project | None) -> ProjectLimits:
@@ -190,12 +223,23 @@ def room(session: Session, name: str) -> Room:
     return Room(limits, len(held), _gpus(held))
 
 
-def with_room(session: Session, name: str) -> list[str]:
-    """Return ids of the jobs that waited for room and have it now, the oldest first."""
-    query = select(Job.id, Job.resources).where(col(Job.project) == name, is_waiting_for_room())
-    left = room(session, name)
-    waiting = session.exec(query.order_by(col(Job.id))).all()
-    return [job_id for job_id, resources in waiting if left.take(Resources(**resources).gpus)]
+class WaitingJob(NamedTuple):
+    """A job that waits for its project to have room."""
+
+    job_id: str
+    gpus: int
+    shortage: str
+    """Why it waits, as it says itself."""
+
+
+def waiting_for_room(session: Session, name: str, before: str | None = None) -> list[WaitingJob]:
+    """Return the jobs that wait for room, the oldest first; with `before` those older than that job."""
+    query = select(Job.id, Job.resources, Job.reason_message).order_by(col(Job.id))
+    query = query.where(col(Job.project) == name, is_waiting_for_room())
+    if before is not None:
+        query = query.where(col(Job.id) < before)
+    rows = session.exec(query)
+    return [WaitingJob(job_id, Resources(**one).gpus, message or "") for job_id, one, message in rows]
 
 
 def is_waiting_for_room() -> ColumnElement[bool]:

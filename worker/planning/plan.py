@@ -22,6 +22,7 @@ from worker.clusters.registry import Cluster, named_in_request
 from worker.clusters.secrets import is_variable
 from worker.errors import FieldError, PlanDrift
 from worker.field_errors import pointer
+from worker.limits import projects
 from worker.planning.config import Composed, compose
 from worker.planning.plan_hash import changed, digest
 from worker.planning.provenance import Value, values
@@ -84,6 +85,7 @@ def plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) -> Plan:
     _reject_faults(composed, forbidden, assessed)
     checks = [
         *_limits(resources, cluster),
+        *_project_limit(resources, tenant.project),
         *_gpus(composed, cluster),
         *_isolation(cluster),
         *_pointed(composed, [*assessed.fitted, *forbidden, *_allowed(assessed, forbidden)]),
@@ -133,6 +135,12 @@ def _reject_faults(composed: Composed, forbidden: list[Finding], assessed: Asses
         ]
         pointed = [one.model_copy(update={"pointer": composed.source(one.pointer)}) for one in errors]
         raise invalid_spec([*map(_field_error, _pointed(composed, forbidden)), *pointed])
+
+
+def _error(error: FieldError) -> Finding:
+    return Finding(
+        code=error.code, severity="error", pointer=error.pointer, message=error.detail, hint=error.hint
+    )
 
 
 def _field_error(finding: Finding) -> FieldError:
@@ -253,6 +261,11 @@ def _limits(resources: Resources, cluster: Cluster) -> Iterator[Finding]:
             )
 
 
+def _project_limit(resources: Resources, project: str) -> Iterator[Finding]:
+    if error := projects.beyond_limit(project, resources):
+        yield _error(error)
+
+
 GPU_DRIVER = Path("/dev/nvidiactl")
 
 
@@ -321,9 +334,7 @@ def _forbidden_paths(composed: Composed, cluster: Cluster, exported: str | None)
         if (where, path) == (EXPORTED, exported):
             continue
         if error := cluster.path_rejection(where, path):
-            yield Finding(
-                code=error.code, severity="error", pointer=where, message=error.detail, hint=error.hint
-            )
+            yield _error(error)
 
 
 def _parts(

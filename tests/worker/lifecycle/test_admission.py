@@ -17,12 +17,13 @@ from worker.broker.task_names import NEXT, SUBMISSIONS, TaskName
 from worker.clock import utcnow
 from worker.db.models import Job
 from worker.db.session import writing
-from worker.errors import TooManyWaitingJobs
+from worker.errors import InvalidSpec, TooManyWaitingJobs
 from worker.jobs import actions, create, queries, transitions
 from worker.lifecycle import admission, recovery, stop_requests
 from worker.lifecycle import submit as submission
 from worker.limits import projects
-from worker.limits.projects import ProjectLimits
+from worker.limits.projects import BEYOND_PROJECT_LIMIT, ProjectLimits
+from worker.planning.plan import plan
 from worker.planning.spec import JobSpec, RequestedResources
 from worker.states import JobState, Reason
 
@@ -50,6 +51,10 @@ def make(spec: JobSpec, data_dir: Path) -> Iterator[Make]:
 def state_of(job: Job) -> tuple[str, str | None]:
     now = queries.get(job.id)
     return now.state.value, now.reason_code if now.state is JobState.SUBMITTING else None
+
+
+def message_of(job: Job) -> str:
+    return queries.get(job.id).reason_message or ""
 
 
 WAITS = ("SUBMITTING", "project_limit")
@@ -96,17 +101,84 @@ def test_a_job_that_has_no_room_says_so_and_is_released_by_the_end_of_another(
 
 
 def test_gpus_are_counted_together(make: Make) -> None:
-    projects.set_own("team", ProjectLimits(gpus=5), ANNA)
-    jobs = [make(gpus=gpus) for gpus in (4, 2, 1)]
+    projects.set_own("team", ProjectLimits(gpus=4), ANNA)
+    jobs = [make(gpus=gpus) for gpus in (2, 1, 2)]
     for job in jobs:
         submission.submit(job.id)
-    assert [state_of(job) for job in jobs] == [ON_THE_CLUSTER, WAITS, ON_THE_CLUSTER]
-    assert "GPUs is 5; this job needs 2" in (queries.get(jobs[1].id).reason_message or "")
-    end(jobs[2])
-    assert state_of(jobs[1]) == WAITS  # one GPU is free, and it needs two
+    assert [state_of(job) for job in jobs] == [ON_THE_CLUSTER, ON_THE_CLUSTER, WAITS]
+    assert "GPUs is 4; this job needs 2" in message_of(jobs[2])
+    end(jobs[1])
+    tasks.submit(jobs[2].id)
+    assert state_of(jobs[2]) == ON_THE_CLUSTER
+
+
+def test_small_jobs_do_not_overtake_a_large_one_that_waits(make: Make, redis: Redis) -> None:
+    projects.set_own("team", ProjectLimits(gpus=5), ANNA)
+    jobs = [make(gpus=gpus) for gpus in (4, 2, 1, 1)]
+    for job in [*jobs, others := make(RIVALS)]:
+        submission.submit(job.id)
+    assert [state_of(job) for job in jobs] == [ON_THE_CLUSTER, WAITS, WAITS, WAITS]
+    assert "older job of the project" in message_of(jobs[2])
+    assert state_of(others) == ON_THE_CLUSTER
+    redis.flushdb()
+    tasks.sweep()
+    assert tickets() == set()  # the smaller ones would fit
     end(jobs[0])
-    tasks.submit(jobs[1].id)
-    assert state_of(jobs[1]) == ON_THE_CLUSTER
+    assert tickets() == {job.id for job in jobs[1:]}
+    for job in jobs[1:]:
+        tasks.submit(job.id)
+    assert [state_of(job) for job in jobs[1:]] == [ON_THE_CLUSTER] * 3
+
+
+def test_a_job_that_can_never_start_says_so_and_holds_up_nobody(make: Make, redis: Redis) -> None:
+    projects.set_own("team", ProjectLimits(gpus=4), ANNA)
+    jobs = [make(gpus=gpus) for gpus in (4, 4, 2)]
+    for job in jobs:
+        submission.submit(job.id)
+    projects.set_own("team", ProjectLimits(gpus=2), ANNA)
+    redis.flushdb()
+    tasks.sweep()
+    message = message_of(jobs[1])
+    assert "can never start" in message
+    assert "needs 4 GPUs" in message
+    assert "limit of the project is 2" in message
+    assert "Cancel it" in message
+    end(jobs[0])
+    assert tickets() == {jobs[2].id}
+    tasks.submit(jobs[2].id)
+    assert [state_of(job) for job in jobs[1:]] == [WAITS, ON_THE_CLUSTER]
+    projects.set_own("team", ProjectLimits(gpus=6), ANNA)
+    tasks.sweep()
+    assert jobs[1].id in tickets()  # a limit that is raised again lets it start
+
+
+@pytest.mark.parametrize(("gpus", "field"), [(3, "gpus_per_node"), (2, "nodes")])
+def test_a_job_beyond_the_limit_of_its_project_is_rejected(spec: JobSpec, gpus: int, field: str) -> None:
+    projects.set_own("team", ProjectLimits(gpus=2), ANNA)
+    resources = RequestedResources(nodes=2 if field == "nodes" else 1, gpus_per_node=gpus)
+    wanted = spec.model_copy(update={"resources": resources})
+    [finding] = [one for one in plan(wanted, TEAM.tenant).checks if one.code == BEYOND_PROJECT_LIMIT]
+    assert (finding.severity, finding.pointer) == ("error", f"/resources/{field}")
+    assert "limit of 2" in finding.message
+    with pytest.raises(InvalidSpec) as rejected:
+        create.create(wanted, TEAM)
+    assert f"/resources/{field}" in {error.pointer for error in rejected.value.errors}
+    assert not [one for one in plan(wanted, RIVALS.tenant).checks if one.code == BEYOND_PROJECT_LIMIT]
+
+
+@pytest.mark.parametrize(
+    ("state", "action"), [(JobState.FAILED, actions.retry), (JobState.PAUSED, actions.resume)]
+)
+def test_no_further_attempt_of_a_job_beyond_the_limit(
+    job_in: Make, state: JobState, action: Callable[[str, Caller], Job]
+) -> None:
+    job = job_in(state, project="team")
+    projects.set_own("team", ProjectLimits(gpus=0), ANNA)
+    with pytest.raises(InvalidSpec) as rejected:
+        action(job.id, TEAM)
+    [error] = rejected.value.errors
+    assert (error.pointer, error.code) == ("/job/spec/resources/gpus_per_node", BEYOND_PROJECT_LIMIT)
+    assert queries.get(job.id).state is state
 
 
 def test_a_submission_that_is_repeated_is_not_counted_twice(make: Make) -> None:
