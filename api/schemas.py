@@ -10,7 +10,7 @@ from trainer.config.models import Model
 from trainer.config.secret_patterns import holds_secret
 from trainer.failures import Failure
 from worker.auth.audit import SERVICE
-from worker.auth.roles import Role, Tenant
+from worker.auth.roles import Role
 from worker.clock import as_utc, utcnow
 from worker.clusters.registry import Cluster
 from worker.db.models import ApiKey, Attempt, AuditEntry, Event, Metric, Origin
@@ -153,16 +153,13 @@ class ClusterView(BaseModel):
     live_jobs: dict[str, int] = Field(description="Number of live jobs by state.")
 
     @classmethod
-    def of(
-        cls, profile: Cluster, live_jobs: dict[str, int], *, default: bool, tenant: Tenant
-    ) -> "ClusterView":
-        """Return the view of a profile, with the secrets that the tenant may use."""
+    def of(cls, profile: Cluster, live_jobs: dict[str, int], *, default: bool) -> "ClusterView":
+        """Return the view of a tenant's profile."""
         shown = {name: getattr(profile, name, None) for name in PLAIN}
         roots = [str(root) for root in profile.roots]
-        secrets = [name for name, secret in profile.known_secrets.items() if tenant.may_use(secret.projects)]
         return cls(
-            **shown, defaults=profile.defaults, limits=profile.limits, roots=roots, secrets=secrets,
-            default=default, live_jobs=live_jobs,
+            **shown, defaults=profile.defaults, limits=profile.limits, roots=roots,
+            secrets=list(profile.known_secrets), default=default, live_jobs=live_jobs,
         )  # fmt: skip
 
 

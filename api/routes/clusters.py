@@ -19,7 +19,7 @@ def list_clusters(caller: CallerDep) -> schemas.ClusterList:
     default = get_settings().default_cluster
     return schemas.ClusterList(
         items=[
-            schemas.ClusterView.of(profile, live.get(name, {}), default=name == default, tenant=caller.tenant)
+            schemas.ClusterView.of(profile, live.get(name, {}), default=name == default)
             for name, profile in registry.open_to(caller.tenant).items()
         ]
     )

@@ -104,12 +104,15 @@ def of_limits(session: Session, project: str, limits: Mapping[str, int | None], 
     _add(session, _entry(AuditAction.LIMITS_CHANGE, caller, target=project, project=project, details=details))
 
 
-def of_secrets(session: Session, job: Job) -> None:
-    """Add an entry for each secret that the service hands to the current attempt of a job, for its owner."""
+def of_secrets(session: Session, job: Job, outcome: str = OK) -> None:
+    """Add an entry for each secret that the service hands to the current attempt of a job, for its owner.
+
+    outcome: code of the error if the job does not get them.
+    """
     for variable, secret in job.spec.get("secrets", {}).items():
         details = {"job": job.id, "attempt": job.attempt, "cluster": job.cluster, "variable": variable}
         entry = _entry(AuditAction.SECRET_USE, None, target=secret, project=job.project, details=details)
-        entry.actor, entry.actor_project = job.owner, job.project
+        entry.actor, entry.actor_project, entry.outcome = job.owner, job.project, outcome
         _add(session, entry)
 
 

@@ -7,7 +7,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import or_, update
+from sqlalchemy import ColumnElement, and_, or_, update
 from sqlmodel import Session, col, select
 
 from worker.auth import audit
@@ -93,12 +93,21 @@ def record_uses() -> None:
 def still_valid(key_ids: set[str]) -> set[str]:
     """Which of some keys are neither revoked nor expired."""
     with reading() as session:
-        query = select(ApiKey.id).where(
-            col(ApiKey.id).in_(key_ids),
-            col(ApiKey.revoked_at).is_(None),
-            or_(col(ApiKey.expires_at).is_(None), col(ApiKey.expires_at) > utcnow()),
-        )
-        return set(session.exec(query))
+        return set(session.exec(select(ApiKey.id).where(col(ApiKey.id).in_(key_ids), _is_valid_now())))
+
+
+def is_admin(name: str, project: str) -> bool:
+    """Whether somebody of this name and project has a valid key of an admin."""
+    query = select(ApiKey.id).where(
+        ApiKey.name == name, ApiKey.project == project, ApiKey.role == Role.ADMIN, _is_valid_now()
+    )
+    with reading() as session:
+        return session.exec(query.limit(1)).first() is not None
+
+
+def _is_valid_now() -> ColumnElement[bool]:
+    has_time_left = or_(col(ApiKey.expires_at).is_(None), col(ApiKey.expires_at) > utcnow())
+    return and_(col(ApiKey.revoked_at).is_(None), has_time_left)
 
 
 def page(after: str | None, limit: int) -> tuple[list[ApiKey], str | None]:

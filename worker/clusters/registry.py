@@ -99,16 +99,16 @@ def cluster(name: str) -> Cluster:
 
 
 def open_to(tenant: Tenant) -> dict[str, Cluster]:
-    """Return the profiles that a tenant may use, with its roots."""
+    """Return the profiles that a tenant may use, with its roots and secrets."""
     return {
-        name: profile.for_project(tenant.project)
+        name: profile.for_tenant(tenant)
         for name, profile in clusters().items()
         if tenant.may_use(profile.projects)
     }
 
 
 def named_in_request(name: str | None, tenant: Tenant) -> Cluster:
-    """Return the profile that a request names, or the default, with the tenant's roots.
+    """Return the profile that a request names, or the default, with the tenant's roots and secrets.
 
     Raises InvalidSpec if there is none, or none that the tenant may use.
     """

@@ -7,7 +7,7 @@ from sqlmodel import Session
 from worker import states
 from worker.auth import audit
 from worker.auth.audit import AuditAction
-from worker.auth.roles import Caller
+from worker.auth.roles import Caller, Tenant
 from worker.broker import messages
 from worker.broker.task_names import TaskName
 from worker.clusters.registry import cluster, clusters
@@ -19,6 +19,7 @@ from worker.jobs.create import planned
 from worker.jobs.queries import allowed_actions
 from worker.jobs.retry import OF_JOB, RetryRequest, changes, revise
 from worker.limits import projects
+from worker.planning.plan import reject_unusable_secrets
 from worker.planning.request_guards import invalid_spec
 from worker.runs.run import Resources
 from worker.states import Action, DesiredState, JobState, Reason
@@ -82,7 +83,7 @@ def resume(job_id: str, caller: Caller) -> Job:
     seen = queries.get(job_id)
     _require_allowed(seen, Action.RESUME)
     _require_open_cluster(seen, caller)
-    _require_startable(seen)
+    _require_startable(seen, caller)
     with writing() as session:
         job = queries.find(session, job_id)
         _require_allowed(job, Action.RESUME)
@@ -103,7 +104,7 @@ def retry(job_id: str, caller: Caller, request: RetryRequest | None = None) -> J
     seen = queries.get(job_id)
     _require_allowed(seen, Action.RETRY)
     _require_open_cluster(seen, caller)
-    revised = _revised(seen, request)
+    revised = _revised(seen, caller, request)
     with writing() as session:
         # Whoever has moved the job since it was read has won: nothing of it is changed then.
         job = seen.model_copy()
@@ -130,18 +131,27 @@ def _require_open_cluster(job: Job, caller: Caller) -> None:
         )
 
 
-def _require_startable(job: Job) -> None:
-    """Raise InvalidSpec if a job, unchanged, needs more than its project may have today."""
+def _require_startable(job: Job, caller: Caller) -> None:
+    """Raise InvalidSpec if a job, unchanged, needs GPUs or secrets that its project may not use today."""
     if error := projects.beyond_limit(job.project, Resources(**job.resources)):
         raise invalid_spec([error.model_copy(update={"pointer": OF_JOB + error.pointer})])
+    if job.cluster in clusters():
+        profile = cluster(job.cluster).for_tenant(_tenant(job, caller))
+        reject_unusable_secrets(job.spec.get("secrets", {}), profile, OF_JOB)
 
 
-def _revised(job: Job, request: RetryRequest | None) -> Json:
+def _tenant(job: Job, caller: Caller) -> Tenant:
+    """For whom a caller starts another attempt: with an admin's rights if owner and caller are admins."""
+    tenant = queries.tenant_of(job)
+    return replace(tenant, is_admin=tenant.is_admin and caller.tenant.is_admin)
+
+
+def _revised(job: Job, caller: Caller, request: RetryRequest | None) -> Json:
     """The columns that a retry changes. Raises InvalidSpec."""
     if request is None or not request.changes_something():
-        _require_startable(job)
+        _require_startable(job, caller)
         return {}
-    return planned(*revise(job, request), job.id)
+    return planned(*revise(job, request, _tenant(job, caller)), job.id)
 
 
 def _start_attempt(

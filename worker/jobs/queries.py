@@ -10,6 +10,8 @@ from sqlmodel import Session, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from worker import states
+from worker.auth import keys
+from worker.auth.roles import Tenant
 from worker.clock import utcnow
 from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Checkpoint, Event, Job, Metric
@@ -70,6 +72,11 @@ def run_of(job: Job) -> Run:
     # Not validated: bounds may have become narrower since the spec was stored.
     spec = JobSpec.model_construct(**job.spec)
     return run(spec, job.id, job.attempt, job.config, Resources(**job.resources), job.project)
+
+
+def tenant_of(job: Job) -> Tenant:
+    """Return for whom a job runs: its project, with an admin's rights while its owner has an admin's key."""
+    return Tenant(job.project, keys.is_admin(job.owner, job.project))
 
 
 def live_clusters() -> list[str]:

@@ -42,9 +42,10 @@ class RetryRequest(Strict):
         return bool(self.overrides or self.apply_suggestion or self.resources.model_dump(exclude_none=True))
 
 
-def revise(job: Job, request: RetryRequest) -> tuple[JobSpec, Plan]:
+def revise(job: Job, request: RetryRequest, tenant: Tenant) -> tuple[JobSpec, Plan]:
     """The job's spec with the changes asked for, and its plan, checked as those of a new job are.
 
+    tenant: as for plan.
     Raises InvalidSpec, with pointers into the request or, behind `/job/spec`, into what the job had before.
     """
     overrides = [*_of_job(job), *_suggested(job, request), *_dotlist(request.overrides, "/overrides")]
@@ -58,7 +59,7 @@ def revise(job: Job, request: RetryRequest) -> tuple[JobSpec, Plan]:
         }
     )
     try:
-        return spec, checked_plan(spec, Tenant(job.project), exported=job.exported)
+        return spec, checked_plan(spec, tenant, exported=job.exported)
     except InvalidSpec as error:
         sources = [one.source for one in overrides]
         faults = [one.model_copy(update={"pointer": _source(one, sources, request)}) for one in error.errors]
@@ -184,7 +185,7 @@ def _candidates(job: Job, fault_name: str) -> list[Suggestion]:
 def _holds(job: Job, change: Suggestion) -> bool:
     tried = Job(**{**job.model_dump(), "failure": {"suggestion": change.model_dump(mode="json")}})
     try:
-        revise(tried, RetryRequest(apply_suggestion=True))
+        revise(tried, RetryRequest(apply_suggestion=True), Tenant(job.project))
     except SftError:
         return False
     return True

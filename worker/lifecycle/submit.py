@@ -3,10 +3,11 @@
 from trainer.failures import Evidence, Failure, explain
 from trainer.preflight import Finding
 from trainer.preflight.remote import ConfigRequest
+from worker.auth import audit
 from worker.backends.connect import connect
 from worker.backends.interface import Backend, Submission
 from worker.clock import utcnow
-from worker.clusters.registry import cluster
+from worker.clusters.registry import Cluster, cluster
 from worker.db.models import Job
 from worker.db.session import writing
 from worker.errors import BackendUnavailable, SubmissionRejected
@@ -93,11 +94,13 @@ def _failure_of(finding: Finding) -> Failure:
 
 
 def _submit(job: Job) -> None:
-    backend = connect(cluster(job.cluster).for_project(job.project))
+    profile = cluster(job.cluster).for_tenant(queries.tenant_of(job))
+    backend = connect(profile)
     submission = backend.render(queries.run_of(job))
-    if not admission.admit(job, submission.directory):
-        return
     try:
+        _require_secrets(job, submission, profile)
+        if not admission.admit(job, submission.directory):
+            return
         with metrics.observed(job.cluster, "submit"):
             external_id = backend.submit(submission)
     except SubmissionRejected as error:
@@ -107,6 +110,21 @@ def _submit(job: Job) -> None:
         _wait(job, error, "submit.unavailable")
     else:
         _accepted(job, backend, submission, external_id)
+
+
+def _require_secrets(job: Job, submission: Submission, profile: Cluster) -> None:
+    """Raise SubmissionRejected if the job may not use a secret any more, before it is handed out.
+
+    A submission that is repeated may have arrived: the backend finds that out, and then checks the secrets.
+    """
+    if queries.attempt_of(job).directory is not None:
+        return
+    try:
+        profile.require_secrets(submission.secrets.values())
+    except SubmissionRejected as error:
+        with writing() as session:
+            audit.of_secrets(session, job, error.code)
+        raise
 
 
 def _accepted(job: Job, backend: Backend, submission: Submission, external_id: str) -> None:

@@ -74,7 +74,7 @@ def plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) -> Plan:
     reject_unsafe_texts(spec)
     reject_secret_names(spec.labels, "/labels")
     cluster = named_in_request(spec.cluster, tenant)
-    _check_secrets(spec, cluster, tenant)
+    reject_unusable_secrets(spec.secrets, cluster)
     preset = _preset(spec.config) if isinstance(spec.config, str) else None
     resources = _resources(spec, preset, cluster)
     composed = compose(spec, preset)
@@ -175,10 +175,14 @@ def _dotted(fitted: Finding) -> str:
     return fitted.suggestion.field.replace("recipe.", "model.", 1) if fitted.suggestion else ""
 
 
-def _check_secrets(spec: JobSpec, cluster: Cluster, tenant: Tenant) -> None:
-    known = [name for name, secret in cluster.known_secrets.items() if tenant.may_use(secret.projects)]
-    for variable, name in spec.secrets.items():
-        where = pointer(["secrets", variable])
+def reject_unusable_secrets(secrets: Mapping[str, str], cluster: Cluster, within: str = "") -> None:
+    """Raise InvalidSpec if a variable cannot be set, or the profile of the tenant has no secret of the name.
+
+    within: JSON pointer to the spec.
+    """
+    known = cluster.known_secrets
+    for variable, name in secrets.items():
+        where = within + pointer(["secrets", variable])
         if not is_variable(variable):
             hint = (
                 "Use a name such as HF_TOKEN, of capitals, digits and underscores, that controls no program."
@@ -187,9 +191,8 @@ def _check_secrets(spec: JobSpec, cluster: Cluster, tenant: Tenant) -> None:
         if name not in known:
             hint = f"Your secrets on this cluster: {', '.join(known) or 'none'}."
             # Not the name: it may be the secret itself.
-            raise rejection(
-                where, "unknown_secret", f"You have no secret of the name given for {variable!r}.", hint
-            )
+            detail = f"You have no secret of the name given for {variable!r}."
+            raise rejection(where, "unknown_secret", detail, hint)
 
 
 def checked_plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) -> Plan:

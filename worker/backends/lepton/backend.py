@@ -120,12 +120,7 @@ class LeptonBackend:
             raise
 
     def _body(self, submission: Submission) -> dict[str, object]:
-        known = self.profile.secrets
-        if missing := [secret for secret in submission.secrets.values() if secret not in known]:
-            raise SubmissionRejected(
-                f"The cluster's profile no longer has the secret {missing[0]!r}.",
-                hint="Name another secret, or ask the operator to restore it in the profile.",
-            )
+        self.profile.require_secrets(submission.secrets.values())
         body: dict[str, dict[str, object]] = json.loads(submission.files[BODY])
         packed = environment_bundle.variables(submission.files[CONFIG])
         envs = [wire.EnvVar(name=name, value=value).body() for name, value in packed.items()]

@@ -118,12 +118,8 @@ class SlurmBackend:
             self.files().write(layout.secrets, self._secrets(submission).encode())
 
     def _secrets(self, submission: Submission) -> str:
+        self.profile.require_secrets(submission.secrets.values())
         known = self.profile.secrets
-        if missing := [secret for secret in submission.secrets.values() if secret not in known]:
-            raise SubmissionRejected(
-                f"The cluster's profile no longer has the secret {missing[0]!r}.",
-                hint="Name another secret, or ask the operator to restore it in the profile.",
-            )
         values = {name: known[secret].value() for name, secret in submission.secrets.items()}
         return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
@@ -18,8 +18,9 @@ from pydantic import (
 )
 
 from trainer.preflight import Hardware
+from worker.auth.roles import Tenant
 from worker.clusters.secrets import SharedSecret
-from worker.errors import FieldError
+from worker.errors import FieldError, SubmissionRejected
 from worker.runs.run import Resources
 
 
@@ -204,6 +205,20 @@ class Cluster(BaseModel):
         """
         roots = [self._root_for(project, root) for root in self.roots if not self._has_moved(project, root)]
         return self.model_copy(update={"roots": roots})
+
+    def for_tenant(self, tenant: Tenant) -> Self:
+        """Return the profile with the roots of a tenant's jobs, and with the secrets that they may use."""
+        known = self.known_secrets
+        usable = {name: secret for name, secret in known.items() if tenant.may_use(secret.projects)}
+        return self.for_project(tenant.project).model_copy(update={"secrets": usable} if known else {})
+
+    def require_secrets(self, names: Iterable[str]) -> None:
+        """Raise SubmissionRejected if one of the secrets that a job names is not, or no longer, here."""
+        if missing := [name for name in names if name not in self.known_secrets]:
+            raise SubmissionRejected(
+                f"Cluster {self.name!r} no longer has the secret {missing[0]!r} for the job's project.",
+                hint="Name another secret in a new job, or ask the operator to restore it in the profile.",
+            )
 
     def _root_for(self, project: str, root: Path) -> Path:
         return Path(str(root).replace(PROJECT, project))
