@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from typing import Any
 
@@ -58,6 +58,7 @@ NAMED: list[tuple[Body, str]] = [
     ({"config": {"logger": {"comet_api_key": PLAIN}}}, "/config/logger/comet_api_key"),
     ({"config": {"logger": {"mlflow_tags": {"ssh_key": PLAIN}}}}, "/config/logger/mlflow_tags/ssh_key"),
     ({"labels": {"db_password": PLAIN}}, "/labels/db_password"),
+    ({"labels": {"token": PLAIN}}, "/labels/token"),
 ]  # fmt: skip
 
 
@@ -95,6 +96,7 @@ TEXTS = {
     "private key": "-----BEGIN OPENSSH PRIVATE KEY----- b3BlbnNz",
     "header": "Bearer " + "a1B2" * 8,
     "password in a URL": "https://anna:hunter2@host/x",
+    "password of a database": "postgresql://anna:hunter2@host/x",
     "password in a lenient URL": "HTTPS:\\\\anna:hunter2@host/x",
     "variable": "COMET_API_KEY=hunter2hunter2 sft submit",
     "header in words": "Authorization: Basic aHVudGVy",
@@ -230,6 +232,9 @@ INNOCENT: list[Body] = [
     {"labels": {"source": "ssh://git@github.com/x", "part": "region_KEY=20240101/part"}},
     {"overrides": {KWARGS: {"assistant_token": "A", "reasoning_token": "R"}}},
     {"labels": {"run": "sft_of_nemotron-nano-9b-v2_on_the_support_data_set"}},
+    {"labels": {"token": "4b", "auth": "sso", "secret": "no", "password": "none"}},
+    {"labels": {"base": "hf_" + "0a1b2c3d" * 5, "run": "sft_12345678-90ab-cdef-1234-567890abcdef"}},
+    {"name": "hf-nemotron", "labels": {"tracker": "postgresql://mlflow@db/mlflow"}},
     {"labels": {"url": "https://a/issues/1?page=2#top", "model": "nvidia/Nemotron-Nano-9B-v2@main"}},
 ]  # fmt: skip
 
@@ -245,7 +250,11 @@ def test_what_only_resembles_a_secret_is_accepted(client: TestClient, good: Body
 # -- interpolations --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["${oc.env:HOME}", "a\\${b}", "$${seq_length}", "${"])
+@pytest.mark.parametrize(
+    "text",
+    ["${oc.env:HOME}", "${env:HOME}", "${oc.decode:${oc.env:HOME}}", "${oc.create:{a: 1}}",
+     "${oc.select:a,b}", "${ oc.env : HOME }", "${oc.dict.values:a}", "a\\${b}", "$${seq_length}", "${"],
+)  # fmt: skip
 def test_an_interpolation_is_rejected_in_every_text(client: TestClient, good: Body, text: str) -> None:
     for pointer, change in PLACES.items():
         answer = client.post("/v1/jobs", json={**good, **change(text)})
@@ -256,6 +265,19 @@ def test_an_interpolation_is_rejected_in_every_text(client: TestClient, good: Bo
     assert client.post("/v1/jobs", json={**good, "name": text}).status_code == 422
     body = {"path": text}
     assert client.post("/v1/datasets:inspect", json=body).json()["errors"][0]["code"] == "interpolation"
+
+
+@pytest.mark.parametrize(
+    "text", ['"\\x24{oc.env:HOME}"', '"\\u0024\\x7boc.env:HOME}"', "{a: '${env:HOME}'}", "[x, '${a}']"]
+)
+def test_yaml_does_not_hide_an_interpolation(client: TestClient, good: Body, text: str) -> None:
+    for change, pointer in (
+        ({"overrides": [*good["overrides"], f"logger.mlflow_tags.a={text}"]}, "/overrides/1"),
+        ({"args": ["--mixed-precision", text]}, "/args/"),
+    ):
+        [error] = client.post("/v1/jobs", json={**good, **change}).json()["errors"]
+        assert error["code"] == "interpolation"
+        assert error["pointer"].startswith(pointer)
 
 
 def test_a_retry_takes_no_interpolation(client: TestClient, good: Body) -> None:
@@ -294,6 +316,29 @@ def test_a_uri_in_disguise_must_lie_under_the_roots(client: TestClient, good: Bo
         answer = client.post("/v1/jobs", json={**good, "overrides": {**model, key: uri}})
         assert answer.status_code == 422
         assert [one["code"] for one in answer.json()["errors"]] == ["path_not_allowed"], key
+
+
+URI_PLACES = {
+    "/inputs/packed_parquet": lambda uri: {"inputs": {"packed_parquet": uri}},
+    "/inputs/checkpoint_megatron": lambda uri: {"inputs": {"checkpoint_megatron": uri}},
+    "/args/0": lambda uri: {"args": ["--checkpoint-megatron", uri]},
+    "/overrides/0": lambda uri: {"overrides": [f"logger.mlflow_tracking_uri={uri}"]},
+    "/overrides/logger": lambda uri: {"overrides": {"logger": {"mlflow_tracking_uri": uri}}},
+    "/config/logger/mlflow_tracking_uri": lambda uri: {"config": {"logger": {"mlflow_tracking_uri": uri}}},
+    "/config/dataset/nano3_packed_sft_dir": lambda uri: {
+        "config": {"dataset": {"nano3_packed_sft_dir": uri}}
+    },
+}
+
+
+@pytest.mark.parametrize("uri", ["file:/tmp/x", "FILE:///tmp/x", "File:relative"])
+@pytest.mark.parametrize(("pointer", "change"), URI_PLACES.items(), ids=URI_PLACES)
+def test_a_file_uri_is_a_path_in_every_place(
+    client: TestClient, good: Body, pointer: str, change: Callable[[str], Body], uri: str
+) -> None:
+    answer = client.post("/v1/jobs:plan", json={"name": "test", "config": "cpu-tiny", **change(uri)})
+    found = answer.json().get("checks") or answer.json()["errors"]
+    assert (pointer, "path_not_allowed") in [(one["pointer"], one["code"]) for one in found]
 
 
 def test_a_tracking_uri_is_never_relative(client: TestClient, good: Body) -> None:

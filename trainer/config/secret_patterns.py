@@ -41,6 +41,14 @@ VOCABULARY = frozenset({
 })  # fmt: skip
 PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 """A word of a name in snake_case, kebab-case, CamelCase or capitals."""
+AMBIGUOUS = frozenset({"token", "auth", "secret", "secrets"})
+"""Names of labels that may be about something else: a number of tokens, how users log in."""
+NOTHING = r"true|false|null|none|no|yes|off|on|n/a|required|optional|enabled|disabled"
+NO_VALUE = re.compile(rf"(?:{NOTHING}|-)?", re.IGNORECASE)
+SHORT = re.compile(
+    rf"[a-z]{{1,8}}|oauth2|saml2|\d{{1,5}}(?:\.\d{{1,3}})?[a-z]{{0,2}}|{NO_VALUE.pattern}", re.IGNORECASE
+)
+"""A word, or a number with a unit: shorter than any token, and no password has this form."""
 MARKER = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|")
 """A token of a vocabulary, or nothing."""
 SENTENCE = re.compile(r"\b(API key|password|passphrase|access token|credentials?)\b", re.IGNORECASE)
@@ -71,32 +79,50 @@ def is_secret_value(name: str, value: object) -> bool:
     return not (value is None or isinstance(value, bool) or is_marker) and is_secret_name(name)
 
 
+def is_secret_label(name: str, value: object) -> bool:
+    """Whether a label is a secret by its name: `password: hunter2`, but not `token: 4b` or `auth: sso`."""
+    if not is_secret_value(name, value):
+        return False
+    pattern = SHORT if name.lower() in AMBIGUOUS else NO_VALUE
+    return pattern.fullmatch(str(value)) is None
+
+
 # -- texts -----------------------------------------------------------------------------------------
 
 NAMED = (
-    r"pass(?:word|wd|phrase)|api[-_]?key|(?:access|secret|private|auth)[-_]?(?:key|token)|client[-_]?secret"
-    r"|authorization"
+    r"pass(?:word|wd|phrase)|(?<=;)pwd|api[-_]?key|client[-_]?secret|authorization"
+    r"|(?:access|account|auth|hf|private|refresh|secret|session)[-_]?(?:key|token)"
 )
+RANDOM = r"(?=(?:[a-z0-9_-]{0,30}[A-Z]){4})"
+"""Random characters have many capitals. The name of a directory has not: it may begin like a token."""
 TOKENS = (
-    r"hf_[A-Za-z0-9]{20,}",  # Hugging Face
-    # Of this service: 43 random characters. A directory such as sft_of_this_model has words instead.
-    r"sft_(?:[A-Za-z0-9]{32,}|(?=[\w-]{0,42}[a-z])(?=[\w-]{0,42}[A-Z])(?=[\w-]{0,42}[0-9])[\w-]{43}(?![\w-]))",
-    r"gh[pousr]_[A-Za-z0-9]{20,}", r"github_pat_\w{20,}", r"glpat-[\w-]{16,}",
+    # Hugging Face: of a user, of an organization.
+    r"hf_(?:[A-Za-z0-9]{34}(?![A-Za-z0-9])|(?=[a-z0-9]{0,33}[A-Z])(?=[A-Z0-9]{0,33}[a-z])[A-Za-z0-9]{34,})",
+    r"api_org_[A-Za-z]{34}",
+    # Of this service: 32 bytes in base64url, see worker/auth/keys.py.
+    rf"sft_(?:[A-Za-z0-9]{{43}}|{RANDOM}[\w-]{{43}})(?![\w-])",
+    r"gh[pousr]_[A-Za-z0-9]{36,}", rf"github_pat_{RANDOM}\w{{22,}}",
+    rf"gl(?:pat|rt|dt|ptt|cbt|ft|soat|agent)-{RANDOM}[\w-]{{20,}}",
     r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])",  # AWS
-    r"xox[abeprs]-[A-Za-z0-9-]{10,}",  # Slack
-    r"sk-[A-Za-z0-9]{32,}", r"sk-(?:ant|proj|svcacct)-[\w-]{20,}", r"[rs]k_(?:live|test)_[A-Za-z0-9]{16,}",
-    r"nvapi-[\w-]{20,}", r"AIza[\w-]{35}", r"ya29\.[\w-]{20,}",  # NVIDIA, Google
-    r"wandb_v1_\w{20,}", r"npm_[A-Za-z0-9]{36}", r"pypi-AgE[\w-]{20,}", r"dckr_pat_[\w-]{20,}",
+    r"xox[abeprs]-\d[A-Za-z0-9-]{10,}",  # Slack
+    r"sk-(?=[A-Za-z]{0,31}\d)[A-Za-z0-9]{32,}", rf"sk-(?:ant|proj|svcacct|admin)-{RANDOM}[\w-]{{20,}}",
+    r"[rs]k_(?:live|test)_[A-Za-z0-9]{24,}",  # Stripe
+    r"nvapi-[\w-]{60,}", r"AIza[\w-]{35}", rf"ya29\.{RANDOM}[\w-]{{20,}}",  # NVIDIA, Google
+    rf"wandb_v1_{RANDOM}\w{{20,}}", r"npm_[A-Za-z0-9]{36}", r"pypi-AgE[\w-]{20,}",
+    rf"dckr_pat_{RANDOM}[\w-]{{20,}}", r"dapi[0-9a-f]{32}(?![A-Za-z0-9])",  # Docker, Databricks
+    r"eyJhcGlfYWRkcmVzcyI6[\w+/=-]{20,}",  # Neptune: {"api_address": in base64
     r"eyJ[\w-]{10,400}\.eyJ[\w-]{10,}(?:\.[\w-]*)?",  # JSON web token, RFC 7519
 )  # fmt: skip
+DATABASE = r"(?:postgres(?:ql)?|mysql|mariadb|mssql|oracle|mongodb|rediss?|amqps?)(?:\+\w{1,20})?"
 OTHERS = (
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[^\"]*",  # RFC 7468
     r"[Bb]earer [\w.~+/-]{20,}=*", r"Basic [A-Za-z0-9+/]{16,}={1,2}",  # RFC 6750, RFC 7617
     # User information of a URL, RFC 3986, with a password, or as long as a token; a name such as git is none.
     # Lenient readers take other slashes, too.
     r"(?i:[a-z][a-z0-9+.-]{0,20}:[/\\]+)(?:[^\s/\\?#@\":]*:[^\s/\\?#@\"]+|[^\s/\\?#@\":]{16,})@",
+    rf"(?i:{DATABASE}://[^\s/@\":]{{0,256}}:[^\s@\"]{{1,256}})@",  # SQLAlchemy reads a slash in a password
     r"(?<![A-Z0-9_])[A-Z0-9_]*(?:TOKEN|SECRET|_KEY)=(?!\d+\b)[^\s\"'<\[]{8,}",  # an environment variable
-    rf"(?i:(?:{NAMED})[\"']?\s*[:=]\s*[\"']?)(?!(?i:true|false|null|none)\b)[^\s\"',;&}}\]]{{4,}}",
+    rf"(?i:(?:{NAMED})[\"']?\s*[:=]\s*[\"']?)(?!(?i:{NOTHING})\b)[^\s\"',;&}}\]]{{4,}}",
 )  # fmt: skip
 SECRET = re.compile("|".join([*(f"(?<![A-Za-z0-9]){one}" for one in TOKENS), *OTHERS]), re.ASCII)
 PARAMETER = re.compile(r"(?<=[?&;#])([^\s?&;#=]+)=([^\s&;#\"]+)")

@@ -26,7 +26,7 @@ from worker.limits import projects
 from worker.planning.config import Composed, compose
 from worker.planning.plan_hash import changed, digest
 from worker.planning.provenance import Value, values
-from worker.planning.request_guards import invalid_spec, reject_secret_names, reject_unsafe_texts, rejection
+from worker.planning.request_guards import invalid_spec, reject_secret_labels, reject_unsafe_texts, rejection
 from worker.planning.spec import JobSpec
 from worker.runs.run import Resources, Run
 from worker.sandbox.inspections import assess
@@ -72,7 +72,7 @@ def plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) -> Plan:
     exported: path of the checkpoint that an export may read although it lies outside the roots.
     """
     reject_unsafe_texts(spec)
-    reject_secret_names(spec.labels, "/labels")
+    reject_secret_labels(spec.labels)
     cluster = named_in_request(spec.cluster, tenant)
     reject_unusable_secrets(spec.secrets, cluster)
     preset = _preset(spec.config) if isinstance(spec.config, str) else None

@@ -2,16 +2,16 @@
 
 import math
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
 from trainer.config.bridge_schema import secret_keys
-from trainer.config.secret_patterns import holds_secret, is_secret_value, redacted
+from trainer.config.secret_patterns import holds_secret, is_secret_label, is_secret_value, redacted
 from trainer.config.training_config import walk
 from worker.errors import FieldError, InvalidSpec
-from worker.field_errors import MAX_ERRORS
+from worker.field_errors import MAX_ERRORS, pointer
 
 # Keys that make a library import the code that they name.
 RUNS_CODE = frozenset({
@@ -91,11 +91,11 @@ def _dotted(where: str) -> str:
     return where.strip("/").replace("/", ".")
 
 
-def reject_secret_names(values: Any, where: str) -> None:
-    """Raise InvalidSpec for texts whose names say that they are secrets, such as a label `api_key`."""
-    for inside, item in walk(values):
-        if _is_secret(_name(inside), item):
-            raise invalid_spec([_secret(where + inside)])
+def reject_secret_labels(labels: Mapping[str, str]) -> None:
+    """Raise InvalidSpec for labels whose names say that they are secrets, such as `api_key`."""
+    for name, value in labels.items():
+        if is_secret_label(name, value):
+            raise invalid_spec([_secret(pointer(["labels", name]))])
 
 
 def reject_items(values: Any, source: str, *, exact: bool = False) -> None:
