@@ -1,6 +1,6 @@
 """Effective values of a run: from the config, else the recipe, else Bridge's defaults. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,15 @@ class Effective:
                 values[name] = section
         return {key: value for key, value in values.items() if key not in REPLACED}
 
+    def config_values(self) -> Iterator[tuple[str, Any, bool]]:
+        """Yield key, value, and whether the config sets it: this project's own keys, then the sections."""
+        for name in OWN_VALUES:
+            yield name, getattr(self.config, name), name in self.config.model_fields_set
+        directory = self.config.dataset.nano3_packed_sft_dir
+        yield "dataset.nano3_packed_sft_dir", directory, directory is not None
+        for key, value in self.given.items():
+            yield key, value, True
+
     def pointer(self, key: str) -> str:
         """JSON pointer to a dotted key in the config: below `recipe` if the config sets the key there."""
         section, _, name = key.partition(".")
@@ -169,6 +178,9 @@ class Effective:
         value = self.get(key)
         return value if type(value) is int and 0 < value < 2**63 else default
 
+
+# Keys of this project that are outside of Bridge's sections, and set one value each.
+OWN_VALUES = ("device", "hf_model_path", "checkpoint_megatron", "seq_length", "peft")
 
 # Values of a recipe that other keys of the config always replace.
 REPLACED = ("model.seq_length", "dataset.seq_length", "dataset.dataset_root")

@@ -1,12 +1,10 @@
 """The source of each value of a run."""
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from trainer.config.effective import Effective
-from trainer.config.training_config import TrainingConfig
 from worker.planning.config import Composed
 
 Source = Literal["preset", "config", "override", "argument", "input", "fitted", "recipe", "default"]
@@ -31,25 +29,10 @@ def values(composed: Composed, fitted: set[str], *, recipe: str | None = None) -
     """
     effective = Effective(composed.config, files=False, recipe=recipe)
     found = {key: Value(value=value, source="recipe") for key, value in effective.recipe_values().items()}
-    for key, value, given in (*_own(composed.config), *_sections(effective)):
+    for key, value, given in effective.config_values():
         source = _source(composed, effective.pointer(key)) if given else "default"
         found[key] = Value(value=value, source="fitted" if key in fitted else source)
     return dict(sorted(found.items()))
-
-
-OWN = ("device", "hf_model_path", "checkpoint_megatron", "seq_length", "peft")
-
-
-def _own(config: TrainingConfig) -> Iterator[tuple[str, Any, bool]]:
-    for name in OWN:
-        yield name, getattr(config, name), name in config.model_fields_set
-    directory = config.dataset.nano3_packed_sft_dir
-    yield "dataset.nano3_packed_sft_dir", directory, directory is not None
-
-
-def _sections(effective: Effective) -> Iterator[tuple[str, Any, bool]]:
-    for key, value in effective.given.items():
-        yield key, value, True
 
 
 def _source(composed: Composed, where: str) -> Source:
