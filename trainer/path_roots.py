@@ -46,7 +46,7 @@ def limited_to_variable(environment: Mapping[str, str], also: str | None) -> Abs
     return limited_to([*json.loads(environment[VARIABLE]), *([also] if also else [])])
 
 
-def hold(path: Path | str) -> bool:
+def is_allowed(path: Path | str) -> bool:
     """Whether a path, with links resolved, may be read."""
     roots = _roots.get()
     return roots is None or any(map(Path(os.path.realpath(path)).is_relative_to, roots))
@@ -54,12 +54,12 @@ def hold(path: Path | str) -> bool:
 
 def contain(path: Path | str) -> bool:
     """Whether there are roots, and a path, with links resolved, lies in one."""
-    return _roots.get() is not None and hold(path)
+    return _roots.get() is not None and is_allowed(path)
 
 
 def require(path: Path | str) -> None:
     """Raise OutsideRoots if a path may not be read."""
-    if not hold(path):
+    if not is_allowed(path):
         raise OutsideRoots(path)
 
 

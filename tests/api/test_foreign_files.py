@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.bombs import (
+from tests.support.file_bombs import (
     ODD_CONFIGS,
     ODD_INDEXES,
     empty_lists,

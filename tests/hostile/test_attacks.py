@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.hostile import bombs, files, framings, strings
+from tests.hostile import files, framings, request_bombs, strings
 from tests.hostile.target import Attack, Count, Target
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ Campaign = Callable[[Target, int], Iterator[Attack]]
 # The share of the attacks that the suite sends: one of so many.
 CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
     "strings": (strings.attacks, 211),
-    "bombs": (bombs.attacks, 7),
+    "bombs": (request_bombs.attacks, 7),
     "framings": (framings.attacks, 3),
     "files": (files.attacks, 13),
 }

@@ -48,7 +48,7 @@ class Shards:
         found = [self.train[0].parent]
         while found[-1].name in (*SPLITS, "splits"):
             found.append(found[-1].parent)
-        return [directory for directory in found if path_roots.hold(directory)]
+        return [directory for directory in found if path_roots.is_allowed(directory)]
 
 
 def find_shards(path: Path) -> Shards:

@@ -43,12 +43,12 @@ def outside(where: str, path: Path | str) -> Finding:
 
 def _leaving(path: Path, depth: int) -> Iterator[Path]:
     """Yield the paths in a directory that lead out. What cannot be read is the subject of other checks."""
-    if not path_roots.hold(path):
+    if not path_roots.is_allowed(path):
         yield path
         return
     with suppress(OSError, ValueError), os.scandir(path) as entries:
         for entry in entries:
-            if entry.is_symlink() and not path_roots.hold(entry.path):
+            if entry.is_symlink() and not path_roots.is_allowed(entry.path):
                 yield Path(entry.path)
             elif depth and entry.is_dir():
                 yield from _leaving(Path(entry.path), depth - 1)

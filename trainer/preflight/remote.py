@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter
 from trainer.config.section_checks import section_faults
 from trainer.config.training_config import TrainingConfig, is_local
 from trainer.dataset import Packing
-from trainer.path_roots import hold, limited_to
+from trainer.path_roots import is_allowed, limited_to
 from trainer.preflight import Finding, Hardware, check, links
 from trainer.preflight.data import POINTER, SAMPLE_SECONDS, DataNeeds, DatasetReport, examine
 from trainer.preflight.finding import finding
@@ -120,7 +120,7 @@ def inspect(request: ConfigRequest | DataRequest) -> InspectionResult:
 
 def _outside_roots(request: ConfigRequest | DataRequest) -> Iterator[Finding]:
     for where, path in request.paths():
-        if not hold(path):
+        if not is_allowed(path):
             message = f"{path!r}, with symlinks resolved, is not inside a path that the cluster allows."
             hint = f"Allowed: {', '.join(str(root) for root in request.roots) or 'none'}."
             yield finding("error", "path_not_allowed", where, message, hint)

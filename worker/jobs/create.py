@@ -98,7 +98,7 @@ def store(job: Job, caller: Caller, request: RequestKey) -> Created:
     try:
         with writing() as session:
             projects.require_place(session, job.project)
-            _hold_exported(session, job, caller)
+            _lock_exported(session, job, caller)
             save_directories.claim(session, job)
             transitions.insert(session, job, actor=caller.name)
             _audit(session, job, caller)
@@ -117,7 +117,7 @@ def _audit(session: Session, job: Job, caller: Caller) -> None:
     audit.of_job(session, AuditAction.JOB_CREATE, job, caller, cluster=job.cluster, **secrets)
 
 
-def _hold_exported(session: Session, job: Job, caller: Caller) -> None:
+def _lock_exported(session: Session, job: Job, caller: Caller) -> None:
     """Lock the job that is exported until this transaction ends, and note it there. Raises NotFound."""
     if job.export_of:
         source = find(session, job.export_of["job"], lock=True)

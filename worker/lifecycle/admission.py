@@ -51,7 +51,7 @@ def _shortage(session: Session, job: Job) -> str | None:
 def release(project: str) -> None:
     """Release the jobs of a project that have waited for room and have it now, and enqueue them.
 
-    They still have to be admitted: a job that was created meanwhile may come first. The project is held
+    They still have to be admitted: a job that was created meanwhile may come first. The project is locked
     before they are read: what a worker has just found to have no room is among them.
     """
     with writing() as session:

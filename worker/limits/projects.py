@@ -1,6 +1,6 @@
 """What a project may use at a time: jobs and GPUs on the clusters, and jobs that wait to be submitted.
 
-The defaults are settings; an admin may set others for a project. Whoever decides by them holds the project's
+The defaults are settings; an admin may set others for a project. Whoever decides by them locks the project's
 row until the end of the transaction: several workers, and several requests, decide one after the other.
 """
 
@@ -151,7 +151,7 @@ def all_own() -> dict[str, ProjectLimits]:
 def set_own(name: str, limits: ProjectLimits, caller: Caller) -> None:
     """Set the limits of a project; None is the default. The sweep releases the jobs that have room now."""
     with writing() as session:
-        hold(session, name).sqlmodel_update(limits.model_dump())
+        lock(session, name).sqlmodel_update(limits.model_dump())
         audit.of_limits(session, name, limits.model_dump(), caller)
     messages.enqueue(TaskName.SWEEP, priority=FIRST)
 
@@ -162,23 +162,23 @@ def set_own(name: str, limits: ProjectLimits, caller: Caller) -> None:
 def usage(name: str) -> Used:
     """Count what a project uses now."""
     with reading() as session:
-        held = _held(session, name)
-        return Used(len(held), _count_waiting(session, name), _gpus(held))
+        occupying = _occupying(session, name)
+        return Used(len(occupying), _count_waiting(session, name), _gpus(occupying))
 
 
 def _is_current() -> ColumnElement[bool]:
     return and_(col(Attempt.job_id) == col(Job.id), col(Attempt.number) == col(Job.attempt))
 
 
-def _held(session: Session, name: str) -> list[Resources]:
+def _occupying(session: Session, name: str) -> list[Resources]:
     """Return the resources of the jobs that a cluster has or, because their submission began, may have."""
-    is_held = and_(col(Job.state).in_(POLLED | AWAITING_SUBMISSION), col(Attempt.directory).is_not(None))
-    query = select(Job.resources).join(Attempt, _is_current()).where(col(Job.project) == name, is_held)
+    is_occupying = and_(col(Job.state).in_(POLLED | AWAITING_SUBMISSION), col(Attempt.directory).is_not(None))
+    query = select(Job.resources).join(Attempt, _is_current()).where(col(Job.project) == name, is_occupying)
     return [Resources(**one) for one in session.exec(query)]
 
 
-def _gpus(held: Iterable[Resources]) -> int:
-    return sum(one.gpus for one in held)
+def _gpus(occupying: Iterable[Resources]) -> int:
+    return sum(one.gpus for one in occupying)
 
 
 def _count_waiting(session: Session, name: str) -> int:
@@ -190,8 +190,8 @@ def _count_waiting(session: Session, name: str) -> int:
 # -- decisions -------------------------------------------------------------------------------------
 
 
-def hold(session: Session, name: str) -> Project:
-    """Return the row of a project, which nobody else holds until the transaction ends.
+def lock(session: Session, name: str) -> Project:
+    """Lock the row of a project until the transaction ends, and return it.
 
     SQLite has no row locks and needs none: its writing transactions come one after the other.
     Whoever locks a job, too, locks its project first.
@@ -205,7 +205,7 @@ def hold(session: Session, name: str) -> Project:
 
 def require_place(session: Session, name: str) -> None:
     """Let another job of a project wait, decided with the transaction. Raises TooManyWaitingJobs."""
-    most = _own(hold(session, name)).over(defaults()).waiting_jobs
+    most = _own(lock(session, name)).over(defaults()).waiting_jobs
     if most is None or (waiting := _count_waiting(session, name)) < most:
         return
     raise TooManyWaitingJobs(
@@ -217,10 +217,10 @@ def require_place(session: Session, name: str) -> None:
 
 def room(session: Session, name: str) -> Room:
     """Return what a project uses and may use on the clusters, for a decision of this transaction."""
-    limits = _own(hold(session, name)).over(defaults())
+    limits = _own(lock(session, name)).over(defaults())
     is_limited = limits.live_jobs is not None or limits.gpus is not None
-    held = _held(session, name) if is_limited else []
-    return Room(limits, len(held), _gpus(held))
+    occupying = _occupying(session, name) if is_limited else []
+    return Room(limits, len(occupying), _gpus(occupying))
 
 
 class WaitingJob(NamedTuple):

@@ -4,7 +4,7 @@ A request is a line, a JSON array: name of a function, seconds of CPU, its reque
 lines, JSON arrays, too:
 
     ["ready", version, isolated]                                 once, after the start
-    ["look" | "list" | "open", path, follow, listed, identity]   before the path is used
+    ["inspect" | "list" | "open", path, follow, listed, identity]   before the path is used
     ["done", resident bytes, answer as JSON text]
     ["failed", type of the exception, traceback]
 

@@ -19,7 +19,7 @@ FORBIDDEN = (
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 Report = Callable[[str, Seen], None]
-"""Called with `open` for a file, `list` for a directory whose names are read, else with `look`."""
+"""Called with `open` for a file, `list` for a directory whose names are read, else with `inspect`."""
 
 
 class Observer:
@@ -43,7 +43,7 @@ class Observer:
         self._is_active = False
 
     def _observed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        kind = "open" if name == "open" else "look"
+        kind = "open" if name == "open" else "inspect"
 
         def observed(path: Any, *arguments: Any, **options: Any) -> Any:
             follow = options.get("follow_symlinks", name != "lstat")

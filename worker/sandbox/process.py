@@ -117,7 +117,7 @@ class Child:
     def _receive(self, reply: Reply, deadline: float) -> None:
         for kind, *values in self._messages(deadline):
             match kind:
-                case "look" | "list" | "open":
+                case "inspect" | "list" | "open":
                     _note(reply, kind, *values)
                 case "failed":
                     reply.why = _unforeseen(reply.opened, *values)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.bombs import hash_bomb, memo_bomb, save_with_index
+from tests.support.file_bombs import hash_bomb, memo_bomb, save_with_index
 from tests.support.trainer_runs import PROJECT
 
 

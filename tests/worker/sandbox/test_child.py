@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.bombs import memo_bomb, save_with_index, slow_bomb
+from tests.support.file_bombs import memo_bomb, save_with_index, slow_bomb
 from tests.support.inputs import make_inputs
 from tests.support.waiting import wait_until
 from trainer.preflight.remote import DataRequest

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.bombs import save_with_index
+from tests.support.file_bombs import save_with_index
 from tests.support.inputs import make_inputs
 from tests.support.torch_files import index
 from trainer.checkpoints import missing_export_files
