@@ -82,8 +82,8 @@ def inspections(service: Service) -> dict[str, int]:
 
 
 def sandboxes(service: Service, name: str = "api") -> list[psutil.Process]:
-    children = service.children()[name].children()
-    return [one for one in children if lives(one) and "worker.sandbox.child" in one.cmdline()]
+    inside = (one for one in service.children()[name].children(recursive=True) if lives(one))
+    return [one for one in inside if one.name() != "bwrap" and "worker.sandbox.child" in one.cmdline()]
 
 
 def largest_memory(process: psutil.Process) -> int:
@@ -261,6 +261,16 @@ def test_a_child_has_nothing_of_the_service(service: Service, body: Body) -> Non
         assert child.rlimit(kind) == (limit, limit)
     networks = {Path(f"/proc/{pid}/ns/net").readlink() for pid in (child.pid, service.children()["api"].pid)}
     assert len(networks) == (2 if may_leave_network() else 1)
+
+
+def test_projects_share_no_child_and_no_result(service: Service, body: Body) -> None:
+    assert planned(service, body)["ok"]
+    before, counted = {one.pid for one in sandboxes(service)}, inspections(service)
+    made = service.client.post("/v1/keys", json={"name": "b", "role": "submitter", "project": "other"}).json()
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    assert service.client.post("/v1/jobs:plan", json=body, headers=headers).json()["ok"]
+    assert {one.pid for one in sandboxes(service)} - before
+    assert inspections(service).get("reused") == counted.get("reused")
 
 
 def may_leave_network() -> bool:

@@ -22,6 +22,8 @@ class AssessmentRequest(BaseModel):
     hardware: Hardware
     roots: list[Path] = []
     """No link may lead out of these directories."""
+    project: str = ""
+    """Whose request it is: projects share no process and no result."""
     seconds: float = SAMPLE_SECONDS
     """Time limit of reading data."""
 

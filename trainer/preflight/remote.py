@@ -32,6 +32,8 @@ class _Request(BaseModel):
 
     roots: list[Path]
     """Every path of the request must be inside one of these, with symlinks resolved."""
+    project: str = ""
+    """Whose request it is: projects share no process and no result."""
 
 
 class ConfigRequest(_Request):

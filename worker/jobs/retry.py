@@ -178,6 +178,7 @@ def _candidates(job: Job, fault_name: str) -> list[Suggestion]:
         time_limit_minutes=job.resources["time_limit_minutes"],
         max_minutes=profile.limits.time_limit_minutes,
         roots=profile.for_project(job.project).roots,
+        project=job.project,
     )
     return inspections.fixes(request, files=profile.sees_files).items
 

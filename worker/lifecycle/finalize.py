@@ -94,18 +94,18 @@ def _is_complete(job: Job, iteration: int | None) -> bool:
         return False
     try:
         files = checkpoints.complete_files(job, final)
-        return bool(files) and (final.format != "huggingface" or _can_be_loaded(files))
+        return bool(files) and (final.format != "huggingface" or _can_be_loaded(files, job.project))
     except (CheckpointChanged, FileNotFoundError):
         return False
     except NotReachable:
         return True  # nobody but the trainer can tell, and it reports a checkpoint when that is on disk
 
 
-def _can_be_loaded(files: list[StoredFile]) -> bool:
+def _can_be_loaded(files: list[StoredFile], project: str) -> bool:
     """Whether an export has a config and all weights. Raises FileNotFoundError, BackendUnavailable."""
     names = [file.name for file in files]
     index = next((file for file in files if file.name == HF_INDEX), None)
     if index is None:
         return not missing_export_files(names, None)
     content = index.files.read(index.path, 0, LARGEST_INDEX_BYTES, index.below)
-    return inspections.is_export_complete(names, content)
+    return inspections.is_export_complete(names, content, project)

@@ -80,6 +80,7 @@ def _inspect(job: Job) -> list[Finding]:
         config=parse_config(job.config),
         hardware=profile.hardware(queries.run_of(job).resources),
         roots=[*profile.for_project(job.project).roots, *map(backend.job_directory, own)],
+        project=job.project,
     )
     with metrics.observed(job.cluster, "look"):
         seen = backend.inspect(request)

@@ -63,6 +63,7 @@ def inspect(wanted: DatasetRequest, tenant: Tenant) -> Dataset:
     request = DataRequest(
         **wanted.model_dump(exclude={"cluster"}),
         roots=cluster.roots,
+        project=tenant.project,
         seconds=seconds if wanted.full else min(SAMPLE_SECONDS, seconds),
     )
     with _full_pass() if wanted.full else nullcontext():

@@ -81,7 +81,8 @@ def plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) -> Plan:
     forbidden = list(_forbidden_paths(composed, cluster, exported))
     composed = _without(composed, {finding.pointer for finding in forbidden})
     roots = [*cluster.roots, *([Path(exported)] if exported else [])]
-    assessed = assess(composed.config, cluster.hardware(resources), roots, files=cluster.sees_files)
+    hardware = cluster.hardware(resources)
+    assessed = assess(composed.config, hardware, roots, files=cluster.sees_files, project=tenant.project)
     _reject_faults(composed, forbidden, assessed)
     checks = [
         *_limits(resources, cluster),

@@ -1,4 +1,6 @@
-"""`python -m worker.sandbox.child`: answer requests on the socket that is descriptor 0, one at a time.
+"""`python -m worker.sandbox.child [VIEW]`: answer requests on the socket that is descriptor 0, one at a time.
+
+VIEW, JSON, is given to a child in bubblewrap: what it sees of this machine.
 
 A request is a line, a JSON array: name of a function, seconds of CPU, its request as JSON text. The answer is
 lines, JSON arrays, too:
@@ -28,6 +30,7 @@ from trainer.sources import code_hash
 from worker.sandbox.confinement import drop_output, leave_network
 from worker.sandbox.functions import FUNCTIONS
 from worker.sandbox.observer import Observer
+from worker.sandbox.view import ChildView
 
 # Imported before the first request, which would wait for them.
 MODULES = ("pyarrow.parquet", "pyarrow.compute", "jsonschema")
@@ -38,7 +41,8 @@ TRACEBACK_CHARACTERS = 4000
 
 def main() -> None:
     channel = socket.socket(fileno=0)
-    is_isolated = leave_network()
+    view = ChildView(**json.loads(sys.argv[1])) if sys.argv[1:] else ChildView()
+    is_isolated = bool(sys.argv[1:]) or leave_network()
     for name in MODULES:
         import_module(name)
     recipes()
@@ -49,7 +53,7 @@ def main() -> None:
     def send(*message: Any) -> None:
         channel.sendall(json.dumps(message).encode() + b"\n")
 
-    observer = Observer(lambda kind, seen: send(kind, *seen))
+    observer = Observer(lambda kind, seen: send(kind, *seen), view)
     requests = channel.makefile("rb")
     version = code_hash()
     limit_resources()

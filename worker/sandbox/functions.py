@@ -39,6 +39,8 @@ class FixesRequest(BaseModel):
     max_minutes: int
     roots: list[Path]
     """No link may lead out of these directories."""
+    project: str = ""
+    """Whose request it is: projects share no process and no result."""
 
     def fixes(self, *, files: bool) -> "Fixes":
         limits = (self.gpus_per_node, self.time_limit_minutes, self.max_minutes)
@@ -57,6 +59,9 @@ class WeightsRequest(BaseModel):
 
     names: list[str]
     index: str
+    project: str
+    roots: list[Path] = []
+    """It reads no files."""
 
     def answer(self) -> "WeightsAnswer":
         try:
@@ -69,6 +74,9 @@ class WeightsAnswer(BaseModel):
     """Whether a Hugging Face directory has the config and all weights that its index names."""
 
     is_complete: bool
+
+
+Request = AssessmentRequest | ConfigRequest | DataRequest | FixesRequest | WeightsRequest
 
 
 ASSESS = Function[AssessmentRequest, Assessment]("assess", TypeAdapter(AssessmentRequest), Assessment, assess)

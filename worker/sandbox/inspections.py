@@ -25,10 +25,12 @@ from worker.sandbox.functions import (
     Fixes,
     FixesRequest,
     Function,
+    Request,
     WeightsAnswer,
     WeightsRequest,
 )
-from worker.sandbox.pool import Pool
+from worker.sandbox.mounts import view_of
+from worker.sandbox.pool import Pool, Use
 from worker.sandbox.process import Reply
 from worker.settings import get_settings
 from worker.telemetry import metrics
@@ -37,16 +39,21 @@ _POOL = Pool()
 _CACHE = Cache()
 
 
-def assess(config: TrainingConfig, hardware: Hardware, roots: Sequence[Path], *, files: bool) -> Assessment:
+def assess(
+    config: TrainingConfig, hardware: Hardware, roots: Sequence[Path], *, files: bool, project: str = ""
+) -> Assessment:
     """Assess a config. A config that names no files, or none that this machine sees, needs no child.
 
     roots: no link may lead out of these directories.
     files: whether this machine can read the files that the config names.
+    project: whose request it is.
 
     Raises ServiceUnavailable.
     """
     seconds = min(SAMPLE_SECONDS, get_settings().max_inspect_seconds)
-    request = AssessmentRequest(config=config, hardware=hardware, roots=list(roots), seconds=seconds)
+    request = AssessmentRequest(
+        config=config, hardware=hardware, roots=list(roots), seconds=seconds, project=project
+    )
     paths = config.client_paths()
     if not files or not paths:
         return assess_here(request, files=files)
@@ -80,9 +87,10 @@ def fixes(request: FixesRequest, *, files: bool) -> Fixes:
     return answer if isinstance(answer, Fixes) else Fixes(items=[])
 
 
-def is_export_complete(names: Sequence[str], index: bytes) -> bool:
+def is_export_complete(names: Sequence[str], index: bytes, project: str) -> bool:
     """Return whether the files of an export hold what its index names. Raises BackendUnavailable."""
-    request = WeightsRequest(names=list(names), index=index.decode(errors="replace"))
+    text = index.decode(errors="replace")
+    request = WeightsRequest(names=list(names), index=text, project=project)
     try:
         answer = _run(EXPORT, request, SAMPLE_SECONDS)
     except ServiceUnavailable as error:
@@ -90,12 +98,13 @@ def is_export_complete(names: Sequence[str], index: bytes) -> bool:
     return isinstance(answer, WeightsAnswer) and answer.is_complete
 
 
-def _run[Q: BaseModel, A: BaseModel](function: Function[Q, A], request: Q, seconds: float) -> A | Reply:
+def _run[Q: Request, A: BaseModel](function: Function[Q, A], request: Q, seconds: float) -> A | Reply:
     """Return the answer of a function, or the reply that says why there is none.
 
     seconds: the time limit of the function itself. An answer that took longer may be incomplete.
     """
-    reply = _reply(function.name, request.model_dump_json(), seconds)
+    use = Use(request.project, view_of(request.roots))
+    reply = _reply(use, function.name, request.model_dump_json(), seconds)
     if reply.answer is None:
         return reply
     try:
@@ -104,13 +113,13 @@ def _run[Q: BaseModel, A: BaseModel](function: Function[Q, A], request: Q, secon
         return Reply(why="the process that inspected it gave no valid answer", opened=reply.opened)
 
 
-def _reply(name: str, request: str, seconds: float) -> Reply:
+def _reply(use: Use, name: str, request: str, seconds: float) -> Reply:
     """Return an earlier reply that still holds, or ask a child. Raises ServiceUnavailable."""
     if (known := _CACHE.find(_key(name, request))) is not None:
         metrics.INSPECTIONS.labels(name, "reused").inc()
         return known
     begun, begun_ns = time.monotonic(), time.time_ns()
-    reply = _POOL.ask(name, seconds + GRACE_SECONDS, request)
+    reply = _POOL.ask(use, name, seconds + GRACE_SECONDS, request)
     metrics.INSPECTIONS.labels(name, "failed" if reply.answer is None else "done").inc()
     if reply.stalled:
         message = f"{_opened(reply)} could not be inspected: {reply.why}."

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.sandbox.seen import Seen, identity
+from worker.sandbox.view import ChildView
 
 FORBIDDEN = (
     "socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system", "os.chmod", "os.chown",
@@ -25,8 +26,8 @@ Report = Callable[[str, Seen], None]
 class Observer:
     """Reports the paths that are inspected between start and stop. Installed once, for good."""
 
-    def __init__(self, report: Report) -> None:
-        self._report = report
+    def __init__(self, report: Report, view: ChildView) -> None:
+        self._report, self._view = report, view
         self._known: set[tuple[str, bool, bool]] = set()
         self._is_active = False
 
@@ -70,6 +71,8 @@ class Observer:
         full, listed = _full(path, directory), kind == "list"
         if not full.startswith("/") or ((full, follow, listed) in self._known and kind != "open"):
             return  # relative to a directory: the replaced os.open has reported it
+        if self._view.hides(full):
+            return  # the service would see something else there
         self._known.add((full, follow, listed))
         self._report(kind, Seen(full, follow, listed, identity(full, follow=follow, listed=listed)))
 

