@@ -21,6 +21,7 @@ SftError
 |   +-- StorageFull           the disk is full, or over its quota: free space, then try again
 +-- BackendError
     +-- BackendUnavailable    the scheduler cannot be reached: try again
+    |   +-- ClusterRemoved        its profile is no longer in the configuration
     |   +-- CredentialsRefused    it does not accept the service's credentials: renew them
     +-- NotReachable          the service has no way to these files
     +-- SubmissionRejected    the scheduler rejected it; the message is the scheduler's
@@ -160,6 +161,10 @@ class BackendUnavailable(BackendError):
 
 class CredentialsRefused(BackendUnavailable):
     code = "credentials_refused"
+
+
+class ClusterRemoved(BackendUnavailable):
+    code = "cluster_removed"
 
 
 class NotReachable(BackendError):

@@ -6,13 +6,15 @@ from worker.broker.app import app
 from worker.broker.leases import is_poll_due, last_poll_error
 from worker.broker.task_names import FIRST, NEXT, POLLS, SUBMISSIONS, TaskName
 from worker.clusters import registry
-from worker.errors import NotFound, ServiceUnavailable
+from worker.errors import ServiceUnavailable
 from worker.jobs import queries
+from worker.jobs.job_cluster import removal
 from worker.lifecycle import (
     admission,
     ingest,
     poll_schedule,
     reconcile,
+    removed_clusters,
     retention,
     stop_requests,
     submission_queue,
@@ -42,7 +44,8 @@ AWAITED: dict[str, dict[JobState, TaskName]] = {
 @app.task(name=TaskName.SUBMIT.value)
 def submit(job_id: str) -> None:
     """Validate a job and submit it to its backend: the next one, whose turn it is."""
-    if why := last_poll_error(queries.get(job_id).cluster):
+    job = queries.get(job_id)
+    if why := removal(job) or last_poll_error(job.cluster):
         submission.defer(job_id, why)
     with submission_queue.next_job() as next_id:
         if next_id:
@@ -78,10 +81,9 @@ def tick() -> None:
 @app.task(name=TaskName.POLL.value)
 def poll(cluster_name: str) -> None:
     """Poll a cluster's live jobs once, if a poll is due."""
-    try:
-        profile = registry.cluster(cluster_name)
-    except NotFound as error:
-        log.warning("poll.no_such_cluster", error=error.message)  # its profile was removed
+    removed_clusters.explain(cluster_name)
+    profile = registry.clusters().get(cluster_name)
+    if profile is None:
         return
     result = poll_schedule.poll_if_due(
         profile, lambda is_steady: reconcile.poll_cluster(cluster_name, may_be_lost=is_steady)

@@ -134,6 +134,62 @@ def test_more_gpus_than_the_project_may_have_are_rejected(
     assert client.post("/v1/jobs", json=wanted).status_code == 201  # another project
 
 
+LOGIN = 'executor = "slurm"\nremote_job_dir = "/lustre/sft"\nhost = "{}"\n'
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "status"),
+    [
+        ("", "", 409),
+        ('file_system = "scratch"\n', "", 201),
+        (LOGIN.format("login-1"), LOGIN.format("login-1"), 409),
+        (LOGIN.format("login-1"), LOGIN.format("login-2"), 201),
+        (LOGIN.format("login-1") + 'file_system = "lustre"\n',
+         LOGIN.format("login-2") + 'file_system = "lustre"\n', 409),
+        (LOGIN.format("login-1") + 'file_system = "local"\n', "", 409),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_profiles_say_which_of_them_share_files(
+    client: TestClient,
+    saving: Saving,
+    data_dir: Path,
+    profiles: Callable[[str], None],
+    one: str,
+    other: str,
+    status: int,
+    is_removed: bool,
+) -> None:
+    roots = f'roots = ["{data_dir}/inputs"]\n'
+    body = saving(data_dir / "inputs" / "out")
+    profiles(f"[one]\n{roots}{one}[other]\n{roots}{other}")
+    assert client.post("/v1/jobs", json={**body, "cluster": "one"}).status_code == 201
+    if is_removed:  # its live job still saves there
+        profiles(f"[other]\n{roots}{other}")
+    assert client.post("/v1/jobs", json={**body, "cluster": "other"}).status_code == status
+
+
+def test_a_profile_of_another_host_takes_no_directory(
+    client: TestClient, saving: Saving, data_dir: Path, profiles: Callable[[str], None]
+) -> None:
+    roots, body = f'roots = ["{data_dir}/inputs"]\n', {**saving(data_dir / "inputs" / "out"), "cluster": "a"}
+    profiles(f"[a]\n{roots}{LOGIN.format('login-1')}")
+    assert client.post("/v1/jobs", json=body).status_code == 201
+    profiles(f"[a]\n{roots}{LOGIN.format('login-2')}")
+    assert client.post("/v1/jobs", json=body).status_code == 409  # later attempts of the first save there
+
+
+def test_a_job_of_an_earlier_version_may_save_anywhere(
+    client: TestClient, saving: Saving, data_dir: Path, profiles: Callable[[str], None]
+) -> None:
+    roots, body = f'roots = ["{data_dir}/inputs"]\n', saving(data_dir / "inputs" / "out")
+    profiles(f"[local]\n{roots}[a]\n{roots}{LOGIN.format('login-1')}")
+    job = client.post("/v1/jobs", json=body).json()["id"]
+    with writing() as session:
+        session.get_one(Job, job).file_system = None
+    assert client.post("/v1/jobs", json={**body, "cluster": "a"}).status_code == 409
+
+
 # -- roots and projects ----------------------------------------------------------------------------
 
 

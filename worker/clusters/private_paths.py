@@ -23,7 +23,7 @@ def check_roots(clusters: Collection[Cluster]) -> None:
 
 def _check_job_directories(cluster: Cluster, other: Cluster) -> None:
     """Raise ValueError for a root of a profile with access to the jobs of another, or of its own."""
-    if (jobs := other.job_directories.get(cluster.file_system)) is None:
+    if (jobs := other.job_directories.get(cluster.file_system_name)) is None:
         return
     resolve = os.path.realpath if cluster.sees_files else os.path.normpath
     for root in cluster.roots:

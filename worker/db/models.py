@@ -119,6 +119,8 @@ class Job(SQLModel, table=True):
     """Of an export: job, iteration, and checkpoint, the directory that is exported."""
     save_directory: str | None = Field(default=None, sa_type=Text)
     """Where it saves; links are resolved where the service sees the cluster's files."""
+    file_system: str | None = Field(default=None, sa_type=Text)
+    """Where that directory is, as its profile said then; None of a job of an earlier version: unknown."""
     resources: Json = Field(sa_type=JSON)
     plan_hash: str
     cluster: str

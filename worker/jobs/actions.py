@@ -10,12 +10,13 @@ from worker.auth.audit import AuditAction
 from worker.auth.roles import Caller, Tenant
 from worker.broker import messages
 from worker.broker.task_names import TaskName
-from worker.clusters.registry import cluster, clusters
+from worker.clusters.registry import clusters
 from worker.db.models import Job, Json, Origin
 from worker.db.session import writing
 from worker.errors import Forbidden, IllegalAction, NotReachable
 from worker.jobs import queries, save_directories, transitions
 from worker.jobs.create import planned
+from worker.jobs.job_cluster import profile_of
 from worker.jobs.queries import allowed_actions
 from worker.jobs.retry import OF_JOB, RetryRequest, changes, revise
 from worker.limits import projects
@@ -38,7 +39,7 @@ def cancel(job_id: str, caller: Caller) -> Job:
 def pause(job_id: str, caller: Caller) -> Job:
     """Request a save and a stop; a second request changes nothing.
 
-    Raises NotFound, IllegalAction, NotReachable.
+    Raises NotFound, IllegalAction, NotReachable, ClusterRemoved.
     """
     _require_pausable(queries.get(job_id))
     reason = Reason("pause_requested", f"Paused by {caller.name}.")
@@ -52,7 +53,7 @@ def _require_pausable(job: Job) -> None:
         raise IllegalAction(
             "An export saves nothing before its end: it cannot be paused.", allowed=allowed_actions(job)
         )
-    if not cluster(job.cluster).can_pause:
+    if not profile_of(job).can_pause:
         raise NotReachable(
             f"Runs on cluster {job.cluster!r} cannot be paused: the service cannot reach their files.",
             hint="Cancel it: it keeps its checkpoints. With `local_mount` in the profile it can be paused.",
@@ -136,7 +137,7 @@ def _require_startable(job: Job, caller: Caller) -> None:
     if error := projects.beyond_limit(job.project, Resources(**job.resources)):
         raise invalid_spec([error.model_copy(update={"pointer": OF_JOB + error.pointer})])
     if job.cluster in clusters():
-        profile = cluster(job.cluster).for_tenant(_tenant(job, caller))
+        profile = clusters()[job.cluster].for_tenant(_tenant(job, caller))
         reject_unusable_secrets(job.spec.get("secrets", {}), profile, OF_JOB)
 
 

@@ -12,12 +12,11 @@ from pathlib import Path, PurePosixPath
 
 from trainer.run_layout import JobLayout, RunLayout
 from worker.backends.access.files import Files, FileStat, OpenFile, names_below
-from worker.backends.connect import connect
 from worker.backends.interface import Backend
-from worker.clusters.registry import cluster
 from worker.db.models import Checkpoint, Job
 from worker.errors import CheckpointChanged, NotFound
 from worker.jobs import queries
+from worker.jobs.job_cluster import backend_of, profile_of
 
 CHUNK_BYTES = 1 << 20
 
@@ -88,7 +87,7 @@ def complete_files(job: Job, checkpoint: Checkpoint) -> list[StoredFile]:
 
 def _saved(job: Job, checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[StoredFile]:
     """Reported files. Raises CheckpointChanged at one that is not in the job's directory of checkpoints."""
-    backend = connect(cluster(job.cluster))
+    backend = backend_of(job)
     files, save, below = backend.files(), Path(job.config["checkpoint"]["save"]), _top(job, backend)
     for name in names:
         path = Path(checkpoint.path) / name
@@ -110,7 +109,7 @@ def _top(job: Job, backend: Backend) -> Path:
     own = RunLayout(Path(attempt)).job if attempt else JobLayout(backend.job_directory(job.id))
     if save.is_relative_to(own.directory):
         return own.jobs
-    if root := cluster(job.cluster).for_project(job.project).root_of(save):
+    if root := profile_of(job).for_project(job.project).root_of(save):
         return root
     raise CheckpointChanged(
         f"The save directory {str(save)!r} does not lie under a path that cluster {job.cluster!r} allows.",

@@ -81,6 +81,7 @@ def planned(spec: JobSpec, plan: Plan, job_id: str) -> Json:
         "spec": spec.model_dump(mode="json"),
         "config": config,
         "save_directory": save_directories.of(config, profile),
+        "file_system": profile.file_system_name,
         "resources": plan.resources.model_dump(mode="json"),
         "plan_hash": plan.plan_hash,
     }

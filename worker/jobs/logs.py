@@ -9,10 +9,9 @@ from pathlib import Path
 from trainer.failures import LogTail
 from trainer.run_layout import RunLayout
 from worker.backends.access.files import Files, FileStat
-from worker.backends.connect import connect
-from worker.clusters.registry import cluster
 from worker.errors import Gone, NotFound, NotReachable, RangeInvalid
 from worker.jobs import queries
+from worker.jobs.job_cluster import backend_of
 
 MAX_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 16
@@ -77,13 +76,16 @@ def tails(layout: RunLayout, ranks: int, files: Files) -> Iterator[LogTail]:
 
 
 def find(job_id: str, attempt: int | None = None, rank: int | None = None) -> Log:
-    """The log of an attempt (default: the current one) or of one of its ranks. Raises NotFound, Gone."""
+    """The log of an attempt (default: the current one) or of one of its ranks.
+
+    Raises NotFound, Gone, ClusterRemoved.
+    """
     job = queries.get(job_id)
     chosen = queries.attempt_of(job, attempt)
     if queries.logs_are_removed(job_id, chosen.number):
         raise _gone(chosen.number)
     layout = RunLayout(Path(chosen.directory)) if chosen.directory else None
-    files = connect(cluster(job.cluster)).files()
+    files = backend_of(job).files()
     return Log(job.id, chosen.number, rank, layout, files, chosen.finished_at is not None)
 
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import PurePath
 
+from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 
 from worker.clusters.registry import Cluster, clusters
@@ -26,14 +27,13 @@ def claim(session: Session, job: Job) -> None:
     Belongs to the transaction that makes the job live: of two jobs that claim a directory, one gets it.
     """
     serialize(session, LOCK)
-    query = select(Job.id, Job.project, Job.cluster, Job.save_directory).where(
-        col(Job.state).in_(LIVE), Job.id != job.id
-    )
-    for other, project, cluster, directory in session.exec(query):
-        if _overlap(job.save_directory, directory) and _file_system(cluster) == _file_system(job.cluster):
-            owner = f"Job {other}" if project == job.project else "A job of another project"
+    others = select(Job).where(col(Job.state).in_(LIVE), Job.id != job.id)
+    large = defer(col(Job.spec)), defer(col(Job.config))  # type: ignore[arg-type]
+    for other in session.exec(others.options(*large)):
+        if _overlap(job.save_directory, other.save_directory) and _may_share_files(job, other):
+            owner = f"Job {other.id}" if other.project == job.project else "A job of another project"
             raise SaveDirectoryInUse(
-                f"{owner} saves into {directory!r} and has not ended.",
+                f"{owner} saves into {other.save_directory!r} and has not ended.",
                 hint="Wait until it has ended, or set checkpoint.save to another directory.",
             )
 
@@ -44,6 +44,18 @@ def _overlap(one: str | None, other: str | None) -> bool:
     return PurePath(one).is_relative_to(other) or PurePath(other).is_relative_to(one)
 
 
-def _file_system(name: str) -> str:
-    profile = clusters().get(name)
-    return profile.file_system if profile else name
+def _may_share_files(one: Job, other: Job) -> bool:
+    """Whether the jobs may save to one file system: that which was stored with them, or today's.
+
+    A run that has begun saves where its profile said then, the next attempt where the profile says now.
+    """
+    names = _file_systems(one), _file_systems(other)
+    return not all(names) or not names[0].isdisjoint(names[1])
+
+
+def _file_systems(job: Job) -> set[str]:
+    """Return the names of the file systems of a job; none if that is not known."""
+    if job.file_system is None:
+        return set()
+    profile = clusters().get(job.cluster)
+    return {job.file_system, profile.file_system_name if profile else job.file_system}

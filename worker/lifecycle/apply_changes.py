@@ -6,10 +6,9 @@ from sqlmodel import Session
 
 from worker.clock import utcnow
 from worker.db.models import Attempt, Job, Origin
-from worker.errors import CredentialsRefused
 from worker.jobs import transitions
 from worker.lifecycle import recovery
-from worker.lifecycle.changes import Change
+from worker.lifecycle.changes import POLL_ERRORS, Change
 from worker.lifecycle.handles import layout_of
 from worker.runs.observation import ExitRecord, Observation
 from worker.states import TRANSITIONS, DesiredState, JobState, Reason
@@ -22,8 +21,8 @@ def apply(change: Change, session: Session, job: Job, seen: Observation) -> None
             _set_queue_reason(session, job, seen)
         case Change.STARTED:
             start(session, job)
-        case Change.CREDENTIALS_ACCEPTED:
-            _clear_credentials_error(session, job)
+        case Change.POLLS_AGAIN:
+            _clear_poll_error(session, job)
         case Change.INTERRUPTED:
             _interrupt(session, job, seen)
         case Change.REQUEUED:
@@ -54,8 +53,8 @@ def start(session: Session, job: Job) -> None:
         transitions.record_start(session, job, now)
 
 
-def _clear_credentials_error(session: Session, job: Job) -> None:
-    if job.reason_code == CredentialsRefused.code:
+def _clear_poll_error(session: Session, job: Job) -> None:
+    if job.reason_code in POLL_ERRORS:
         transitions.change(session, job, reason_code=None, reason_message=None)
 
 

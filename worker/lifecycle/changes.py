@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
-from worker.errors import CredentialsRefused
+from worker.errors import ClusterRemoved, CredentialsRefused
 from worker.runs.observation import Observation, Phase
 from worker.states import JobState
+
+# Reasons of a running job that a poll shows, and the next that is answered clears.
+POLL_ERRORS = (CredentialsRefused.code, ClusterRemoved.code)
 
 # Schedulers revise the estimated start with each of their rounds.
 ESTIMATE_STEP = timedelta(minutes=2)
@@ -18,8 +21,8 @@ class Change(Enum):
     QUEUE_REASON = auto()
     """It waits for another reason, or until another moment."""
     STARTED = auto()
-    CREDENTIALS_ACCEPTED = auto()
-    """The cluster accepts the service's credentials again."""
+    POLLS_AGAIN = auto()
+    """The cluster accepts the service's credentials again, or is in the configuration again."""
     INTERRUPTED = auto()
     """The cluster ended the run, and may restart it."""
     REQUEUED = auto()
@@ -54,8 +57,8 @@ def change_of(known: KnownRun, seen: Observation) -> Change | None:
             return Change.QUEUE_REASON
         case Phase.RUNNING if known.state is JobState.QUEUED:
             return Change.STARTED
-        case Phase.RUNNING if known.reason_code == CredentialsRefused.code:
-            return Change.CREDENTIALS_ACCEPTED
+        case Phase.RUNNING if known.reason_code in POLL_ERRORS:
+            return Change.POLLS_AGAIN
         case Phase.INTERRUPTED if not known.has_ended:
             return Change.INTERRUPTED
         case Phase.ENDED if not known.has_ended:

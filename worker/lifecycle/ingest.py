@@ -6,14 +6,13 @@ from sqlmodel import Session
 
 from trainer.events import AnyEvent, CheckpointSaved, Started, StepDone, Validated
 from worker.backends.access.files import Files
-from worker.backends.connect import connect
 from worker.backends.interface import Backend
 from worker.clock import utcnow
-from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Job, Json
 from worker.db.session import writing
 from worker.errors import BackendUnavailable
 from worker.jobs import queries, transitions
+from worker.jobs.job_cluster import backend_of
 from worker.lifecycle import finalize, stored_events
 from worker.lifecycle.handles import handle_of, layout_of
 from worker.runs.events import read_event
@@ -52,7 +51,7 @@ def ingest_some(job_id: str) -> bool:
     if attempt.directory is None:
         return False
     with metrics.observed(job.cluster, "ingest"):
-        return _ingest(job, attempt, connect(cluster(job.cluster)))
+        return _ingest(job, attempt, backend_of(job))
 
 
 def _ingest(job: Job, attempt: Attempt, backend: Backend) -> bool:

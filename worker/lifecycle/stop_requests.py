@@ -4,14 +4,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from trainer.run_layout import STOP_PAUSE, RunLayout
-from worker.backends.connect import connect
 from worker.backends.interface import Backend, Handle
 from worker.clock import utcnow
-from worker.clusters.registry import cluster
 from worker.db.models import Attempt, Job
 from worker.db.session import writing
 from worker.errors import BackendUnavailable
 from worker.jobs import queries, transitions
+from worker.jobs.job_cluster import backend_of, removal
 from worker.lifecycle import admission, ingest
 from worker.lifecycle.handles import handle_of
 from worker.states import JobState, Reason
@@ -36,10 +35,18 @@ def cancel(job_id: str, *, answers: bool = True) -> None:
     if attempt.directory is None:
         _end_unsubmitted(job)
     elif attempt.exit is not None:
-        ingest.ingest(job_id)  # the run is over: it was paused
+        _end_over(job)
     elif answers:
         _cancel_run(job, attempt)
     # else the sweep tries again
+
+
+def _end_over(job: Job) -> None:
+    """Of a job whose run is over: it was paused. What it has written decides, where that can be read."""
+    if error := removal(job):
+        _end(job, f"Its run had ended before. {error.message}")
+    else:
+        ingest.ingest(job.id)
 
 
 def _cancel_run(job: Job, attempt: Attempt) -> None:
@@ -50,7 +57,7 @@ def _cancel_run(job: Job, attempt: Attempt) -> None:
 
 
 def _end_run(job: Job, attempt: Attempt) -> None:
-    backend = connect(cluster(job.cluster))
+    backend = backend_of(job)
     handle = handle_of(attempt)
     external_id = attempt.external_id or _find(backend, job, handle)
     if external_id is not None:
@@ -69,8 +76,12 @@ def _find(backend: Backend, job: Job, handle: Handle) -> str | None:
 
 
 def _end_unsubmitted(job: Job) -> None:
+    _end(job, "Never submitted.")
+
+
+def _end(job: Job, message: str) -> None:
     with writing() as session:
-        transitions.move(session, job, JobState.CANCELLED, reason=Reason("cancelled", "Never submitted."))
+        transitions.move(session, job, JobState.CANCELLED, reason=Reason("cancelled", message))
     admission.release(job.project)
 
 
@@ -81,8 +92,8 @@ def pause(job_id: str) -> None:
     if job.state is not JobState.PAUSING or attempt.directory is None or attempt.exit is not None:
         return
     layout = RunLayout(Path(attempt.directory))
-    files = connect(cluster(job.cluster)).files()
     try:
+        files = backend_of(job).files()
         files.make_directory(layout.directory)  # of a run that the scheduler restarts just now
         files.write(layout.stop, f"{STOP_PAUSE}\n".encode(), mode=0o640)  # a run may have its own account
     except BackendUnavailable as error:

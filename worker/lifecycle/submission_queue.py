@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, and_, not_, or_, update
+from sqlalchemy import ColumnElement, and_, not_, or_, tuple_, update
 from sqlmodel import col, func, select
 
 from worker.broker.leases import SubmissionLeases, last_poll_error, submission_leases
@@ -60,14 +60,16 @@ def _is_ready() -> Condition:
     was_tried = and_(col(Job.reason_code).in_(DEFERRED), col(Job.updated_at).between(recent, now))
     return and_(
         col(Job.state).in_(AWAITING_SUBMISSION),
-        col(Job.cluster).in_(_answering_clusters()),
+        tuple_(col(Job.cluster), col(Job.backend)).in_(_answering_clusters()),
         # Without a reason the comparison is NULL, which is not true either.
         or_(col(Job.reason_code).is_(None), not_(or_(was_tried, projects.is_waiting_for_room()))),
     )
 
 
-def _answering_clusters() -> list[str]:
-    return [name for name in queries.live_clusters() if name in clusters() and not last_poll_error(name)]
+def _answering_clusters() -> list[tuple[str, str]]:
+    """Names and kinds: a job waits while the profile of its cluster is gone, or of another kind."""
+    live = (profile for name in queries.live_clusters() if (profile := clusters().get(name)))
+    return [(profile.name, profile.executor) for profile in live if not last_poll_error(profile.name)]
 
 
 def _take_turn(is_ready: Condition, passed: set[str]) -> str | None:

@@ -7,11 +7,12 @@ from worker.auth import audit
 from worker.backends.connect import connect
 from worker.backends.interface import Backend, Submission
 from worker.clock import utcnow
-from worker.clusters.registry import Cluster, cluster
+from worker.clusters.registry import Cluster
 from worker.db.models import Job
 from worker.db.session import writing
 from worker.errors import BackendUnavailable, SubmissionRejected
 from worker.jobs import queries, transitions
+from worker.jobs.job_cluster import profile_of
 from worker.lifecycle import admission
 from worker.planning.plan import parse_config
 from worker.states import DesiredState, JobState, Reason
@@ -73,7 +74,7 @@ def _validate(job: Job) -> None:
 
 def _inspect(job: Job) -> list[Finding]:
     """Findings about the job's config; none where nothing can inspect: the trainer does before it trains."""
-    profile = cluster(job.cluster)
+    profile = profile_of(job)
     backend = connect(profile)
     own = [job.id, job.export_of["job"]] if job.export_of else [job.id]
     request = ConfigRequest(
@@ -95,7 +96,7 @@ def _failure_of(finding: Finding) -> Failure:
 
 
 def _submit(job: Job) -> None:
-    profile = cluster(job.cluster).for_tenant(queries.tenant_of(job))
+    profile = profile_of(job).for_tenant(queries.tenant_of(job))
     backend = connect(profile)
     submission = backend.render(queries.run_of(job))
     try:

@@ -112,6 +112,12 @@ class Cluster(BaseModel):
         description="Mode of the files that runs save, in octal; directories get x where files have r. "
         'Others never get w. Default: "0640", so directories 0750.',
     )
+    file_system: Word | None = Field(
+        default=None,
+        description="Name of the file system of the runs: profiles of the same name share files. "
+        'Default: "local" of a profile whose files the service sees, else that of its login node or '
+        "workspace.",
+    )
     env_vars: dict[str, str] = Field(default_factory=dict, description="Environment variables of every run.")
 
     @field_validator("time", "max_time")
@@ -242,8 +248,12 @@ class Cluster(BaseModel):
         return {}
 
     @property
-    def file_system(self) -> str:
+    def file_system_name(self) -> str:
         """Equal for profiles whose jobs see the same files."""
+        return self.file_system or self.default_file_system
+
+    @property
+    def default_file_system(self) -> str:
         return "local"
 
     def allows(self, path: Path) -> bool:

@@ -160,7 +160,7 @@ class LeptonCluster(Cluster):
         return self.local_mount is not None
 
     @property
-    def file_system(self) -> str:
+    def default_file_system(self) -> str:
         return "local" if self.sees_files else f"lepton {self.api_url}"
 
     @property
@@ -169,7 +169,7 @@ class LeptonCluster(Cluster):
         mount, local = self.job_mount, self.local_mount
         assert mount is not None  # or the profile is rejected
         seen = {"local": local / self.remote_job_dir.relative_to(mount.mount_path)} if local else {}
-        return {**seen, self.file_system: self.remote_job_dir}
+        return {**seen, self.file_system_name: self.remote_job_dir}
 
     @property
     def sees_files(self) -> bool:

@@ -112,12 +112,12 @@ class SlurmCluster(Cluster):
         return not self.over_ssh
 
     @property
-    def file_system(self) -> str:
+    def default_file_system(self) -> str:
         return f"ssh {self.host}" if self.over_ssh else "local"
 
     @property
     def job_directories(self) -> dict[str, Path]:
-        return {self.file_system: self.remote_job_dir}
+        return {self.file_system_name: self.remote_job_dir}
 
     def partition_of(self, *, attached: bool) -> str | None:
         return (self.run_partition if attached else self.batch_partition) or self.partition
