@@ -13,6 +13,7 @@ from tests.support.lepton.bare import Bare, bare
 from tests.support.lepton.server.server import LeptonServer
 from trainer.event_writer import EventWriter
 from trainer.events import CheckpointSaved, Finished, StepDone
+from worker.backends.lepton import log_mirror
 from worker.backends.lepton.log_mirror import HOLD_NS, PAGE_LINES
 
 FIRST, SECOND = "job-1-1-0", "job-1-1-1"
@@ -67,6 +68,28 @@ def test_a_history_of_more_than_two_pages(on: Bare, step_ns: int) -> None:
     assert on.log() == lines
     assert on.collect()
     assert on.log() == lines
+
+
+def test_a_call_mirrors_a_part_of_a_long_history(on: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_mirror, "PAGE_LINES", 2)
+    monkeypatch.setattr(log_mirror, "MOST_PAGES", 2)
+    now = time.time_ns()
+    for number in range(5):
+        say(on, f"line {number}", at_ns=now + number)
+    assert not on.collect()
+    assert 0 < len(on.log()) < 5
+    assert any(on.collect() for _ in range(5))
+    assert on.log() == [f"line {number}" for number in range(5)]
+
+
+def test_parts_without_their_rest_are_not_kept_without_end(on: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_mirror, "MOST_PARTS", 3)
+    say(on, *(f"SFT_EVENT_PART n{number} 1/2 x" for number in range(9)))
+    say(on, f"SFT_EVENT_PART n {'9' * 5000}/2 x", event(0, 1))
+    assert on.collect()
+    assert known(on) == [(0, 1)]
+    state = json.loads((on.directory() / log_mirror.STATE).read_text())
+    assert sorted(state["parts"]) == ["n6", "n7", "n8"]
 
 
 def test_a_worker_killed_while_appending_leaves_no_gap_and_no_repeat(on: Bare) -> None:

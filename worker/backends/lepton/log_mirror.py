@@ -31,6 +31,10 @@ STATE = "mirror.json"
 
 SECOND = 1_000_000_000
 PAGE_LINES = 5000
+# Then the other runs have their turn: a run may log without end.
+MOST_PAGES = 20
+# Parts of incomplete events that are kept: an event of 16 MiB has 4,400.
+MOST_PARTS = 10_000
 # How late a line of one replica may arrive after newer lines of another.
 LOOKBACK_NS = 60 * SECOND
 # While a run is alive, the newest lines wait for those of other replicas.
@@ -40,7 +44,7 @@ RECENT_BYTES = 1 << 18
 # Allowance for different clocks.
 MARGIN_NS = 3600 * SECOND
 
-MARK = re.compile(r"SFT_EVENT (?=\{)|SFT_EVENT_PART (?P<name>\S+) (?P<number>\d+)/(?P<of>\d+) ")
+MARK = re.compile(r"SFT_EVENT (?=\{)|SFT_EVENT_PART (?P<name>\S{1,200}) (?P<number>\d{1,6})/(?P<of>\d{1,6}) ")
 ENDINGS = ("finished", "stopped", "failed")
 
 Fetch = Callable[[int, int, int, str], list[Line]]
@@ -77,7 +81,10 @@ class Mirror:
         self._started_ns = int(started) * SECOND
 
     def advance(self, *, is_over: bool, settle_seconds: float) -> bool:
-        """Append new lines. Return True if the run is over and no line arrived for settle_seconds."""
+        """Append new lines, at most MOST_PAGES.
+
+        Return True if the run is over, and no line is left or arrived for settle_seconds.
+        """
         self.layout.logs.mkdir(parents=True, exist_ok=True)
         with self._locked() as is_ours:
             # Do not wait for another worker's lock: that would block a thread of this worker.
@@ -85,17 +92,23 @@ class Mirror:
 
     def _advance(self, is_over: bool, settle_seconds: float) -> bool:
         state = self._state()
-        is_quiet = state.is_over == is_over
-        while lines := self._new_lines(state, hold=not is_over):
-            self._append_lines(state, lines)
-            is_quiet = False
-        if not is_quiet:
+        pages = self._append_pages(state, hold=not is_over)
+        if pages or state.is_over != is_over:
             state.is_over, state.quiet_since = is_over, time.time()
             self._write(state)
-        if not is_over or 0 <= time.time() - state.quiet_since < settle_seconds:
+        if not is_over or pages == MOST_PAGES or 0 <= time.time() - state.quiet_since < settle_seconds:
             return False
         self._sweep(state)
         return True
+
+    def _append_pages(self, state: MirrorState, *, hold: bool) -> int:
+        """Append new lines, and return how many pages they were."""
+        for number in range(MOST_PAGES):
+            lines = self._new_lines(state, hold=hold)
+            if not lines:
+                return number
+            self._append_lines(state, lines)
+        return MOST_PAGES
 
     @property
     def has_ended(self) -> bool:
@@ -268,6 +281,8 @@ def _is_too_large(text: str) -> bool:
 def _joined(mark: re.Match[str], piece: str, parts: dict[str, dict[int, str]]) -> str | None:
     """Add a part; return the complete event if no part is missing."""
     name = mark["name"]
+    if sum(map(len, parts.values())) >= MOST_PARTS:
+        del parts[next(iter(parts))]  # the oldest
     parts.setdefault(name, {})[int(mark["number"])] = piece
     if len(parts[name]) < int(mark["of"]):
         return None
