@@ -3,6 +3,7 @@
 import re
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
@@ -98,3 +99,14 @@ def test_the_docs_list_the_values_of_labels() -> None:
     operations = set(re.findall(r'metrics\.observed\(.*, "(\w+)"\)', sources))
     assert {"poll", "submit"} <= operations <= listed["sft_backend_call_duration_seconds"]
     assert FUNCTIONS.keys() <= listed["sft_inspections_total"]
+
+
+def test_idle_clients_of_the_port_do_not_add_up(port: int) -> None:
+    metrics.listen(port)
+    with ExitStack() as stack:
+        idle = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+            for _ in range(3 * metrics.MOST_SCRAPES)
+        ]
+        assert httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=30).is_success
+        assert [one.recv(1) for one in idle[: 2 * metrics.MOST_SCRAPES]] == [b""] * 2 * metrics.MOST_SCRAPES
