@@ -44,14 +44,13 @@ class RequestLimits:
         try:
             _check_url(request)
             receive = await self._checked(receive) if _has_body(request) else receive
-        except ClientDisconnect:
+            await self.app(scope, receive, send)
+        except ClientDisconnect:  # nobody reads an answer
             return
         except Rejected as error:
             answer = problem(request, error.status, error.code, error.detail, hint=error.hint)
             answer.headers["Connection"] = "close"  # the rest of the body is not read
             await answer(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
 
     async def _checked(self, receive: Receive) -> Receive:
         """Read and check the body; return a `receive` that yields it in one message. Raises Rejected."""

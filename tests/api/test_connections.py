@@ -2,9 +2,11 @@
 
 import resource
 import socket
+import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from select import select
 
 import httpx2
 import pytest
@@ -128,3 +130,22 @@ def test_only_a_proxy_of_the_settings_names_the_client(
     client.post("/v1/jobs/job-none/cancel", headers={"X-Forwarded-For": "203.0.113.7"})
     [entry] = client.get("/v1/audit?target=job-none").json()["items"]
     assert entry["address"] == address
+
+
+def test_a_client_that_has_gone_leaves_its_place(patient: Service) -> None:
+    """It waited for its turn to write, behind requests that wait for the database."""
+    body = b'{"name":"gone","role":"viewer"}'
+    key = patient.client.headers["Authorization"].encode()
+    head = b"POST /v1/keys HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: " + key
+    sent = head + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    api = patient.children()["api"]
+    with closing(sqlite3.connect(patient.data_dir / "sft.db", isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        with connected(patient, 12 + 64 + 1, sent) as connections:
+            [beyond], _, _ = select(connections, [], [], 30)
+            assert raw_http.response(beyond.recv(1 << 16)).status_code == 429
+            ports = {one.getsockname()[1] for one in connections}
+        wait_until(lambda: ports.isdisjoint({one.raddr.port for one in api.net_connections() if one.raddr}))
+    patient.client.post("/v1/keys", json={"name": "last", "role": "viewer"}).raise_for_status()
+    names = [one["name"] for one in patient.client.get("/v1/keys?limit=200").json()["items"]]
+    assert names.count("gone") <= 12

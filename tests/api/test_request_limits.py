@@ -1,9 +1,10 @@
 """The body of a request is bounded before it is parsed; plans wait for a slot; reads wait for no writer."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -55,47 +56,102 @@ def test_a_body_is_utf_8(client: TestClient, good: Body, encoding: str) -> None:
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed_json")
 
 
-def test_plans_wait_for_a_slot_and_health_does_not(client: TestClient, good: Body) -> None:
-    slots = client.app.state.slots  # type: ignore[attr-defined]  # the app is our own
-    with all_taken(client), ThreadPoolExecutor(70) as pool:
-        plans = [pool.submit(client.post, "/v1/jobs:plan", json=good) for _ in range(64)]
-        wait_until(lambda: slots._waiting == 64, what="all plans to wait")
-        rejected = client.post("/v1/jobs:plan", json=good)
-        assert (rejected.status_code, rejected.headers["Retry-After"]) == (503, "2")
-        assert client.post("/v1/jobs", json=good).status_code == 503
-        assert client.post("/v1/datasets:inspect", json={"path": "/data"}).status_code == 503
+Hold = Callable[..., ExitStack]
+
+
+@pytest.fixture
+def hold(client: TestClient) -> Iterator[Hold]:
+    """Return a function that takes slots for a key, and returns what releases them."""
+    portal = client.portal
+    assert portal
+
+    with ExitStack() as everything:
+
+        def take(kind: str, key: str, number: int) -> ExitStack:
+            slots, held = getattr(client.app.state, kind), everything.enter_context(ExitStack())  # type: ignore[attr-defined]
+            for _ in range(number):
+                held.enter_context(portal.wrap_async_context_manager(slots.held(key)))
+            return held
+
+        yield take
+
+
+@contextmanager
+def waiting(client: TestClient, key: str, number: int) -> Iterator[None]:
+    """Let requests of a key wait for a slot, and hold it."""
+
+    async def wait() -> None:
+        async with client.app.state.slots.held(key):  # type: ignore[attr-defined]
+            await asyncio.Event().wait()
+
+    tasks = [client.portal.start_task_soon(wait) for _ in range(number)]  # type: ignore[union-attr]
+    yield
+    for task in tasks:
+        task.cancel()
+
+
+def in_progress(client: TestClient, kind: str = "slots") -> int:
+    return sum(getattr(client.app.state, kind).requests.values())  # type: ignore[attr-defined]
+
+
+def test_plans_wait_for_a_slot_and_health_does_not(client: TestClient, good: Body, hold: Hold) -> None:
+    held = [hold("slots", key, 2) for key in ("anna", "bert")]
+    with ThreadPoolExecutor(20) as pool:
+        plans = [pool.submit(client.post, "/v1/jobs:plan", json=good) for _ in range(19)]
+        wait_until(lambda: in_progress(client) == 4 + 19, what="all plans to wait")
+        for path, body in (("jobs:plan", good), ("jobs", good), ("datasets:inspect", {"path": "/data"})):
+            rejected = client.post(f"/v1/{path}", json=body)
+            assert (rejected.status_code, rejected.json()["code"]) == (429, "too_many_open_requests")
+            assert rejected.headers["Retry-After"] == "2"
         assert client.get("/healthz").status_code == client.get("/v1/jobs").status_code == 200
-        for _ in range(4):
-            client.portal.call(_release, slots)  # type: ignore[union-attr]  # the client runs the app
+        for one in held:
+            one.close()
         assert {plan.result().status_code for plan in plans} == {200}
     assert client.post("/v1/jobs:plan", json=good).status_code == 200
 
 
-@contextmanager
-def all_taken(client: TestClient) -> Iterator[None]:
-    slots, portal = client.app.state.slots, client.portal  # type: ignore[attr-defined]
-    assert portal
-    for _ in range(4):
-        portal.call(slots.acquire)
-    yield
+def test_all_keys_together_have_so_many_places(client: TestClient, good: Body, hold: Hold) -> None:
+    for key in range(4):
+        hold("slots", str(key), 1)
+    with ExitStack() as stack:
+        for key in range(4):
+            stack.enter_context(waiting(client, str(key), 16))
+        wait_until(lambda: in_progress(client) == 68, what="all places to be taken")
+        rejected = client.post("/v1/jobs:plan", json=good)
+        assert (rejected.status_code, rejected.headers["Retry-After"]) == (503, "2")
+    wait_until(lambda: in_progress(client) == 4, what="all places to be free")
 
 
-async def _release(slots: Any) -> None:
-    slots.release()
+def test_one_key_does_not_delay_another(client: TestClient, good: Body, hold: Hold) -> None:
+    hold("slots", "greedy", 3)
+    with waiting(client, "greedy", 16):
+        wait_until(lambda: in_progress(client) == 19, what="the others to wait")
+        assert client.post("/v1/jobs:plan", json=good).status_code == 200
 
 
-def test_changes_leave_threads_to_reads(client: TestClient) -> None:
-    slots = client.app.state.write_slots  # type: ignore[attr-defined]  # the app is our own
-    for _ in range(16):
-        client.portal.call(slots.acquire)  # type: ignore[union-attr]
+def test_keys_take_turns(client: TestClient, good: Body, hold: Hold) -> None:
+    """Of those that have waited longer, only so many come first as their key may run."""
+    mine, theirs = hold("slots", "anna", 2), hold("slots", "bert", 2)
+    with waiting(client, "anna", 10), waiting(client, "bert", 10), ThreadPoolExecutor(1) as pool:
+        wait_until(lambda: in_progress(client) == 24, what="the others to wait")
+        plan = pool.submit(client.post, "/v1/jobs:plan", json=good)
+        wait_until(lambda: in_progress(client) == 25, what="the plan to wait")
+        mine.close()
+        theirs.close()
+        assert plan.result(30).status_code == 200
+        assert in_progress(client) == 20
+
+
+def test_changes_leave_threads_to_reads(client: TestClient, hold: Hold) -> None:
+    held = [hold("write_slots", str(key), 4) for key in range(4)]
     with ThreadPoolExecutor(60) as pool:
         changes = [
             pool.submit(client.post, "/v1/keys", json={"name": f"k{i}", "role": "viewer"}) for i in range(50)
         ]
-        wait_until(lambda: slots._waiting == 50, what="all changes to wait")
+        wait_until(lambda: in_progress(client, "write_slots") == 66, what="all changes to wait")
         assert client.get("/v1/jobs").status_code == 200
-        for _ in range(16):
-            client.portal.call(_release, slots)  # type: ignore[union-attr]
+        for one in held:
+            one.close()
         assert {change.result().status_code for change in changes} == {201}
 
 
