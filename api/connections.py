@@ -66,7 +66,7 @@ class LimitedConnection(H11Protocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.conn = framing.Connection(h11.SERVER)
+        self.conn = framing.ClearConnection(h11.SERVER)
         self.deadline: asyncio.TimerHandle | None = None
         self.stalled: asyncio.TimerHandle | None = None
         self.waits_since = self.loop.time()

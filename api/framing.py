@@ -18,7 +18,7 @@ _readers.chunk_header_re = re.compile(
 )
 
 
-class Connection(h11.Connection):
+class ClearConnection(h11.Connection):
     """The state of a connection. h11 itself rejects wrong lengths, other codings, and heads over 16 KiB."""
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
