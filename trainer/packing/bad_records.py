@@ -1,0 +1,84 @@
+"""Records that cannot be packed: why, how many, and where the first of them are."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+PLACES_KEPT = 5
+
+
+class Reason(StrEnum):
+    """Why a record is left out. The values are part of the manifest and of a job's failure."""
+
+    NOT_UTF8 = "not_utf8"
+    NOT_JSON = "not_json"
+    TOO_LONG = "too_long"
+    TOO_DEEP = "too_deep"
+    NOT_AN_OBJECT = "not_an_object"
+    UNKNOWN_FORMAT = "unknown_format"
+    NO_MESSAGES = "no_messages"
+    BAD_MESSAGE = "bad_message"
+    BAD_CONTENT = "bad_content"
+    BAD_TOOL_CALL = "bad_tool_call"
+    BAD_TOOLS = "bad_tools"
+    LOST_TOOLS = "lost_tools"
+    LONE_SURROGATE = "lone_surrogate"
+    TEMPLATE_ERROR = "template_error"
+    TEMPLATE_MISMATCH = "template_mismatch"
+    NOTHING_TRAINED = "nothing_trained"
+    CUT_BEFORE_ANSWER = "cut_before_answer"
+
+
+class BadRecord(ValueError):
+    """A record cannot be packed. The message says why, for a person."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason, str(self))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a record is: its source, and its line, row or index, from 1."""
+
+    source: str
+    number: int
+
+
+@dataclass
+class Tally:
+    """Bad records by reason, with the first places of each."""
+
+    counts: Counter[Reason] = field(default_factory=Counter)
+    first: dict[Reason, list[tuple[Place, str]]] = field(default_factory=dict)
+
+    def add(self, place: Place, error: BadRecord) -> None:
+        self.counts[error.reason] += 1
+        self._keep(error.reason, [(place, str(error))])
+
+    def merge(self, later: "Tally") -> None:
+        """Add what was counted in records that follow those of this tally."""
+        self.counts += later.counts
+        for reason, places in later.first.items():
+            self._keep(reason, places)
+
+    def _keep(self, reason: Reason, places: list[tuple[Place, str]]) -> None:
+        kept = self.first.setdefault(reason, [])
+        kept += places[: PLACES_KEPT - len(kept)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the most frequent reason first, as the manifest has it."""
+        return {
+            reason: {
+                "records": count,
+                "first": [
+                    {"source": place.source, "number": place.number, "message": message}
+                    for place, message in self.first[reason]
+                ],
+            }
+            for reason, count in self.counts.most_common()
+        }

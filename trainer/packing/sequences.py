@@ -1,0 +1,96 @@
+"""Turn records into sequences of tokens with masks."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.packing.bad_records import BadRecord, Reason
+from trainer.packing.chat_template import ChatTemplate
+from trainer.packing.chunks import Chunk, Mask, chunks_of
+from trainer.packing.formats import Conversation, Format, conversation_of
+from trainer.packing.messages import parse_json
+from trainer.packing.packs import Sequence
+from trainer.packing.tokenizer import Tokenizer
+
+# What special tokens look like: <|im_end|>, <s>, [INST].
+SPECIAL = re.compile(r"<[^<>\s]{1,60}>|\[[A-Z_/]{1,60}\]")
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """How records are read and what of them is trained."""
+
+    format: Format = Format.AUTO
+    mask: Mask = Mask.ASSISTANT
+    chat_template: str | None = None
+    """Text of a template, instead of the tokenizer's own."""
+    messages_field: str = "messages"
+    tools_field: str = "tools"
+    max_doc_tokens: int | None = None
+
+
+class SequenceMaker:
+    """Tokenizes records of a tokenizer and some options. Counts what is no error but may surprise."""
+
+    def __init__(self, tokenizer: Tokenizer, options: RecordOptions) -> None:
+        """Raises BadTemplate, BadTokenizer."""
+        self.tokenizer, self.options = tokenizer, options
+        self._templates = {
+            has_tools: tokenizer.template(options.chat_template, has_tools=has_tools)
+            for has_tools in (False, True)
+        }
+        self.cut = 0
+        """Sequences that were cut to max_doc_tokens."""
+        self.special_in_content = 0
+        """Records in whose texts special tokens were typed. They are encoded as the special tokens."""
+
+    def __call__(self, data: bytes | dict[str, Any]) -> list[Sequence]:
+        """Return the sequences of a record. Raises BadRecord."""
+        record = parse_json(data, Reason.NOT_JSON, "The record") if isinstance(data, bytes) else data
+        conversation = self.conversation(record)
+        sequences = [self._sequence(chunks) for chunks in self.chunks(conversation)]
+        trained = [sequence for sequence in sequences if any(sequence.mask)]
+        if not trained:
+            raise self._untrained(conversation)
+        self.special_in_content += self._has_special(conversation)
+        return trained
+
+    def conversation(self, record: Any) -> Conversation:
+        """Raises BadRecord."""
+        options = self.options
+        return conversation_of(record, options.format, options.messages_field, options.tools_field)
+
+    def chunks(self, conversation: Conversation) -> list[list[Chunk]]:
+        """Raises BadRecord."""
+        return chunks_of(conversation, self._template(conversation), self.options.mask)
+
+    def _template(self, conversation: Conversation) -> ChatTemplate:
+        return self._templates[bool(conversation.tools)]
+
+    def _sequence(self, chunks: list[Chunk]) -> Sequence:
+        try:
+            encoded = self.tokenizer.encode([chunk.text for chunk in chunks])
+        except UnicodeEncodeError:
+            raise BadRecord(
+                Reason.LONE_SURROGATE, "A text contains half of a character (a lone surrogate)."
+            ) from None
+        ids = [token for tokens in encoded for token in tokens]
+        is_trained = [
+            int(chunk.trained) for chunk, tokens in zip(chunks, encoded, strict=True) for _ in tokens
+        ]
+        longest = self.options.max_doc_tokens or len(ids)
+        self.cut += len(ids) > longest
+        # The mask of a token says whether the next one is trained.
+        return Sequence(ids[:longest], [*is_trained[1:longest], 0])
+
+    def _untrained(self, conversation: Conversation) -> BadRecord:
+        answers = [message for message in conversation.messages if message["role"] == "assistant"]
+        if self.options.max_doc_tokens and answers:
+            return BadRecord(
+                Reason.CUT_BEFORE_ANSWER, f"No answer begins within {self.options.max_doc_tokens} tokens."
+            )
+        return BadRecord(Reason.NOTHING_TRAINED, "No answer of the assistant is trained.")
+
+    def _has_special(self, conversation: Conversation) -> bool:
+        texts = (message["content"] for message in conversation.messages)
+        return any(not self.tokenizer.special_texts.isdisjoint(SPECIAL.findall(text)) for text in texts)

@@ -1,0 +1,116 @@
+"""Tokenizers of Hugging Face directories, without transformers in this process: it takes 700 MB with torch.
+
+`python -m trainer.packing.tokenizer DIR` loads a tokenizer as AutoTokenizer does, and prints what packing
+needs of it as JSON. Processes that tokenize take it from there.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trainer.packing.chat_template import ChatTemplate
+
+LOAD_SECONDS = 300
+DEFAULT, WITH_TOOLS = "default", "tool_use"
+
+
+class BadTokenizer(ValueError):
+    """The tokenizer cannot be used. The message names the directory and the reason."""
+
+
+class Tokenizer(BaseModel):
+    """A tokenizer and its chat templates. Small enough to be given to other processes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    backend: str = Field(repr=False)
+    """What tokenizer.json holds, as transformers completes it."""
+    templates: dict[str, str]
+    """Chat templates by name: `default`, and `tool_use` where conversations with tools have their own."""
+    special_tokens: dict[str, Any]
+    """What templates may use: bos_token, eos_token ..."""
+    pad_id: int
+
+    @classmethod
+    def load(cls, directory: Path) -> "Tokenizer":
+        """Load the tokenizer of a Hugging Face directory. Raises BadTokenizer."""
+        if not directory.is_dir():
+            raise BadTokenizer(f"{directory} is no directory. Name the Hugging Face directory of the model.")
+        command = [sys.executable, "-m", __name__, str(directory)]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=LOAD_SECONDS, env=environment, check=True
+            )
+        except subprocess.TimeoutExpired:
+            raise BadTokenizer(
+                f"{directory}: loading the tokenizer took more than {LOAD_SECONDS} s."
+            ) from None
+        except subprocess.CalledProcessError as error:
+            last = (error.stderr.strip().splitlines() or ["no output"])[-1]
+            raise BadTokenizer(f"{directory} has no tokenizer that can be used: {last[:300]}") from None
+        return cls.model_validate_json(done.stdout)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer as Backend
+
+        backend = Backend.from_str(self.backend)
+        backend.no_truncation()
+        backend.no_padding()
+        return backend
+
+    @cached_property
+    def special_texts(self) -> frozenset[str]:
+        """Tokens that are encoded as one wherever they stand in a text."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return frozenset(token.content for token in added if token.special)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode texts, each by itself, without adding special tokens.
+
+        Raises UnicodeEncodeError for a lone surrogate.
+        """
+        for text in texts:
+            text.encode()
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def template(self, text: str | None = None, *, has_tools: bool = False) -> ChatTemplate:
+        """Compile a template, by default the tokenizer's own. Raises BadTemplate, BadTokenizer."""
+        if text is None and not self.templates:
+            raise BadTokenizer("The tokenizer has no chat template. Name one with chat_template.")
+        own = self.templates.get(WITH_TOOLS if has_tools else DEFAULT) or self.templates.get(DEFAULT, "")
+        return ChatTemplate(own if text is None else text, self.special_tokens)
+
+
+def describe(directory: str) -> dict[str, Any]:
+    """Load a tokenizer by AutoTokenizer. Raises whatever transformers raises."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)  # a directory, no download  # nosec B615
+    if not tokenizer.is_fast:
+        raise SystemExit("It is a slow tokenizer (no tokenizer.json). Save it as a fast one.")
+    templates = tokenizer.chat_template or {}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return {
+        "backend": tokenizer.backend_tokenizer.to_str(),
+        "templates": {DEFAULT: templates} if isinstance(templates, str) else templates,
+        "special_tokens": {
+            name: value
+            for name, value in tokenizer.special_tokens_map.items()
+            if isinstance(value, str | list)
+        },
+        "pad_id": pad or 0,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(describe(sys.argv[1])))
