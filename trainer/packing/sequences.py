@@ -46,14 +46,18 @@ class SequenceMaker:
 
     def __call__(self, data: bytes | dict[str, Any]) -> list[Sequence]:
         """Return the sequences of a record. Raises BadRecord."""
-        record = parse_json(data, Reason.NOT_JSON, "The record") if isinstance(data, bytes) else data
-        conversation = self.conversation(record)
+        conversation = self.conversation(self.record(data))
         sequences = [self._sequence(chunks) for chunks in self.chunks(conversation)]
         trained = [sequence for sequence in sequences if any(sequence.mask)]
         if not trained:
             raise self._untrained(conversation)
         self.special_in_content += self._has_special(conversation)
         return trained
+
+    @staticmethod
+    def record(data: bytes | dict[str, Any]) -> Any:
+        """Parse a record, unless it is a row of a table. Raises BadRecord."""
+        return parse_json(data, Reason.NOT_JSON, "The record") if isinstance(data, bytes) else data
 
     def conversation(self, record: Any) -> Conversation:
         """Raises BadRecord."""

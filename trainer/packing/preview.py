@@ -1,0 +1,84 @@
+"""Show what of some records is trained, before anything is packed."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydantic import BaseModel, Field
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from trainer.packing.bad_records import BadRecord, Reason
+from trainer.packing.chunks import Chunk
+from trainer.packing.sequences import SequenceMaker
+
+TRAINED, CONTEXT = "bold green", "dim"
+# A terminal would obey them.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Span(BaseModel):
+    """A part of a sequence: what the template renders for a message."""
+
+    role: str
+    text: str
+    trained: bool
+    tokens: int = Field(description="Number of tokens.")
+
+
+class PreviewedRecord(BaseModel):
+    """The sequences of a record, or why it cannot be packed."""
+
+    format: str | None = Field(default=None, description="Format that was recognized.")
+    sequences: list[list[Span]] = []
+    reason: Reason | None = None
+    message: str | None = Field(default=None, description="Why it cannot be packed.")
+
+
+def preview(records: Iterable[bytes | dict[str, Any]], maker: SequenceMaker) -> Iterator[PreviewedRecord]:
+    """Return for each record what would be trained. Bad records are described, not raised."""
+    for data in records:
+        try:
+            yield _previewed(data, maker)
+        except BadRecord as error:
+            yield PreviewedRecord(reason=error.reason, message=str(error))
+
+
+def _previewed(data: bytes | dict[str, Any], maker: SequenceMaker) -> PreviewedRecord:
+    maker(data)  # raises what packing would raise
+    conversation = maker.conversation(maker.record(data))
+    sequences = [_spans(chunks, maker) for chunks in maker.chunks(conversation)]
+    return PreviewedRecord(format=conversation.format, sequences=sequences)
+
+
+def _spans(chunks: list[Chunk], maker: SequenceMaker) -> list[Span]:
+    encoded = maker.tokenizer.encode([chunk.text for chunk in chunks])
+    return [
+        Span(role=chunk.role, text=chunk.text, trained=chunk.trained, tokens=len(ids))
+        for chunk, ids in zip(chunks, encoded, strict=True)
+    ]
+
+
+def show(records: Iterable[PreviewedRecord], console: Console) -> None:
+    """Print records with trained text in color, and as [[trained]] where there is no color."""
+    for number, record in enumerate(records, start=1):
+        if record.reason:
+            console.print(
+                Panel(Text(f"{record.reason}: {record.message}"), title=f"record {number}, left out")
+            )
+        for place, spans in enumerate(record.sequences, start=1):
+            title = f"record {number}, sequence {place} of {len(record.sequences)} ({record.format})"
+            trained = sum(span.tokens for span in spans if span.trained)
+            tokens = sum(span.tokens for span in spans)
+            subtitle = f"{trained} of {tokens} tokens trained"
+            console.print(Panel(_text(spans, console), title=title, subtitle=subtitle, title_align="left"))
+
+
+def _text(spans: Iterable[Span], console: Console) -> Text:
+    text = Text()
+    for span in spans:
+        shown = CONTROL.sub("\N{REPLACEMENT CHARACTER}", span.text)
+        marked = f"[[{shown}]]" if span.trained and not console.color_system else shown
+        text.append(marked, style=TRAINED if span.trained else CONTEXT)
+    return text
