@@ -1,0 +1,7 @@
+"""Read the records of files, directories, patterns, blends and datasets of the Hugging Face hub. No torch."""
+
+from trainer.packing.sources.find import find
+from trainer.packing.sources.read import records
+from trainer.packing.sources.source import BadSource, RawRecord, Source
+
+__all__ = ["BadSource", "RawRecord", "Source", "find", "records"]

@@ -1,0 +1,96 @@
+"""What a source is, what it yields, and the error of a source that cannot be read at all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.dataset.files import NotInspected, printable
+from trainer.dataset.footers import parquet_errors
+from trainer.packing.bad_records import BadRecord, Place, Reason
+from trainer.path_roots import OutsideRoots
+
+HUB = "hf://"
+LARGEST_RECORD = 16 << 20
+"""Bytes. A longer record is a bad record."""
+LONGEST_REASON = 300
+
+
+class BadSource(ValueError):
+    """A source cannot be read, or not to its end. The message names the source, and what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or a dataset of the Hugging Face hub."""
+
+    location: str
+    """Path of a file, or hf://owner/name."""
+    weight: float = 1.0
+    """How often each record is read. 1.5: once, and half of the records twice."""
+    subset: str | None = None
+    split: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the location, printable."""
+        return printable(self.location)
+
+    @property
+    def is_hub(self) -> bool:
+        return self.location.startswith(HUB)
+
+    @property
+    def path(self) -> Path:
+        """Return the path of a file."""
+        return Path(self.location)
+
+
+@dataclass(frozen=True)
+class RawRecord:
+    """A record that has not been checked: one JSON text, or a row of a table without its NULL fields."""
+
+    place: Place
+    data: bytes | dict[str, Any]
+
+
+Item = RawRecord | tuple[Place, BadRecord]
+"""What reading yields: a record, or a record that cannot be read although others can."""
+
+
+def too_long(place: Place) -> Item:
+    limit = LARGEST_RECORD >> 20
+    return place, BadRecord(Reason.TOO_LONG, f"The record is longer than {limit} MiB. Split or remove it.")
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Raise BadSource for errors of reading a file or directory."""
+    errors: tuple[type[Exception], ...] = (NotInspected, *parquet_errors())
+    try:
+        yield
+    except BadSource:
+        raise
+    except OutsideRoots:
+        raise BadSource(
+            f"{name} leads out of the paths that the cluster allows. Put the file itself, not a link to it, "
+            "below one of the profile's roots."
+        ) from None
+    except errors as error:
+        raise BadSource(f"{name} cannot be read: {_reason(error)}. {_advice(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = printable(str(error)).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:LONGEST_REASON].rstrip(".")
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return "Check the path and its permissions."
+    if isinstance(error, NotInspected):
+        return "Write it with smaller row groups and pages (pyarrow: write_batch_size=16), or as JSON lines."
+    return "Check that it is complete, or write it again."
