@@ -8,7 +8,7 @@ from typing import Any
 PLACES_KEPT = 5
 
 
-class Reason(StrEnum):
+class BadReason(StrEnum):
     """Why a record is left out. The values are part of the manifest and of a job's failure."""
 
     NOT_UTF8 = "not_utf8"
@@ -33,7 +33,7 @@ class Reason(StrEnum):
 class BadRecord(ValueError):
     """A record cannot be packed. The message says why, for a person."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: BadReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
@@ -53,8 +53,8 @@ class Place:
 class Tally:
     """Bad records by reason, with the first places of each."""
 
-    counts: Counter[Reason] = field(default_factory=Counter)
-    first: dict[Reason, list[tuple[Place, str]]] = field(default_factory=dict)
+    counts: Counter[BadReason] = field(default_factory=Counter)
+    first: dict[BadReason, list[tuple[Place, str]]] = field(default_factory=dict)
 
     def add(self, place: Place, error: BadRecord) -> None:
         self.counts[error.reason] += 1
@@ -66,7 +66,7 @@ class Tally:
         for reason, places in later.first.items():
             self._keep(reason, places)
 
-    def _keep(self, reason: Reason, places: list[tuple[Place, str]]) -> None:
+    def _keep(self, reason: BadReason, places: list[tuple[Place, str]]) -> None:
         kept = self.first.setdefault(reason, [])
         kept += places[: PLACES_KEPT - len(kept)]
 

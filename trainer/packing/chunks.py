@@ -14,7 +14,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
-from trainer.packing.bad_records import BadRecord, Reason
+from trainer.packing.bad_records import BadReason, BadRecord
 from trainer.packing.chat_template import ChatTemplate, RenderError
 from trainer.packing.formats import Conversation
 
@@ -48,7 +48,7 @@ def chunks_of(conversation: Conversation, template: ChatTemplate, mask: Mask) ->
     try:
         sequences = list(_sequences(conversation, template))
     except RenderError as error:
-        raise BadRecord(Reason.TEMPLATE_ERROR, str(error)) from None
+        raise BadRecord(BadReason.TEMPLATE_ERROR, str(error)) from None
     if mask is Mask.ASSISTANT:
         return sequences
     if mask is Mask.ALL:
@@ -131,7 +131,7 @@ class _Renderer:
         if (prefix := prefix.rstrip()) and self.text.startswith(prefix):
             return len(prefix)
         raise BadRecord(
-            Reason.TEMPLATE_MISMATCH,
+            BadReason.TEMPLATE_MISMATCH,
             f"The chat template renders message {place + 1} otherwise when later messages follow.",
         )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from trainer.packing.bad_records import BadRecord, Reason
+from trainer.packing.bad_records import BadReason, BadRecord
 from trainer.packing.messages import Message, openai_message, parse_json
 
 Record = Mapping[str, Any]
@@ -58,13 +58,13 @@ def conversation_of(
 ) -> Conversation:
     """Convert a record. Raises BadRecord."""
     if not isinstance(record, Mapping):
-        raise BadRecord(Reason.NOT_AN_OBJECT, f"A record is a JSON object; this is {_kind(record)}.")
+        raise BadRecord(BadReason.NOT_AN_OBJECT, f"A record is a JSON object; this is {_kind(record)}.")
     if messages_field != "messages" and messages_field in record:
         record = {**record, "messages": record[messages_field]}
     form = _recognized(record) if form is Format.AUTO else form
     written = _CONVERTERS[form](record)
     if not written:
-        raise BadRecord(Reason.NO_MESSAGES, "The record has no messages.")
+        raise BadRecord(BadReason.NO_MESSAGES, "The record has no messages.")
     messages, untrained = [], set()
     for place, message in enumerate(written):
         converted, is_trained = openai_message(message, place + 1)
@@ -87,7 +87,7 @@ def _recognized(record: Record) -> Format:
     if "instruction" in record and "output" in record:
         return Format.ALPACA
     raise BadRecord(
-        Reason.UNKNOWN_FORMAT,
+        BadReason.UNKNOWN_FORMAT,
         f"The record has the fields {', '.join(sorted(map(str, record)))[:200] or '(none)'}. "
         "Needed: messages, conversations, prompt and completion, or instruction and output.",
     )
@@ -107,10 +107,10 @@ def _sharegpt(record: Record) -> list[Any]:
 
 def _sharegpt_turn(turn: Any) -> Any:
     if not isinstance(turn, Mapping) or not isinstance(turn.get("from"), str):
-        raise BadRecord(Reason.BAD_MESSAGE, 'Each turn needs "from" and "value".')
+        raise BadRecord(BadReason.BAD_MESSAGE, 'Each turn needs "from" and "value".')
     others = {name: turn[name] for name in ("weight", "train") if name in turn}
     if turn["from"] == FUNCTION_CALL:
-        call = parse_json(turn.get("value"), Reason.BAD_TOOL_CALL, "The value of a function_call")
+        call = parse_json(turn.get("value"), BadReason.BAD_TOOL_CALL, "The value of a function_call")
         return {"role": "assistant", "tool_calls": [{"type": "function", "function": call}], **others}
     return {"role": ROLES.get(turn["from"], turn["from"]), "content": turn.get("value"), **others}
 
@@ -124,7 +124,7 @@ def _alpaca(record: Record) -> list[Any]:
 
 def _exchange(pair: Any) -> list[Message]:
     if not isinstance(pair, list) or len(pair) != 2:
-        raise BadRecord(Reason.BAD_MESSAGE, "history is a list of pairs: question and answer.")
+        raise BadRecord(BadReason.BAD_MESSAGE, "history is a list of pairs: question and answer.")
     return [_user(pair[0]), _assistant(pair[1])]
 
 
@@ -157,22 +157,22 @@ _CONVERTERS: dict[Format, Callable[[Record], list[Any]]] = {
 
 def _list(value: Any, name: str) -> list[Any]:
     if isinstance(value, str):  # a column of JSON text
-        value = parse_json(value, Reason.BAD_MESSAGE, name)
+        value = parse_json(value, BadReason.BAD_MESSAGE, name)
     if value is None:
         return []
     if not isinstance(value, list):
-        raise BadRecord(Reason.BAD_MESSAGE, f"{name} must be a list; it is {_kind(value)}.")
+        raise BadRecord(BadReason.BAD_MESSAGE, f"{name} must be a list; it is {_kind(value)}.")
     return value
 
 
 def _tools(value: Any) -> list[Any] | None:
     """Return tool definitions, which some records have as JSON text."""
     if isinstance(value, str):
-        value = parse_json(value, Reason.BAD_TOOLS, "tools") if value.strip() else None
+        value = parse_json(value, BadReason.BAD_TOOLS, "tools") if value.strip() else None
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
-        raise BadRecord(Reason.BAD_TOOLS, "tools must be a list of objects: definitions of functions.")
+        raise BadRecord(BadReason.BAD_TOOLS, "tools must be a list of objects: definitions of functions.")
     return value
 
 
@@ -186,7 +186,7 @@ def _require_tools(conversation: Conversation) -> None:
     ]
     if any("<tool_call>" in text for text in texts) and not any("# Tools" in text for text in texts):
         raise BadRecord(
-            Reason.LOST_TOOLS, 'A text contains "<tool_call>", and none has the definitions ("# Tools").'
+            BadReason.LOST_TOOLS, 'A text contains "<tool_call>", and none has the definitions ("# Tools").'
         )
 
 

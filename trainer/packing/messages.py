@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from trainer.bounded_json import most_values_of
-from trainer.packing.bad_records import BadRecord, Reason
+from trainer.packing.bad_records import BadReason, BadRecord
 
 Message = dict[str, Any]
 
@@ -14,19 +14,19 @@ MAX_VALUES = 1_000_000
 SYSTEM_ROLES = {"developer": "system"}
 
 
-def parse_json(text: Any, reason: Reason, what: str) -> Any:
+def parse_json(text: Any, reason: BadReason, what: str) -> Any:
     """Parse JSON text of a record; of duplicate keys the last one counts. Raises BadRecord."""
     if not isinstance(text, str | bytes):
         raise BadRecord(reason, f"{what} must be JSON text.")
     try:
         text = text if isinstance(text, str) else text.decode("utf-8")
         if most_values_of(text) > MAX_VALUES:
-            raise BadRecord(Reason.TOO_LONG, f"{what} has more than {MAX_VALUES} values.")
+            raise BadRecord(BadReason.TOO_LONG, f"{what} has more than {MAX_VALUES} values.")
         return json.loads(text, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
-        raise BadRecord(Reason.NOT_UTF8, f"{what} is not UTF-8: byte {error.start + 1}.") from None
+        raise BadRecord(BadReason.NOT_UTF8, f"{what} is not UTF-8: byte {error.start + 1}.") from None
     except RecursionError:
-        raise BadRecord(Reason.TOO_DEEP, f"{what} is nested too deeply.") from None
+        raise BadRecord(BadReason.TOO_DEEP, f"{what} is nested too deeply.") from None
     except BadRecord:
         raise
     except ValueError as error:
@@ -43,13 +43,13 @@ def openai_message(written: Any, number: int) -> tuple[Message, bool]:
     Raises BadRecord.
     """
     if not isinstance(written, Mapping) or not isinstance(written.get("role"), str) or not written["role"]:
-        raise BadRecord(Reason.BAD_MESSAGE, f'Message {number} needs a "role", which is text.')
+        raise BadRecord(BadReason.BAD_MESSAGE, f'Message {number} needs a "role", which is text.')
     message = {str(name): value for name, value in written.items() if value is not None}
     is_trained = _is_trained(message.pop("weight", 1), message.pop("train", 1), number)
     message["role"] = SYSTEM_ROLES.get(message["role"], message["role"])
     message["content"] = _text(message.get("content"), number) or _refusal(message)
     if not isinstance(message.get("reasoning_content", ""), str):
-        raise BadRecord(Reason.BAD_CONTENT, f"Message {number}: reasoning_content must be text.")
+        raise BadRecord(BadReason.BAD_CONTENT, f"Message {number}: reasoning_content must be text.")
     if message["role"] == "assistant" and message.pop("tool_calls", None):
         message["tool_calls"] = _tool_calls(written["tool_calls"], number)
     return message, is_trained
@@ -58,7 +58,7 @@ def openai_message(written: Any, number: int) -> tuple[Message, bool]:
 def _is_trained(weight: Any, train: Any, number: int) -> bool:
     """A mask knows 0 and 1 only."""
     if weight not in (0, 1) or train not in (0, 1):
-        raise BadRecord(Reason.BAD_MESSAGE, f"Message {number}: weight and train must be 0 or 1.")
+        raise BadRecord(BadReason.BAD_MESSAGE, f"Message {number}: weight and train must be 0 or 1.")
     return bool(weight) and bool(train)
 
 
@@ -68,7 +68,7 @@ def _text(content: Any, number: int) -> str:
         return content or ""
     if isinstance(content, list):
         return "".join(_part(part, number) for part in content)
-    raise BadRecord(Reason.BAD_CONTENT, f"Message {number}: content must be null, text, or parts of text.")
+    raise BadRecord(BadReason.BAD_CONTENT, f"Message {number}: content must be null, text, or parts of text.")
 
 
 def _part(part: Any, number: int) -> str:
@@ -81,9 +81,10 @@ def _part(part: Any, number: int) -> str:
             return text
         if kind != "text":
             raise BadRecord(
-                Reason.BAD_CONTENT, f"Message {number} has a part of type {kind!r:.40}; only text is trained."
+                BadReason.BAD_CONTENT,
+                f"Message {number} has a part of type {kind!r:.40}; only text is trained.",
             )
-    raise BadRecord(Reason.BAD_CONTENT, f"Message {number} has a part without text.")
+    raise BadRecord(BadReason.BAD_CONTENT, f"Message {number} has a part without text.")
 
 
 def _refusal(message: Message) -> str:
@@ -94,7 +95,7 @@ def _refusal(message: Message) -> str:
 
 def _tool_calls(calls: Any, number: int) -> list[Message]:
     if not isinstance(calls, list):
-        raise BadRecord(Reason.BAD_TOOL_CALL, f"Message {number}: tool_calls must be a list.")
+        raise BadRecord(BadReason.BAD_TOOL_CALL, f"Message {number}: tool_calls must be a list.")
     return [_tool_call(call, number) for call in calls]
 
 
@@ -103,12 +104,12 @@ def _tool_call(call: Any, number: int) -> Message:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise BadRecord(
-            Reason.BAD_TOOL_CALL,
+            BadReason.BAD_TOOL_CALL,
             f'Message {number}: a tool call needs "function" with "name" and "arguments".',
         )
     arguments = function.get("arguments")
     if not isinstance(arguments, Mapping):
-        arguments = parse_json(arguments, Reason.BAD_TOOL_CALL, f"Message {number}: arguments")
+        arguments = parse_json(arguments, BadReason.BAD_TOOL_CALL, f"Message {number}: arguments")
     if not isinstance(arguments, Mapping):
-        raise BadRecord(Reason.BAD_TOOL_CALL, f"Message {number}: arguments must be a JSON object.")
+        raise BadRecord(BadReason.BAD_TOOL_CALL, f"Message {number}: arguments must be a JSON object.")
     return {**call, "function": {**function, "arguments": dict(arguments)}}

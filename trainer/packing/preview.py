@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from trainer.packing.bad_records import BadRecord, Reason
+from trainer.packing.bad_records import BadReason, BadRecord
 from trainer.packing.chunks import Chunk
 from trainer.packing.sequences import SequenceMaker
 
@@ -32,7 +32,7 @@ class PreviewedRecord(BaseModel):
 
     format: str | None = Field(default=None, description="Format that was recognized.")
     sequences: list[list[Span]] = []
-    reason: Reason | None = None
+    reason: BadReason | None = None
     message: str | None = Field(default=None, description="Why it cannot be packed.")
 
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.packing.bad_records import BadRecord, Reason
+from trainer.packing.bad_records import BadReason, BadRecord
 from trainer.packing.chat_template import ChatTemplate
 from trainer.packing.chunks import Chunk, Mask, chunks_of
 from trainer.packing.formats import Conversation, Format, conversation_of
@@ -57,7 +57,7 @@ class SequenceMaker:
     @staticmethod
     def record(data: bytes | dict[str, Any]) -> Any:
         """Parse a record, unless it is a row of a table. Raises BadRecord."""
-        return parse_json(data, Reason.NOT_JSON, "The record") if isinstance(data, bytes) else data
+        return parse_json(data, BadReason.NOT_JSON, "The record") if isinstance(data, bytes) else data
 
     def conversation(self, record: Any) -> Conversation:
         """Raises BadRecord."""
@@ -76,7 +76,7 @@ class SequenceMaker:
             encoded = self.tokenizer.encode([chunk.text for chunk in chunks])
         except UnicodeEncodeError:
             raise BadRecord(
-                Reason.LONE_SURROGATE, "A text contains half of a character (a lone surrogate)."
+                BadReason.LONE_SURROGATE, "A text contains half of a character (a lone surrogate)."
             ) from None
         ids = [token for tokens in encoded for token in tokens]
         is_trained = [
@@ -91,9 +91,9 @@ class SequenceMaker:
         answers = [message for message in conversation.messages if message["role"] == "assistant"]
         if self.options.max_doc_tokens and answers:
             return BadRecord(
-                Reason.CUT_BEFORE_ANSWER, f"No answer begins within {self.options.max_doc_tokens} tokens."
+                BadReason.CUT_BEFORE_ANSWER, f"No answer begins within {self.options.max_doc_tokens} tokens."
             )
-        return BadRecord(Reason.NOTHING_TRAINED, "No answer of the assistant is trained.")
+        return BadRecord(BadReason.NOTHING_TRAINED, "No answer of the assistant is trained.")
 
     def _has_special(self, conversation: Conversation) -> bool:
         texts = (message["content"] for message in conversation.messages)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.packing.reference import merged, reference
-from trainer.packing.bad_records import BadRecord, Reason
+from trainer.packing.bad_records import BadReason, BadRecord
 from trainer.packing.chat_template import ChatTemplate
 from trainer.packing.chunks import Mask, chunks_of
 from trainer.packing.formats import conversation_of
@@ -161,7 +161,7 @@ def test_a_template_that_changes_earlier_turns_is_found() -> None:
     changing = "{% for m in messages %}{{ loop.length }}{{ m.role }}{{ m.content }}{% endfor %}"
     with pytest.raises(BadRecord, match="message 1 otherwise") as caught:
         chunks_of(conversation_of(KINDS["multi"]), ChatTemplate(changing), Mask.ASSISTANT)
-    assert caught.value.reason is Reason.TEMPLATE_MISMATCH
+    assert caught.value.reason is BadReason.TEMPLATE_MISMATCH
 
 
 def test_a_template_that_rejects_a_record() -> None:
@@ -171,7 +171,7 @@ def test_a_template_that_rejects_a_record() -> None:
             ChatTemplate("{{ raise_exception('no such role') }}"),
             Mask.ASSISTANT,
         )
-    assert caught.value.reason is Reason.TEMPLATE_ERROR
+    assert caught.value.reason is BadReason.TEMPLATE_ERROR
 
 
 def test_marks_of_turns_typed_by_a_user_lose_no_text() -> None:

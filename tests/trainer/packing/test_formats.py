@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from trainer.packing.bad_records import BadRecord, Reason
+from trainer.packing.bad_records import BadReason, BadRecord
 from trainer.packing.formats import Format, conversation_of
 from trainer.packing.messages import parse_json
 
@@ -107,48 +107,48 @@ def test_alpaca_has_input_system_and_history() -> None:
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        (7, Reason.NOT_AN_OBJECT),
-        ([QUESTION], Reason.NOT_AN_OBJECT),
-        ({"text": "a"}, Reason.UNKNOWN_FORMAT),
-        ({}, Reason.UNKNOWN_FORMAT),
-        ({"messages": []}, Reason.NO_MESSAGES),
-        ({"messages": None}, Reason.NO_MESSAGES),
-        ({"messages": {"role": "user"}}, Reason.BAD_MESSAGE),
-        ({"messages": "[{"}, Reason.BAD_MESSAGE),
-        ({"messages": ["hello"]}, Reason.BAD_MESSAGE),
-        ({"messages": [{"content": "a"}]}, Reason.BAD_MESSAGE),
-        ({"messages": [{"role": 5, "content": "a"}]}, Reason.BAD_MESSAGE),
-        ({"messages": [{**ANSWER, "weight": 0.5}]}, Reason.BAD_MESSAGE),
-        ({"messages": [{**ANSWER, "train": "no"}]}, Reason.BAD_MESSAGE),
-        ({"messages": [{**ANSWER, "weight": []}]}, Reason.BAD_MESSAGE),
-        ({"conversations": [{"from": "gpt", "value": "a"}, 5]}, Reason.BAD_MESSAGE),
-        ({"instruction": "i", "output": "a", "history": [["q"]]}, Reason.BAD_MESSAGE),
-        (holding(7), Reason.BAD_CONTENT),
-        (holding({"text": "a"}), Reason.BAD_CONTENT),
-        (holding([{"type": "image_url", "image_url": {}}]), Reason.BAD_CONTENT),
-        (holding([{"type": "text"}]), Reason.BAD_CONTENT),
-        (holding([{"type": [], "text": "a"}]), Reason.BAD_CONTENT),
-        (holding([5]), Reason.BAD_CONTENT),
-        ({"messages": [{**ANSWER, "reasoning_content": ["a"]}]}, Reason.BAD_CONTENT),
-        ({"prompt": 5, "completion": "a"}, Reason.BAD_CONTENT),
-        ({"instruction": 5, "output": "a"}, Reason.BAD_CONTENT),
-        (called(name="f", arguments="no JSON"), Reason.BAD_TOOL_CALL),
-        (called(name="f", arguments=""), Reason.BAD_TOOL_CALL),
-        (called(name="f", arguments="[1]"), Reason.BAD_TOOL_CALL),
-        (called(name="f", arguments="NaN"), Reason.BAD_TOOL_CALL),
-        (called(name="f"), Reason.BAD_TOOL_CALL),
-        (called(arguments={}), Reason.BAD_TOOL_CALL),
-        ({"messages": [{"role": "assistant", "tool_calls": "f()"}]}, Reason.BAD_TOOL_CALL),
-        ({"messages": [{"role": "assistant", "tool_calls": ["f()"]}]}, Reason.BAD_TOOL_CALL),
-        ({"conversations": [{"from": "function_call", "value": "f()"}]}, Reason.BAD_TOOL_CALL),
-        ({"messages": [QUESTION, ANSWER], "tools": {"name": "f"}}, Reason.BAD_TOOLS),
-        ({"messages": [QUESTION, ANSWER], "tools": ["f"]}, Reason.BAD_TOOLS),
-        ({"messages": [QUESTION, ANSWER], "tools": "f"}, Reason.BAD_TOOLS),
-        ({"messages": [QUESTION, {**ANSWER, "content": "<tool_call>f</tool_call>"}]}, Reason.LOST_TOOLS),
-        ({"messages": [QUESTION, {**ANSWER, "reasoning_content": "<tool_call>"}]}, Reason.LOST_TOOLS),
+        (7, BadReason.NOT_AN_OBJECT),
+        ([QUESTION], BadReason.NOT_AN_OBJECT),
+        ({"text": "a"}, BadReason.UNKNOWN_FORMAT),
+        ({}, BadReason.UNKNOWN_FORMAT),
+        ({"messages": []}, BadReason.NO_MESSAGES),
+        ({"messages": None}, BadReason.NO_MESSAGES),
+        ({"messages": {"role": "user"}}, BadReason.BAD_MESSAGE),
+        ({"messages": "[{"}, BadReason.BAD_MESSAGE),
+        ({"messages": ["hello"]}, BadReason.BAD_MESSAGE),
+        ({"messages": [{"content": "a"}]}, BadReason.BAD_MESSAGE),
+        ({"messages": [{"role": 5, "content": "a"}]}, BadReason.BAD_MESSAGE),
+        ({"messages": [{**ANSWER, "weight": 0.5}]}, BadReason.BAD_MESSAGE),
+        ({"messages": [{**ANSWER, "train": "no"}]}, BadReason.BAD_MESSAGE),
+        ({"messages": [{**ANSWER, "weight": []}]}, BadReason.BAD_MESSAGE),
+        ({"conversations": [{"from": "gpt", "value": "a"}, 5]}, BadReason.BAD_MESSAGE),
+        ({"instruction": "i", "output": "a", "history": [["q"]]}, BadReason.BAD_MESSAGE),
+        (holding(7), BadReason.BAD_CONTENT),
+        (holding({"text": "a"}), BadReason.BAD_CONTENT),
+        (holding([{"type": "image_url", "image_url": {}}]), BadReason.BAD_CONTENT),
+        (holding([{"type": "text"}]), BadReason.BAD_CONTENT),
+        (holding([{"type": [], "text": "a"}]), BadReason.BAD_CONTENT),
+        (holding([5]), BadReason.BAD_CONTENT),
+        ({"messages": [{**ANSWER, "reasoning_content": ["a"]}]}, BadReason.BAD_CONTENT),
+        ({"prompt": 5, "completion": "a"}, BadReason.BAD_CONTENT),
+        ({"instruction": 5, "output": "a"}, BadReason.BAD_CONTENT),
+        (called(name="f", arguments="no JSON"), BadReason.BAD_TOOL_CALL),
+        (called(name="f", arguments=""), BadReason.BAD_TOOL_CALL),
+        (called(name="f", arguments="[1]"), BadReason.BAD_TOOL_CALL),
+        (called(name="f", arguments="NaN"), BadReason.BAD_TOOL_CALL),
+        (called(name="f"), BadReason.BAD_TOOL_CALL),
+        (called(arguments={}), BadReason.BAD_TOOL_CALL),
+        ({"messages": [{"role": "assistant", "tool_calls": "f()"}]}, BadReason.BAD_TOOL_CALL),
+        ({"messages": [{"role": "assistant", "tool_calls": ["f()"]}]}, BadReason.BAD_TOOL_CALL),
+        ({"conversations": [{"from": "function_call", "value": "f()"}]}, BadReason.BAD_TOOL_CALL),
+        ({"messages": [QUESTION, ANSWER], "tools": {"name": "f"}}, BadReason.BAD_TOOLS),
+        ({"messages": [QUESTION, ANSWER], "tools": ["f"]}, BadReason.BAD_TOOLS),
+        ({"messages": [QUESTION, ANSWER], "tools": "f"}, BadReason.BAD_TOOLS),
+        ({"messages": [QUESTION, {**ANSWER, "content": "<tool_call>f</tool_call>"}]}, BadReason.LOST_TOOLS),
+        ({"messages": [QUESTION, {**ANSWER, "reasoning_content": "<tool_call>"}]}, BadReason.LOST_TOOLS),
     ],
 )
-def test_a_bad_record_has_a_reason(record: Any, reason: Reason) -> None:
+def test_a_bad_record_has_a_reason(record: Any, reason: BadReason) -> None:
     with pytest.raises(BadRecord) as caught:
         conversation_of(record)
     assert caught.value.reason is reason
@@ -163,21 +163,21 @@ def test_tool_calls_in_text_are_kept_with_their_definitions() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b"{", Reason.NOT_JSON),
-        (b'{"a": NaN}', Reason.NOT_JSON),
-        (b'{"a": -Infinity}', Reason.NOT_JSON),
-        (b"\xff\xfe{\x00", Reason.NOT_UTF8),
-        (b"[" * 100_000, Reason.TOO_DEEP),
-        (b"[" + b"0," * 1_100_000 + b"0]", Reason.TOO_LONG),
-        (b'{"a": ' + b"1" * 5000 + b"}", Reason.NOT_JSON),
+        (b"{", BadReason.NOT_JSON),
+        (b'{"a": NaN}', BadReason.NOT_JSON),
+        (b'{"a": -Infinity}', BadReason.NOT_JSON),
+        (b"\xff\xfe{\x00", BadReason.NOT_UTF8),
+        (b"[" * 100_000, BadReason.TOO_DEEP),
+        (b"[" + b"0," * 1_100_000 + b"0]", BadReason.TOO_LONG),
+        (b'{"a": ' + b"1" * 5000 + b"}", BadReason.NOT_JSON),
     ],
 )
-def test_json_that_cannot_be_used(text: bytes, reason: Reason) -> None:
+def test_json_that_cannot_be_used(text: bytes, reason: BadReason) -> None:
     with pytest.raises(BadRecord) as caught:
-        parse_json(text, Reason.NOT_JSON, "The record")
+        parse_json(text, BadReason.NOT_JSON, "The record")
     assert caught.value.reason is reason
     assert len(str(caught.value)) <= 300
 
 
 def test_of_duplicate_keys_the_last_counts() -> None:
-    assert parse_json(b'{"a": 1, "a": 2}', Reason.NOT_JSON, "The record") == {"a": 2}
+    assert parse_json(b'{"a": 1, "a": 2}', BadReason.NOT_JSON, "The record") == {"a": 2}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trainer.packing.bad_records import Reason
+from trainer.packing.bad_records import BadReason
 from trainer.packing.sources import BadSource, RawRecord, arrays, find, records
 from trainer.packing.sources.source import LARGEST_RECORD
 from trainer.path_roots import limited_to
@@ -189,7 +189,7 @@ def test_a_long_line_is_a_bad_record_and_reading_goes_on(tmp_path: Path, ending:
     path = write(tmp_path / f"x{ending}", b"1\n" + TOO_LONG * 3 + b"\n" + longest + b"\n4\n" + TOO_LONG)
     found = read(path)
     assert [number for number, _value in found] == [1, 2, 3, 4, 5]
-    assert [found[place][1] for place in (0, 1, 3, 4)] == [1, Reason.TOO_LONG, 4, Reason.TOO_LONG]
+    assert [found[place][1] for place in (0, 1, 3, 4)] == [1, BadReason.TOO_LONG, 4, BadReason.TOO_LONG]
     assert len(found[2][1]["text"]) == LARGEST_RECORD - 12
 
 
@@ -286,7 +286,7 @@ def test_a_bad_element_is_a_bad_record_and_reading_goes_on(tmp_path: Path) -> No
     assert (third.place.number, third.data) == (3, b'{"b": 2}')
     for item, number in ((second, 2), (fourth, 4)):
         assert isinstance(item, tuple)
-        assert (item[0].number, item[1].reason) == (number, Reason.TOO_LONG)
+        assert (item[0].number, item[1].reason) == (number, BadReason.TOO_LONG)
 
 
 @pytest.mark.parametrize("text", ["[", '[1, {"a": [}', '["a, 2]', "[1, 2", '["\\'])
@@ -338,14 +338,14 @@ def test_a_bad_row_is_a_bad_record_and_reading_goes_on(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": broken, "date": dates}), tmp_path / "x.parquet", store_schema=False)
     found = read(tmp_path / "x.parquet")
     assert [number for number, _value in found] == [1, 2, 3, 4]
-    assert [value for _number, value in found[1:3]] == [Reason.NOT_UTF8, Reason.BAD_CONTENT]
+    assert [value for _number, value in found[1:3]] == [BadReason.NOT_UTF8, BadReason.BAD_CONTENT]
     assert found[3][1]["a"] == "d"
 
 
 def test_a_long_row_is_a_bad_record_and_reading_goes_on(tmp_path: Path) -> None:
     table = pa.table({"a": ["x", "y" * (LARGEST_RECORD + 1), "z"]})
     pq.write_table(table, tmp_path / "x.parquet")
-    assert values(tmp_path / "x.parquet") == [{"a": "x"}, Reason.TOO_LONG, {"a": "z"}]
+    assert values(tmp_path / "x.parquet") == [{"a": "x"}, BadReason.TOO_LONG, {"a": "z"}]
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_a_record_without_end_is_not_held_in_memory(tmp_path: Path, ending: str,
     tracemalloc.start()
     try:
         with suppress(BadSource):  # the array's end is missing
-            assert [item[1].reason for item in found if isinstance(item, tuple)] == [Reason.TOO_LONG]
+            assert [item[1].reason for item in found if isinstance(item, tuple)] == [BadReason.TOO_LONG]
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()

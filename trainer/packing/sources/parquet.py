@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.dataset.files import LARGEST_READ, Meter, MeteredFile, NotInspected
 from trainer.dataset.footers import open_shard
-from trainer.packing.bad_records import BadRecord, Place, Reason
+from trainer.packing.bad_records import BadReason, BadRecord, Place
 from trainer.packing.sources.pages import largest_page
 from trainer.packing.sources.rows import without_nulls
 from trainer.packing.sources.source import LARGEST_RECORD, BadSource, Item, RawRecord, too_long
@@ -58,7 +58,7 @@ def _record(row: Any, place: Place) -> Item:
     try:
         [record] = row.to_pylist()
     except UnicodeDecodeError:
-        return place, BadRecord(Reason.NOT_UTF8, "A text of the row is not UTF-8.")
+        return place, BadRecord(BadReason.NOT_UTF8, "A text of the row is not UTF-8.")
     except (ValueError, OverflowError) as error:  # such as dates after the year 9999
-        return place, BadRecord(Reason.BAD_CONTENT, f"A field of the row cannot be read: {error}."[:300])
+        return place, BadRecord(BadReason.BAD_CONTENT, f"A field of the row cannot be read: {error}."[:300])
     return RawRecord(place, without_nulls(record))

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.dataset.files import NotInspected, printable
 from trainer.dataset.footers import parquet_errors
-from trainer.packing.bad_records import BadRecord, Place, Reason
+from trainer.packing.bad_records import BadReason, BadRecord, Place
 from trainer.path_roots import OutsideRoots
 
 HUB = "hf://"
@@ -61,7 +61,7 @@ Item = RawRecord | tuple[Place, BadRecord]
 
 def too_long(place: Place) -> Item:
     limit = LARGEST_RECORD >> 20
-    return place, BadRecord(Reason.TOO_LONG, f"The record is longer than {limit} MiB. Split or remove it.")
+    return place, BadRecord(BadReason.TOO_LONG, f"The record is longer than {limit} MiB. Split or remove it.")
 
 
 @contextmanager
