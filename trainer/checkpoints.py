@@ -14,6 +14,7 @@ from trainer import bounded_json, path_roots
 from trainer.checkpoint_safety.index import read_pieces
 from trainer.checkpoint_safety.pickles import Hostile
 from trainer.events import SavedFile
+from trainer.quoting import shown
 
 # `.metadata` is written last: a directory without it is an unfinished save.
 REQUIRED = (".metadata", "metadata.json", "run_config.yaml", "train_state.pt")
@@ -137,4 +138,4 @@ def _weights(index: bytes | None) -> set[str]:
         names = bounded_json.parse(index.decode())["weight_map"].values()
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{HF_INDEX} does not name the files of the weights") from error
-    return {name if isinstance(name, str) else ascii(name)[:100] for name in names}
+    return {name if isinstance(name, str) else shown(name) for name in names}

@@ -474,6 +474,8 @@ def test_every_error_in_the_document_is_a_problem(client: TestClient) -> None:
         ("checkpoint.custom_manager_class=os.system", "runs_code"),
         ("checkpoint.hf_trust_remote_code=true", "runs_code"),
         ("tensor_inspect.feature_dirs=[features]", "runs_code"),
+        ("model._builder_=os.system", "runs_code"),
+        ("tokenizer.hf_tokenizer_kwargs.custom_generate=x", "runs_code"),
         ("recipe._target_=megatron.bridge.recipes.nemotronh.gpt", "unknown_recipe"),
     ],
 )

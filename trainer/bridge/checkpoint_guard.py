@@ -12,7 +12,8 @@ from types import FrameType
 from typing import IO, Any, NoReturn
 
 from trainer.checkpoint_safety.allowed import CLASSES, TARGETS
-from trainer.checkpoint_safety.pickles import MAX_BYTES, Hostile, Unreadable, scan_first, shown
+from trainer.checkpoint_safety.pickles import MAX_PICKLE_BYTES, Hostile, Unreadable, scan_first
+from trainer.quoting import shown
 
 # Modules that unpickle files, and modules that unpickle what another process of the run sends. The innermost
 # frame in one of them decides.
@@ -61,7 +62,7 @@ def _inspected(file: IO[bytes]) -> IO[bytes]:
 
     Raises HostileCheckpoint, and Unreadable if the pickle is damaged.
     """
-    begin, data = file.tell(), file.read(MAX_BYTES)
+    begin, data = file.tell(), file.read(MAX_PICKLE_BYTES)
     try:
         _, length = scan_first(data, CLASSES, storages=True)
     except Unreadable:

@@ -149,6 +149,13 @@ _VALUES = {
 _UNDER_MODELS = {f"megatron.bridge.models.{module}": names for module, names in _MODELS.items()}
 TARGETS = frozenset(_names(_SECTIONS | _UNDER_MODELS | _VALUES))
 
+# Keys that make a library import code, beside `_target_`: in run_config.yaml, in the JSON files of a model,
+# and in requests. Runs of this service leave all of them empty.
+RUNS_CODE = frozenset({
+    "_builder_", "allow_custom_feature_dirs", "custom_generate", "custom_manager_class", "custom_pipelines",
+    "feature_dirs", "hf_trust_remote_code", "trust_remote_code",
+})  # fmt: skip
+
 # `auto_map` of the models of trainer/config/models.py. transformers has their classes itself, and the code
 # beside them is never imported.
 _REMOTE = {

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import IO
 
 from trainer.checkpoint_safety.extra_state import scan_extra_state
-from trainer.checkpoint_safety.pickles import MAX_BYTES, Hostile, Unreadable, scan
+from trainer.checkpoint_safety.pickles import MAX_PICKLE_BYTES, Hostile, Unreadable, scan
+from trainer.quoting import shown
 
 MAX_MEMBERS = 200_000
 MAX_EXTRA_STATE_BYTES = 16 << 20
@@ -53,12 +54,17 @@ def scan_archive(span: Span, allowed: frozenset[str], *, extra_state: bool = Fal
     """
     if span.length < _FILE.size or span.read(0, 4) != b"PK\x03\x04":
         with contextlib.suppress(Unreadable):
-            scan(span.read(0, min(span.length, MAX_BYTES)), allowed)  # for a better message
+            scan(span.read(0, min(span.length, MAX_PICKLE_BYTES)), allowed)  # for a better message
         raise Unreadable("is not in torch's zip format; older formats cannot be inspected")
     members = dict(_members(span))
     if "data.pkl" not in members:
         raise Hostile("has no data.pkl")
-    scan(_content(span, members["data.pkl"], MAX_BYTES), allowed, storages=True, whole_tensors=extra_state)
+    scan(
+        _content(span, members["data.pkl"], MAX_PICKLE_BYTES),
+        allowed,
+        storages=True,
+        whole_tensors=extra_state,
+    )
     if extra_state:
         for name, place in members.items():
             if name.startswith("data/") and (content := _content(span, place, MAX_EXTRA_STATE_BYTES)):
@@ -72,15 +78,13 @@ Place = tuple[int, int]
 def _members(span: Span) -> Iterator[tuple[str, Place]]:
     """Yield the members by the names that torch asks for. Raises Hostile."""
     count, offset, length = _directory(span)
-    if count > MAX_MEMBERS or length > MAX_BYTES:
+    if count > MAX_MEMBERS or length > MAX_PICKLE_BYTES:
         raise Hostile(f"has a zip archive of {count} members; at most {MAX_MEMBERS} can be inspected")
     directory, roots, seen = span.read(offset, length), set[str](), set[str]()
     for name, place in _entries(directory, count):
         found = _MEMBER.fullmatch(name)
         if found is None or found["name"] in seen:
-            raise Hostile(
-                f"has a zip archive with the member {ascii(name)[:100]}, which torch does not write"
-            )
+            raise Hostile(f"has a zip archive with the member {shown(name)}, which torch does not write")
         roots.add(name.partition("/")[0])
         seen.add(found["name"])
         yield found["name"], place

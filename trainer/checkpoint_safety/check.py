@@ -7,7 +7,6 @@ lists while it loads.
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,12 @@ from typing import IO
 from trainer import bounded_json, path_roots
 from trainer.checkpoint_safety.allowed import INDEX_CLASSES, OBJECT_CLASSES
 from trainer.checkpoint_safety.archives import Span, scan_archive
-from trainer.checkpoint_safety.hugging_face import MAX_TEMPLATE_BYTES, NAMES_CODE, scan_json
+from trainer.checkpoint_safety.hugging_face import MAX_JSON_BYTES, MAX_TEMPLATE_BYTES, NAMES_CODE, scan_json
 from trainer.checkpoint_safety.index import Piece, read_pieces
-from trainer.checkpoint_safety.pickles import MAX_BYTES, Hostile, Unreadable, scan, shown
-from trainer.checkpoint_safety.run_config import scan_run_config
+from trainer.checkpoint_safety.pickles import MAX_PICKLE_BYTES, Hostile, Unreadable, scan
+from trainer.checkpoint_safety.run_config import MAX_RUN_CONFIG_BYTES, scan_run_config
+from trainer.quoting import shown
+from trainer.regular_files import NotRegular, open_regular
 
 MAX_THREATS = 20
 MAX_FILES = 100_000
@@ -98,13 +99,13 @@ def _check_file(path: Path) -> None:
     with _opened(path) as file:
         match path.name:
             case name if name.endswith(".metadata"):
-                _check_index(path.parent, _read(file, MAX_BYTES))
+                _check_index(path.parent, _read(file, MAX_PICKLE_BYTES))
             case "run_config.yaml":
-                scan_run_config(_read(file, MAX_BYTES))
+                scan_run_config(_read(file, MAX_RUN_CONFIG_BYTES))
             case "metadata.json" if (path.parent / ".metadata").exists():
                 _check_backend(_read(file, 1 << 16))
             case name if name in NAMES_CODE:
-                scan_json(_read(file, MAX_BYTES))
+                scan_json(_read(file, MAX_JSON_BYTES))
             case name if name.endswith(".jinja") or name == "chat_template.json":
                 _read(file, MAX_TEMPLATE_BYTES)
             case name if name.endswith(INERT):
@@ -115,10 +116,11 @@ def _check_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a regular file. A pipe would block, a device would have effects."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise Hostile("is not a regular file")
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+    try:
+        descriptor = open_regular(path)
+    except NotRegular as error:
+        raise Hostile("is not a regular file") from error
+    with os.fdopen(descriptor, "rb") as file:
         yield file
 
 
@@ -136,7 +138,7 @@ def _check_by_content(name: str, file: IO[bytes]) -> None:
     if name.endswith(TORCH) or begin == b"PK\x03\x04":
         scan_archive(Span(file, 0, os.fstat(file.fileno()).st_size), OBJECT_CLASSES)
     elif begin[:1] == b"\x80" and begin[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        scan(_read(file, MAX_BYTES), INDEX_CLASSES | OBJECT_CLASSES)
+        scan(_read(file, MAX_PICKLE_BYTES), INDEX_CLASSES | OBJECT_CLASSES)
 
 
 # -- distributed checkpoints -----------------------------------------------------------------------

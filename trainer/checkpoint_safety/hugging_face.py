@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from trainer import bounded_json
-from trainer.checkpoint_safety.allowed import REMOTE_CLASSES
-from trainer.checkpoint_safety.pickles import Hostile, Unreadable, shown
+from trainer.checkpoint_safety.allowed import REMOTE_CLASSES, RUNS_CODE
+from trainer.checkpoint_safety.pickles import Hostile, Unreadable
+from trainer.quoting import shown
 
-MAX_BYTES = 16 << 20
+MAX_JSON_BYTES = 16 << 20
 """Without tokenizer.json and the indexes of weights, which name no code."""
 
 # Files in which transformers looks for code of the model.
@@ -15,14 +16,11 @@ NAMES_CODE = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
     "tokenizer_config.json", "video_preprocessor_config.json",
 )  # fmt: skip
-RUNS_CODE = ("custom_generate", "custom_pipelines", "trust_remote_code")
 MAX_TEMPLATE_BYTES = 1 << 20
 
 
 def scan_json(data: bytes) -> None:
-    """Check a config of transformers. Raises Hostile."""
-    if len(data) > MAX_BYTES:
-        raise Unreadable(f"has {len(data)} bytes; at most {MAX_BYTES} can be inspected")
+    """Check a config of transformers, of at most MAX_JSON_BYTES. Raises Hostile."""
     try:
         content = bounded_json.parse(data.decode())
     except ValueError as error:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from trainer.checkpoint_safety.pickles import Hostile, Unreadable
+from trainer.quoting import shown
 
 LONGEST_NAME_BYTES = 255  # NAME_MAX of Linux
 
@@ -59,7 +60,7 @@ def _pieces(index: Any) -> Iterator[Piece]:
 def _checked(piece: Piece) -> Piece:
     """Return a piece. Raises Hostile unless it lies in a file of the checkpoint's own directory."""
     if type(piece.file) is not str or not _is_name(piece.file):
-        raise Hostile(f"names {ascii(piece.file)[:100]}, which is no file of the checkpoint")
+        raise Hostile(f"names {shown(piece.file)}, which is no file of the checkpoint")
     if any(type(number) is not int or not 0 <= number < 2**63 for number in (piece.offset, piece.length)):
         raise Hostile("names a part of a file by something else than its offset and length")
     return piece

@@ -12,8 +12,9 @@ from typing import Any
 
 from trainer.checkpoint_safety import values
 from trainer.checkpoint_safety.values import DATA, TEXT, Global, Instance, Value
+from trainer.quoting import shown
 
-MAX_BYTES = 128 << 20
+MAX_PICKLE_BYTES = 128 << 20
 """The index of a checkpoint of 350,000 pieces. One of a model of 30 billion parameters has about 50,000."""
 MAX_OPCODES = 64 << 20
 MAX_MEMO = 8 << 20
@@ -57,8 +58,8 @@ def scan_first(
     whole_tensors: whether each tensor must have all bytes of its storage.
     loaded: receives the bytes that it loads as a file of torch.save.
     """
-    if len(data) > MAX_BYTES:
-        raise Hostile(f"has a pickle of {len(data)} bytes; at most {MAX_BYTES} can be inspected")
+    if len(data) > MAX_PICKLE_BYTES:
+        raise Hostile(f"has a pickle of {len(data)} bytes; at most {MAX_PICKLE_BYTES} can be inspected")
     machine = _Machine(data, allowed, storages=storages, whole_tensors=whole_tensors)
     try:
         end = machine.run()
@@ -292,9 +293,3 @@ def _texts(allowed: frozenset[str]) -> dict[str, str]:
     """Texts by themselves that matter: modules and names of classes, and those that values.py compares."""
     halves = {half for name in allowed for half in (name.rpartition(".")[0], name.rpartition(".")[2])}
     return {text: text for text in halves | values.TEXTS}
-
-
-def shown(value: object) -> str:
-    """A value from a file, safe to show."""
-    text = ascii(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -8,26 +8,19 @@ change how.
 from collections.abc import Iterator
 from typing import Any
 
-from trainer.checkpoint_safety.allowed import TARGETS
-from trainer.checkpoint_safety.pickles import Hostile, Unreadable, shown
+from trainer.checkpoint_safety.allowed import RUNS_CODE, TARGETS
+from trainer.checkpoint_safety.pickles import Hostile, Unreadable
+from trainer.quoting import shown
 
-MAX_BYTES = 512 << 10
+MAX_RUN_CONFIG_BYTES = 512 << 10
 MAX_DEPTH = 32
 MAX_VALUES = 20_000
 MAX_PLAIN = 4096
 """Characters of a value that is not quoted: one like 1:1:1:1 is a number, which takes quadratic time."""
 
-# Keys that make a library import code, beside `_target_`. Runs of this service leave all of them empty.
-RUNS_CODE = frozenset({
-    "trust_remote_code", "hf_trust_remote_code", "custom_manager_class", "feature_dirs",
-    "allow_custom_feature_dirs", "_builder_",
-})  # fmt: skip
-
 
 def scan_run_config(data: bytes) -> None:
-    """Check all targets of a run_config.yaml. Raises Hostile."""
-    if len(data) > MAX_BYTES:
-        raise Hostile(f"has {len(data)} bytes; at most {MAX_BYTES} can be inspected")
+    """Check all targets of a run_config.yaml, of at most MAX_RUN_CONFIG_BYTES. Raises Hostile."""
     for value in _values(_parse(data)):
         if isinstance(value, dict):
             _check(value)

@@ -2,12 +2,12 @@
 
 import io
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer import bounded_json, path_roots
+from trainer.regular_files import open_regular
 
 # A batch of rows takes far less. A Parquet page that needs more is corrupt or hostile.
 LARGEST_READ = 64 << 20
@@ -29,7 +29,7 @@ class MeteredFile(io.FileIO):
     """A regular file. Raises OSError for any other, NotInspected for a read of over LARGEST_READ bytes."""
 
     def __init__(self, path: Path, meter: Meter) -> None:
-        super().__init__(_open_regular(path))
+        super().__init__(_open_in_roots(path))
         self._meter = meter
 
     def read(self, size: int | None = -1) -> bytes:
@@ -40,14 +40,12 @@ class MeteredFile(io.FileIO):
         return data
 
 
-def _open_regular(path: Path) -> int:
-    """Open without blocking: opening a pipe would wait for its writer, and a device may do anything."""
+def _open_in_roots(path: Path) -> int:
+    """Open a regular file of the roots."""
     path_roots.require(path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = open_regular(path)
     try:
         path_roots.require_open(descriptor, path)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("it is not a regular file")
     except OSError:
         os.close(descriptor)
         raise
@@ -63,8 +61,3 @@ def read_json(
     if len(text) > most_bytes:
         raise ValueError(f"it is longer than {most_bytes} bytes")
     return bounded_json.parse(text.decode(), most_values=most_values)
-
-
-def printable(path: Path | str) -> str:
-    """Return a path or text with bytes that are not UTF-8 escaped."""
-    return str(path).encode("utf-8", "backslashreplace").decode()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.dataset.faults import FaultKind
-from trainer.dataset.files import Meter, MeteredFile, NotInspected, printable
+from trainer.dataset.files import Meter, MeteredFile, NotInspected
+from trainer.quoting import printable
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq

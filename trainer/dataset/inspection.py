@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.dataset.faults import DataFaults, FaultKind
-from trainer.dataset.files import Meter, NotInspected, printable
+from trainer.dataset.files import Meter, NotInspected
 from trainer.dataset.footers import (
     COLUMNS,
     BadColumns,
@@ -26,6 +26,7 @@ from trainer.dataset.footers import (
 from trainer.dataset.layout import ABSENT, Shards
 from trainer.dataset.rows import BatchSummary, inspect_batch
 from trainer.dataset.sample import Choice, choose
+from trainer.quoting import printable
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq

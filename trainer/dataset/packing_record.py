@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from trainer.dataset.files import Meter, printable, read_json
+from trainer.dataset.files import Meter, read_json
 from trainer.dataset.layout import ABSENT
 from trainer.path_roots import OutsideRoots
+from trainer.quoting import printable
 
 OURS = "metadata.json"
 BRIDGES = "*_metadata.jsonl"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from trainer.checkpoints import fault_of, iteration_directory, iterations, latest_complete
 from trainer.config.training_config import TrainingConfig, is_local
-from trainer.dataset.files import printable
 from trainer.preflight import hf_config
 from trainer.preflight.finding import INSPECTED_THERE, ON_CLUSTER_ONLY, Finding, finding
+from trainer.quoting import printable
 
 
 def check(config: TrainingConfig, *, files: bool = True) -> Iterator[Finding]:

@@ -17,12 +17,12 @@ from trainer.dataset import (
     read_packing,
 )
 from trainer.dataset.faults import DataFault, FaultKind
-from trainer.dataset.files import printable
 from trainer.dataset.vocabulary import tokenizer_digest, vocab_size_of
 from trainer.failures import FAILURES
 from trainer.path_roots import OutsideRoots
 from trainer.preflight import links
 from trainer.preflight.finding import INSPECTED_THERE, ON_CLUSTER_ONLY, Finding, Severity, finding, suggest
+from trainer.quoting import printable
 
 POINTER = "/dataset/nano3_packed_sft_dir"
 BATCH_SIZE = "/train/global_batch_size"

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.effective import HF_NAMES
-from trainer.dataset.files import printable
 from trainer.dataset.layout import ABSENT
 from trainer.dataset.vocabulary import HF_CONFIG, LONGEST_PATTERN, read_config
 from trainer.preflight.finding import Finding, finding
+from trainer.quoting import printable, shown
 
 POINTER = "/hf_model_path"
 TEXTS = ("hybrid_override_pattern",)
@@ -72,11 +72,3 @@ def _is_texts(value: Any) -> bool:
         and len(value) <= LONGEST_PATTERN
         and all(isinstance(one, str) for one in value)
     )
-
-
-def shown(value: Any) -> str:
-    """Return the beginning of a value as ASCII."""
-    try:
-        return ascii(value)[:80]
-    except (ValueError, RecursionError):  # an integer of more digits than Python converts
-        return "a value that cannot be shown"

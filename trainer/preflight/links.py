@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trainer import path_roots
 from trainer.config.training_config import TrainingConfig, is_local
-from trainer.dataset.files import printable
 from trainer.preflight.finding import Finding, finding
+from trainer.quoting import printable
 
 HINT = "Copy the files to a path that the cluster allows, or ask its operator to add their path to `roots`."
 # Files of a checkpoint are in a directory for each iteration.

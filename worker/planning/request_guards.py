@@ -7,17 +7,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from trainer.checkpoint_safety.allowed import RUNS_CODE
 from trainer.config.bridge_schema import secret_keys
 from trainer.config.secret_patterns import holds_secret, is_secret_label, is_secret_value, redacted
 from trainer.config.training_config import walk
 from worker.errors import FieldError, InvalidSpec
 from worker.field_errors import MAX_ERRORS, pointer
 
-# Keys that make a library import the code that they name.
-RUNS_CODE = frozenset({
-    "trust_remote_code", "hf_trust_remote_code", "_target_", "custom_manager_class", "feature_dirs",
-    "allow_custom_feature_dirs",
-})  # fmt: skip
+NAMES_CODE = RUNS_CODE | {"_target_"}
 LARGEST = 2**63 - 1
 # Allowed, because it may name only known recipes: see trainer.config.effective.target_recipe.
 RECIPE = "recipe._target_"
@@ -108,7 +105,7 @@ def reject_items(values: Any, source: str, *, exact: bool = False) -> None:
         name = _name(where)
         if _is_secret(name, item):
             raise invalid_spec([_secret(at)])
-        if not RUNS_CODE.isdisjoint(name.split(".")) and _dotted(where) != RECIPE:
+        if not NAMES_CODE.isdisjoint(name.split(".")) and _dotted(where) != RECIPE:
             detail = f"{name!r} would run code of the client's choice and is not allowed in a request."
             raise rejection(at, "runs_code", detail)
         _reject_number(at, name, item)

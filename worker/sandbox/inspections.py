@@ -8,13 +8,13 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from trainer.config.training_config import TrainingConfig
-from trainer.dataset.files import printable
 from trainer.preflight import Finding, Hardware
 from trainer.preflight.assessment import Assessment, AssessmentRequest
 from trainer.preflight.assessment import assess as assess_here
 from trainer.preflight.data import SAMPLE_SECONDS
 from trainer.preflight.finding import finding
 from trainer.preflight.remote import GRACE_SECONDS, ConfigRequest, DataRequest, InspectionResult
+from trainer.quoting import printable
 from worker.errors import BackendUnavailable, ServiceUnavailable
 from worker.sandbox.cache import Cache
 from worker.sandbox.functions import (
