@@ -89,6 +89,8 @@ UNUSUAL = {
         number(1), items(number(1)), text("O"), FALSE, encoded("A" * 8)) + BUILD,
     "state of an unknown type": empty() + items(
         number(1), items(number(1)), name("torch.uint8"), FALSE, NONE) + BUILD,
+    "many dimensions": empty() + items(
+        number(1), items(*65 * [number(1)]), U4, FALSE, encoded("AAAA")) + BUILD,
     "items of an array": array() + number(0) + number(1) + b"s",
     "codec": encoded("x", "rot13"),
     "codec from the memo": text("zlib") + b"q\x00" + call("_codecs.encode", text("x"), b"h\x00") + b"\x86",
