@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from demo import model, records
-from demo.prepare import once
-from trainer.packing.pack import pack
+from demo.prepare import once, pack
 
 VOCABULARY = 32_768
 LONG = 131_072

@@ -2,15 +2,16 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from demo import model, records
-from trainer.packing.pack import pack
 
 PACK_SIZE = 512
+PACK_SECONDS = 3600
 MIN_RECORDS = 1500
 
 
@@ -21,6 +22,14 @@ def prepare(directory: Path) -> None:
     once(source, _write_records)
     once(directory / "model", lambda path: model.make(source, path))
     once(directory / "packed", lambda path: pack(source, directory / "model", path, PACK_SIZE))
+
+
+def pack(source: Path, tokenizer: Path, output: Path, pack_size: int, multiple: int = 1) -> None:
+    """Pack records as users do, in a process without torch's threads, which a fork would lose."""
+    what = ("--input", source, "--tokenizer", tokenizer, "--output", output)
+    how = ("--pack-size", pack_size, "--pad-to-multiple", multiple)
+    command = [sys.executable, "-m", "trainer.pack", *map(str, (*what, *how))]
+    subprocess.run(command, check=True, timeout=PACK_SECONDS)
 
 
 def once(path: Path, make: Callable[[Path], None]) -> None:

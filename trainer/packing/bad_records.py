@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 PLACES_KEPT = 5
 
@@ -80,5 +80,20 @@ class Tally:
                     for place, message in self.first[reason]
                 ],
             }
-            for reason, count in self.counts.most_common()
+            for reason, count in self.most_common()
         }
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Self:
+        """Return what `as_dict` returned as a tally."""
+        tally = cls()
+        for reason, entry in found.items():
+            tally.counts[Reason(reason)] = entry["records"]
+            tally.first[Reason(reason)] = [
+                (Place(first["source"], first["number"]), first["message"]) for first in entry["first"]
+            ]
+        return tally
+
+    def most_common(self) -> list[tuple[Reason, int]]:
+        """Return reasons and counts, highest count first, whatever the order of the records."""
+        return sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))

@@ -1,74 +1,140 @@
-"""Pack chat records into a directory of packed data: tokenize, split, pack, write."""
+"""Pack records into a directory of packed data: tokenize, spill, split, pack, write."""
 
-import json
+import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from trainer.packing.output import write_metadata, write_shards
-from trainer.packing.packs import Fit, Sequence, first_fit
-from trainer.packing.records import load_tokenizer, sequences_of
+from trainer.packing import manifest
+from trainer.packing.bad_share import BadRecords, require_good
+from trainer.packing.batches import Maker, RawRecords, batches_of
+from trainer.packing.manifest import Subject
+from trainer.packing.output import write_split
+from trainer.packing.packs import Fit, packs_of
+from trainer.packing.progress import EVERY_SECONDS, PackingPhase, Report, Reporter, ignore
+from trainer.packing.scratch import scratch_of, sole_packer
+from trainer.packing.spill import PROGRESS, Spill, Spilled
+from trainer.packing.splits import TooFewRecords, assign, held_back, sequences_of_splits
+from trainer.packing.workers import cores, tokenize_all
 
-VALID_SHARE = 0.1
+
+@dataclass(frozen=True)
+class Work:
+    """How packing is done. The output does not depend on it."""
+
+    workers: int = 0
+    """Processes that tokenize; 0 for one on each core."""
+    report: Report = ignore
+    every_seconds: float = EVERY_SECONDS
+    """Time between two reports, in seconds."""
+
+
+DEFAULT = Work()
 
 
 def pack(
-    source: Path,
-    tokenizer_dir: Path,
+    records: RawRecords,
+    maker: Maker,
+    subject: Subject,
     output: Path,
-    pack_size: int,
-    valid_share: float = VALID_SHARE,
-    multiple: int = 1,
-) -> None:
-    """Pack the records of `source` into `output`, which appears atomically and complete.
+    work: Work = DEFAULT,
+    share_read: Callable[[], float | None] = lambda: None,
+) -> dict[str, Any]:
+    """Pack records into `output`, which appears atomically and complete, and return the manifest.
 
-    multiple: pad each sequence so that its length, without the last token that Bridge drops, is a multiple
-        of this; 2 x context_parallel_size for context parallelism.
+    A packing that was interrupted resumes when it is called with an equal subject again.
 
-    Raises BadRecord, and FileExistsError if `output` exists.
+    share_read: the share of the sources that was read, from 0 to 1; None if it is not known.
+
+    Raises BadRecords; TooFewRecords; FileExistsError if `output` exists; OutputInUse; WorkerDied; OSError.
     """
-    if output.exists():
+    _require_absent(output)
+    with sole_packer(output):
+        _require_absent(output)
+        with _scratch(output, subject) as scratch:
+            spill = _tokenized(records, maker, subject, scratch, work, share_read)
+            require_good(spill.records, spill.counts["sequences"], spill.bad, subject.options.max_bad_share)
+            made = _written(spill, subject, scratch, work)
+            (scratch / "output").rename(output)
+    return made
+
+
+def _require_absent(output: Path) -> None:
+    if os.path.lexists(output):
         raise FileExistsError(f"{output} exists. Name a new directory, or remove this one.")
-    tokenizer = load_tokenizer(tokenizer_dir)
-    fit = Fit(pack_size, multiple, tokenizer.eos_token_id or 0)
-    train, valid, counts = _split(sequences_of(source, tokenizer), fit, valid_share)
-    with _appearing(output) as scratch:
-        for name, sequences in (("train", train), ("valid", valid)):
-            packs = list(first_fit(sequences, pack_size))
-            write_shards(packs, scratch / "splits" / name)
-            counts[f"{name}_packs"] = len(packs)
-        write_metadata(scratch, tokenizer_dir, tokenizer, fit, counts)
-    print(json.dumps(counts), flush=True)
 
 
 @contextmanager
-def _appearing(output: Path) -> Iterator[Path]:
-    """A directory to write into, which appears complete under its name, or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix=".packing-"))
+def _scratch(output: Path, subject: Subject) -> Iterator[Path]:
+    """Keep the scratch directory only for an interrupted packing that can resume."""
+    scratch = scratch_of(output, subject.as_dict())
     try:
         yield scratch
-        scratch.chmod(0o755)
-        scratch.rename(output)
-    except BaseException:
+    except (BadRecords, TooFewRecords):
         shutil.rmtree(scratch, ignore_errors=True)
         raise
+    except BaseException:
+        if not (scratch / PROGRESS).exists():
+            shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _split(
-    sequences: Iterable[Sequence], fit: Fit, valid_share: float
-) -> tuple[list[Sequence], list[Sequence], dict[str, int]]:
-    """Assign every n-th sequence to validation. Truncate sequences longer than a pack, and count them."""
-    every = round(1 / valid_share) if valid_share > 0 else 0
-    parts: tuple[list[Sequence], list[Sequence]] = ([], [])
-    counts = {"records": 0, "truncated": 0, "tokens": 0, "trained_tokens": 0}
-    for sequence in sequences:
-        fitted = fit(sequence)
-        counts["truncated"] += len(sequence.ids) > len(fitted.ids)
-        counts["tokens"] += len(fitted.ids)
-        counts["trained_tokens"] += sum(fitted.mask)
-        parts[every > 0 and counts["records"] % every == every - 1].append(fitted)
-        counts["records"] += 1
-    return *parts, counts
+def _tokenized(
+    records: RawRecords,
+    maker: Maker,
+    subject: Subject,
+    scratch: Path,
+    work: Work,
+    share_read: Callable[[], float | None],
+) -> Spill:
+    """Spill the sequences of all records, and return the complete spill, closed."""
+    fit = Fit(subject.options.pack_size, subject.options.multiple, subject.tokenizer.pad_id)
+    with Spill(scratch) as spill:
+        if spill.complete:
+            return spill
+        reporter = Reporter(
+            PackingPhase.TOKENIZE, work.report, work.every_seconds, spill.records, spill.counts["tokens"]
+        )
+        remaining = islice(records, spill.records, subject.options.max_rows)
+        for batch in tokenize_all(batches_of(remaining), maker, fit, work.workers or cores()):
+            spill.add(batch)
+            reporter.update(spill.records, spill.counts["tokens"], share_read())
+        spill.finish()
+        reporter.update(spill.records, spill.counts["tokens"], 1.0, last=True)
+        return spill
+
+
+def _written(spill: Spill, subject: Subject, scratch: Path, work: Work) -> dict[str, Any]:
+    """Write the complete output to the scratch directory, and return the manifest."""
+    output = scratch / "output"
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir()
+    with Spilled(scratch) as spilled:
+        packs = _write_splits(spilled, spill, subject, output, work)
+    made = manifest.manifest_of(subject, spill.records, spill.counts, spill.bad, packs)
+    manifest.write(made, output)
+    return made
+
+
+def _write_splits(
+    spilled: Spilled, spill: Spill, subject: Subject, output: Path, work: Work
+) -> dict[str, int]:
+    options, good = subject.options, spill.counts["packed_records"]
+    splits = assign(good, *held_back(options, good), options.seed)
+    order = sequences_of_splits((record for record, _ in spilled.entries()), splits)
+    reporter = Reporter(PackingPhase.WRITE, work.report, work.every_seconds, 0, 0)
+    written, done = dict.fromkeys(order, 0), 0
+    for name, sequences in order.items():
+        packs = packs_of(sequences, spilled.length, options.pack_size, options.algorithm, options.seed)
+        for group in write_split(packs, spilled, output / "splits" / name, options.pack_size):
+            written[name] += len(group)
+            done += sum(map(len, group))
+            share = done / len(spilled)
+            reporter.update(round(share * spill.records), round(share * spill.counts["tokens"]), share)
+    reporter.update(spill.records, spill.counts["tokens"], 1.0, last=True)
+    return written

@@ -67,6 +67,11 @@ class Tokenizer(BaseModel):
         backend.no_padding()
         return backend
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Map each token to its id, as trainer.dataset.vocabulary does."""
+        return dict(self._tokenizer.get_vocab(with_added_tokens=True))
+
     @cached_property
     def special_texts(self) -> frozenset[str]:
         """Tokens that are encoded as one wherever they stand in a text."""

@@ -110,7 +110,8 @@ def test_sequences_are_padded_for_context_parallelism(inputs: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "record", [{"text": "no messages"}, chat("no answer"), {"messages": [{"role": "assistant"}]}, 7]
+    "record",
+    [{"text": "no messages"}, chat("no answer"), {"messages": [{"role": "assistant", "content": 7}]}, 7],
 )
 def test_a_bad_record_is_reported_with_its_line_and_no_output_is_left(
     inputs: Path, tmp_path: Path, record: Any

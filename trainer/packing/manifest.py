@@ -1,0 +1,94 @@
+"""metadata.json of packed data: how they were made. The same input and options give the same bytes.
+
+trainer/dataset/packing_record.py reads pack_size, tokenizer, tokenizer_sha256 and vocab_size.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trainer.packing.bad_records import Tally
+from trainer.packing.options import PackOptions
+from trainer.packing.splits import SPLITS
+from trainer.sources import code_hash
+
+NAME, VERSION = "metadata.json", 1
+
+
+class SourceFile(BaseModel):
+    """A file that was packed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    bytes: int = Field(ge=0)
+    sha256: str
+
+
+class TokenizerRecord(BaseModel):
+    """What identifies a tokenizer and its chat template."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tokenizer: str
+    """Directory."""
+    tokenizer_sha256: str | None
+    """trainer.dataset.vocabulary.digest of its vocabulary."""
+    vocab_size: int
+    chat_template_sha256: str | None
+    """Of the text of the template that was used."""
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is packed: sources, tokenizer and options. Equal ones give equal output."""
+
+    sources: Sequence[SourceFile]
+    tokenizer: TokenizerRecord
+    options: PackOptions
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **self.tokenizer.model_dump(mode="json"),
+            "sources": [source.model_dump(mode="json") for source in self.sources],
+            "options": self.options.model_dump(mode="json"),
+            "code_version": code_hash(),
+        }
+
+
+def manifest_of(
+    subject: Subject, records: int, counts: Counter[str], bad: Tally, packs: dict[str, int]
+) -> dict[str, Any]:
+    options, total = subject.options, sum(packs.values())
+    return {
+        "version": VERSION,
+        "pack_size": options.pack_size,
+        "pad_to_multiple": options.multiple,
+        "mask": options.mask,
+        **subject.as_dict(),
+        "records": records,
+        "bad_records": bad.counts.total(),
+        "bad_records_by_reason": bad.as_dict(),
+        **{name: counts[name] for name in COUNTS},
+        **{f"{name}_packs": packs.get(name, 0) for name in SPLITS},
+        "packs": total,
+        "efficiency": round(counts["tokens"] / (total * options.pack_size), 6),
+    }
+
+
+COUNTS = ("sequences", "tokens", "trained_tokens", "padding", "truncated", "special_in_content")
+"""tokens: without padding; padding: in tokens; truncated: sequences; special_in_content: records."""
+
+
+def write(manifest: dict[str, Any], directory: Path) -> None:
+    with (directory / NAME).open("w") as file:
+        file.write(json.dumps(manifest, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
