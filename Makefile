@@ -113,8 +113,9 @@ coverage: setup setup-trainer  ## Measure branch coverage of the test suite
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: setup  ## Measure the inspection of 1,000 shards of packed data
+bench: setup setup-trainer  ## Measure the inspection of 1,000 shards of packed data, and packing
 	$(BIN)/python -m bench.inspect
+	$(BIN)/python -m bench.pack
 
 bench-slurm: setup setup-slurm  ## Measure submission to Slurm, and polling of thousands of jobs
 	$(BIN)/python -m bench.slurm
