@@ -9,19 +9,23 @@ from pydantic import ValidationError
 
 from trainer.packing.bad_share import BadRecords
 from trainer.packing.chat_template import BadTemplate
-from trainer.packing.chunks import Mask
 from trainer.packing.files import pack_file
-from trainer.packing.formats import Format
 from trainer.packing.manifest import COUNTS
-from trainer.packing.options import PackOptions, SplitCounts, SplitShares
+from trainer.packing.options import PackOptions
 from trainer.packing.pack import Work
-from trainer.packing.packs import Algorithm
 from trainer.packing.splits import TooFewRecords
 from trainer.packing.terminal import REFRESH_SECONDS, progress_bar
 from trainer.packing.tokenizer import BadTokenizer
 from trainer.packing.workers import WorkerDied
 
 VALID_SHARE = 0.1
+MOST_WORKERS = 1024
+# Options whose value is one word. The command line passes it on as it is.
+OPTIONS = {
+    name: field
+    for name, field in PackOptions.model_fields.items()
+    if name not in ("split", "split_counts", "chat_template")
+}
 SUMMARY = ("records", "bad_records", *COUNTS, "train_packs", "valid_packs", "test_packs", "efficiency")
 EXPECTED = (BadRecords, BadTemplate, BadTokenizer, TooFewRecords, WorkerDied, ValidationError, OSError)
 
@@ -42,8 +46,7 @@ def _message(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     fault = error.errors()[0]
-    option = ".".join(map(str, fault["loc"])).replace("_", "-")
-    return ": ".join(filter(None, (option and f"--{option}", fault["msg"])))
+    return ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
 
 
 def _pack(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -54,13 +57,15 @@ def _pack(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _options(arguments: argparse.Namespace) -> PackOptions:
-    """Raises ValidationError."""
-    own = {name: value for name, value in vars(arguments).items() if name in PackOptions.model_fields}
-    if arguments.valid_count or arguments.test_count:
-        own["split_counts"] = SplitCounts(valid=arguments.valid_count, test=arguments.test_count)
+    """Raises ValidationError, OSError."""
+    own = {name: getattr(arguments, name) for name in OPTIONS if getattr(arguments, name) is not None}
     valid, test = arguments.valid_share, arguments.test_share
-    own["split"] = SplitShares(train=1 - valid - test, valid=valid, test=test)
-    return PackOptions(**own)
+    own["split"] = {"train": 1 - valid - test, "valid": valid, "test": test}
+    if arguments.valid_count or arguments.test_count:
+        own["split_counts"] = {"valid": arguments.valid_count, "test": arguments.test_count}
+    if arguments.chat_template:
+        own["chat_template"] = arguments.chat_template.read_text(encoding="utf-8")
+    return PackOptions.model_validate(own)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,29 +74,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--input", type=Path, required=True, help="chat records, JSON lines")
     add("--tokenizer", type=Path, required=True, help="Hugging Face directory of the model to train")
     add("--output", type=Path, required=True, help="directory to create")
-    add("--pack-size", type=int, default=4096, help="tokens of a pack; equals the job's seq_length")
-    add(
-        "--algorithm",
-        choices=list(Algorithm),
-        default=Algorithm.FIRST_FIT_SHUFFLE,
-        help="how packs are filled",
-    )
-    add("--seed", type=int, default=0, help="of the order and of the splits")
     add("--valid-share", type=float, default=VALID_SHARE, help="share of records for validation")
     add("--test-share", type=float, default=0.0, help="share of records for tests")
     add("--valid-count", type=int, default=0, help="records for validation, instead of shares")
     add("--test-count", type=int, default=0, help="records for tests, instead of shares")
-    add("--pad-to-multiple", type=int, default=1, help="pad sequences to a multiple of this")
-    add("--context-parallel-size", type=int, default=1, help="of the training; sequences are padded for it")
-    add("--tensor-parallel-size", type=int, default=1, help="of the training, with --sequence-parallel")
-    add("--sequence-parallel", action="store_true", help="the training uses it; sequences are padded for it")
-    add("--max-bad-share", type=float, default=0.01, help="largest share of bad records; more is an error")
-    add("--format", type=Format, choices=list(Format), default=Format.AUTO, help="how records are written")
-    add("--mask", type=Mask, choices=list(Mask), default=Mask.ASSISTANT, help="which tokens are trained")
-    add("--max-doc-tokens", type=int, help="cut sequences to this length; default: to the pack size")
-    add("--max-rows", type=int, help="read only so many records")
-    add("--workers", type=int, default=0, help="processes that tokenize; 0: one on each core")
+    add("--chat-template", type=Path, help="file with a chat template; default: the tokenizer's own")
+    add("--workers", type=_workers, default=0, help="processes that tokenize; 0: one on each core")
+    for name, field in OPTIONS.items():
+        flag: dict[str, Any] = {"action": "store_true", "default": None} if field.annotation is bool else {}
+        default = "" if field.default in (None, False) else f" Default: {field.default}."
+        add(f"--{name.replace('_', '-')}", help=f"{field.description}{default}".replace("%", "%%"), **flag)
     return parser
+
+
+def _workers(text: str) -> int:
+    if not 0 <= (number := int(text)) <= MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {MOST_WORKERS}")
+    return number
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """Decide whether there are too many bad records, and report them in words."""
 
+from pathlib import Path
+
 from trainer.packing.bad_records import Place, Tally
+
+UNITS = {".parquet": "row", ".pq": "row", ".json": "record"}
 
 
 class BadRecords(ValueError):
@@ -14,7 +18,7 @@ class BadRecords(ValueError):
 def require_good(records: int, sequences: int, tally: Tally, most: float) -> None:
     """Raise BadRecords if more than a share `most` of `records` is bad, or if nothing is left to train on."""
     bad = tally.counts.total()
-    if bad > most * records:
+    if bad and bad / records > most:
         message = (
             f"{bad:,} of {records:,} records are bad ({bad / records:.1%}), and max_bad_share is {most:g}. "
             "Correct the records below, or raise max_bad_share."
@@ -35,5 +39,4 @@ def table(tally: Tally) -> str:
 
 
 def _where(place: Place) -> str:
-    unit = "row" if place.source.endswith((".parquet", ".pq")) else "line"
-    return f"{place.source}, {unit} {place.number}"
+    return f"{place.source}, {UNITS.get(Path(place.source).suffix, 'line')} {place.number}"

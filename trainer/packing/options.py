@@ -67,20 +67,24 @@ class PackOptions(Options):
         default=0.01, ge=0, le=1, description="Largest share of bad records that packing succeeds with."
     )
     max_rows: int | None = Field(
-        default=None, ge=1, le=MOST_RECORDS, description="Read only so many records; null: all."
+        default=None, ge=1, le=MOST_RECORDS, description="Read only so many records; without it all."
     )
     max_doc_tokens: int | None = Field(
-        default=None, ge=2, le=MOST_TOKENS, description="Cut sequences to this length; null: to pack_size."
+        default=None,
+        ge=2,
+        le=MOST_TOKENS,
+        description="Cut sequences to this length too.",
     )
     format: Format = Field(default=Format.AUTO, description="Of the records; `auto` recognizes each.")
     mask: Mask = Field(default=Mask.ASSISTANT, description="Which tokens are trained.")
     chat_template: str | None = Field(
         default=None, max_length=1 << 20, description="Text of a chat template; null: the tokenizer's own."
     )
-    messages_field: str = Field(default="messages", min_length=1, max_length=200)
-    tools_field: str = Field(default="tools", min_length=1, max_length=200)
-    used_in: str | None = Field(
-        default=None, min_length=1, max_length=200, description="Keep records whose `used_in` contains this."
+    messages_field: str = Field(
+        default="messages", min_length=1, max_length=200, description="Field of a record with its messages."
+    )
+    tools_field: str = Field(
+        default="tools", min_length=1, max_length=200, description="Field of a record with its tools."
     )
 
     @property

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,10 +50,10 @@ def _locked(path: Path, output: Path) -> int:
 
 def scratch_of(output: Path, identity: Mapping[str, Any]) -> Path:
     """Return the directory of a packing with this identity. Remove those of other packings into `output`."""
-    prefix = f".{output.name}.packing-"
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    scratch = output.parent / f"{prefix}{digest[:16]}"
+    scratch = output.parent / f".{output.name}.packing-{digest[:16]}"
+    ours = re.compile(re.escape(f".{output.name}.packing-") + "[0-9a-f]{16}")
     for path in output.parent.iterdir():
-        if path.name.startswith(prefix) and path != scratch:
+        if ours.fullmatch(path.name) and path != scratch:
             shutil.rmtree(path, ignore_errors=True)
     return scratch
