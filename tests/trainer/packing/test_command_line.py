@@ -1,0 +1,30 @@
+"""Options of `python -m trainer.pack` that make no sense: one line says what is wrong."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.pack import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pack-size", "3x"], "trainer.pack: pack_size: .*valid integer"),
+        (["--valid-share", "1.5"], "trainer.pack: split.train: .*greater than 0"),
+        (["--algorithm", "best_fit"], "trainer.pack: algorithm: .*'first_fit_shuffle', "),
+        (["--pack-size", "16", "--context-parallel-size", "8"], "no room for a sequence"),
+        (["--chat-template", "missing.jinja"], "missing.jinja"),
+        ([], "No such file or directory: 'missing.jsonl'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    what = ["--input", "missing.jsonl", "--tokenizer", "model", "--output", "out"]
+    monkeypatch.setattr(sys, "argv", ["trainer.pack", *what, *arguments])
+    with pytest.raises(SystemExit, match=message):
+        main()
+    assert list(tmp_path.iterdir()) == []
