@@ -23,7 +23,7 @@ RETRY_AFTER_SECONDS = 2.0
 class Slots:
     """At most `running` requests at a time, and three quarters of them of one key; others wait in order.
 
-    A key may have a quarter of the waiting ones. So many of its requests as may run wait in one line with
+    A key may have half of the waiting ones. So many of its requests as may run wait in one line with
     those of other keys: the keys take turns, however many requests one of them sends.
     """
 
@@ -31,7 +31,7 @@ class Slots:
         self._slots = asyncio.Semaphore(running)
         self._most = running + waiting
         self._running_of_key = running * 3 // 4
-        self._most_of_key = self._running_of_key + waiting // 4
+        self._most_of_key = self._running_of_key + waiting // 2
         self.requests: Counter[str] = Counter()
         """Those that run or wait, by key."""
         self._shares: dict[str, asyncio.Semaphore] = {}

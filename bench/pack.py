@@ -34,13 +34,13 @@ QUIET = {
 PACK = """
 import json, sys
 from pathlib import Path
-from trainer.packing.files import pack_file
 from trainer.packing.options import PackOptions
 from trainer.packing.pack import Work
+from trainer.packing.pack_sources import pack_sources
 source, tokenizer, output, workers = sys.argv[1:]
 seen = []
 work = Work(int(workers), seen.append)
-pack_file(Path(source), Path(tokenizer), Path(output), PackOptions(), work)
+pack_sources([source], Path(tokenizer), Path(output), PackOptions(), work)
 rate = [one for one in seen if one.phase == "tokenize"][-1].records_per_second
 print(json.dumps({"records_per_second": rate}))
 """

@@ -1,4 +1,4 @@
-"""`python -m trainer.pack --input FILE --tokenizer DIR --output DIR`: pack chat records for training."""
+"""`python -m trainer.pack --input SOURCE --tokenizer DIR --output DIR`: pack chat records for training."""
 
 import argparse
 import json
@@ -9,10 +9,11 @@ from pydantic import ValidationError
 
 from trainer.packing.bad_share import BadRecords
 from trainer.packing.chat_template import BadTemplate
-from trainer.packing.files import pack_file
 from trainer.packing.manifest import COUNTS
 from trainer.packing.options import PackOptions
 from trainer.packing.pack import Work
+from trainer.packing.pack_sources import pack_sources
+from trainer.packing.sources import BadSource
 from trainer.packing.splits import TooFewRecords
 from trainer.packing.terminal import REFRESH_SECONDS, progress_bar
 from trainer.packing.tokenizer import BadTokenizer
@@ -27,7 +28,9 @@ OPTIONS = {
     if name not in ("split", "split_counts", "chat_template")
 }
 SUMMARY = ("records", "bad_records", *COUNTS, "train_packs", "valid_packs", "test_packs", "efficiency")
-EXPECTED = (BadRecords, BadTemplate, BadTokenizer, TooFewRecords, WorkerDied, ValidationError, OSError)
+EXPECTED = (
+    BadRecords, BadSource, BadTemplate, BadTokenizer, TooFewRecords, WorkerDied, ValidationError, OSError,
+)  # fmt: skip
 
 
 def main() -> None:
@@ -53,7 +56,7 @@ def _pack(arguments: argparse.Namespace) -> dict[str, Any]:
     options = _options(arguments)
     with progress_bar() as report:
         work = Work(arguments.workers, report, REFRESH_SECONDS)
-        return pack_file(arguments.input, arguments.tokenizer, arguments.output, options, work)
+        return pack_sources(arguments.input, arguments.tokenizer, arguments.output, options, work)
 
 
 def _options(arguments: argparse.Namespace) -> PackOptions:
@@ -71,7 +74,11 @@ def _options(arguments: argparse.Namespace) -> PackOptions:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer.pack", description="Pack chat records for SFT.")
     add = parser.add_argument
-    add("--input", type=Path, required=True, help="chat records, JSON lines")
+    add(
+        "--input", nargs="+", required=True, metavar="SOURCE",
+        help="chat records: files (.jsonl, .json, .parquet; .gz and .zst of the first two), directories, "
+        "patterns, blends, hf://owner/name",
+    )  # fmt: skip
     add("--tokenizer", type=Path, required=True, help="Hugging Face directory of the model to train")
     add("--output", type=Path, required=True, help="directory to create")
     add("--valid-share", type=float, default=VALID_SHARE, help="share of records for validation")

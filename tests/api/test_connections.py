@@ -141,7 +141,7 @@ def test_a_client_that_has_gone_leaves_its_place(patient: Service) -> None:
     api = patient.children()["api"]
     with closing(sqlite3.connect(patient.data_dir / "sft.db", isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
-        with connected(patient, 12 + 64 + 1, sent) as connections:
+        with connected(patient, 12 + 128 + 1, sent) as connections:
             [beyond], _, _ = select(connections, [], [], 30)
             assert raw_http.response(beyond.recv(1 << 16)).status_code == 429
             ports = {one.getsockname()[1] for one in connections}

@@ -96,9 +96,9 @@ def in_progress(client: TestClient, kind: str = "slots") -> int:
 
 def test_plans_wait_for_a_slot_and_health_does_not(client: TestClient, good: Body, hold: Hold) -> None:
     held = [hold("slots", key, 2) for key in ("anna", "bert")]
-    with ThreadPoolExecutor(20) as pool:
-        plans = [pool.submit(client.post, "/v1/jobs:plan", json=good) for _ in range(19)]
-        wait_until(lambda: in_progress(client) == 4 + 19, what="all plans to wait")
+    with ThreadPoolExecutor(40) as pool:
+        plans = [pool.submit(client.post, "/v1/jobs:plan", json=good) for _ in range(35)]
+        wait_until(lambda: in_progress(client) == 4 + 35, what="all plans to wait")
         for path, body in (("jobs:plan", good), ("jobs", good), ("datasets:inspect", {"path": "/data"})):
             rejected = client.post(f"/v1/{path}", json=body)
             assert (rejected.status_code, rejected.json()["code"]) == (429, "too_many_open_requests")
@@ -124,8 +124,8 @@ def test_all_keys_together_have_so_many_places(client: TestClient, good: Body, h
 
 def test_one_key_does_not_delay_another(client: TestClient, good: Body, hold: Hold) -> None:
     hold("slots", "greedy", 3)
-    with waiting(client, "greedy", 16):
-        wait_until(lambda: in_progress(client) == 19, what="the others to wait")
+    with waiting(client, "greedy", 32):
+        wait_until(lambda: in_progress(client) == 35, what="the others to wait")
         assert client.post("/v1/jobs:plan", json=good).status_code == 200
 
 

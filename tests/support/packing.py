@@ -20,22 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from trainer.packing import batches, packs, spill
-from trainer.packing.bad_records import BadRecord, Place, Reason
-from trainer.packing.manifest import SourceFile, Subject, TokenizerRecord
+from trainer.packing.bad_records import BadReason, BadRecord, RecordPlace
+from trainer.packing.manifest import SourceRecord, Subject, TokenizerRecord
 from trainer.packing.options import PackOptions
 from trainer.packing.pack import Work, pack
 from trainer.packing.progress import PackingProgress
+from trainer.packing.sources import RawRecord
 
 PROJECT = Path(__file__).resolve().parents[2]
 TOKENIZER = TokenizerRecord(
     tokenizer="bytes", tokenizer_sha256="0" * 64, vocab_size=256, chat_template_sha256=None, pad_id=0
 )
-
-
-@dataclass(frozen=True)
-class Text:
-    place: Place
-    data: bytes
 
 
 @dataclass
@@ -86,7 +81,7 @@ class Bytes:
         assert isinstance(data, bytes)
         word, *more = data.decode().split()
         if word == "bad":
-            raise BadRecord(Reason(more[0]), "It is bad.")
+            raise BadRecord(BadReason(more[0]), "It is bad.")
         if word == "stop" and self.packing.stops:
             threading.Event().wait()
         if word == "die":
@@ -96,18 +91,18 @@ class Bytes:
         return [packs.Sequence(list(data), [1] * (len(data) - 1) + [0])]
 
 
-def _texts(texts: Sequence[str]) -> Iterator[Text | tuple[Place, BadRecord]]:
+def _texts(texts: Sequence[str]) -> Iterator[RawRecord | tuple[RecordPlace, BadRecord]]:
     for number, text in enumerate(texts, start=1):
-        place = Place("chats.jsonl", number)
+        place = RecordPlace("chats.jsonl", number)
         if text == "unreadable":
-            yield place, BadRecord(Reason.NOT_UTF8, "It is not UTF-8.")
+            yield place, BadRecord(BadReason.NOT_UTF8, "It is not UTF-8.")
         else:
-            yield Text(place, text.encode())
+            yield RawRecord(place, text.encode())
 
 
 def _pack(packing: Packing) -> dict[str, Any]:
     batches.BATCH_RECORDS, spill.SHARD_RECORDS = packing.batch, packing.shard
-    source = SourceFile(path="chats.jsonl", bytes=1, sha256="1" * 64)
+    source = SourceRecord(path="chats.jsonl", bytes=1, sha256="1" * 64)
     subject = Subject([source], TOKENIZER, PackOptions(**packing.options))
     seen: list[PackingProgress] = []
     work = Work(packing.workers, seen.append, every_seconds=0)

@@ -42,7 +42,7 @@ class BadRecord(ValueError):
 
 
 @dataclass(frozen=True)
-class Place:
+class RecordPlace:
     """Where a record is: its source, and its line, row or index, from 1."""
 
     source: str
@@ -54,9 +54,9 @@ class Tally:
     """Bad records by reason, with the first places of each."""
 
     counts: Counter[BadReason] = field(default_factory=Counter)
-    first: dict[BadReason, list[tuple[Place, str]]] = field(default_factory=dict)
+    first: dict[BadReason, list[tuple[RecordPlace, str]]] = field(default_factory=dict)
 
-    def add(self, place: Place, error: BadRecord) -> None:
+    def add(self, place: RecordPlace, error: BadRecord) -> None:
         self.counts[error.reason] += 1
         self._keep(error.reason, [(place, str(error))])
 
@@ -66,7 +66,7 @@ class Tally:
         for reason, places in later.first.items():
             self._keep(reason, places)
 
-    def _keep(self, reason: BadReason, places: list[tuple[Place, str]]) -> None:
+    def _keep(self, reason: BadReason, places: list[tuple[RecordPlace, str]]) -> None:
         kept = self.first.setdefault(reason, [])
         kept += places[: PLACES_KEPT - len(kept)]
 
@@ -88,12 +88,12 @@ class Tally:
         """Return what `as_dict` returned as a tally."""
         tally = cls()
         for reason, entry in found.items():
-            tally.counts[Reason(reason)] = entry["records"]
-            tally.first[Reason(reason)] = [
-                (Place(first["source"], first["number"]), first["message"]) for first in entry["first"]
+            tally.counts[BadReason(reason)] = entry["records"]
+            tally.first[BadReason(reason)] = [
+                (RecordPlace(first["source"], first["number"]), first["message"]) for first in entry["first"]
             ]
         return tally
 
-    def most_common(self) -> list[tuple[Reason, int]]:
+    def most_common(self) -> list[tuple[BadReason, int]]:
         """Return reasons and counts, highest count first, whatever the order of the records."""
         return sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trainer.packing.bad_records import Place, Tally
+from trainer.packing.bad_records import RecordPlace, Tally
 
 UNITS = {".parquet": "row", ".pq": "row", ".json": "record"}
 
@@ -38,5 +38,5 @@ def table(tally: Tally) -> str:
     return "\n".join(lines)
 
 
-def _where(place: Place) -> str:
+def _where(place: RecordPlace) -> str:
     return f"{place.source}, {UNITS.get(Path(place.source).suffix, 'line')} {place.number}"

@@ -7,26 +7,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from trainer.packing.bad_records import BadRecord, Place, Reason, Tally
+from trainer.packing.bad_records import BadReason, BadRecord, RecordPlace, Tally
 from trainer.packing.packs import Fit, Sequence
+from trainer.packing.sources.source import Item
 
 BATCH_RECORDS = 256
 BATCH_BYTES = 1 << 20
 
 Data = bytes | dict[str, Any]
-
-
-class RawRecord(Protocol):
-    """A record as its source has it: JSON that is not parsed yet, or a row."""
-
-    @property
-    def place(self) -> Place: ...
-
-    @property
-    def data(self) -> Data: ...
-
-
-RawRecords = Iterable[RawRecord | tuple[Place, BadRecord]]
+RawRecords = Iterable[Item]
 
 
 class Maker(Protocol):
@@ -42,7 +31,7 @@ class Maker(Protocol):
 class Batch:
     """Some records with their places, and approximately their bytes."""
 
-    records: list[tuple[Place, Data | BadRecord]] = field(default_factory=list)
+    records: list[tuple[RecordPlace, Data | BadRecord]] = field(default_factory=list)
     size: int = 0
 
     @property
@@ -90,7 +79,7 @@ def tokenize(batch: Batch, maker: Maker, fit: Fit) -> Tokenized:
         except BadRecord as error:
             result.bad.add(place, error)
             continue
-        result.counts["packed_records"] += 1
+        result.counts["packed_records" if sequences else "filtered"] += 1
         for sequence in sequences:
             _add(result, number, sequence)
     result.counts["truncated"] += maker.cut - before[0]
@@ -102,8 +91,8 @@ def _sequences(data: Data | BadRecord, maker: Maker, fit: Fit, counts: Counter[s
     """Make the sequences of a record which have a trained token in a pack. Raises BadRecord."""
     if isinstance(data, BadRecord):
         raise data
-    kept = []
-    for sequence in maker(data):
+    made, kept = maker(data), []
+    for sequence in made:
         fitted = fit(sequence)
         if any(fitted.mask):
             kept.append(fitted)
@@ -111,9 +100,9 @@ def _sequences(data: Data | BadRecord, maker: Maker, fit: Fit, counts: Counter[s
             counts["truncated"] += len(sequence.ids) > longest
             counts["padding"] += len(fitted.ids) - longest
             counts["tokens"] += longest
-    if not kept:
+    if made and not kept:
         raise BadRecord(
-            Reason.CUT_BEFORE_ANSWER, f"No answer begins within a pack of {fit.pack_size} tokens."
+            BadReason.CUT_BEFORE_ANSWER, f"No answer begins within a pack of {fit.pack_size} tokens."
         )
     return kept
 

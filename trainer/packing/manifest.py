@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from trainer.packing.bad_records import Tally
 from trainer.packing.options import PackOptions
@@ -21,14 +21,19 @@ from trainer.sources import code_hash
 NAME, VERSION = "metadata.json", 1
 
 
-class SourceFile(BaseModel):
-    """A file that was packed."""
+class SourceRecord(BaseModel):
+    """A file that was packed, or a dataset of the Hugging Face hub."""
 
     model_config = ConfigDict(frozen=True)
 
     path: str
-    bytes: int = Field(ge=0)
-    sha256: str
+    weight: float = 1.0
+    subset: str | None = None
+    split: str | None = None
+    bytes: int | None = None
+    """Of a file."""
+    sha256: str | None = None
+    """Of a file."""
 
 
 class TokenizerRecord(BaseModel):
@@ -50,7 +55,7 @@ class TokenizerRecord(BaseModel):
 class Subject:
     """What is packed: sources, tokenizer and options. Equal ones give equal output."""
 
-    sources: Sequence[SourceFile]
+    sources: Sequence[SourceRecord]
     tokenizer: TokenizerRecord
     options: PackOptions
 
@@ -83,8 +88,8 @@ def manifest_of(
     }
 
 
-COUNTS = ("sequences", "tokens", "trained_tokens", "padding", "truncated", "special_in_content")
-"""tokens: without padding; padding: in tokens; truncated: sequences; special_in_content: records."""
+COUNTS = ("sequences", "tokens", "trained_tokens", "padding", "truncated", "filtered", "special_in_content")
+"""tokens: without padding; padding: in tokens; truncated: sequences; the last two: records."""
 
 
 def write(manifest: dict[str, Any], directory: Path) -> None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from trainer.packing.chunks import Mask
 from trainer.packing.formats import Format
 from trainer.packing.packs import Algorithm, parallel_multiple
+from trainer.packing.sequences import RecordOptions
 
 MOST_TOKENS = 1 << 21  # longer packs are not inspected
 MOST_RECORDS = (1 << 31) - 1
@@ -86,6 +87,20 @@ class PackOptions(Options):
     tools_field: str = Field(
         default="tools", min_length=1, max_length=200, description="Field of a record with its tools."
     )
+
+    used_in: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Pack only records whose field `used_in` is this text, or a list with it.",
+    )
+
+    def of_records(self) -> RecordOptions:
+        """Return the options that concern single records."""
+        return RecordOptions(
+            self.format, self.mask, self.chat_template, self.messages_field, self.tools_field,
+            self.max_doc_tokens, self.used_in,
+        )  # fmt: skip
 
     @property
     def multiple(self) -> int:

@@ -18,7 +18,7 @@ TRAINED, CONTEXT = "bold green", "dim"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-class Span(BaseModel):
+class PreviewedSpan(BaseModel):
     """A part of a sequence: what the template renders for a message."""
 
     role: str
@@ -31,7 +31,7 @@ class PreviewedRecord(BaseModel):
     """The sequences of a record, or why it cannot be packed."""
 
     format: str | None = Field(default=None, description="Format that was recognized.")
-    sequences: list[list[Span]] = []
+    sequences: list[list[PreviewedSpan]] = []
     reason: BadReason | None = None
     message: str | None = Field(default=None, description="Why it cannot be packed.")
 
@@ -52,10 +52,10 @@ def _previewed(data: bytes | dict[str, Any], maker: SequenceMaker) -> PreviewedR
     return PreviewedRecord(format=conversation.format, sequences=sequences)
 
 
-def _spans(chunks: list[Chunk], maker: SequenceMaker) -> list[Span]:
+def _spans(chunks: list[Chunk], maker: SequenceMaker) -> list[PreviewedSpan]:
     encoded = maker.tokenizer.encode([chunk.text for chunk in chunks])
     return [
-        Span(role=chunk.role, text=chunk.text, trained=chunk.trained, tokens=len(ids))
+        PreviewedSpan(role=chunk.role, text=chunk.text, trained=chunk.trained, tokens=len(ids))
         for chunk, ids in zip(chunks, encoded, strict=True)
     ]
 
@@ -75,7 +75,7 @@ def show(records: Iterable[PreviewedRecord], console: Console) -> None:
             console.print(Panel(_text(spans, console), title=title, subtitle=subtitle, title_align="left"))
 
 
-def _text(spans: Iterable[Span], console: Console) -> Text:
+def _text(spans: Iterable[PreviewedSpan], console: Console) -> Text:
     text = Text()
     for span in spans:
         shown = CONTROL.sub("\N{REPLACEMENT CHARACTER}", span.text)

@@ -1,6 +1,7 @@
 """Turn records into sequences of tokens with masks."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ class RecordOptions:
     messages_field: str = "messages"
     tools_field: str = "tools"
     max_doc_tokens: int | None = None
+    used_in: str | None = None
+    """Only records whose field `used_in` is this text, or a list with it."""
 
 
 class SequenceMaker:
@@ -45,8 +48,11 @@ class SequenceMaker:
         """Records in whose texts special tokens were typed. They are encoded as the special tokens."""
 
     def __call__(self, data: bytes | dict[str, Any]) -> list[Sequence]:
-        """Return the sequences of a record. Raises BadRecord."""
-        conversation = self.conversation(self.record(data))
+        """Return the sequences of a record; none of a record that `used_in` leaves out. Raises BadRecord."""
+        record = self.record(data)
+        if self.options.used_in is not None and not _is_used_in(record, self.options.used_in):
+            return []
+        conversation = self.conversation(record)
         sequences = [self._sequence(chunks) for chunks in self.chunks(conversation)]
         trained = [sequence for sequence in sequences if any(sequence.mask)]
         if not trained:
@@ -98,3 +104,9 @@ class SequenceMaker:
     def _has_special(self, conversation: Conversation) -> bool:
         texts = (message["content"] for message in conversation.messages)
         return any(not self.tokenizer.special_texts.isdisjoint(SPECIAL.findall(text)) for text in texts)
+
+
+def _is_used_in(record: Any, name: str) -> bool:
+    """Filter as NVIDIA's blends do."""
+    used_in = record.get("used_in") if isinstance(record, Mapping) else None
+    return name in used_in if isinstance(used_in, list) else name == used_in

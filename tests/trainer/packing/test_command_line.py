@@ -16,7 +16,7 @@ from trainer.pack import main
         (["--algorithm", "best_fit"], "trainer.pack: algorithm: .*'first_fit_shuffle', "),
         (["--pack-size", "16", "--context-parallel-size", "8"], "no room for a sequence"),
         (["--chat-template", "missing.jinja"], "missing.jinja"),
-        ([], "No such file or directory: 'missing.jsonl'"),
+        ([], "missing.jsonl cannot be read: No such file or directory."),
     ],
 )  # fmt: skip
 def test_a_wrong_option_is_named(

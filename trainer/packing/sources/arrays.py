@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Iterator
 
-from trainer.packing.bad_records import Place
+from trainer.packing.bad_records import RecordPlace
 from trainer.packing.sources.lines import CHUNK, WHITE_SPACE
 from trainer.packing.sources.source import LARGEST_RECORD, BadSource, Item, RawRecord, too_long
 
@@ -28,10 +28,10 @@ def elements(text: io.BufferedReader, name: str) -> Iterator[Item]:
     for element in _elements(_pieces(text), name):
         if len(element) > LARGEST_RECORD:
             number += 1
-            yield too_long(Place(name, number))
+            yield too_long(RecordPlace(name, number))
         elif record := element.strip(WHITE_SPACE):
             number += 1
-            yield RawRecord(Place(name, number), bytes(record))
+            yield RawRecord(RecordPlace(name, number), bytes(record))
 
 
 def _elements(pieces: Iterator[tuple[bytes, bytes]], name: str) -> Iterator[bytearray]:

@@ -10,8 +10,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from trainer import bounded_json
-from trainer.dataset.files import Meter, MeteredFile, printable
+from trainer.dataset.files import Meter, MeteredFile
 from trainer.packing.sources.source import BadSource, explained
+from trainer.quoting import printable
 
 LARGEST_BLEND = 1 << 20
 MAX_DATASETS = 1000

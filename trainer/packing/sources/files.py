@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 
 from trainer import path_roots
-from trainer.dataset.files import printable
 from trainer.packing.sources.source import BadSource, explained
+from trainer.quoting import printable
 
 PARQUET = ".parquet"
 TEXTS = (".jsonl", ".json")

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from trainer.dataset.files import printable
 from trainer.packing.sources.blend import BlendDataset, datasets_of
 from trainer.packing.sources.files import files_of
 from trainer.packing.sources.hub import require_name
 from trainer.packing.sources.source import HUB, BadSource, Source, explained
+from trainer.quoting import printable
 
 LONGEST_TEXT = 4096
 ONLY_SPLIT = "train"

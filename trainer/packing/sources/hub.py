@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.dataset.files import printable
-from trainer.packing.bad_records import Place
+from trainer.packing.bad_records import RecordPlace
 from trainer.packing.sources.rows import without_nulls
 from trainer.packing.sources.source import HUB, LONGEST_REASON, BadSource, Item, RawRecord, Source
+from trainer.quoting import printable
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
@@ -24,7 +24,7 @@ def hub_rows(source: Source) -> Iterator[Item]:
     """Yield the rows of a dataset. Raises BadSource."""
     try:
         for number, row in enumerate(_stream(source), start=1):
-            yield RawRecord(Place(source.name, number), without_nulls(row))
+            yield RawRecord(RecordPlace(source.name, number), without_nulls(row))
     except BadSource:
         raise
     except Exception as error:  # each version of the client raises others

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.dataset.files import Meter, MeteredFile
-from trainer.packing.bad_records import Place
+from trainer.packing.bad_records import RecordPlace
 from trainer.packing.sources.files import CODECS
 from trainer.packing.sources.source import LARGEST_RECORD, BadSource, Item, RawRecord, too_long
 
@@ -19,12 +19,12 @@ MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"PAR1": ".parquet"}
 
 
 @contextmanager
-def opened(path: Path, name: str) -> Iterator[io.BufferedReader]:
+def opened(path: Path, name: str, meter: Meter) -> Iterator[io.BufferedReader]:
     """Open a text file behind its byte order mark; all members of a compressed file are one text.
 
     Raises OSError, also while reading, and BadSource for UTF-16 and for files with another file's ending.
     """
-    with MeteredFile(path, Meter()) as file, _decompressed(file, path) as raw:
+    with MeteredFile(path, meter) as file, _decompressed(file, path) as raw:
         text: io.BufferedReader = io.BufferedReader(raw, CHUNK)
         _require_text(text.peek(4)[:4], name)
         if text.peek(3)[:3] == BOM:
@@ -65,9 +65,9 @@ def json_lines(text: io.BufferedReader, name: str) -> Iterator[Item]:
         number += 1
         if len(line) > LARGEST_RECORD and not line.endswith(b"\n"):
             _skip_line(text)
-            yield too_long(Place(name, number))
+            yield too_long(RecordPlace(name, number))
         elif record := line.strip(WHITE_SPACE):
-            yield RawRecord(Place(name, number), record)
+            yield RawRecord(RecordPlace(name, number), record)
 
 
 def _skip_line(text: io.BufferedReader) -> None:

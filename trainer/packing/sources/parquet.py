@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.dataset.files import LARGEST_READ, Meter, MeteredFile, NotInspected
 from trainer.dataset.footers import open_shard
-from trainer.packing.bad_records import BadReason, BadRecord, Place
+from trainer.packing.bad_records import BadReason, BadRecord, RecordPlace
 from trainer.packing.sources.pages import largest_page
 from trainer.packing.sources.rows import without_nulls
 from trainer.packing.sources.source import LARGEST_RECORD, BadSource, Item, RawRecord, too_long
@@ -20,15 +20,15 @@ MAX_BATCH_VALUES = 1 << 20
 MAX_GROUP_VALUES = 64 << 20
 
 
-def parquet_rows(path: Path, name: str) -> Iterator[Item]:
+def parquet_rows(path: Path, name: str, meter: Meter) -> Iterator[Item]:
     """Yield the rows of a file. Raises BadSource, and what open_shard raises."""
-    with open_shard(path, Meter()) as shard:
+    with open_shard(path, meter) as shard:
         if not shard.schema_arrow.names:
             raise BadSource(f"{name} has no columns. Write it again.")
         number = 1
         for batch in shard.iter_batches(_batch_rows(path, shard), use_threads=False):
             for row in range(batch.num_rows):
-                yield _record(batch.slice(row, 1), Place(name, number))
+                yield _record(batch.slice(row, 1), RecordPlace(name, number))
                 number += 1
 
 
@@ -51,7 +51,7 @@ def _values_of_a_row(metadata: Any) -> int:
     return most
 
 
-def _record(row: Any, place: Place) -> Item:
+def _record(row: Any, place: RecordPlace) -> Item:
     """Convert a batch of one row."""
     if row.nbytes > LARGEST_RECORD:
         return too_long(place)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
+from trainer.dataset.files import Meter
 from trainer.packing.sources.arrays import elements, is_array
 from trainer.packing.sources.files import CODECS, PARQUET
 from trainer.packing.sources.hub import hub_rows
@@ -11,34 +12,35 @@ from trainer.packing.sources.parquet import parquet_rows
 from trainer.packing.sources.source import Item, RawRecord, Source, explained
 
 
-def records(sources: Sequence[Source], seed: int = 0) -> Iterator[Item]:
+def records(sources: Sequence[Source], seed: int = 0, meter: Meter | None = None) -> Iterator[Item]:
     """Yield the records of sources in order, as often as their weight says, and the records that are bad.
 
     seed: decides which records a fractional part of a weight selects.
+    meter: counts the bytes of files that are read, compressed ones as they are.
 
     Raises BadSource where a source cannot be read further.
     """
     for source in sources:
         with explained(source.name):
-            for item in _items(source):
+            for item in _items(source, meter or Meter()):
                 times = _times(source, item.place.number, seed) if isinstance(item, RawRecord) else 1
                 for _ in range(times):
                     yield item
 
 
-def _items(source: Source) -> Iterator[Item]:
+def _items(source: Source, meter: Meter) -> Iterator[Item]:
     if source.is_hub:
         return hub_rows(source)
     endings = [ending.lower() for ending in source.path.suffixes]
     if endings[-1:] == [PARQUET]:
-        return parquet_rows(source.path, source.name)
+        return parquet_rows(source.path, source.name, meter)
     if endings and endings[-1] in CODECS:
         endings.pop()
-    return _texts(source, may_be_array=endings[-1:] == [".json"])
+    return _texts(source, meter, may_be_array=endings[-1:] == [".json"])
 
 
-def _texts(source: Source, *, may_be_array: bool) -> Iterator[Item]:
-    with opened(source.path, source.name) as text:
+def _texts(source: Source, meter: Meter, *, may_be_array: bool) -> Iterator[Item]:
+    with opened(source.path, source.name, meter) as text:
         read = elements if may_be_array and is_array(text) else json_lines
         yield from read(text, source.name)
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.dataset.files import NotInspected, printable
+from trainer.dataset.files import NotInspected
 from trainer.dataset.footers import parquet_errors
-from trainer.packing.bad_records import BadReason, BadRecord, Place
+from trainer.packing.bad_records import BadReason, BadRecord, RecordPlace
 from trainer.path_roots import OutsideRoots
+from trainer.quoting import printable
 
 HUB = "hf://"
 LARGEST_RECORD = 16 << 20
@@ -51,15 +52,15 @@ class Source:
 class RawRecord:
     """A record that has not been checked: one JSON text, or a row of a table without its NULL fields."""
 
-    place: Place
+    place: RecordPlace
     data: bytes | dict[str, Any]
 
 
-Item = RawRecord | tuple[Place, BadRecord]
+Item = RawRecord | tuple[RecordPlace, BadRecord]
 """What reading yields: a record, or a record that cannot be read although others can."""
 
 
-def too_long(place: Place) -> Item:
+def too_long(place: RecordPlace) -> Item:
     limit = LARGEST_RECORD >> 20
     return place, BadRecord(BadReason.TOO_LONG, f"The record is longer than {limit} MiB. Split or remove it.")
 

@@ -1,0 +1,70 @@
+"""Pack the chat records of sources with the tokenizer of a Hugging Face directory."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.dataset.files import Meter, MeteredFile
+from trainer.dataset.vocabulary import digest
+from trainer.packing.manifest import SourceRecord, Subject, TokenizerRecord
+from trainer.packing.options import PackOptions
+from trainer.packing.pack import DEFAULT, Work, pack
+from trainer.packing.sequences import SequenceMaker
+from trainer.packing.sources import Source, find, records
+from trainer.packing.sources.source import explained
+from trainer.packing.tokenizer import Tokenizer
+from trainer.quoting import printable
+
+READ_BYTES = 1 << 20
+
+
+def pack_sources(
+    texts: Iterable[str], tokenizer_dir: Path, output: Path, options: PackOptions, work: Work = DEFAULT
+) -> dict[str, Any]:
+    """Pack what the texts name (see trainer.packing.sources.find), and return the manifest.
+
+    Raises BadSource, BadTokenizer, BadTemplate, and as trainer.packing.pack.pack.
+    """
+    sources = find(texts)
+    described = [_described(source) for source in sources]
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    subject = Subject(described, _record_of(tokenizer_dir, tokenizer, options), options)
+    maker, meter = SequenceMaker(tokenizer, options.of_records()), Meter()
+    items = records(sources, options.seed, meter)
+    return pack(items, maker, subject, output, work, _share_read(described, meter))
+
+
+def _described(source: Source) -> SourceRecord:
+    """Describe a source, a file with its digest. Raises BadSource."""
+    record = SourceRecord(path=source.name, weight=source.weight, subset=source.subset, split=source.split)
+    if source.is_hub:
+        return record
+    checksum = hashlib.sha256()
+    with explained(source.name), MeteredFile(source.path, Meter()) as file:
+        while data := file.read(READ_BYTES):
+            checksum.update(data)
+        return record.model_copy(update={"bytes": file.tell(), "sha256": checksum.hexdigest()})
+
+
+def _share_read(described: Sequence[SourceRecord], meter: Meter) -> Callable[[], float | None]:
+    """Return a function that tells the share of the files that was read; None if one is not a file."""
+    sizes = [record.bytes for record in described]
+    if None in sizes:
+        return lambda: None
+    total = max(1, sum(size or 0 for size in sizes))
+    return lambda: min(1.0, meter.bytes_read / total)
+
+
+def _record_of(directory: Path, tokenizer: Tokenizer, options: PackOptions) -> TokenizerRecord:
+    # This loads the tokenizer, before processes that share its memory are forked.
+    vocabulary = tokenizer.vocabulary
+    template = options.chat_template or json.dumps(tokenizer.templates, sort_keys=True)
+    return TokenizerRecord(
+        tokenizer=printable(directory),
+        tokenizer_sha256=digest(vocabulary),
+        vocab_size=len(vocabulary),
+        chat_template_sha256=hashlib.sha256(template.encode()).hexdigest(),
+        pad_id=tokenizer.pad_id,
+    )
