@@ -98,11 +98,14 @@ def _lengths(container: Any, config: TrainingConfig) -> None:
 
 
 def _data(container: Any, config: TrainingConfig) -> None:
-    shards = find_shards(Path(config.dataset.nano3_packed_sft_dir or ""))
+    validation = config.dataset.packed_val_data_path
+    shards = find_shards(
+        Path(config.dataset.nano3_packed_sft_dir or ""), Path(validation) if validation else None
+    )
     dataset, specs = container.dataset, container.dataset.offline_packing_specs
     dataset.dataset_root = str(shards.directories[-1])
     specs.packed_train_data_path = str(shards.source)
-    specs.packed_val_data_path = str(shards.valid[0].parent) if shards.valid else None
+    specs.packed_val_data_path = str(shards.valid_source) if shards.valid_source else None
     # Without a path, Bridge creates a directory among the data, which may be read-only.
     specs.packed_metadata_path = specs.packed_metadata_path or str(shards.directories[-1] / "metadata.jsonl")
     dataset.do_validation = bool(shards.valid)

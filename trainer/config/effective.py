@@ -164,6 +164,8 @@ class Effective:
             yield name, getattr(self.config, name), name in self.config.model_fields_set
         directory = self.config.dataset.nano3_packed_sft_dir
         yield "dataset.nano3_packed_sft_dir", directory, directory is not None
+        if validation := self.config.dataset.packed_val_data_path:
+            yield "dataset.packed_val_data_path", validation, True
         for key, value in self.given.items():
             yield key, value, True
 

@@ -53,6 +53,11 @@ class DatasetConfig(BaseModel):
         min_length=1,
         description="Directory that holds the packed splits: splits/train/*.parquet, splits/valid/.",
     )
+    packed_val_data_path: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Directory, file or pattern of packed data for validation, instead of splits/valid/.",
+    )
 
 
 class ExportConfig(BaseModel):
@@ -156,6 +161,7 @@ class TrainingConfig(BaseModel):
             "/checkpoint_megatron": self.checkpoint_megatron,
             "/export/checkpoint": self.export.checkpoint if self.export else None,
             "/dataset/nano3_packed_sft_dir": self.dataset.nano3_packed_sft_dir,
+            "/dataset/packed_val_data_path": self.dataset.packed_val_data_path,
         }
         yield from ((where, path) for where, path in named.items() if path)
 

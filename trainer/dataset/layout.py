@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from glob import has_magic
 from pathlib import Path
@@ -35,6 +35,8 @@ class Shards:
     test: list[Path] = field(default_factory=list)
     source: Path = Path()
     """The path that Bridge gets for training: a directory, a file or a pattern."""
+    valid_source: Path | None = None
+    """The path that Bridge gets for validation; None if there are no such files."""
 
     @property
     def splits(self) -> dict[str, list[Path]]:
@@ -51,25 +53,31 @@ class Shards:
         return [directory for directory in found if path_roots.is_allowed(directory)]
 
 
-def find_shards(path: Path) -> Shards:
+def find_shards(path: Path, validation: Path | None = None) -> Shards:
     """Find the shards of a dataset.
 
     path: a directory that holds `splits/`, the `splits` directory, a flat directory, a file or a pattern.
+    validation: a flat directory, a file or a pattern, for validation instead of the split `valid`.
 
     Raises MissingPackedData if there are certainly no shards, OSError if that cannot be determined, and its
     subclass OutsideRoots if a folder or a shard is a link that leads out of the roots.
     """
-    if is_pattern(path):
-        return _flat(_matching(path), path)
-    if not _is_directory(path):
-        return _flat(_single(path), path)
+    shards = _shards(path)
+    if validation is None:
+        return shards
+    return replace(shards, valid=_flat(validation).train, valid_source=validation)
+
+
+def _shards(path: Path) -> Shards:
+    if is_pattern(path) or not _is_directory(path):
+        return _flat(path)
     splits = path / "splits" if _is_directory(path / "splits") else path
-    if splits == path and not _is_directory(path / "train") and (files := _files(path)):
-        return _flat(files, path)
+    if splits == path and not _is_directory(path / "train") and _files(path):
+        return _flat(path)
     train, valid, test = (_files(splits / name) for name in SPLITS)
     if not train:
         raise MissingPackedData(f"There are no packed Parquet shards at {splits / 'train'}.")
-    return Shards(train, valid, test, source=splits / "train")
+    return Shards(train, valid, test, splits / "train", splits / "valid" if valid else None)
 
 
 def is_pattern(path: Path) -> bool:
@@ -77,7 +85,9 @@ def is_pattern(path: Path) -> bool:
     return "*" in str(path) or "?" in str(path)
 
 
-def _flat(files: list[Path], source: Path) -> Shards:
+def _flat(source: Path) -> Shards:
+    find = _matching if is_pattern(source) else _files if _is_directory(source) else _single
+    files = find(source)
     if not files:
         raise MissingPackedData(f"There are no packed Parquet shards at {source}.")
     return Shards(train=files, valid=[], source=source)

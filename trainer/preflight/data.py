@@ -25,6 +25,7 @@ from trainer.preflight.finding import INSPECTED_THERE, ON_CLUSTER_ONLY, Finding,
 from trainer.quoting import printable
 
 POINTER = "/dataset/nano3_packed_sft_dir"
+VALIDATION = "/dataset/packed_val_data_path"
 BATCH_SIZE = "/train/global_batch_size"
 
 # Time limit of inspecting a sample of the data, as at a submission.
@@ -76,6 +77,8 @@ class DataNeeds:
     global_batch_size: int | None = None
     hf_model_path: str | None = None
     validates: bool = True
+    validation: Path | None = None
+    """Files for validation that are not beside those for training."""
     piece_multiple: int | None = None
 
     @property
@@ -127,6 +130,7 @@ def _needs_of(config: TrainingConfig, global_batch_size: int | None, context_par
         global_batch_size=size if type(size) is int and _drops_last(config) else None,
         hf_model_path=config.hf_model_path,
         validates=config.validation.get("eval_iters") != 0,
+        validation=Path(config.dataset.packed_val_data_path) if config.dataset.packed_val_data_path else None,
         piece_multiple=2 * context_parallel_size if context_parallel_size > 1 else None,
     )
 
@@ -142,16 +146,21 @@ def examine(
 ) -> DatasetReport:
     """Inspect a dataset and check that it fits. Errors become findings: see trainer.dataset.inspect."""
     report = DatasetReport()
+    named, where = path, POINTER
     try:
-        _examine(find_shards(path), needs, report, full=full, seconds=seconds)
+        shards = find_shards(path)
+        if needs.validation:
+            named, where = needs.validation, VALIDATION
+            shards = find_shards(path, needs.validation)
+        _examine(shards, needs, report, full=full, seconds=seconds)
     except MissingPackedData as error:
-        report.findings = [finding("error", "missing_packed_data", POINTER, printable(str(error)), MISSING)]
+        report.findings = [finding("error", "missing_packed_data", where, printable(str(error)), MISSING)]
     except OutsideRoots as error:
-        report.findings = [links.outside(POINTER, error.filename)]
+        report.findings = [links.outside(where, error.filename)]
     except OSError as error:
-        message = f"{printable(path)} cannot be read: {error.strerror}."
+        message = f"{printable(named)} cannot be read: {error.strerror}."
         hint = FAULTS[FaultKind.NOT_INSPECTED][2]
-        report.findings = [finding("unverified", "unseen_data", POINTER, message, hint)]
+        report.findings = [finding("unverified", "unseen_data", where, message, hint)]
     return report
 
 

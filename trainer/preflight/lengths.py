@@ -12,12 +12,14 @@ LENGTH_KEYS = ("model.seq_length", "dataset.seq_length", "dataset.offline_packin
 
 def check(effective: Effective) -> Iterator[Finding]:
     length = effective.config.seq_length
+    equal = ["seq_length", *(key for key in LENGTH_KEYS if effective.given.get(key) == length)]
+    names = f"{' and '.join(equal)} {'is' if len(equal) == 1 else 'are'}"
     for key in LENGTH_KEYS:
         other = effective.given.get(key, length)
         if other != length:
             yield finding(
                 "error", "seq_length_mismatch", effective.pointer(key),
-                f"{key} is {other!r}, and seq_length is {length}: they must be equal.",
+                f"{key} is {other!r}, and {names} {length}: they must be equal.",
                 "Set only seq_length; it applies to model, dataset and packing.",
                 change=suggest(key, other, length),
             )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from trainer.config.current_manifest import KEYS
 from trainer.config.training_config import walk
 from trainer.suggestion import Suggestion
 from worker.auth.roles import Tenant
@@ -97,10 +98,15 @@ def _of_job(job: Job) -> list[_Override]:
 
 
 def _dotlist(overrides: list[str] | dict[str, Any], where: str) -> list[_Override]:
-    """Overrides as a dotlist, whichever form they were given in."""
+    """Overrides as a dotlist, whichever form and keys they were given in: those of a retry replace others."""
     if isinstance(overrides, list):
-        return [_Override(text, where + pointer([index])) for index, text in enumerate(overrides)]
-    return [_Override(_text(key, value), where + pointer([key])) for key, value in overrides.items()]
+        return [_Override(_own(text), where + pointer([index])) for index, text in enumerate(overrides)]
+    return [_Override(_own(_text(key, value)), where + pointer([key])) for key, value in overrides.items()]
+
+
+def _own(text: str) -> str:
+    key, equals, value = text.partition("=")
+    return f"{KEYS.get(key, key)}{equals}{value}"
 
 
 def _text(key: str, value: Any) -> str:

@@ -11,7 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
 
+from trainer.config.current_manifest import place, settle_lengths, settle_switches, translated
 from trainer.config.presets import Preset
+from trainer.config.section_checks import SectionFault
 from trainer.config.training_config import TrainingConfig, walk
 from worker.errors import FieldError
 from worker.field_errors import field_errors, pointer
@@ -19,6 +21,7 @@ from worker.planning.arguments import arguments
 from worker.planning.bounds import MAX_DEPTH, MAX_KEY, MAX_SET, BoundsExceeded, check_bounds, check_yaml
 from worker.planning.request_guards import invalid_spec, reject_items, rejection
 from worker.planning.spec import JobSpec
+from worker.planning.spellings import Spellings
 
 # `inputs` are aliases of these keys of the config.
 INPUTS = {
@@ -57,23 +60,56 @@ def compose(spec: JobSpec, preset: Preset | None) -> Composed:
 
     No file is read, and the sections of Megatron-Bridge are not checked: see Assessment.faults.
     """
-    if isinstance(spec.config, dict):
-        reject_items(spec.config, "/config", exact=True)
     origin: dict[str, str] = {}
-    merged = OmegaConf.create(preset.config if preset else spec.config)
-    for where, key, value in _limited(chain(_overrides(spec), _arguments(spec))):
-        # Check before OmegaConf merges the value: it would resolve interpolations.
-        reject_items({key: value}, where)
-        _set(merged, where, key, value)
-        origin[key] = where
+    merged = OmegaConf.create(preset.config if preset else _inline(spec, origin))
+    given = _apply_settings(merged, spec)
     values = OmegaConf.to_container(merged)
-    _apply_inputs(values, spec, origin)
+    _apply_inputs(values, spec, given)
+    origin |= given
+    _settle(values, origin, inline=preset is None)
     try:
         config = TrainingConfig.model_validate(values)
     except ValidationError as error:
         errors = field_errors(error.errors(), TrainingConfig)
         raise invalid_spec([_at_source(one, origin, inline=preset is None) for one in errors]) from error
     return Composed(config, origin, inline=preset is None)
+
+
+def _inline(spec: JobSpec, origin: dict[str, str]) -> dict[str, Any]:
+    """Return the inline config in this service's keys. origin: gets the places of keys that were replaced."""
+    reject_items(spec.config, "/config", exact=True)
+    values, found = translated(spec.config if isinstance(spec.config, dict) else {})
+    spellings = Spellings()
+    for one in found:
+        where = pointer(["config", *one.written.split(".")])
+        spellings.add(one, where)
+        if one.moved:
+            origin[one.own] = where
+            place(values, one.own, one.value)
+    if source := settle_lengths(values):
+        origin["seq_length"] = origin.get(source) or pointer(["config", *source.split(".")])
+    return values
+
+
+def _apply_settings(merged: Any, spec: JobSpec) -> dict[str, str]:
+    """Apply overrides and arguments. Return dotted key -> JSON pointer into the request."""
+    origin: dict[str, str] = {}
+    spellings = Spellings()
+    for where, key, value in _limited(chain(_overrides(spec), _arguments(spec))):
+        # Check before OmegaConf merges the value: it would resolve interpolations.
+        reject_items({key: value}, where)
+        for own, one in spellings.settings(where, key, value):
+            _set(merged, where, own, one)
+            origin[own] = where
+    return origin
+
+
+def _settle(values: Any, origin: dict[str, str], *, inline: bool) -> None:
+    """Remove the last keys of NVIDIA's current manifest. Raises InvalidSpec: see settle_switches."""
+    if source := settle_lengths(values):
+        origin["seq_length"] = _source(pointer(source.split(".")), origin, inline=inline)
+    if faults := list(settle_switches(values)):
+        raise invalid_spec([_at_source(field_error(one), origin, inline=inline) for one in faults])
 
 
 def _limited(settings: Iterable[Setting]) -> Iterator[Setting]:
@@ -154,9 +190,14 @@ def _apply_inputs(values: Any, spec: JobSpec, origin: dict[str, str]) -> None:
         if not isinstance(section, dict):
             continue  # the validation rejects the config
         if section.get(last, path) != path and key in origin:
-            raise rejection(where, "contradiction", f"inputs.{name} and {key} mean the same and differ.")
+            detail = f"inputs.{name} and {key} ({origin[key]}) mean the same and differ."
+            raise rejection(where, "contradiction", detail, "Set only one of them.")
         section[last] = path
         origin[key] = where
+
+
+def field_error(fault: SectionFault) -> FieldError:
+    return FieldError(pointer=fault.pointer, code=fault.code, detail=fault.detail, hint=fault.hint)
 
 
 def _at_source(error: FieldError, origin: Mapping[str, str], *, inline: bool) -> FieldError:
@@ -165,6 +206,8 @@ def _at_source(error: FieldError, origin: Mapping[str, str], *, inline: bool) ->
 
 def _source(where: str, origin: Mapping[str, str], *, inline: bool) -> str:
     dotted = where.strip("/").replace("/", ".")
+    if dotted in origin:
+        return origin[dotted]
     for key, source in origin.items():
         if dotted == key or dotted.startswith(f"{key}.") or key.startswith(f"{dotted}."):
             return source

@@ -11,7 +11,7 @@ from trainer.config.presets import Preset, PresetNotFound, load_preset
 from trainer.config.training_config import TrainingConfig
 from trainer.preflight import Estimate, Finding
 from trainer.preflight.assessment import Assessment, with_fitted
-from trainer.preflight.data import POINTER
+from trainer.preflight.data import POINTER, VALIDATION
 from trainer.preflight.export import POINTER as EXPORTED
 from trainer.run_layout import JobLayout
 from worker.auth.roles import Tenant
@@ -23,7 +23,7 @@ from worker.clusters.secrets import is_variable
 from worker.errors import FieldError, PlanDrift
 from worker.field_errors import pointer
 from worker.limits import projects
-from worker.planning.config import Composed, compose
+from worker.planning.config import Composed, compose, field_error
 from worker.planning.plan_hash import changed, digest
 from worker.planning.provenance import Value, values
 from worker.planning.request_guards import invalid_spec, reject_secret_labels, reject_unsafe_texts, rejection
@@ -130,10 +130,7 @@ def _reject_faults(composed: Composed, forbidden: list[Finding], assessed: Asses
     Forbidden paths come first: without the model that one names, the checks may not know its keys.
     """
     if assessed.faults:
-        errors = [
-            FieldError(pointer=one.pointer, code=one.code, detail=one.detail, hint=one.hint)
-            for one in assessed.faults
-        ]
+        errors = map(field_error, assessed.faults)
         pointed = [one.model_copy(update={"pointer": composed.source(one.pointer)}) for one in errors]
         raise invalid_spec([*map(_field_error, _pointed(composed, forbidden)), *pointed])
 
@@ -315,8 +312,9 @@ def _without(composed: Composed, forbidden: set[str]) -> Composed:
     changes: dict[str, Any] = {
         name: None for name in ("hf_model_path", "checkpoint_megatron") if f"/{name}" in forbidden
     }
-    if POINTER in forbidden:
-        changes["dataset"] = config.dataset.model_copy(update={"nano3_packed_sft_dir": None})
+    data = [where.rpartition("/")[2] for where in (POINTER, VALIDATION) if where in forbidden]
+    if data:
+        changes["dataset"] = config.dataset.model_copy(update=dict.fromkeys(data))
     for name in ("checkpoint", "tokenizer", "model"):  # a wrong key of `recipe` is reported as such
         changes |= _without_keys(config, name, forbidden)
     return replace(composed, config=config.model_copy(update=changes))

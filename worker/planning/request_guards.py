@@ -107,7 +107,8 @@ def reject_items(values: Any, source: str, *, exact: bool = False) -> None:
             raise invalid_spec([_secret(at)])
         if not NAMES_CODE.isdisjoint(name.split(".")) and _dotted(where) != RECIPE:
             detail = f"{name!r} would run code of the client's choice and is not allowed in a request."
-            raise rejection(at, "runs_code", detail)
+            hint = "Omit it: models that this service trains need no code of their own."
+            raise rejection(at, "runs_code", detail, hint)
         _reject_number(at, name, item)
         # YAML escapes can produce any character.
         for text in (name, item) if isinstance(item, str) else (name,):

@@ -49,6 +49,25 @@ def test_packed_data_are_found_as_bridge_finds_them(
     assert shards.directories[-1] == data
 
 
+@pytest.mark.parametrize(
+    ("where", "named", "source"),
+    [
+        ("", None, "splits/valid"),
+        ("splits/train", None, None),
+        ("splits/train", "splits/valid", "splits/valid"),
+        ("", "splits/train/part-*.parquet", "splits/train/part-*.parquet"),
+        ("splits/train/*.parquet", "splits/valid/part-00000.parquet", "splits/valid/part-00000.parquet"),
+    ],
+)
+def test_data_for_validation_may_be_named(
+    data: Path, where: str, named: str | None, source: str | None
+) -> None:
+    shards = find_shards(data / where, data / named if named else None)
+    assert shards.valid_source == (data / source if source else None)
+    assert len(shards.valid) == (1 if source else 0)
+    assert shards.train == [data / "splits/train/part-00000.parquet"]
+
+
 def test_hidden_and_other_files_are_not_shards(data: Path) -> None:
     train = data / "splits/train"
     for name in (".part-1.parquet", "part-2.parquet.tmp", "part-3.json"):

@@ -125,6 +125,22 @@ def test_a_job_may_continue_with_other_data(job_in: JobIn, data_dir: Path) -> No
     assert now.spec["inputs"]["packed_parquet"] is None
 
 
+def test_a_retry_may_use_the_other_key_of_a_value(job_in: JobIn, spec: JobSpec) -> None:
+    """The seed's manifest and NVIDIA's current one have different keys: see docs/seed.md."""
+    before = spec.model_dump(mode="json")
+    before["overrides"] = [*before["overrides"], "recipe.peft=lora", "recipe.seq_length=512"]
+    job = job_in(JobState.FAILED, spec=before)
+    now = retry(job, overrides=["peft=null", "seq_length=512"])
+    assert (now.config["peft"], now.config["seq_length"]) == (None, 512)
+
+
+def test_other_data_may_be_named_by_the_current_manifest(job_in: JobIn, data_dir: Path) -> None:
+    job = job_in(JobState.FAILED)
+    train = data_dir / "inputs" / "packed" / "splits" / "train"
+    now = retry(job, overrides=[f"dataset.packed_sequence_specs.packed_train_data_path={train}"])
+    assert now.config["dataset"]["nano3_packed_sft_dir"] == str(train)
+
+
 def test_a_suggestion_that_no_longer_holds_is_rejected(job_in: JobIn) -> None:
     for field, value in (("seq_length", "many"), ("resources.time_limit_minutes", 99_999)):
         change = failed_with({"field": field, "from": 1, "to": value})
