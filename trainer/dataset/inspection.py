@@ -24,6 +24,7 @@ from trainer.dataset.footers import (
     read_footer,
 )  # fmt: skip
 from trainer.dataset.layout import ABSENT, Shards
+from trainer.dataset.masks import MaskCounts
 from trainer.dataset.rows import BatchSummary, inspect_batch
 from trainer.dataset.sample import Choice, choose
 from trainer.quoting import printable
@@ -58,6 +59,7 @@ class Inspection:
     tokens_read: int = 0
     trained_tokens: int = 0
     longest_pack: int = 0
+    masks: MaskCounts = field(default_factory=MaskCounts)
     meter: Meter = field(default_factory=Meter)
     faults: DataFaults = field(default_factory=DataFaults)
     unread_shards: int = 0
@@ -159,6 +161,7 @@ class _Inspector:
         found.tokens_read += batch.tokens
         found.trained_tokens += batch.trained
         found.longest_pack = max(found.longest_pack, batch.longest)
+        found.masks += batch.masks.placed(printable(path), first_row)
         for bad in batch.bad:
             where = f"{printable(path)}, row {first_row + bad.row}"
             found.faults.add(bad.kind, bad.key, f"{where}: {bad.detail}.", bad.count)

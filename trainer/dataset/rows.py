@@ -6,11 +6,12 @@ seq_start_id  start of each sequence: from 0, ascending, inside the pack
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.dataset.faults import FaultKind
 from trainer.dataset.footers import COLUMNS, Limits, not_in_vocabulary
+from trainer.dataset.masks import MaskCounts, count_masks
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class BatchSummary:
     trained: int
     longest: int
     bad: list[BadRow]
+    masks: MaskCounts = field(default_factory=MaskCounts)
+    """Of no row if a row cannot be read."""
 
 
 def inspect_batch(batch: Any, limits: Limits) -> BatchSummary:
@@ -52,7 +55,9 @@ def inspect_batch(batch: Any, limits: Limits) -> BatchSummary:
     longest = pc.max(packs.length["input_ids"]).as_py() or 0
     trained = pc.sum(pc.not_equal(packs.flat["loss_mask"], 0)).as_py() or 0
     sequences, tokens = len(packs.flat["seq_start_id"]), len(packs.flat["input_ids"])
-    return BatchSummary(rows, sequences, tokens, trained, longest, bad)
+    readable = not any(one.kind is FaultKind.ROWS for one in bad)
+    masks = count_masks(packs.lists, packs.length, packs.flat) if readable else MaskCounts()
+    return BatchSummary(rows, sequences, tokens, trained, longest, bad, masks)
 
 
 class _Packs:

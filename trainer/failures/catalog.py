@@ -116,6 +116,12 @@ FAILURES: dict[str, FailureKind] = {
         "The packed Parquet shards are empty, corrupt, or not in the format that packing writes.",
         _REPACK,
     ),
+    "bad_loss_masks_or_template": FailureKind(
+        "bad_loss_masks_or_template",
+        "The loss masks of the packed data train nothing, everything or the prompts.",
+        "Check the chat template and the rule for masks that the data were packed with: only answers are "
+        "trained, as a rule. Then pack the data again.",
+    ),
     "bad_parallel_batch_shape": FailureKind(
         "bad_parallel_batch_shape",
         "GPUs, parallel sizes and batch sizes do not fit each other, the model or the data.",

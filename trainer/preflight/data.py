@@ -20,7 +20,7 @@ from trainer.dataset.faults import DataFault, FaultKind
 from trainer.dataset.vocabulary import tokenizer_digest, vocab_size_of
 from trainer.failures import FAILURES
 from trainer.path_roots import OutsideRoots
-from trainer.preflight import links
+from trainer.preflight import links, masks
 from trainer.preflight.finding import INSPECTED_THERE, ON_CLUSTER_ONLY, Finding, Severity, finding, suggest
 from trainer.quoting import printable
 
@@ -186,10 +186,7 @@ def _examine(shards: Shards, needs: DataNeeds, report: DatasetReport, *, full: b
 def _fault_findings(found: Inspection) -> Iterator[Finding]:
     for fault in found.faults:
         yield _fault_finding(fault)
-    if found.tokens_read and not found.trained_tokens:
-        message = f"loss_mask is 0 in all {found.rows_read} rows read: nothing would be trained."
-        severity: Severity = "error" if found.rows_read == found.rows else "warning"
-        yield finding(severity, "bad_packed_data", POINTER, message, REPACK)
+    yield from masks.check(found, POINTER)
 
 
 def _fault_finding(fault: DataFault) -> Finding:

@@ -83,6 +83,7 @@ CLASSES = {
     "tokenizer_mismatch", "oom", "missing_packed_data", "bad_parallel_batch_shape", "seq_length_mismatch",
     "bad_checkpoint", "node_fail", "nccl_timeout", "preempted", "time_limit", "image_pull", "quota",
     "disk_full", "scheduler_rejected", "user_code", "unknown", "invalid_config",
+    "bad_loss_masks_or_template",
 }  # fmt: skip
 
 

@@ -228,7 +228,73 @@ def test_data_without_trained_tokens_are_rejected(data: Path) -> None:
     columns["loss_mask"] = [[0] * 512] * packed_data.ROWS
     for path in (data / "splits").rglob("*.parquet"):
         packed_data.write_shard(path, columns)
-    assert "nothing would be trained" in errors(data)[0].message
+    [finding] = findings(data)
+    assert (finding.code, finding.severity) == ("bad_loss_masks_or_template", "error")
+    assert "nothing would be trained, none of 8192 tokens" in finding.message
+    assert f"First: {data / SHARD}, row 0." in finding.message
+
+
+def masked(data: Path, mask: list[int], **rows: list[int]) -> list[Finding]:
+    """Findings if all rows have a mask, but these of the first shard (`row_3=`)."""
+    columns = packed_data.packs()
+    columns["loss_mask"] = [mask] * packed_data.ROWS
+    packed_data.write_shard(data / "splits/valid/part-00000.parquet", columns)
+    for name, other in rows.items():
+        columns["loss_mask"][int(name.removeprefix("row_"))] = other
+    packed_data.write_shard(data / SHARD, columns)
+    return findings(data)
+
+
+def test_data_that_train_everything_are_rejected(data: Path) -> None:
+    [finding] = masked(data, [1] * 512)
+    assert (finding.code, finding.severity) == ("bad_loss_masks_or_template", "error")
+    assert "all 8192 tokens would be trained" in finding.message
+    assert f"First: {data / SHARD}, row 0." in finding.message
+    assert "template" in (finding.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("mask", "rows", "figures", "first"),
+    [
+        ([0] * 256 + [1] * 256, {}, None, 0),
+        ([0] * 511 + [1], {}, "16 of 8192 tokens read are trained (0.195%); 1% to 95%", 0),
+        ([0] * 507 + [1] * 5, {"row_2": [0] * 512}, "75 of 8192 tokens read are trained (0.916%)", 0),
+        (([0] + [1] * 255) * 2, {"row_0": [0, 1] * 256}, "7906 of 8192 tokens read are trained (96.509%)", 1),
+        (([1] + [0, 1] * 127 + [0]) * 2, {"row_0": [0, 1] * 256, "row_1": [0, 1] * 256},
+         "28 of 32 sequences read are trained from their first token", 2),
+    ],
+)  # fmt: skip
+def test_unusual_masks_are_a_warning(
+    data: Path, mask: list[int], rows: dict[str, list[int]], figures: str | None, first: int
+) -> None:
+    found = masked(data, mask, **rows)
+    if figures is None:
+        assert found == []
+        return
+    [finding] = found
+    assert (finding.code, finding.severity) == ("bad_loss_masks_or_template", "warning")
+    assert figures in finding.message
+    assert finding.message.endswith(f"First: {data / SHARD}, row {first}.")
+
+
+def test_masks_are_counted_over_several_files(data: Path) -> None:
+    """The first place is in the second file, whose row groups have rows of different lengths."""
+    columns = packed_data.packs()
+    columns["input_ids"][0], columns["loss_mask"][0] = [5] * 400, [0, 1] * 200
+    for row in range(2, 8):
+        columns["loss_mask"][row] = [1] * 512
+    packed_data.write_shard(data / "splits/train/part-00001.parquet", columns, row_group_size=3)
+    packed_data.write_shard(data / "splits/valid/part-00000.parquet", columns)
+    packed_data.write_shard(data / SHARD, packed_data.packs(1))
+    [finding] = findings(data)
+    assert "24 of 34 sequences" in finding.message
+    assert finding.message.endswith("part-00001.parquet, row 2.")
+
+
+def test_masks_of_damaged_rows_are_not_judged(data: Path) -> None:
+    for path in (data / "splits").rglob("*.parquet"):
+        packed_data.write_shard(path, {**packed_data.packs(), "loss_mask": [[1] * 511] * packed_data.ROWS})
+    assert {finding.code for finding in findings(data)} == {"bad_packed_data"}
 
 
 # -- data that do not fit the config ---------------------------------------------------------------

@@ -1,0 +1,50 @@
+"""Check what the loss masks of packed data train: a wrong template or rule trains nothing, or the prompts."""
+
+from collections.abc import Iterator
+
+from trainer.dataset import Inspection
+from trainer.dataset.masks import LEAST_SHARE, MOST_SHARE, PROMPTS, TRAINED, UNTRAINED, MaskCounts
+from trainer.failures import FAILURES
+from trainer.preflight.finding import Finding, Severity, finding
+
+CODE = "bad_loss_masks_or_template"
+HINT = FAILURES[CODE].recovery
+
+
+def check(found: Inspection, pointer: str) -> Iterator[Finding]:
+    """Yield findings about the rows read. Certain ones are errors if all rows were read, else warnings."""
+    masks = found.masks
+    if not masks.tokens:
+        return
+    if masks.trained in (0, masks.tokens):
+        severity: Severity = "error" if found.rows_read == found.rows else "warning"
+        yield finding(severity, CODE, pointer, _certain(masks, found.rows_read), HINT)
+        return
+    if message := _share(masks):
+        yield finding("warning", CODE, pointer, message, HINT)
+    if 2 * masks.prompts > masks.sequences:
+        message = (
+            f"{masks.prompts} of {masks.sequences} sequences read are trained from their first token on, "
+            f"where the prompt is. First: {masks.first[PROMPTS]}."
+        )
+        yield finding("warning", CODE, pointer, message, HINT)
+
+
+def _certain(masks: MaskCounts, rows: int) -> str:
+    if masks.trained:
+        what = f"1 in all {rows} rows read: all {masks.tokens} tokens would be trained, prompts included"
+        return f"loss_mask is {what}. First: {masks.first[TRAINED]}."
+    what = f"0 in all {rows} rows read: nothing would be trained, none of {masks.tokens} tokens"
+    return f"loss_mask is {what}. First: {masks.first[UNTRAINED]}."
+
+
+def _share(masks: MaskCounts) -> str | None:
+    share = masks.trained / masks.tokens
+    if LEAST_SHARE <= share <= MOST_SHARE:
+        return None
+    usual = f"{LEAST_SHARE:.0%} to {MOST_SHARE:.0%} are usual"
+    # A share outside the bounds has at least one row outside of them.
+    first = masks.first[UNTRAINED] if share < LEAST_SHARE else masks.first[TRAINED]
+    return (
+        f"{masks.trained} of {masks.tokens} tokens read are trained ({share:.3%}); {usual}. First: {first}."
+    )
