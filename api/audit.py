@@ -29,8 +29,8 @@ ACTIONS = {
     "reset_limits": AuditAction.LIMITS_CHANGE,
 }
 TARGETS = ("job_id", "key_id", "project")
-LONGEST_TARGET = 64
-MOST_WAITING = 50
+MAX_TARGET = 64
+MAX_WAITING = 50
 WAIT_SECONDS = 1.0
 """A response waits so long for its entry, which is written even if that takes longer."""
 
@@ -38,7 +38,7 @@ log = logger(__name__)
 
 # One thread: entries of rejected requests never occupy the threads of other requests.
 _writer = ThreadPoolExecutor(1, thread_name_prefix="audit")
-_waiting = BoundedSemaphore(MOST_WAITING)
+_waiting = BoundedSemaphore(MAX_WAITING)
 
 
 class AuditTrail:
@@ -68,7 +68,7 @@ class AuditTrail:
 def _address(scope: Scope) -> str | None:
     """The client's address; from X-Forwarded-For where SFT_FORWARDED_ALLOW_IPS names the proxy."""
     client = scope.get("client")
-    return str(client[0])[:LONGEST_TARGET] if client else None
+    return str(client[0])[:MAX_TARGET] if client else None
 
 
 async def _note(scope: Scope, origin: RequestOrigin, status: int) -> None:
@@ -91,7 +91,7 @@ async def _note(scope: Scope, origin: RequestOrigin, status: int) -> None:
 def _target(scope: Scope) -> str | None:
     given = scope.get("path_params", {})
     found = next((given[name] for name in TARGETS if name in given), None)
-    return redacted(str(found))[:LONGEST_TARGET] if found is not None else None
+    return redacted(str(found))[:MAX_TARGET] if found is not None else None
 
 
 def _write(origin: RequestOrigin, action: AuditAction, target: str | None, outcome: str) -> None:

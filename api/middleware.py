@@ -24,7 +24,7 @@ from worker.telemetry.logging import logger
 
 HEADER = "X-Request-ID"
 UNMATCHED = "unmatched"
-LONGEST_LOGGED_PATH = 500
+MAX_LOGGED_PATH = 500
 
 log = logger(__name__)
 
@@ -43,7 +43,7 @@ class RequestContext:
         request_id = _request_id(request)
         request.state.request_id = request_id
         # A URL may contain a secret by mistake, such as an API key: traces have neither it nor the query.
-        path = redacted(scope["path"])[:LONGEST_LOGGED_PATH]
+        path = redacted(scope["path"])[:MAX_LOGGED_PATH]
         tracing.annotate({"sft.request_id": request_id, "url.path": path, "url.query": ""})
 
         async def send_with_id(message: Message) -> None:
@@ -117,7 +117,7 @@ class _Exchange:
             "request",
             method=self.method,
             route=self.route,
-            path=redacted(self.scope["path"])[:LONGEST_LOGGED_PATH],
+            path=redacted(self.scope["path"])[:MAX_LOGGED_PATH],
             status=self.status,
             duration_ms=round(seconds * 1000, 1),
             caller=self.scope.get("state", {}).get("caller"),

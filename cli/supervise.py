@@ -11,7 +11,7 @@ from worker.errors import SftError
 from worker.settings import PROJECT_ROOT
 
 FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 30.0
+MAX_PAUSE_SECONDS = 30.0
 # A process that has run for so long was restarted with success.
 HEALTHY_SECONDS = 10.0
 # Restarts in a row, without success: their pauses take half a minute.
@@ -62,7 +62,7 @@ class SupervisedProcess:
                 f"The {self.name} process ended again after {MAX_RESTARTS} restarts: {self.ending()}.",
                 hint="The service ends. The output of the process is above.",
             )
-        pause: float = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**self.restarts)
+        pause: float = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**self.restarts)
         self.restarts += 1
         self.due = now + pause
         return pause

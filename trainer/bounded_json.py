@@ -7,10 +7,10 @@ each value but the first, so that counting these characters bounds the values wi
 import json
 from typing import Any
 
-MOST_VALUES = 1_000_000
+MAX_VALUES = 1_000_000
 
 
-def parse(text: str, *, most_values: int = MOST_VALUES) -> Any:
+def parse(text: str, *, most_values: int = MAX_VALUES) -> Any:
     """Return the value of a JSON text. Raises ValueError if it is no JSON, too deep or too large."""
     if most_values_of(text) > most_values:
         raise ValueError(f"it has more than {most_values} values")

@@ -20,7 +20,7 @@ from trainer.quoting import shown
 REQUIRED = (".metadata", "metadata.json", "run_config.yaml", "train_state.pt")
 
 # A larger index is not read. The sizes of the files are then not checked.
-LARGEST_INDEX_BYTES = 128 << 20
+MAX_INDEX_BYTES = 128 << 20
 
 
 class Incomplete(RuntimeError):
@@ -100,7 +100,7 @@ def minimum_sizes(directory: Path) -> dict[str, int]:
     """
     path = directory / ".metadata"
     path_roots.require(path)
-    if path.stat().st_size > LARGEST_INDEX_BYTES:
+    if path.stat().st_size > MAX_INDEX_BYTES:
         return {}
     ends: dict[str, int] = {}
     try:

@@ -20,7 +20,7 @@ from trainer.packing.tokenizer import BadTokenizer
 from trainer.packing.workers import WorkerDied
 
 VALID_SHARE = 0.1
-MOST_WORKERS = 1024
+MAX_WORKERS = 1024
 # Options whose value is one word. The command line passes it on as it is.
 OPTIONS = {
     name: field
@@ -95,8 +95,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _workers(text: str) -> int:
-    if not 0 <= (number := int(text)) <= MOST_WORKERS:
-        raise argparse.ArgumentTypeError(f"must be from 0 to {MOST_WORKERS}")
+    if not 0 <= (number := int(text)) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {MAX_WORKERS}")
     return number
 
 

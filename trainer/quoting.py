@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-LONGEST = 100
+MAX_CHARACTERS = 100
 
 
 def shown(value: object) -> str:
@@ -11,7 +11,7 @@ def shown(value: object) -> str:
         text = ascii(value)
     except (ValueError, RecursionError):  # an integer of more digits than Python converts
         return "a value that cannot be shown"
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
 
 
 def printable(path: Path | str) -> str:

@@ -10,7 +10,7 @@ import httpx2
 
 from cli.client.endpoint import Endpoint
 from cli.client.errors import UNAVAILABLE, ApiError, ClientError, ExitCode, NotTheService, Unreachable
-from cli.client.retry import LONGEST_PAUSE_SECONDS, RetryPolicy
+from cli.client.retry import MAX_PAUSE_SECONDS, RetryPolicy
 
 
 class Document(dict[str, Any]):
@@ -154,7 +154,7 @@ class Api:
 
 def _retry_after(response: httpx2.Response) -> float:
     text = response.headers.get("retry-after", "")
-    return min(float(text), LONGEST_PAUSE_SECONDS) if text.isdecimal() else 0.0
+    return min(float(text), MAX_PAUSE_SECONDS) if text.isdecimal() else 0.0
 
 
 def document(response: httpx2.Response) -> Document:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from cli.client.errors import ClientError, ExitCode, TimedOut
 
 FIRST_PAUSE_SECONDS = 0.2
-LONGEST_PAUSE_SECONDS = 5.0
+MAX_PAUSE_SECONDS = 5.0
 
 
 class RetryPolicy:
@@ -52,7 +52,7 @@ class RetryPolicy:
             raise error
         if self._report and self._failures == 1:  # a single failure is usually short
             self._report(error)
-        longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._failures, 10))
+        longest = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._failures, 10))
         self._failures += 1
         pause = max(at_least, random.uniform(0, longest))  # noqa: S311 (clients do not retry in step)
         time.sleep(min(pause, self.seconds_left()))

@@ -17,7 +17,7 @@ Body = dict[str, Any]
 # Rejected input never reaches the database: one kind of database is enough.
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
-MOST_ERRORS = 20
+MAX_ERRORS = 20
 CLOSED_IN_QUOTES = "[" + '"' + "]" * 40 + '",' + "[" * 1000
 
 TEXTS = {
@@ -90,7 +90,7 @@ def test_more_than_anyone_needs_is_rejected(
 def test_of_many_errors_the_first_are_reported(client: TestClient, good: Body, change: Body) -> None:
     answer = client.post("/v1/jobs:plan", json={**good, **change})
     assert answer.status_code == 422
-    assert 1 <= len(answer.json()["errors"]) <= MOST_ERRORS
+    assert 1 <= len(answer.json()["errors"]) <= MAX_ERRORS
     assert len(answer.content) < 32_768
 
 

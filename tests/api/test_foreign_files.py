@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 Body = dict[str, Any]
 # On the code before, the bombs took 1.6 to 4.3 GB.
-LARGEST_PROCESS = 450 << 20
+MAX_PROCESS = 450 << 20
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def largest_memory(process: psutil.Process) -> int:
 
 def assert_small(service: Service) -> None:
     for name in ("api", "worker"):
-        assert largest_memory(service.children()[name]) < LARGEST_PROCESS
+        assert largest_memory(service.children()[name]) < MAX_PROCESS
 
 
 def settle(path: Path) -> None:

@@ -45,9 +45,9 @@ def packed(config: dict[str, Any]) -> dict[str, str]:
 
 def test_the_largest_config_arrives_in_the_container(on: Bare) -> None:
     code = sum(len(part) for part in packed({}).values())
-    config = noise(environment_bundle.LARGEST_BYTES - code - 20_000)
+    config = noise(environment_bundle.MAX_BYTES - code - 20_000)
     size = sum(len(value) for name, value in packed(config).items() if name.startswith("SFT_BUNDLE_"))
-    assert 0.95 * environment_bundle.LARGEST_BYTES < size <= environment_bundle.LARGEST_BYTES + 100
+    assert 0.95 * environment_bundle.MAX_BYTES < size <= environment_bundle.MAX_BYTES + 100
     on.lepton.workspace.hold_queue = False
     given = submission(on, config)
     on.backend.submit(given)
@@ -58,7 +58,7 @@ def test_the_largest_config_arrives_in_the_container(on: Bare) -> None:
 
 def test_a_larger_config_is_rejected_with_a_hint(on: Bare) -> None:
     with pytest.raises(SubmissionRejected, match="at most 1024 KiB fit") as rejected:
-        on.backend.submit(submission(on, noise(environment_bundle.LARGEST_BYTES)))
+        on.backend.submit(submission(on, noise(environment_bundle.MAX_BYTES)))
     assert "to a file on a mount" in (rejected.value.hint or "")
     assert on.lepton.requests == []
 

@@ -72,7 +72,7 @@ def test_a_history_of_more_than_two_pages(on: Bare, step_ns: int) -> None:
 
 def test_a_call_mirrors_a_part_of_a_long_history(on: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_mirror, "PAGE_LINES", 2)
-    monkeypatch.setattr(log_mirror, "MOST_PAGES", 2)
+    monkeypatch.setattr(log_mirror, "MAX_PAGES", 2)
     now = time.time_ns()
     for number in range(5):
         say(on, f"line {number}", at_ns=now + number)
@@ -83,7 +83,7 @@ def test_a_call_mirrors_a_part_of_a_long_history(on: Bare, monkeypatch: pytest.M
 
 
 def test_parts_without_their_rest_are_not_kept_without_end(on: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_mirror, "MOST_PARTS", 3)
+    monkeypatch.setattr(log_mirror, "MAX_PARTS", 3)
     say(on, *(f"SFT_EVENT_PART n{number} 1/2 x" for number in range(9)))
     say(on, f"SFT_EVENT_PART n {'9' * 5000}/2 x", event(0, 1))
     assert on.collect()

@@ -16,7 +16,7 @@ from typing import Any
 from trainer.checkpoint_safety.pickles import Hostile, Unreadable
 from trainer.quoting import shown
 
-LONGEST_NAME_BYTES = 255  # NAME_MAX of Linux
+MAX_NAME_BYTES = 255  # NAME_MAX of Linux
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _checked(piece: Piece) -> Piece:
 def _is_name(name: str) -> bool:
     """Whether a text can name a file of this directory: no path, no NUL, no character that is not text."""
     is_plain = name.isprintable() and "/" not in name and name not in ("", ".", "..")
-    return is_plain and len(os.fsencode(name)) <= LONGEST_NAME_BYTES
+    return is_plain and len(os.fsencode(name)) <= MAX_NAME_BYTES
 
 
 class _InertUnpickler(pickle.Unpickler):

@@ -9,7 +9,7 @@ from itertools import pairwise
 from urllib.parse import unquote
 
 HIDDEN = "***"
-MOST_DECODED = 3
+MAX_DECODED = 3
 """How often percent-encoding is undone: a text may be encoded more than once."""
 
 # -- names -----------------------------------------------------------------------------------------
@@ -155,6 +155,6 @@ def _is_secret(parameter: re.Match[str]) -> bool:
 def _decoded(text: str) -> list[str]:
     """The text as it is, and with its percent-encoding undone."""
     texts = [text]
-    while len(texts) <= MOST_DECODED and (plain := unquote(texts[-1])) != texts[-1]:
+    while len(texts) <= MAX_DECODED and (plain := unquote(texts[-1])) != texts[-1]:
         texts.append(plain)
     return texts

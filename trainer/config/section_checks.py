@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.config.bridge_schema import NEEDED, SECRET, Recipe, Schema, definitions, nested, precisions
 from trainer.config.effective import SECTIONS, recipes_of, section_values, target_recipe
-from trainer.config.training_config import MOST_PARALLEL, RecipeConfig, TrainingConfig, walk
+from trainer.config.training_config import MAX_PARALLEL, RecipeConfig, TrainingConfig, walk
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,19 @@ class SectionFault:
 
 
 # Finding the nearest name is slow, and nobody reads more faults at once.
-MOST_FAULTS = 20
+MAX_FAULTS = 20
 
 
 def section_faults(config: TrainingConfig, *, files: bool = True) -> list[SectionFault]:
-    """Return the first faults of a config's sections, including `recipe.*`; at most MOST_FAULTS.
+    """Return the first faults of a config's sections, including `recipe.*`; at most MAX_FAULTS.
 
     files: whether this machine can read the files that the config names. If the recipe depends on a model
         that is unreadable here, the config need only be valid for one of the possible recipes.
     """
-    if unsafe := [*islice(_interpolations(config), MOST_FAULTS), *_target(config)]:
+    if unsafe := [*islice(_interpolations(config), MAX_FAULTS), *_target(config)]:
         return unsafe
     found = (
-        list(islice(_all_faults(config, recipe), MOST_FAULTS)) for recipe in recipes_of(config, files=files)
+        list(islice(_all_faults(config, recipe), MAX_FAULTS)) for recipe in recipes_of(config, files=files)
     )
     return min(found, key=len)
 
@@ -252,7 +252,7 @@ AT_LEAST = {
     "scheduler.lr_warmup_iters": 0, "dataset.num_workers": 0,
     **dict.fromkeys(PARALLEL_SIZES, 1),
 }  # fmt: skip
-AT_MOST = dict.fromkeys(PARALLEL_SIZES, MOST_PARALLEL)
+AT_MOST = dict.fromkeys(PARALLEL_SIZES, MAX_PARALLEL)
 
 
 def _bounds(pointer: str, key: str, value: Any) -> Iterator[SectionFault]:

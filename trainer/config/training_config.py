@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 Section = dict[str, JsonValue]
 
 # More than any cluster has. An upper bound is needed because checks try sizes one by one.
-MOST_PARALLEL = 1_000_000
-ParallelSize = Annotated[int, Field(ge=1, le=MOST_PARALLEL)]
+MAX_PARALLEL = 1_000_000
+ParallelSize = Annotated[int, Field(ge=1, le=MAX_PARALLEL)]
 
 
 class RecipeConfig(BaseModel):

@@ -10,8 +10,8 @@ from trainer import bounded_json, path_roots
 from trainer.regular_files import open_regular
 
 # A batch of rows takes far less. A Parquet page that needs more is corrupt or hostile.
-LARGEST_READ = 64 << 20
-LARGEST_JSON = 16 << 20
+MAX_READ = 64 << 20
+MAX_JSON = 16 << 20
 
 
 class NotInspected(Exception):
@@ -26,15 +26,15 @@ class Meter:
 
 
 class MeteredFile(io.FileIO):
-    """A regular file. Raises OSError for any other, NotInspected for a read of over LARGEST_READ bytes."""
+    """A regular file. Raises OSError for any other, NotInspected for a read of over MAX_READ bytes."""
 
     def __init__(self, path: Path, meter: Meter) -> None:
         super().__init__(_open_in_roots(path))
         self._meter = meter
 
     def read(self, size: int | None = -1) -> bytes:
-        if size is not None and size > LARGEST_READ:
-            raise NotInspected(f"a single read of {size} bytes is needed, and the limit is {LARGEST_READ}")
+        if size is not None and size > MAX_READ:
+            raise NotInspected(f"a single read of {size} bytes is needed, and the limit is {MAX_READ}")
         data = super().read(size) or b""
         self._meter.bytes_read += len(data)
         return data
@@ -53,7 +53,7 @@ def _open_in_roots(path: Path) -> int:
 
 
 def read_json(
-    path: Path, meter: Meter, *, most_bytes: int = LARGEST_JSON, most_values: int = bounded_json.MOST_VALUES
+    path: Path, meter: Meter, *, most_bytes: int = MAX_JSON, most_values: int = bounded_json.MAX_VALUES
 ) -> Any:
     """Parse a JSON file. Raises OSError, and ValueError if it is not JSON or exceeds a limit."""
     with MeteredFile(path, meter) as file:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 COLUMNS = ("input_ids", "loss_mask", "seq_start_id")
 MAGIC = b"PAR1"
 # A parsed footer takes ten times its size in memory.
-LARGEST_FOOTER = 8 << 20
-MOST_SUSPECTS = 4
+MAX_FOOTER = 8 << 20
+MAX_SUSPECTS = 4
 # A column is read in pieces of this size.
 BUFFER = 256 << 10
 
@@ -81,7 +81,7 @@ class Footer:
     is_exact: bool
     """Whether `tokens` is exact. Without statistics an empty or NULL pack counts as one token."""
     suspects: list[Suspect] = field(default_factory=list)
-    """At most the first MOST_SUSPECTS."""
+    """At most the first MAX_SUSPECTS."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def _footer_of(file: MeteredFile) -> Any:
     length = int.from_bytes(tail[:4], "little")
     if length > size - 12:
         raise BadShard("it is not a Parquet file: its footer would be longer than the file")
-    if length > LARGEST_FOOTER:
-        raise NotInspected(f"its footer has {length} bytes, and the limit is {LARGEST_FOOTER}")
+    if length > MAX_FOOTER:
+        raise NotInspected(f"its footer has {length} bytes, and the limit is {MAX_FOOTER}")
     file.seek(size - 8 - length)
     return pa.BufferReader(MAGIC + file.read(length) + tail)
 
@@ -147,7 +147,7 @@ def _add(footer: Footer, group: Group, columns: dict[str, _Column], limits: Limi
     ids = columns["input_ids"]
     footer.tokens += ids.values - (ids.nulls or 0)
     footer.is_exact &= ids.nulls is not None or ids.values == 0
-    if len(footer.suspects) < MOST_SUSPECTS and (found := _certain_fault(group, columns, limits)):
+    if len(footer.suspects) < MAX_SUSPECTS and (found := _certain_fault(group, columns, limits)):
         footer.suspects.append(Suspect(group, *found))
 
 

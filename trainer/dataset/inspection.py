@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 BATCH_VALUES = 1 << 19
 BATCH_ROWS = 4096
 # Tokens. Longer rows are not read; real packs are much shorter.
-LARGEST_ROW = 2 << 20
+MAX_ROW = 2 << 20
 
 
 @dataclass
@@ -142,8 +142,8 @@ class _Inspector:
 
     def _read_group(self, shard: "pq.ParquetFile", path: Path, group: Group, tokens: int | None) -> None:
         """Read the first `tokens` of a row group, or the complete group."""
-        if group.mean > LARGEST_ROW:
-            raise NotInspected(f"its packs have {group.mean} tokens on average; the limit is {LARGEST_ROW}")
+        if group.mean > MAX_ROW:
+            raise NotInspected(f"its packs have {group.mean} tokens on average; the limit is {MAX_ROW}")
         wanted = group.rows if tokens is None else max(1, tokens // max(1, group.mean))
         size = min(BATCH_ROWS, wanted, max(1, BATCH_VALUES // max(1, group.mean)))
         row = group.first_row

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 LEAST_SHARE = 0.01
-MOST_SHARE = 0.95
+MAX_SHARE = 0.95
 
-# Signs: a row with a smaller share of trained tokens than LEAST_SHARE, with a larger one than MOST_SHARE, and
+# Signs: a row with a smaller share of trained tokens than LEAST_SHARE, with a larger one than MAX_SHARE, and
 # with a sequence that is trained from its first token.
 UNTRAINED, TRAINED, PROMPTS = "untrained", "trained", "prompts"
 
@@ -56,7 +56,7 @@ def count_masks(lists: Mapping[str, Any], length: Mapping[str, Any], flat: Mappi
     prompts = pc.equal(pc.take(marks, starts), 1)
     rows = {
         UNTRAINED: _first(pc.less(share, LEAST_SHARE)),
-        TRAINED: _first(pc.greater(share, MOST_SHARE)),
+        TRAINED: _first(pc.greater(share, MAX_SHARE)),
         PROMPTS: of_row[place].as_py() if (place := _first(prompts)) is not None else None,
     }
     return MaskCounts(

@@ -10,9 +10,9 @@ from trainer.packing.formats import Format
 from trainer.packing.packs import Algorithm, parallel_multiple
 from trainer.packing.sequences import RecordOptions
 
-MOST_TOKENS = 1 << 21  # longer packs are not inspected
-MOST_RECORDS = (1 << 31) - 1
-MOST_RANKS = 1 << 16
+MAX_TOKENS = 1 << 21  # longer packs are not inspected
+MAX_RECORDS = (1 << 31) - 1
+MAX_RANKS = 1 << 16
 
 
 class Options(BaseModel):
@@ -37,15 +37,15 @@ class SplitShares(Options):
 class SplitCounts(Options):
     """Numbers of records that the splits get. All others are for training."""
 
-    valid: int = Field(default=0, ge=0, le=MOST_RECORDS)
-    test: int = Field(default=0, ge=0, le=MOST_RECORDS)
+    valid: int = Field(default=0, ge=0, le=MAX_RECORDS)
+    test: int = Field(default=0, ge=0, le=MAX_RECORDS)
 
 
 class PackOptions(Options):
     """Options of packing."""
 
     pack_size: int = Field(
-        default=4096, ge=2, le=MOST_TOKENS, description="Tokens of a pack; equals the job's seq_length."
+        default=4096, ge=2, le=MAX_TOKENS, description="Tokens of a pack; equals the job's seq_length."
     )
     algorithm: Algorithm = Field(
         default=Algorithm.FIRST_FIT_SHUFFLE, description="How sequences are put into packs."
@@ -58,22 +58,22 @@ class PackOptions(Options):
     pad_to_multiple: int = Field(
         default=1,
         ge=1,
-        le=MOST_TOKENS,
+        le=MAX_TOKENS,
         description="Pad sequences to a multiple of this too, besides that of the parallel sizes.",
     )
-    context_parallel_size: int = Field(default=1, ge=1, le=MOST_RANKS, description="That of the training.")
-    tensor_parallel_size: int = Field(default=1, ge=1, le=MOST_RANKS, description="That of the training.")
+    context_parallel_size: int = Field(default=1, ge=1, le=MAX_RANKS, description="That of the training.")
+    tensor_parallel_size: int = Field(default=1, ge=1, le=MAX_RANKS, description="That of the training.")
     sequence_parallel: bool = Field(default=False, description="Whether the training uses it.")
     max_bad_share: float = Field(
         default=0.01, ge=0, le=1, description="Largest share of bad records that packing succeeds with."
     )
     max_rows: int | None = Field(
-        default=None, ge=1, le=MOST_RECORDS, description="Read only so many records; without it all."
+        default=None, ge=1, le=MAX_RECORDS, description="Read only so many records; without it all."
     )
     max_doc_tokens: int | None = Field(
         default=None,
         ge=2,
-        le=MOST_TOKENS,
+        le=MAX_TOKENS,
         description="Cut sequences to this length too.",
     )
     format: Format = Field(default=Format.AUTO, description="Of the records; `auto` recognizes each.")

@@ -6,15 +6,15 @@ from typing import Any
 
 from trainer.config.effective import HF_NAMES
 from trainer.dataset.layout import ABSENT
-from trainer.dataset.vocabulary import HF_CONFIG, LONGEST_PATTERN, read_config
+from trainer.dataset.vocabulary import HF_CONFIG, MAX_PATTERN, read_config
 from trainer.preflight.finding import Finding, finding
 from trainer.quoting import printable, shown
 
 POINTER = "/hf_model_path"
 TEXTS = ("hybrid_override_pattern",)
 SIZES = tuple(name for name in HF_NAMES.values() if name not in TEXTS)
-LARGEST_SIZE = 2**31
-MOST_REPORTED = 5
+MAX_SIZE = 2**31
+MAX_REPORTED = 5
 LATER = "The trainer reads it before it trains."
 
 
@@ -44,7 +44,7 @@ def _odd_values(path: str, values: Mapping[str, Any]) -> Iterator[Finding]:
     odd = [*(name for name in SIZES if not _is_size(values.get(name)))]
     odd += [name for name in TEXTS if not _is_pattern(values.get(name))]
     odd += [name for name in ("architectures", "layers_block_type") if not _is_texts(values.get(name))]
-    for name in odd[:MOST_REPORTED]:
+    for name in odd[:MAX_REPORTED]:
         message = f"{path}: {name} is {shown(values[name])}, which is no {_expected(name)}."
         yield finding("error", "bad_checkpoint", POINTER, message, "Correct the file, or download it again.")
 
@@ -56,19 +56,17 @@ def _expected(name: str) -> str:
 def _is_size(value: Any) -> bool:
     """Whether a value is a size, is not known, or is a list of sizes, one for each layer."""
     if isinstance(value, list):
-        return all(type(one) is int and 0 <= one < LARGEST_SIZE for one in value)
-    return value is None or (type(value) is int and 0 <= value < LARGEST_SIZE)
+        return all(type(one) is int and 0 <= one < MAX_SIZE for one in value)
+    return value is None or (type(value) is int and 0 <= value < MAX_SIZE)
 
 
 def _is_pattern(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and len(value) <= LONGEST_PATTERN)
+    return value is None or (isinstance(value, str) and len(value) <= MAX_PATTERN)
 
 
 def _is_texts(value: Any) -> bool:
     if value is None:
         return True
     return (
-        isinstance(value, list)
-        and len(value) <= LONGEST_PATTERN
-        and all(isinstance(one, str) for one in value)
+        isinstance(value, list) and len(value) <= MAX_PATTERN and all(isinstance(one, str) for one in value)
     )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from trainer.config.effective import Effective
-from trainer.config.models import LONGEST_OFFERED, known_model
+from trainer.config.models import MAX_OFFERED, known_model
 from trainer.preflight.finding import Finding, finding, suggest
 
 # Other keys in which Bridge has the length.
@@ -29,7 +29,7 @@ def check(effective: Effective) -> Iterator[Finding]:
 def _offered(effective: Effective, length: int) -> Iterator[Finding]:
     """Check the length against the list of the seed's models. Above the list, strategies.py gives advice."""
     model = known_model(effective.config.hf_model_path)
-    if model is None or model.seq_lengths is None or length > LONGEST_OFFERED or length in model.seq_lengths:
+    if model is None or model.seq_lengths is None or length > MAX_OFFERED or length in model.seq_lengths:
         return
     choices = ", ".join(str(choice) for choice in model.seq_lengths)
     nearest = min(model.seq_lengths, key=lambda choice: abs(choice - length))

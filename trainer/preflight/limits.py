@@ -4,7 +4,7 @@ import resource
 
 # A warm process occupies 240 MiB of it; a tokenizer of 33 MB and an index of 64 MiB each take up to 600 more.
 MEMORY_BYTES = 1 << 30
-MOST_DESCRIPTORS = 256
+MAX_DESCRIPTORS = 256
 
 
 # Set before pyarrow is imported. Its own allocators reserve gigabytes, and each thread 8 MiB for its stack.
@@ -17,7 +17,7 @@ def limit_resources() -> None:
         (resource.RLIMIT_AS, MEMORY_BYTES),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, MOST_DESCRIPTORS),
+        (resource.RLIMIT_NOFILE, MAX_DESCRIPTORS),
     ):
         _, hard = resource.getrlimit(kind)
         resource.setrlimit(kind, (_at_most(limit, hard),) * 2)

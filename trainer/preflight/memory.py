@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, Field
 
 from trainer.config.effective import Effective, is_only_on_cluster
-from trainer.dataset.vocabulary import LONGEST_PATTERN
+from trainer.dataset.vocabulary import MAX_PATTERN
 from trainer.preflight.finding import Finding, finding
 from trainer.preflight.hardware import Hardware
 from trainer.preflight.shape import Shape, shape_of
@@ -133,8 +133,8 @@ def _pattern(effective: Effective) -> str | None:
     """A hybrid's layers as letters: M Mamba, * attention, - MLP, E experts. None for other models."""
     pattern, blocks = effective.get("model.hybrid_layer_pattern"), effective.hf.get("layers_block_type")
     if isinstance(blocks, list) and not pattern:
-        pattern = "".join(BLOCKS.get(str(block), "") for block in blocks[:LONGEST_PATTERN])
-    if not isinstance(pattern, str) or len(pattern) > LONGEST_PATTERN:
+        pattern = "".join(BLOCKS.get(str(block), "") for block in blocks[:MAX_PATTERN])
+    if not isinstance(pattern, str) or len(pattern) > MAX_PATTERN:
         return None
     return pattern.replace("|", "") or None
 

@@ -21,9 +21,9 @@ from worker.telemetry.logging import logger
 
 log = logger(__name__)
 
-LARGEST_MARKER_BYTES = 1 << 20
+MAX_MARKER_BYTES = 1 << 20
 # The index of a model with 100,000 weights has ten megabytes.
-LARGEST_INDEX_BYTES = 1 << 24
+MAX_INDEX_BYTES = 1 << 24
 
 
 def finalize(job: Job, attempt: Attempt, backend: Backend) -> None:
@@ -78,7 +78,7 @@ def _failure(job: Job, decision: outcome.Outcome) -> Json | None:
 def _end_marker(attempt: Attempt, files: Files) -> Ending | None:
     layout = layout_of(attempt)
     try:
-        return read_ending(files.read(layout.end, 0, LARGEST_MARKER_BYTES, layout.job.jobs))
+        return read_ending(files.read(layout.end, 0, MAX_MARKER_BYTES, layout.job.jobs))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -107,5 +107,5 @@ def _can_be_loaded(files: list[StoredFile], project: str) -> bool:
     index = next((file for file in files if file.name == HF_INDEX), None)
     if index is None:
         return not missing_export_files(names, None)
-    content = index.files.read(index.path, 0, LARGEST_INDEX_BYTES, index.below)
+    content = index.files.read(index.path, 0, MAX_INDEX_BYTES, index.below)
     return inspections.is_export_complete(names, content, project)

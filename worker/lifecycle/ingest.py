@@ -27,7 +27,7 @@ CHUNK_BYTES = 1 << 16
 # Then the other runs have their turn: a run may write without end.
 TASK_BYTES = 1 << 20
 # A checkpoint of a hundred thousand files is reported in about ten megabytes.
-LONGEST_LINE_BYTES = 1 << 24
+MAX_LINE_BYTES = 1 << 24
 
 
 def ingest(job_id: str) -> bool:
@@ -79,7 +79,7 @@ def _next_lines(attempt: Attempt, files: Files) -> bytes:
         if b"\n" in data or len(data) < size:
             end = data.rfind(b"\n") if size == CHUNK_BYTES else data.find(b"\n")
             return data[: end + 1]
-        if size >= LONGEST_LINE_BYTES:
+        if size >= MAX_LINE_BYTES:
             return data  # this is no event; it is skipped chunk by chunk
         size *= 2
     return b""

@@ -14,7 +14,7 @@ from worker.telemetry.logging import logger
 log = logger(__name__)
 
 # A poll takes at most this part of a worker's time, and of the scheduler's.
-LARGEST_SHARE = 0.1
+MAX_SHARE = 0.1
 # The beat ticks at intervals of its own: a poll that is due just before the next tick is due at this one.
 SLACK = 0.8
 MAX_DOUBLINGS = 10
@@ -39,7 +39,7 @@ def poll_if_due(cluster: Cluster, poll: Callable[[bool], PollResult]) -> PollRes
             return None
         lease.record_answer(is_complete=result.is_complete, valid_seconds=_longest_gap(cluster))
         duration = time.monotonic() - began
-        lease.defer(max(_least(cluster), min(duration / LARGEST_SHARE, _most())) * SLACK)
+        lease.defer(max(_least(cluster), min(duration / MAX_SHARE, _most())) * SLACK)
         return result
 
 

@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 from worker.telemetry.logging import logger
 
-MOST_IDENTITIES = 10_000
+MAX_IDENTITIES = 10_000
 REDIS_SECONDS = 1.0
 """Longest wait for Redis."""
 PAUSE_SECONDS = 5.0
@@ -61,7 +61,7 @@ class Windows(Protocol):
 class MemoryWindows:
     """Counts in this process, by a clock that nobody sets. The identities seen longest ago are forgotten."""
 
-    def __init__(self, most_identities: int = MOST_IDENTITIES) -> None:
+    def __init__(self, most_identities: int = MAX_IDENTITIES) -> None:
         self.most_identities = most_identities
         self._known: OrderedDict[str, tuple[int, int, int]] = OrderedDict()
         """Number of the current window, its count, and the count of the window before."""

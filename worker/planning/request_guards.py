@@ -15,7 +15,7 @@ from worker.errors import FieldError, InvalidSpec
 from worker.field_errors import MAX_ERRORS, pointer
 
 NAMES_CODE = RUNS_CODE | {"_target_"}
-LARGEST = 2**63 - 1
+MAX_INTEGER = 2**63 - 1
 # Allowed, because it may name only known recipes: see trainer.config.effective.target_recipe.
 RECIPE = "recipe._target_"
 
@@ -127,5 +127,5 @@ def _is_secret(name: str, value: Any) -> bool:
 def _reject_number(at: str, name: str, item: Any) -> None:
     if isinstance(item, float) and not math.isfinite(item):
         raise rejection(at, "not_finite", f"{name!r} is {item}, and has to be a finite number.")
-    if isinstance(item, int) and abs(item) > LARGEST:
+    if isinstance(item, int) and abs(item) > MAX_INTEGER:
         raise rejection(at, "out_of_range", f"{name!r} is a number of more than 64 bits.")

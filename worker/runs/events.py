@@ -14,7 +14,7 @@ from worker.clock import as_utc
 
 # Longer texts are cut; the log has them complete.
 MAX_CHARACTERS = 10_000
-LONGEST_NAME_BYTES = 255  # of a file on Linux
+MAX_NAME_BYTES = 255  # of a file on Linux
 
 _ANY: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])
 _ENDING: TypeAdapter[Ending] = TypeAdapter(Annotated[Ending, Field(discriminator="event")])
@@ -65,5 +65,5 @@ def _require_plain_path(path: str) -> None:
     parts = path.split("/")
     if not path.isprintable() or any(part in ("", ".", "..") for part in parts):
         raise ValueError("is not the relative path of a file")
-    if any(len(os.fsencode(part)) > LONGEST_NAME_BYTES for part in parts):
+    if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts):
         raise ValueError("has a name that is too long for a file")

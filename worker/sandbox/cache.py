@@ -6,12 +6,12 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from threading import Lock
 
-from worker.sandbox.process import MOST_SEEN, Reply
+from worker.sandbox.process import MAX_SEEN, Reply
 from worker.sandbox.seen import Seen
 
-MOST_REPLIES = 256
+MAX_REPLIES = 256
 # Each takes some 400 bytes of memory.
-MOST_SEEN_TOGETHER = 100_000
+MAX_SEEN_TOGETHER = 100_000
 # File systems note the time of a change by the ticks of a clock: within one, a file can change unnoticed.
 TICK_NS = 100_000_000
 # A file that took too long may take less when the machine has less to do.
@@ -49,13 +49,13 @@ class Cache:
 
     def keep(self, key: Hashable, reply: Reply, begun_ns: int) -> None:
         """Keep a reply, unless a file may still change unnoticed. begun_ns: start of the inspection."""
-        if len(reply.seen) > MOST_SEEN or any(_is_fresh(one, begun_ns) for one in reply.seen.values()):
+        if len(reply.seen) > MAX_SEEN or any(_is_fresh(one, begun_ns) for one in reply.seen.values()):
             return
         expires = time.monotonic() + FAILURE_SECONDS if reply.answer is None else None
         with self._lock:
             self._entries[key] = _Entry(reply, expires)
             self._entries.move_to_end(key)
-            while len(self._entries) > MOST_REPLIES or self._seen() > MOST_SEEN_TOGETHER:
+            while len(self._entries) > MAX_REPLIES or self._seen() > MAX_SEEN_TOGETHER:
                 self._entries.popitem(last=False)
 
     def _seen(self) -> int:

@@ -13,7 +13,7 @@ from worker.errors import ServiceUnavailable
 from worker.sandbox.process import Child, Reply
 from worker.sandbox.view import ChildView
 
-MOST_CHILDREN = 4
+MAX_CHILDREN = 4
 WAIT_SECONDS = 10.0
 
 
@@ -48,9 +48,9 @@ class Pool:
     """Starts children when they are needed, and keeps them warm."""
 
     def __init__(self) -> None:
-        self._free = BoundedSemaphore(MOST_CHILDREN)
+        self._free = BoundedSemaphore(MAX_CHILDREN)
         self._lock = Lock()
-        self._idle = [Place() for _ in range(MOST_CHILDREN)]
+        self._idle = [Place() for _ in range(MAX_CHILDREN)]
         """The place that was used longest ago is the first."""
         self.version: str | None = None
         """Version of the checks, as the child that was started last has it."""

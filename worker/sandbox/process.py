@@ -29,10 +29,10 @@ END_SECONDS = 1.0
 # A busy machine gives a process a part of its cores. A child that has had less waits for its files.
 WALL_FACTOR, BUSY_SHARE = 2.0, 0.1
 NOTHING_HIDDEN = ChildView()
-MOST_REPLY_BYTES = 64 << 20
-MOST_SEEN = 20_000
+MAX_REPLY_BYTES = 64 << 20
+MAX_SEEN = 20_000
 # A child is replaced after so many requests, or when it keeps so much memory.
-MOST_REQUESTS, MOST_RESIDENT_BYTES = 500, 256 << 20
+MAX_REQUESTS, MAX_RESIDENT_BYTES = 500, 256 << 20
 
 # Nothing of the service's own: no keys, passwords or URLs.
 ENVIRONMENT = {"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1", **limits.ENVIRONMENT}
@@ -79,7 +79,7 @@ class Child:
 
     @property
     def is_usable(self) -> bool:
-        is_spent = self.served >= MOST_REQUESTS or self._resident > MOST_RESIDENT_BYTES
+        is_spent = self.served >= MAX_REQUESTS or self._resident > MAX_RESIDENT_BYTES
         return not is_spent and self._process.poll() is None
 
     def ask(self, function: str, seconds: float, request: str) -> Reply:
@@ -145,7 +145,7 @@ class Child:
             total += len(data)
             if not data:
                 raise EOFError
-            if total > MOST_REPLY_BYTES:
+            if total > MAX_REPLY_BYTES:
                 raise ValueError("the answer is too long")
             *lines, rest = (rest + data).split(b"\n")
             yield from (bounded_json.parse(line.decode()) for line in lines)
@@ -176,7 +176,7 @@ def _note(reply: Reply, kind: str, path: str, follow: bool, listed: bool, identi
     """Note a path. Raises TypeError for values that no child sends unless it was taken over."""
     if type(path) is not str or any(type(number) is not int for number in identity):
         raise TypeError("a path and the numbers of its identity are expected")
-    if len(reply.seen) <= MOST_SEEN:
+    if len(reply.seen) <= MAX_SEEN:
         reply.seen.setdefault((path, follow, listed), Seen(path, follow, listed, tuple(identity)))
     if kind == "open":
         reply.opened = path

@@ -17,7 +17,7 @@ from worker.telemetry import tracing
 _CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _WAIT_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
-MOST_SCRAPES = 16
+MAX_SCRAPES = 16
 TIMEOUT_SECONDS = 5.0
 """Longest wait for a client of the port that sends or reads nothing."""
 
@@ -90,7 +90,7 @@ class _Scrape(MetricsHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    """Closes the oldest connection where there are more than MOST_SCRAPES: no client keeps out Prometheus."""
+    """Closes the oldest connection where there are more than MAX_SCRAPES: no client keeps out Prometheus."""
 
     def __init__(self, *args: Any) -> None:
         self._open: list[socket.socket] = []
@@ -98,7 +98,7 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.append(request)
-        if len(self._open) > MOST_SCRAPES:
+        if len(self._open) > MAX_SCRAPES:
             with suppress(OSError):  # it has just ended
                 self._open.pop(0).shutdown(socket.SHUT_RDWR)
         super().process_request(request, client_address)

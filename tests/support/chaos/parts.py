@@ -30,7 +30,7 @@ QUICK = {
     "SFT_RATE_LIMIT_UNAUTHENTICATED": "off",
 }
 # No response may take longer, whatever is broken.
-LONGEST_ANSWER_SECONDS = 15
+MAX_ANSWER_SECONDS = 15
 
 
 class Parts:
@@ -45,7 +45,7 @@ class Parts:
         own = {"SFT_DATA_DIR": str(data_dir), "CHAOS_DIR": str(self.chaos_dir)}
         self.environment = {**inherited, **QUICK, **own, **environment}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=LONGEST_ANSWER_SECONDS)
+        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=MAX_ANSWER_SECONDS)
 
     def prepare(self) -> None:
         """Initialize like `sft init`, in this process."""

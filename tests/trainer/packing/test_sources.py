@@ -15,11 +15,11 @@ import pytest
 
 from trainer.packing.bad_records import BadReason
 from trainer.packing.sources import BadSource, RawRecord, arrays, find, records
-from trainer.packing.sources.source import LARGEST_RECORD
+from trainer.packing.sources.source import MAX_RECORD
 from trainer.path_roots import limited_to
 
 BOM = b"\xef\xbb\xbf"
-TOO_LONG = b'{"text": "' + b"x" * LARGEST_RECORD + b'"}'
+TOO_LONG = b'{"text": "' + b"x" * MAX_RECORD + b'"}'
 
 
 def read(*texts: Path | str) -> list[Any]:
@@ -185,12 +185,12 @@ def test_all_members_of_a_compressed_file_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.zst", ".json"])
 def test_a_long_line_is_a_bad_record_and_reading_goes_on(tmp_path: Path, ending: str) -> None:
-    longest = TOO_LONG[:10] + b"x" * (LARGEST_RECORD - 12) + b'"}'
+    longest = TOO_LONG[:10] + b"x" * (MAX_RECORD - 12) + b'"}'
     path = write(tmp_path / f"x{ending}", b"1\n" + TOO_LONG * 3 + b"\n" + longest + b"\n4\n" + TOO_LONG)
     found = read(path)
     assert [number for number, _value in found] == [1, 2, 3, 4, 5]
     assert [found[place][1] for place in (0, 1, 3, 4)] == [1, BadReason.TOO_LONG, 4, BadReason.TOO_LONG]
-    assert len(found[2][1]["text"]) == LARGEST_RECORD - 12
+    assert len(found[2][1]["text"]) == MAX_RECORD - 12
 
 
 @pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
@@ -343,7 +343,7 @@ def test_a_bad_row_is_a_bad_record_and_reading_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_long_row_is_a_bad_record_and_reading_goes_on(tmp_path: Path) -> None:
-    table = pa.table({"a": ["x", "y" * (LARGEST_RECORD + 1), "z"]})
+    table = pa.table({"a": ["x", "y" * (MAX_RECORD + 1), "z"]})
     pq.write_table(table, tmp_path / "x.parquet")
     assert values(tmp_path / "x.parquet") == [{"a": "x"}, BadReason.TOO_LONG, {"a": "z"}]
 

@@ -83,7 +83,7 @@ def test_a_line_longer_than_a_chunk_is_ingested(job_in: JobIn, monkeypatch: pyte
 
 def test_an_endless_line_is_skipped(job_in: JobIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "CHUNK_BYTES", 64)
-    monkeypatch.setattr(ingest, "LONGEST_LINE_BYTES", 256)
+    monkeypatch.setattr(ingest, "MAX_LINE_BYTES", 256)
     job = job_in(JobState.RUNNING)
     write(job, b"x" * 1000)
     ingest.ingest(job.id)

@@ -93,7 +93,7 @@ def test_a_job_directory_is_shown_to_requests_about_this_job(
 
 
 def test_a_child_serves_one_project(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
-    monkeypatch.setattr(pool, "MOST_CHILDREN", 2)
+    monkeypatch.setattr(pool, "MAX_CHILDREN", 2)
     own, request = pool.Pool(), data_request(data_dir)
 
     def pids(project: str) -> list[int]:
@@ -168,12 +168,12 @@ def test_a_child_ends_with_its_parent(child: Child) -> None:
 def test_requests_wait_for_a_bounded_time(environment: pytest.MonkeyPatch, data_dir: Path) -> None:
     environment.setattr(pool, "WAIT_SECONDS", 0.01)
     request = DataRequest.model_validate_json(data_request(data_dir))
-    for _ in range(pool.MOST_CHILDREN):
+    for _ in range(pool.MAX_CHILDREN):
         assert inspections._POOL._free.acquire(timeout=30)
     try:
         with pytest.raises(BackendUnavailable, match="Other requests"):
             inspections.inspect(request)
     finally:
-        for _ in range(pool.MOST_CHILDREN):
+        for _ in range(pool.MAX_CHILDREN):
             inspections._POOL._free.release()
     assert inspections.inspect(request).data is not None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from trainer.packing.bad_records import RecordPlace
 from trainer.packing.sources.lines import CHUNK, WHITE_SPACE
-from trainer.packing.sources.source import LARGEST_RECORD, BadSource, Item, RawRecord, too_long
+from trainer.packing.sources.source import MAX_RECORD, BadSource, Item, RawRecord, too_long
 
 # Possessive, so that matching never goes back.
 REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
@@ -26,7 +26,7 @@ def elements(text: io.BufferedReader, name: str) -> Iterator[Item]:
     """Yield the elements of an array. Raises BadSource where it does not end as an array does."""
     number = 0
     for element in _elements(_pieces(text), name):
-        if len(element) > LARGEST_RECORD:
+        if len(element) > MAX_RECORD:
             number += 1
             yield too_long(RecordPlace(name, number))
         elif record := element.strip(WHITE_SPACE):
@@ -35,13 +35,13 @@ def elements(text: io.BufferedReader, name: str) -> Iterator[Item]:
 
 
 def _elements(pieces: Iterator[tuple[bytes, bytes]], name: str) -> Iterator[bytearray]:
-    """Join pieces to elements. Those over LARGEST_RECORD bytes are cut behind it."""
+    """Join pieces to elements. Those over MAX_RECORD bytes are cut behind it."""
     depth, element = 0, bytearray()
     for piece, mark in pieces:
         depth += DEPTH.get(mark, 0)
         is_bracket = depth == 1 and mark == b"["
         is_end = depth == 0 or (depth == 1 and mark == b",")
-        if len(element) <= LARGEST_RECORD and not is_bracket:
+        if len(element) <= MAX_RECORD and not is_bracket:
             element += piece if is_end or not mark else piece + mark
         if is_end:
             yield element

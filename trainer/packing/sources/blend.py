@@ -14,7 +14,7 @@ from trainer.dataset.files import Meter, MeteredFile
 from trainer.packing.sources.source import BadSource, explained
 from trainer.quoting import printable
 
-LARGEST_BLEND = 1 << 20
+MAX_BLEND = 1 << 20
 MAX_DATASETS = 1000
 MAX_WEIGHT = 1000
 BEGINNING = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"datasets"')
@@ -44,15 +44,15 @@ def datasets_of(path: Path) -> list[BlendDataset] | None:
     """Return the datasets of a blend; None if a file is not one. Raises BadSource."""
     name = printable(path)
     with explained(name), MeteredFile(path, Meter()) as file:
-        text = file.read(LARGEST_BLEND + 1)
+        text = file.read(MAX_BLEND + 1)
     try:
-        value = bounded_json.parse(text.decode("utf-8-sig")) if len(text) <= LARGEST_BLEND else None
+        value = bounded_json.parse(text.decode("utf-8-sig")) if len(text) <= MAX_BLEND else None
     except ValueError as error:
         if BEGINNING.match(text):
             raise BadSource(f"{name} is a blend, but not JSON: {error}. Correct it.") from None
         return None
     if value is None and BEGINNING.match(text):
-        raise BadSource(f"{name} is a blend of over {LARGEST_BLEND >> 20} MiB. Name directories in it.")
+        raise BadSource(f"{name} is a blend of over {MAX_BLEND >> 20} MiB. Name directories in it.")
     return _validated(value, name) if isinstance(value, dict) and "datasets" in value else None
 
 

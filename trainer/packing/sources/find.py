@@ -9,7 +9,7 @@ from trainer.packing.sources.hub import require_name
 from trainer.packing.sources.source import HUB, BadSource, Source, explained
 from trainer.quoting import printable
 
-LONGEST_TEXT = 4096
+MAX_TEXT = 4096
 ONLY_SPLIT = "train"
 """Of a file."""
 
@@ -71,9 +71,9 @@ def _require_local(dataset: BlendDataset, scheme: str) -> None:
 
 
 def _require_short(text: str) -> None:
-    if not text or len(text) > LONGEST_TEXT:
+    if not text or len(text) > MAX_TEXT:
         raise BadSource(
-            f"A source has 1 to {LONGEST_TEXT} characters; this has {len(text)}. Name a directory or a blend."
+            f"A source has 1 to {MAX_TEXT} characters; this has {len(text)}. Name a directory or a blend."
         )
 
 

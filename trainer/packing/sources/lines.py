@@ -8,7 +8,7 @@ from pathlib import Path
 from trainer.dataset.files import Meter, MeteredFile
 from trainer.packing.bad_records import RecordPlace
 from trainer.packing.sources.files import CODECS
-from trainer.packing.sources.source import LARGEST_RECORD, BadSource, Item, RawRecord, too_long
+from trainer.packing.sources.source import MAX_RECORD, BadSource, Item, RawRecord, too_long
 
 CHUNK = 256 << 10
 BOM = b"\xef\xbb\xbf"
@@ -61,9 +61,9 @@ def _require_text(head: bytes, name: str) -> None:
 def json_lines(text: io.BufferedReader, name: str) -> Iterator[Item]:
     """Yield each line that is not empty. Only a line feed ends a line."""
     number = 0
-    while line := text.readline(LARGEST_RECORD + 1):
+    while line := text.readline(MAX_RECORD + 1):
         number += 1
-        if len(line) > LARGEST_RECORD and not line.endswith(b"\n"):
+        if len(line) > MAX_RECORD and not line.endswith(b"\n"):
             _skip_line(text)
             yield too_long(RecordPlace(name, number))
         elif record := line.strip(WHITE_SPACE):

@@ -9,11 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.dataset.files import LARGEST_READ, MeteredFile, NotInspected
+from trainer.dataset.files import MAX_READ, MeteredFile, NotInspected
 from trainer.dataset.footers import BadShard
 
 # Bytes. Statistics in a header make it long.
-USUAL_HEADER, LARGEST_HEADER = 1 << 10, 64 << 10
+USUAL_HEADER, MAX_HEADER = 1 << 10, 64 << 10
 MAX_DEPTH = 16
 # Types of Thrift's compact protocol.
 TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
@@ -23,15 +23,15 @@ INTEGERS = (4, 5, 6)
 def largest_page(file: MeteredFile, metadata: Any) -> int:
     """Return the bytes of the largest page, uncompressed.
 
-    Raises NotInspected if a page exceeds LARGEST_READ, BadShard if there is no page where one should be.
+    Raises NotInspected if a page exceeds MAX_READ, BadShard if there is no page where one should be.
     """
     largest = 0
     for group in range(metadata.num_row_groups):
         for column in range(metadata.num_columns):
             for size in _pages(file, metadata.row_group(group).column(column)):
                 largest = max(largest, size)
-    if largest > LARGEST_READ:
-        raise NotInspected(f"it has a page of {largest} bytes, and the limit is {LARGEST_READ}")
+    if largest > MAX_READ:
+        raise NotInspected(f"it has a page of {largest} bytes, and the limit is {MAX_READ}")
     return largest
 
 
@@ -48,7 +48,7 @@ def _pages(file: MeteredFile, chunk: Any) -> Iterator[int]:
 
 
 def _header(file: MeteredFile, start: int) -> "PageHeader":
-    for length in (USUAL_HEADER, LARGEST_HEADER):
+    for length in (USUAL_HEADER, MAX_HEADER):
         file.seek(max(0, start))
         with suppress(IndexError, KeyError):
             header = _Reader(file.read(length)).header()

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.dataset.files import LARGEST_READ, Meter, MeteredFile, NotInspected
+from trainer.dataset.files import MAX_READ, Meter, MeteredFile, NotInspected
 from trainer.dataset.footers import open_shard
 from trainer.packing.bad_records import BadReason, BadRecord, RecordPlace
 from trainer.packing.sources.pages import largest_page
 from trainer.packing.sources.rows import without_nulls
-from trainer.packing.sources.source import LARGEST_RECORD, BadSource, Item, RawRecord, too_long
+from trainer.packing.sources.source import MAX_RECORD, BadSource, Item, RawRecord, too_long
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -35,7 +35,7 @@ def parquet_rows(path: Path, name: str, meter: Meter) -> Iterator[Item]:
 def _batch_rows(path: Path, shard: "pq.ParquetFile") -> int:
     """Return how many rows fit into memory. Raises NotInspected if one may not."""
     with MeteredFile(path, Meter()) as file:
-        by_pages = LARGEST_READ // max(1, largest_page(file, shard.metadata))
+        by_pages = MAX_READ // max(1, largest_page(file, shard.metadata))
     return min(MAX_BATCH_ROWS, by_pages, MAX_BATCH_VALUES // max(1, _values_of_a_row(shard.metadata)))
 
 
@@ -53,7 +53,7 @@ def _values_of_a_row(metadata: Any) -> int:
 
 def _record(row: Any, place: RecordPlace) -> Item:
     """Convert a batch of one row."""
-    if row.nbytes > LARGEST_RECORD:
+    if row.nbytes > MAX_RECORD:
         return too_long(place)
     try:
         [record] = row.to_pylist()

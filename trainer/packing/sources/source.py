@@ -13,9 +13,9 @@ from trainer.path_roots import OutsideRoots
 from trainer.quoting import printable
 
 HUB = "hf://"
-LARGEST_RECORD = 16 << 20
+MAX_RECORD = 16 << 20
 """Bytes. A longer record is a bad record."""
-LONGEST_REASON = 300
+MAX_REASON = 300
 
 
 class BadSource(ValueError):
@@ -61,7 +61,7 @@ Item = RawRecord | tuple[RecordPlace, BadRecord]
 
 
 def too_long(place: RecordPlace) -> Item:
-    limit = LARGEST_RECORD >> 20
+    limit = MAX_RECORD >> 20
     return place, BadRecord(BadReason.TOO_LONG, f"The record is longer than {limit} MiB. Split or remove it.")
 
 
@@ -86,7 +86,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = printable(str(error)).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:LONGEST_REASON].rstrip(".")
+    return (lines[0] if lines else type(error).__name__)[:MAX_REASON].rstrip(".")
 
 
 def _advice(error: Exception) -> str:

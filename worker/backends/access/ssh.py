@@ -21,7 +21,7 @@ from worker.backends.access.transport import Answer, answer
 
 MAX_COMMANDS = 4
 # Of a command: squeue prints some 200 bytes for each job.
-MOST_OUTPUT_BYTES = 64 << 20
+MAX_OUTPUT_BYTES = 64 << 20
 # The other side ends a command by itself shortly after nobody waits for it any more.
 REMOTE_GRACE_SECONDS = 2.0
 
@@ -88,7 +88,7 @@ class _Command(SSHClientSession[bytes]):
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         (self._out if datatype is None else self._err).extend(data)
-        if len(self._out) + len(self._err) > MOST_OUTPUT_BYTES:
+        if len(self._out) + len(self._err) > MAX_OUTPUT_BYTES:
             self._close()  # its exit code stays unknown, as of a connection that was cut
 
     def eof_received(self) -> bool:

@@ -39,7 +39,7 @@ from worker.sandbox import inspections
 
 # For so long after a completed run its log may still lack the end marker.
 LATE_SECONDS = 300.0
-LARGEST_EVENTS_BYTES = 256 << 20
+MAX_EVENTS_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class LeptonBackend:
         with suppress(NotReachable, FileNotFoundError):
             mounted = LeptonFiles(self.profile, self.mirror).mounted
             jobs = layout.job.directory.parent
-            return LocalFiles().read(mounted(layout.events), 0, LARGEST_EVENTS_BYTES, mounted(jobs))
+            return LocalFiles().read(mounted(layout.events), 0, MAX_EVENTS_BYTES, mounted(jobs))
         return b""
 
     def _notes(self, layout: RunLayout) -> Notes:

@@ -21,15 +21,15 @@ from worker.telemetry.logging import logger
 CONNECT_SECONDS = 5.0
 CALL_SECONDS = 30.0
 """Total time limit of a call."""
-LARGEST_ANSWER_BYTES = 256 << 20
+MAX_ANSWER_BYTES = 256 << 20
 PAGE_JOBS = 500
 # A list ends with the first empty page; the limit holds against a server that never sends one.
-MOST_PAGES = 100
+MAX_PAGES = 100
 PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 # The characters of a valid header value (RFC 6750: visible ASCII). Errors of httpx2 would quote other values.
 TOKEN = re.compile(r"[!-~]+")
 USUAL_PAUSE_SECONDS = 10.0
-LONGEST_PAUSE_SECONDS = 600.0
+MAX_PAUSE_SECONDS = 600.0
 RENEWAL = "Ask the operator to renew the token in the place that the cluster's profile names."
 ALIVE, EVER = "alive_only", "alive_and_archive"
 
@@ -93,7 +93,7 @@ class Workspace:
         """Yield all jobs of the workspace, page by page. name: only jobs whose name contains this text."""
         query = {"job_query_mode": mode, "page_size": PAGE_JOBS, **({"q": name} if name else {})}
         seen: set[str | None] = set()
-        for page in range(1, MOST_PAGES + 1):
+        for page in range(1, MAX_PAGES + 1):
             fresh = [job for job in self._page({**query, "page": page}) if job.metadata.id not in seen]
             if not fresh:
                 return
@@ -227,7 +227,7 @@ def _body(response: httpx2.Response) -> bytes:
     body = bytearray()
     for chunk in response.iter_bytes():
         body += chunk
-        if time.monotonic() > ends or len(body) > LARGEST_ANSWER_BYTES:
+        if time.monotonic() > ends or len(body) > MAX_ANSWER_BYTES:
             raise BackendUnavailable("Lepton's answer took too long, or is too large.")
     return bytes(body)
 
@@ -249,7 +249,7 @@ def _retry_after(response: httpx2.Response) -> float:
     value = response.headers.get("Retry-After", "")
     if not value.isdigit():
         return _until(value)
-    return min(float(value), LONGEST_PAUSE_SECONDS)
+    return min(float(value), MAX_PAUSE_SECONDS)
 
 
 def _until(date: str) -> float:
@@ -257,7 +257,7 @@ def _until(date: str) -> float:
         left = parsedate_to_datetime(date).timestamp() - time.time()
     except (ValueError, OverflowError):
         return USUAL_PAUSE_SECONDS
-    return min(max(left, 0.0), LONGEST_PAUSE_SECONDS)
+    return min(max(left, 0.0), MAX_PAUSE_SECONDS)
 
 
 def _list(content: Any) -> list[Any]:

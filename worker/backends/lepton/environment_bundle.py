@@ -13,7 +13,7 @@ from worker.backends.trainer_bundle import archive
 from worker.errors import SubmissionRejected
 
 PART_BYTES = 96 << 10
-LARGEST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 
 @lru_cache(maxsize=8)
@@ -21,10 +21,10 @@ def variables(config: str) -> dict[str, str]:
     """Return SFT_BUNDLE_0, 1, ..., their number and the bundle's checksum. Raises SubmissionRejected."""
     packed = archive([*sources(), ("config.yaml", config.encode())], "xz")
     text = base64.b64encode(packed).decode()
-    if len(text) > LARGEST_BYTES:
+    if len(text) > MAX_BYTES:
         raise SubmissionRejected(
             f"The job's config is too large for Lepton: compressed with the trainer's code it has "
-            f"{len(text) >> 10} KiB, and at most {LARGEST_BYTES >> 10} KiB fit.",
+            f"{len(text) >> 10} KiB, and at most {MAX_BYTES >> 10} KiB fit.",
             hint="Move long lists from the config to a file on a mount.",
         )
     parts = [text[begin : begin + PART_BYTES] for begin in range(0, len(text), PART_BYTES)]

@@ -32,9 +32,9 @@ STATE = "mirror.json"
 SECOND = 1_000_000_000
 PAGE_LINES = 5000
 # Then the other runs have their turn: a run may log without end.
-MOST_PAGES = 20
+MAX_PAGES = 20
 # Parts of incomplete events that are kept: an event of 16 MiB has 4,400.
-MOST_PARTS = 10_000
+MAX_PARTS = 10_000
 # How late a line of one replica may arrive after newer lines of another.
 LOOKBACK_NS = 60 * SECOND
 # While a run is alive, the newest lines wait for those of other replicas.
@@ -81,7 +81,7 @@ class Mirror:
         self._started_ns = int(started) * SECOND
 
     def advance(self, *, is_over: bool, settle_seconds: float) -> bool:
-        """Append new lines, at most MOST_PAGES.
+        """Append new lines, at most MAX_PAGES.
 
         Return True if the run is over, and no line is left or arrived for settle_seconds.
         """
@@ -96,19 +96,19 @@ class Mirror:
         if pages or state.is_over != is_over:
             state.is_over, state.quiet_since = is_over, time.time()
             self._write(state)
-        if not is_over or pages == MOST_PAGES or 0 <= time.time() - state.quiet_since < settle_seconds:
+        if not is_over or pages == MAX_PAGES or 0 <= time.time() - state.quiet_since < settle_seconds:
             return False
         self._sweep(state)
         return True
 
     def _append_pages(self, state: MirrorState, *, hold: bool) -> int:
         """Append new lines, and return how many pages they were."""
-        for number in range(MOST_PAGES):
+        for number in range(MAX_PAGES):
             lines = self._new_lines(state, hold=hold)
             if not lines:
                 return number
             self._append_lines(state, lines)
-        return MOST_PAGES
+        return MAX_PAGES
 
     @property
     def has_ended(self) -> bool:
@@ -275,13 +275,13 @@ def _events_in(text: str, parts: dict[str, dict[int, str]]) -> Iterator[str]:
 
 def _is_too_large(text: str) -> bool:
     """Whether a text may hold more values than any event: see trainer/bounded_json.py."""
-    return bounded_json.most_values_of(text) > bounded_json.MOST_VALUES
+    return bounded_json.most_values_of(text) > bounded_json.MAX_VALUES
 
 
 def _joined(mark: re.Match[str], piece: str, parts: dict[str, dict[int, str]]) -> str | None:
     """Add a part; return the complete event if no part is missing."""
     name = mark["name"]
-    if sum(map(len, parts.values())) >= MOST_PARTS:
+    if sum(map(len, parts.values())) >= MAX_PARTS:
         del parts[next(iter(parts))]  # the oldest
     parts.setdefault(name, {})[int(mark["number"])] = piece
     if len(parts[name]) < int(mark["of"]):

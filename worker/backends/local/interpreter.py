@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SHARED = tuple(map(Path, ("/", "/tmp", "/var/tmp")))  # noqa: S108 - never shown to a run  # nosec B108
-LONGEST_CHAIN = 40
+MAX_CHAIN = 40
 
 
 def code_of(python: Path, home: Path) -> set[Path]:
@@ -30,7 +30,7 @@ def code_of(python: Path, home: Path) -> set[Path]:
 
 def _links(path: Path) -> Iterator[Path]:
     """Yield a path and what it links to, link by link."""
-    for _ in range(LONGEST_CHAIN):
+    for _ in range(MAX_CHAIN):
         yield path
         if not path.is_symlink():
             return

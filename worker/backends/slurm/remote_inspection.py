@@ -8,7 +8,7 @@ from worker.errors import BackendUnavailable
 
 # The interpreter and its modules may be loaded over a network file system.
 START_SECONDS = 30.0
-MOST_CHARACTERS = 8 << 20
+MAX_CHARACTERS = 8 << 20
 
 
 def inspect(
@@ -23,8 +23,8 @@ def inspect(
     answer = transport.run(command, stdin=request.model_dump_json(), timeout=request.seconds + START_SECONDS)
     if answer.code != 0:
         raise _failed(python, transport, answer.err)
-    if len(answer.out) > MOST_CHARACTERS:
-        raise _failed(python, transport, f"its answer has more than {MOST_CHARACTERS} characters")
+    if len(answer.out) > MAX_CHARACTERS:
+        raise _failed(python, transport, f"its answer has more than {MAX_CHARACTERS} characters")
     try:
         return InspectionResult.model_validate_json(answer.out)
     except ValueError:
