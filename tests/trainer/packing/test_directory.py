@@ -133,8 +133,10 @@ def test_an_existing_output_is_not_touched(tmp_path: Path) -> None:
 
 # -- interruptions ---------------------------------------------------------------------------------
 
-SOME = [f"done {n} " + "word " * (n % 20) for n in range(39)]
-MIXED = ["unreadable", *SOME, "bad not_json", "unreadable", "stop here", *texts(60), "bad not_json"]
+SOME = [f"done {n} " + "word " * (n % 20) for n in range(37)]
+# At the interruption one reason is more frequent; in the end both are equally frequent.
+BAD = ["unreadable", "bad not_json", "bad not_json"]
+MIXED = [*BAD, *SOME, "stop here", *texts(60), "unreadable"]
 
 
 def interrupted(output: Path, **more: Any) -> Packing:
@@ -149,7 +151,7 @@ def saved_records(directory: Path) -> int:
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """A packing that has saved 40 records, and waits for record 43. Call it to kill it."""
+    """A packing that has saved 40 records, and waits for record 41. Call it to kill it."""
     process = interrupted(tmp_path / "out", stops=True).start()
     children: list[psutil.Process] = []
 
@@ -184,7 +186,7 @@ def test_other_options_do_not_resume_and_remove_what_was_left(
     stopped()
     other = interrupted(tmp_path / "out", forbids_done=False)
     other.options["pack_size"] = 256
-    assert other.run()["manifest"]["sequences"] == 100
+    assert other.run()["manifest"]["sequences"] == 98
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
