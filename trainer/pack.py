@@ -1,18 +1,24 @@
-"""`python -m trainer.pack --input SOURCE --tokenizer DIR --output DIR`: pack chat records for training."""
+"""`python -m trainer.pack --input SOURCE --tokenizer DIR --output DIR`: pack chat records for training.
+
+With `--preview 3` instead of an output: show what of the first three records would be trained.
+"""
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from rich.console import Console
 
 from trainer.packing.bad_share import BadRecords
 from trainer.packing.chat_template import BadTemplate
 from trainer.packing.manifest import COUNTS
 from trainer.packing.options import PackOptions
 from trainer.packing.pack import Work
-from trainer.packing.pack_sources import pack_sources
+from trainer.packing.pack_sources import pack_sources, preview_sources
+from trainer.packing.preview import PreviewedRecord, show
 from trainer.packing.sources import BadSource
 from trainer.packing.splits import TooFewRecords
 from trainer.packing.terminal import REFRESH_SECONDS, progress_bar
@@ -21,6 +27,7 @@ from trainer.packing.workers import WorkerDied
 
 VALID_SHARE = 0.1
 MAX_WORKERS = 1024
+MAX_PREVIEW = 1000
 # Options whose value is one word. The command line passes it on as it is.
 OPTIONS = {
     name: field
@@ -34,8 +41,14 @@ EXPECTED = (
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if (arguments.output is None) == (arguments.preview is None):
+        parser.error("name either --output or --preview")
     try:
+        if arguments.preview:
+            show(_preview(arguments), Console())
+            return
         made = _pack(arguments)
     except EXPECTED as error:
         raise SystemExit(f"trainer.pack: {_message(error)}") from error
@@ -59,6 +72,11 @@ def _pack(arguments: argparse.Namespace) -> dict[str, Any]:
         return pack_sources(arguments.input, arguments.tokenizer, arguments.output, options, work)
 
 
+def _preview(arguments: argparse.Namespace) -> Iterator[PreviewedRecord]:
+    options = _options(arguments)
+    return preview_sources(arguments.input, arguments.tokenizer, options, arguments.preview)
+
+
 def _options(arguments: argparse.Namespace) -> PackOptions:
     """Raises ValidationError, OSError."""
     own = {name: getattr(arguments, name) for name in OPTIONS if getattr(arguments, name) is not None}
@@ -80,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         "patterns, blends, hf://owner/name",
     )  # fmt: skip
     add("--tokenizer", type=Path, required=True, help="Hugging Face directory of the model to train")
-    add("--output", type=Path, required=True, help="directory to create")
+    add("--output", type=Path, help="directory to create")
+    add("--preview", type=_preview_records, metavar="N", help="show what of N records would be trained")
     add("--valid-share", type=float, default=VALID_SHARE, help="share of records for validation")
     add("--test-share", type=float, default=0.0, help="share of records for tests")
     add("--valid-count", type=int, default=0, help="records for validation, instead of shares")
@@ -92,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
         default = "" if field.default in (None, False) else f" Default: {field.default}."
         add(f"--{name.replace('_', '-')}", help=f"{field.description}{default}".replace("%", "%%"), **flag)
     return parser
+
+
+def _preview_records(text: str) -> int:
+    if not 1 <= (number := int(text)) <= MAX_PREVIEW:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MAX_PREVIEW}")
+    return number
 
 
 def _workers(text: str) -> int:

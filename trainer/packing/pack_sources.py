@@ -1,8 +1,9 @@
-"""Pack the chat records of sources with the tokenizer of a Hugging Face directory."""
+"""Pack or preview the chat records of sources with the tokenizer of a Hugging Face directory."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from trainer.dataset.vocabulary import digest
 from trainer.packing.manifest import SourceRecord, Subject, TokenizerRecord
 from trainer.packing.options import PackOptions
 from trainer.packing.pack import DEFAULT, Work, pack
+from trainer.packing.preview import PreviewedRecord, preview
 from trainer.packing.sequences import SequenceMaker
 from trainer.packing.sources import Source, find, records
 from trainer.packing.sources.source import explained
@@ -34,6 +36,15 @@ def pack_sources(
     maker, meter = SequenceMaker(tokenizer, options.of_records()), Meter()
     items = records(sources, options.seed, meter)
     return pack(items, maker, subject, output, work, _share_read(described, meter))
+
+
+def preview_sources(
+    texts: Iterable[str], tokenizer_dir: Path, options: PackOptions, number: int
+) -> Iterator[PreviewedRecord]:
+    """Yield what would be trained of the first records. Raises BadSource, BadTokenizer, BadTemplate."""
+    sources = find(texts)
+    maker = SequenceMaker(Tokenizer.load(tokenizer_dir), options.of_records())
+    return preview(islice(records(sources, options.seed), number), maker)
 
 
 def _described(source: Source) -> SourceRecord:

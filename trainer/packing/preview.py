@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from pydantic import BaseModel, Field
 from rich.console import Console
@@ -12,6 +11,7 @@ from rich.text import Text
 from trainer.packing.bad_records import BadReason, BadRecord
 from trainer.packing.chunks import Chunk
 from trainer.packing.sequences import SequenceMaker
+from trainer.packing.sources import Item
 
 TRAINED, CONTEXT = "bold green", "dim"
 # A terminal would obey them.
@@ -36,18 +36,24 @@ class PreviewedRecord(BaseModel):
     message: str | None = Field(default=None, description="Why it cannot be packed.")
 
 
-def preview(records: Iterable[bytes | dict[str, Any]], maker: SequenceMaker) -> Iterator[PreviewedRecord]:
-    """Return for each record what would be trained. Bad records are described, not raised."""
-    for data in records:
+def preview(items: Iterable[Item], maker: SequenceMaker) -> Iterator[PreviewedRecord]:
+    """Return for each record what would be trained. Bad records are described, not raised.
+
+    Records that `used_in` leaves out have no sequences.
+    """
+    for item in items:
         try:
-            yield _previewed(data, maker)
+            yield _previewed(item, maker)
         except BadRecord as error:
             yield PreviewedRecord(reason=error.reason, message=str(error))
 
 
-def _previewed(data: bytes | dict[str, Any], maker: SequenceMaker) -> PreviewedRecord:
-    maker(data)  # raises what packing would raise
-    conversation = maker.conversation(maker.record(data))
+def _previewed(item: Item, maker: SequenceMaker) -> PreviewedRecord:
+    if isinstance(item, tuple):
+        raise item[1]
+    if not maker(item.data):  # raises what packing would raise
+        return PreviewedRecord()
+    conversation = maker.conversation(maker.record(item.data))
     sequences = [_spans(chunks, maker) for chunks in maker.chunks(conversation)]
     return PreviewedRecord(format=conversation.format, sequences=sequences)
 

@@ -28,3 +28,13 @@ def test_a_wrong_option_is_named(
     with pytest.raises(SystemExit, match=message):
         main()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["--output", "out", "--preview", "1"], ["--preview", "0"]])
+def test_there_is_an_output_or_a_preview(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["trainer.pack", "--input", "x", "--tokenizer", "y", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--preview" in capsys.readouterr().err

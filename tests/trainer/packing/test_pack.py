@@ -121,3 +121,15 @@ def test_a_bad_record_is_reported_with_its_line_and_no_output_is_left(
     assert "line 2" in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"records.jsonl"}
+
+
+def test_a_preview_shows_what_is_trained(inputs: Path, tmp_path: Path) -> None:
+    records = [chat("What is a \x1b[2Jlist?", "A sequence."), {"messages": []}, chat("not", "shown")]
+    source = tmp_path / "records.jsonl"
+    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    where = ("--input", str(source), "--tokenizer", str(inputs / "model"), "--preview", "2")
+    done = trainer_python("-m", "trainer.pack", *where, check=True)
+    assert "[[A sequence.<|end|>]]" in done.stdout
+    assert "no_messages" in done.stdout
+    assert "shown" not in done.stdout
+    assert "\x1b" not in done.stdout
