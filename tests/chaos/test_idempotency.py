@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.chaos.parts import Parts
 from tests.support.chaos.tally import Tally
+from tests.support.waiting import wait_until
 
 REQUESTS = 200
 
@@ -23,7 +24,12 @@ def test_concurrent_equal_requests(parts: Parts, tally: Tally) -> None:
         with httpx2.Client(base_url=url, headers=auth, timeout=120) as client:
             client.get("/healthz")  # connect before the requests start
             together.wait()
-            return client.post("/v1/jobs", json=body, headers=headers)
+            return wait_until(lambda: accepted(client), 120, "the request to find a slot")
+
+    def accepted(client: httpx2.Client) -> httpx2.Response | None:
+        """Repeat a request for which there is no slot, as Retry-After asks for."""
+        answer = client.post("/v1/jobs", json=body, headers=headers)
+        return None if answer.status_code == 429 and answer.headers["Retry-After"] else answer
 
     with ThreadPoolExecutor(REQUESTS) as clients:
         answers = list(clients.map(post, range(REQUESTS)))
