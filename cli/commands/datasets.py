@@ -41,7 +41,7 @@ def inspect(
 
 
 def _show(found: Document) -> None:
-    packing = found["packing"] or Document(tokenizer=None, pack_size=None, vocab_size=None)
+    packing = found["packing"] or Document(tokenizer=None, pack_size=None, vocab_size=None, mask=None)
     show.pairs(
         [
             ("path", found["path"]),
@@ -51,6 +51,7 @@ def _show(found: Document) -> None:
             ("packed with", packing["tokenizer"]),
             ("pack size", packing["pack_size"]),
             ("vocabulary", packing["vocab_size"]),
+            ("rule of masks", packing["mask"]),
             ("rows read", f"{found['rows_read']:,} of {found['rows']:,} ({show.size(found['bytes_read'])})"),
         ]
     )

@@ -1,6 +1,6 @@
 """Read the packing metadata, which lies beside the shards or above their splits.
 
-metadata.json         trainer.pack's: pack_size, tokenizer, tokenizer_sha256, vocab_size
+metadata.json         trainer.pack's: the fields of Packing, and others (trainer/packing/manifest.py)
 *_metadata.jsonl      Megatron-Bridge's own packing: a JSON list, each entry with a pack_size
 """
 
@@ -34,6 +34,10 @@ class Packing(BaseModel):
     tokenizer_sha256: Text | None = Field(default=None, description="Digest of its vocabulary.")
     pack_size: int | None = Field(default=None, ge=1, lt=2**31, description="Capacity of a pack in tokens.")
     vocab_size: int | None = Field(default=None, ge=1, lt=2**31, description="Entries of the vocabulary.")
+    chat_template_sha256: Text | None = Field(default=None, description="Digest of its chat templates.")
+    mask: Text | None = Field(
+        default=None, description="Which tokens are trained: `assistant` or another rule."
+    )
 
 
 def read_packing(directories: Iterable[Path], meter: Meter) -> Packing | None:

@@ -19,6 +19,8 @@ from trainer.packing.splits import SPLITS
 from trainer.sources import code_hash
 
 NAME, VERSION = "metadata.json", 1
+# Readers of the manifest limit its size.
+MAX_SOURCES = 1000
 
 
 class SourceRecord(BaseModel):
@@ -47,7 +49,7 @@ class TokenizerRecord(BaseModel):
     """trainer.dataset.vocabulary.digest of its vocabulary."""
     vocab_size: int
     chat_template_sha256: str | None
-    """Of the text of the template that was used."""
+    """trainer.dataset.chat_templates.templates_digest of those that were used."""
     pad_id: int
 
 
@@ -78,6 +80,8 @@ def manifest_of(
         "pad_to_multiple": options.multiple,
         "mask": options.mask,
         **subject.as_dict(),
+        "sources": [source.model_dump(mode="json") for source in subject.sources[:MAX_SOURCES]],
+        "sources_left_out": max(0, len(subject.sources) - MAX_SOURCES),
         "records": records,
         "bad_records": bad.counts.total(),
         "bad_records_by_reason": bad.as_dict(),

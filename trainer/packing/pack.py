@@ -33,7 +33,7 @@ class Work:
     """Time between two reports, in seconds."""
 
 
-DEFAULT = Work()
+AS_USUAL = Work()
 
 
 def pack(
@@ -41,7 +41,7 @@ def pack(
     maker: Maker,
     subject: Subject,
     output: Path,
-    work: Work = DEFAULT,
+    work: Work = AS_USUAL,
     share_read: Callable[[], float | None] = lambda: None,
 ) -> dict[str, Any]:
     """Pack records into `output`, which appears atomically and complete, and return the manifest.

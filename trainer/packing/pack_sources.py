@@ -1,17 +1,17 @@
 """Pack or preview the chat records of sources with the tokenizer of a Hugging Face directory."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from trainer.dataset.chat_templates import DEFAULT, templates_digest
 from trainer.dataset.files import Meter, MeteredFile
 from trainer.dataset.vocabulary import digest
 from trainer.packing.manifest import SourceRecord, Subject, TokenizerRecord
 from trainer.packing.options import PackOptions
-from trainer.packing.pack import DEFAULT, Work, pack
+from trainer.packing.pack import AS_USUAL, Work, pack
 from trainer.packing.preview import PreviewedRecord, preview
 from trainer.packing.sequences import SequenceMaker
 from trainer.packing.sources import Source, find, records
@@ -23,7 +23,7 @@ READ_BYTES = 1 << 20
 
 
 def pack_sources(
-    texts: Iterable[str], tokenizer_dir: Path, output: Path, options: PackOptions, work: Work = DEFAULT
+    texts: Iterable[str], tokenizer_dir: Path, output: Path, options: PackOptions, work: Work = AS_USUAL
 ) -> dict[str, Any]:
     """Pack what the texts name (see trainer.packing.sources.find), and return the manifest.
 
@@ -71,11 +71,12 @@ def _share_read(described: Sequence[SourceRecord], meter: Meter) -> Callable[[],
 def _record_of(directory: Path, tokenizer: Tokenizer, options: PackOptions) -> TokenizerRecord:
     # This loads the tokenizer, before processes that share its memory are forked.
     vocabulary = tokenizer.vocabulary
-    template = options.chat_template or json.dumps(tokenizer.templates, sort_keys=True)
+    own = options.chat_template
+    templates = tokenizer.templates if own is None else {DEFAULT: own}
     return TokenizerRecord(
         tokenizer=printable(directory),
         tokenizer_sha256=digest(vocabulary),
         vocab_size=len(vocabulary),
-        chat_template_sha256=hashlib.sha256(template.encode()).hexdigest(),
+        chat_template_sha256=templates_digest(templates),
         pad_id=tokenizer.pad_id,
     )

@@ -15,10 +15,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from trainer.dataset.chat_templates import DEFAULT
 from trainer.packing.chat_template import ChatTemplate
 
 LOAD_SECONDS = 300
-DEFAULT, WITH_TOOLS = "default", "tool_use"
+WITH_TOOLS = "tool_use"
 
 
 class BadTokenizer(ValueError):

@@ -16,6 +16,7 @@ from trainer.dataset import (
     inspect,
     read_packing,
 )
+from trainer.dataset.chat_templates import templates_digest, templates_of
 from trainer.dataset.faults import DataFault, FaultKind
 from trainer.dataset.vocabulary import tokenizer_digest, vocab_size_of
 from trainer.failures import FAILURES
@@ -227,6 +228,7 @@ def _packing_findings(
         yield finding("error", "seq_length_mismatch", "/seq_length", message, hint, change=change)
     if needs.hf_model_path is not None:
         yield from _tokenizer_findings(packing, needs, model_size)
+    yield from _rule_findings(packing, needs)
 
 
 def _tokenizer_findings(packing: Packing, needs: DataNeeds, model_size: int | None) -> Iterator[Finding]:
@@ -250,3 +252,20 @@ def _tokenizer_findings(packing: Packing, needs: DataNeeds, model_size: int | No
         message = f"The data were packed with {named}. It is unknown whether {model} has the same tokenizer."
         hint = "Make sure that the tokenizers are the same, or pack the data with the model's tokenizer."
         yield finding("unverified", "tokenizer_mismatch", "/hf_model_path", message, hint)
+
+
+def _rule_findings(packing: Packing, needs: DataNeeds) -> Iterator[Finding]:
+    """Say where template or rule are others than the model's users and NVIDIA's step would expect."""
+    templates = templates_of(needs.model) if needs.model and packing.chat_template_sha256 else None
+    if templates and templates_digest(templates) != packing.chat_template_sha256:
+        model = printable(needs.hf_model_path or "")
+        message = (
+            f"The data were packed with another chat template than {model} has. "
+            "The trained model will expect that of the data."
+        )
+        hint = "Use that template when you serve the model, or pack the data again with the model's own."
+        yield finding("warning", "template_mismatch", "/hf_model_path", message, hint)
+    if packing.mask not in (None, "assistant"):
+        message = f"The data were packed with the rule mask={packing.mask}; NVIDIA's is mask=assistant."
+        hint = "Pack the data again without --mask if you did not intend this."
+        yield finding("advice", "other_mask_rule", POINTER, message, hint)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.trainer_runs import trainer_python
+from trainer.dataset.chat_templates import templates_digest, templates_of
 
 pytestmark = pytest.mark.training
 
@@ -81,6 +82,9 @@ def test_no_pack_is_too_long_and_no_record_is_lost(inputs: Path, tmp_path: Path)
     held_back = [one for one in packs if one["split"] == "valid"]
     assert sum(len(one["starts"]) for one in held_back) == 20
     metadata = json.loads((tmp_path / "out/metadata.json").read_text())
+    templates = templates_of(inputs / "model")
+    assert templates
+    assert metadata["chat_template_sha256"] == templates_digest(templates)
     assert (metadata["pack_size"], metadata["records"], metadata["truncated"]) == (128, 200, 0)
 
 

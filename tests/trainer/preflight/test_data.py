@@ -16,6 +16,7 @@ import pytest
 from tests.support import packed_data
 from tests.support.trainer_runs import PROJECT
 from trainer.config.training_config import TrainingConfig
+from trainer.dataset.chat_templates import templates_digest
 from trainer.preflight import Finding
 from trainer.preflight.data import DataNeeds, check, examine
 
@@ -387,6 +388,62 @@ def test_an_unknown_tokenizer_is_unverified(data: Path) -> None:
         [finding] = findings(data)
         assert (finding.severity, finding.code) == ("unverified", "unseen_packing"), text[:20]
         assert "metadata.json" in finding.message
+
+
+def note(data: Path, **more: Any) -> None:
+    path = data / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+
+
+# As transformers 5 reads them.
+TEMPLATES: dict[str, Callable[[Path], Any]] = {
+    "file": lambda model: (model / "chat_template.jinja").write_text("own"),
+    "config": lambda model: (model / "tokenizer_config.json").write_text('{"chat_template": "own"}'),
+    "list": lambda model: (model / "tokenizer_config.json").write_text(
+        '{"chat_template": [{"name": "default", "template": "own"}]}'
+    ),
+    "file beside a config": lambda model: (
+        (model / "tokenizer_config.json").write_text('{"chat_template": "older"}'),
+        (model / "chat_template.jinja").write_text("own"),
+    ),
+}
+
+
+@pytest.mark.parametrize("write", TEMPLATES.values(), ids=TEMPLATES)
+def test_chat_templates_are_compared(data: Path, write: Callable[[Path], Any]) -> None:
+    write(data.parent / "model")
+    note(data, chat_template_sha256=templates_digest({"default": "own"}))
+    assert findings(data) == []
+    note(data, chat_template_sha256=templates_digest({"default": "another"}))
+    [found] = findings(data)
+    assert (found.severity, found.code, found.pointer) == ("warning", "template_mismatch", "/hf_model_path")
+
+
+def test_templates_with_names_count_too(data: Path) -> None:
+    model = data.parent / "model"
+    (model / "chat_template.jinja").write_text("own")
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
+    note(data, chat_template_sha256=templates_digest({"default": "own", "tool_use": "tools"}))
+    assert findings(data) == []
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"chat_template": 5}', '{"chat_template": [{"name": []}]}', "[]", "{}"]
+)
+def test_templates_that_cannot_be_read_are_not_compared(data: Path, content: str) -> None:
+    (data.parent / "model" / "tokenizer_config.json").write_text(content)
+    note(data, chat_template_sha256="0" * 64)
+    assert findings(data) == []
+
+
+def test_another_rule_of_what_is_trained_is_named(data: Path) -> None:
+    note(data, mask="assistant")
+    assert findings(data) == []
+    note(data, mask="last_turn")
+    [found] = findings(data)
+    assert (found.severity, found.code) == ("advice", "other_mask_rule")
+    assert "mask=last_turn" in found.message
 
 
 def test_a_recorded_name_that_is_not_utf_8_is_printable(data: Path) -> None:
