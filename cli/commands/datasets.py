@@ -51,7 +51,7 @@ def _show(found: Document) -> None:
             ("packed with", packing["tokenizer"]),
             ("pack size", packing["pack_size"]),
             ("vocabulary", packing["vocab_size"]),
-            ("rule of masks", packing["mask"]),
+            ("rule of masks", packing.get("mask")),
             ("rows read", f"{found['rows_read']:,} of {found['rows']:,} ({show.size(found['bytes_read'])})"),
         ]
     )
