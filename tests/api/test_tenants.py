@@ -141,7 +141,6 @@ LOGIN = 'executor = "slurm"\nremote_job_dir = "/lustre/sft"\nhost = "{}"\n'
     ("one", "other", "status"),
     [
         ("", "", 409),
-        ('file_system = "scratch"\n', "", 201),
         (LOGIN.format("login-1"), LOGIN.format("login-1"), 409),
         (LOGIN.format("login-1"), LOGIN.format("login-2"), 201),
         (LOGIN.format("login-1") + 'file_system = "lustre"\n',
@@ -341,6 +340,17 @@ def test_a_root_gives_no_access_to_the_jobs_of_a_cluster(
         profiles(profile.replace("{root}", root))
         with pytest.raises(Misconfigured, match="remote_job_dir of"):
             clusters()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("profile", ["[near]\n", SLURM])
+def test_files_that_the_service_sees_are_local(
+    database: str, profiles: Callable[[str], None], profile: str
+) -> None:
+    """Else profiles that share files would not know of each other's jobs."""
+    profiles(f'{profile}file_system = "lustre"\n')
+    with pytest.raises(Misconfigured, match="file_system: the service sees these files"):
+        clusters()
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

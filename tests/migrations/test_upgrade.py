@@ -60,9 +60,13 @@ class OldDatabase:
 
 
 @pytest.fixture
-def old(data_dir: Path, environment: pytest.MonkeyPatch) -> OldDatabase:
+def old(data_dir: Path, tmp_path: Path, environment: pytest.MonkeyPatch) -> OldDatabase:
+    """Return a database of the first version. What makes jobs here asks one of today's for limits."""
     (data_dir / "clusters.toml").write_text(f'[local]\nmax_running = 9\nroots = ["{data_dir}/inputs"]\n')
+    todays = f"sqlite:///{tmp_path / 'todays.db'}"
+    environment.setenv("SFT_DATABASE_URL", todays)
     forget_settings()
+    migrate.upgrade(todays)
     return OldDatabase(f"sqlite:///{data_dir / 'sft.db'}")
 
 

@@ -95,6 +95,8 @@ NAMED = (
 )
 RANDOM = r"(?=(?:[a-z0-9_-]{0,30}[A-Z]){4})"
 """Random characters have many capitals. The name of a directory has not: it may begin like a token."""
+DIGIT = r"(?=[A-Za-z_-]{0,26}\d)(?=[a-z0-9_-]{0,26}[A-Z])"
+"""Of tokens of one length, which a name seldom has."""
 TOKENS = (
     # Hugging Face: of a user, of an organization.
     r"hf_(?:[A-Za-z0-9]{34}(?![A-Za-z0-9])|(?=[a-z0-9]{0,33}[A-Z])(?=[A-Z0-9]{0,33}[a-z])[A-Za-z0-9]{34,})",
@@ -102,14 +104,16 @@ TOKENS = (
     # Of this service: 32 bytes in base64url, see worker/auth/keys.py.
     rf"sft_(?:[A-Za-z0-9]{{43}}|{RANDOM}[\w-]{{43}})(?![\w-])",
     r"gh[pousr]_[A-Za-z0-9]{36,}", rf"github_pat_{RANDOM}\w{{22,}}",
-    rf"gl(?:pat|rt|dt|ptt|cbt|ft|soat|agent)-{RANDOM}[\w-]{{20,}}",
+    rf"gl(?:pat|rt|dt|ptt|cbt|ft|soat|agent)-(?:{RANDOM}[\w-]{{20,}}|{DIGIT}[\w-]{{20}}(?![\w-]))",
     r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])",  # AWS
     r"xox[abeprs]-\d[A-Za-z0-9-]{10,}",  # Slack
-    r"sk-(?=[A-Za-z]{0,31}\d)[A-Za-z0-9]{32,}", rf"sk-(?:ant|proj|svcacct|admin)-{RANDOM}[\w-]{{20,}}",
+    r"sk-(?:(?=[A-Za-z]{0,31}\d)[A-Za-z0-9]{32,}|[A-Za-z0-9]{48,})",
+    rf"sk-(?:ant|proj|svcacct|admin)-{RANDOM}[\w-]{{20,}}",
     r"[rs]k_(?:live|test)_[A-Za-z0-9]{24,}",  # Stripe
     r"nvapi-[\w-]{60,}", r"AIza[\w-]{35}", rf"ya29\.{RANDOM}[\w-]{{20,}}",  # NVIDIA, Google
     rf"wandb_v1_{RANDOM}\w{{20,}}", r"npm_[A-Za-z0-9]{36}", r"pypi-AgE[\w-]{20,}",
-    rf"dckr_pat_{RANDOM}[\w-]{{20,}}", r"dapi[0-9a-f]{32}(?![A-Za-z0-9])",  # Docker, Databricks
+    rf"dckr_pat_(?:{RANDOM}[\w-]{{20,}}|{DIGIT}[\w-]{{27}}(?![\w-]))",  # Docker
+    r"dapi[0-9a-f]{32}(?![A-Za-z0-9])",  # Databricks
     r"eyJhcGlfYWRkcmVzcyI6[\w+/=-]{20,}",  # Neptune: {"api_address": in base64
     r"eyJ[\w-]{10,400}\.eyJ[\w-]{10,}(?:\.[\w-]*)?",  # JSON web token, RFC 7519
 )  # fmt: skip

@@ -59,6 +59,8 @@ Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]*$", max_length=4
 Lines = Annotated[
     list[Line], BeforeValidator(lambda value: value.splitlines() if isinstance(value, str) else value)
 ]
+LOCAL = "local"
+"""Name of the file system whose files the service sees."""
 PROJECT = "{project}"
 FileMode = Annotated[str, BeforeValidator(file_mode)]
 Comment = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 _.,:@=+/-]*$", max_length=255)]
@@ -114,9 +116,8 @@ class Cluster(BaseModel):
     )
     file_system: Word | None = Field(
         default=None,
-        description="Name of the file system of the runs: profiles of the same name share files. "
-        'Default: "local" of a profile whose files the service sees, else that of its login node or '
-        "workspace.",
+        description="Name of the file system of the runs, if the service does not see it: profiles of one "
+        "name share files. Default: that of the login node or workspace.",
     )
     env_vars: dict[str, str] = Field(default_factory=dict, description="Environment variables of every run.")
 
@@ -230,22 +231,35 @@ class Cluster(BaseModel):
         return Path(str(root).replace(PROJECT, project))
 
     def _has_moved(self, project: str, root: Path) -> bool:
-        """Whether links change where a root lies below a place that the jobs of projects can write.
+        """Whether somebody else's link changes where a root lies, below a place that jobs may write.
 
         These are the directory that holds all projects, and other roots that the root lies in.
         """
+        if not self.sees_files:
+            return False
         own = self._root_for(project, root)
         shared = next((parent for parent in root.parents if PROJECT not in str(parent)), root)
-        tops = [self._root_for(project, other) for other in self.roots]
-        tops = [top for top in tops if top != own and own.is_relative_to(top)]
-        tops += [shared] if PROJECT in str(root) else []
-        resolve = os.path.realpath if self.sees_files else os.path.normpath
-        return any(Path(resolve(own)) != Path(resolve(top), own.relative_to(top)) for top in tops)
+        tops = {self._root_for(project, other) for other in self.roots} - {own}
+        tops |= {shared} if PROJECT in str(root) else set()
+        return any(
+            os.path.islink(path)  # noqa: PTH114 - Path.is_symlink may raise
+            and not _is_of_operator(path.parent)
+            for top in tops
+            if own.is_relative_to(top)
+            for path in (own, *own.parents)
+            if path != top and path.is_relative_to(top)
+        )
 
     @property
     def job_directories(self) -> Mapping[str, Path]:
         """File system -> directory of all jobs on it, for clusters that have one of their own."""
         return {}
+
+    @model_validator(mode="after")
+    def _files_seen_here_are_local(self) -> Self:
+        if self.sees_files and self.file_system not in (None, LOCAL):
+            raise ValueError("file_system: the service sees these files, so they are local. Leave it out")
+        return self
 
     @property
     def file_system_name(self) -> str:
@@ -254,7 +268,7 @@ class Cluster(BaseModel):
 
     @property
     def default_file_system(self) -> str:
-        return "local"
+        return LOCAL
 
     def allows(self, path: Path) -> bool:
         """Return whether a path lies under one of the roots after symlinks are resolved."""
@@ -287,3 +301,9 @@ class Cluster(BaseModel):
             detail=f"{path!r} does not lie under a path that cluster {self.name!r} allows.",
             hint=f"Allowed: {roots}. Use an absolute path; symlinks are resolved.",
         )
+
+
+def _is_of_operator(directory: Path) -> bool:
+    """Whether only root may put a link into a directory, and runs are not root, too."""
+    found = directory.stat()
+    return found.st_uid == 0 and not found.st_mode & 0o022 and os.geteuid() != 0
