@@ -35,12 +35,12 @@ PACK = """
 import json, sys
 from pathlib import Path
 from trainer.packing.options import PackOptions
-from trainer.packing.pack import Work
+from trainer.packing.pipeline import Execution
 from trainer.packing.pack_sources import pack_sources
 source, tokenizer, output, workers = sys.argv[1:]
 seen = []
-work = Work(int(workers), seen.append)
-pack_sources([source], Path(tokenizer), Path(output), PackOptions(), work)
+execution = Execution(int(workers), seen.append)
+pack_sources([source], Path(tokenizer), Path(output), PackOptions(), execution)
 rate = [one for one in seen if one.phase == "tokenize"][-1].records_per_second
 print(json.dumps({"records_per_second": rate}))
 """

@@ -19,12 +19,10 @@ from tests.support.process import forget_settings, use_broker
 from tests.support.service import Service
 from tests.support.session import pytest_configure, pytest_sessionfinish
 from tests.support.stand_in import launcher
-from tests.support.trainer_runs import need_trainer, prepared_inputs
+from tests.support.trainer_runs import PROJECT, need_trainer, prepared_inputs
 
 # Fixtures and hooks that pytest finds here by name.
 __all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_terminal_summary", "tally"]
-
-PROJECT = Path(__file__).parents[1]
 
 # Tests share the cores: with a thread for each core, several runs of torch mostly wait for their own threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

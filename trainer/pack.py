@@ -12,15 +12,15 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from trainer.packing.bad_share import BadRecords
-from trainer.packing.chat_template import BadTemplate
+from trainer.packing.bad_share import TooManyBadRecords
 from trainer.packing.manifest import COUNTS
 from trainer.packing.options import PackOptions
-from trainer.packing.pack import Work
 from trainer.packing.pack_sources import pack_sources, preview_sources
+from trainer.packing.pipeline import Execution
 from trainer.packing.preview import PreviewedRecord, show
 from trainer.packing.sources import BadSource
 from trainer.packing.splits import TooFewRecords
+from trainer.packing.template_rendering import BadTemplate
 from trainer.packing.terminal import REFRESH_SECONDS, progress_bar
 from trainer.packing.tokenizer import BadTokenizer
 from trainer.packing.workers import WorkerDied
@@ -36,7 +36,8 @@ OPTIONS = {
 }
 SUMMARY = ("records", "bad_records", *COUNTS, "train_packs", "valid_packs", "test_packs", "efficiency")
 EXPECTED = (
-    BadRecords, BadSource, BadTemplate, BadTokenizer, TooFewRecords, WorkerDied, ValidationError, OSError,
+    BadSource, BadTemplate, BadTokenizer, TooFewRecords, TooManyBadRecords, WorkerDied, ValidationError,
+    OSError,
 )  # fmt: skip
 
 
@@ -68,8 +69,8 @@ def _message(error: Exception) -> str:
 def _pack(arguments: argparse.Namespace) -> dict[str, Any]:
     options = _options(arguments)
     with progress_bar() as report:
-        work = Work(arguments.workers, report, REFRESH_SECONDS)
-        return pack_sources(arguments.input, arguments.tokenizer, arguments.output, options, work)
+        execution = Execution(arguments.workers, report, REFRESH_SECONDS)
+        return pack_sources(arguments.input, arguments.tokenizer, arguments.output, options, execution)
 
 
 def _preview(arguments: argparse.Namespace) -> Iterator[PreviewedRecord]:

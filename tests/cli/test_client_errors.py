@@ -13,7 +13,8 @@ import pytest
 from cli.client.errors import ExitCode
 from tests.support.loopback import Loopback, Request
 from tests.support.service import Service
-from tests.support.sft import COMMAND, PROJECT, Sft
+from tests.support.sft import COMMAND, Sft
+from tests.support.trainer_runs import PROJECT
 
 pytestmark = pytest.mark.slow
 

@@ -19,15 +19,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.packing import batches, packs, spill
+from trainer.packing import algorithms, batches, spill
 from trainer.packing.bad_records import BadReason, BadRecord, RecordPlace
-from trainer.packing.manifest import SourceRecord, Subject, TokenizerRecord
+from trainer.packing.manifest import PackingInput, SourceRecord, TokenizerRecord
 from trainer.packing.options import PackOptions
-from trainer.packing.pack import Work, pack
+from trainer.packing.pipeline import Execution, pack
 from trainer.packing.progress import PackingProgress
-from trainer.packing.sources import RawRecord
+from trainer.packing.sources import RawRecord, SourceItem, UnreadableRecord
 
-PROJECT = Path(__file__).resolve().parents[2]
 TOKENIZER = TokenizerRecord(
     tokenizer="bytes", tokenizer_sha256="0" * 64, vocab_size=256, chat_template_sha256=None, pad_id=0
 )
@@ -47,6 +46,8 @@ class Packing:
     forbids_done: bool = False
 
     def start(self) -> "subprocess.Popen[str]":
+        from tests.support.trainer_runs import PROJECT  # not in the process: it takes time to import
+
         command = [sys.executable, "-m", "tests.support.packing"]
         process = subprocess.Popen(
             command,
@@ -70,14 +71,14 @@ class Packing:
 
 
 @dataclass
-class Bytes:
+class ByteTokenizer:
     """Makes a sequence of each text."""
 
     packing: Packing
     cut: int = 0
     special_in_content: int = 0
 
-    def __call__(self, data: bytes | dict[str, Any]) -> list[packs.Sequence]:
+    def __call__(self, data: bytes | dict[str, Any]) -> list[algorithms.TokenSequence]:
         assert isinstance(data, bytes)
         word, *more = data.decode().split()
         if word == "bad":
@@ -88,14 +89,14 @@ class Bytes:
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "done" and self.packing.forbids_done:
             raise AssertionError("a record was tokenized twice")
-        return [packs.Sequence(list(data), [1] * (len(data) - 1) + [0])]
+        return [algorithms.TokenSequence(list(data), [1] * (len(data) - 1) + [0])]
 
 
-def _texts(texts: Sequence[str]) -> Iterator[RawRecord | tuple[RecordPlace, BadRecord]]:
+def _texts(texts: Sequence[str]) -> Iterator[SourceItem]:
     for number, text in enumerate(texts, start=1):
         place = RecordPlace("chats.jsonl", number)
         if text == "unreadable":
-            yield place, BadRecord(BadReason.NOT_UTF8, "It is not UTF-8.")
+            yield UnreadableRecord(place, BadRecord(BadReason.NOT_UTF8, "It is not UTF-8."))
         else:
             yield RawRecord(place, text.encode())
 
@@ -103,10 +104,10 @@ def _texts(texts: Sequence[str]) -> Iterator[RawRecord | tuple[RecordPlace, BadR
 def _pack(packing: Packing) -> dict[str, Any]:
     batches.BATCH_RECORDS, spill.SHARD_RECORDS = packing.batch, packing.shard
     source = SourceRecord(path="chats.jsonl", bytes=1, sha256="1" * 64)
-    subject = Subject([source], TOKENIZER, PackOptions(**packing.options))
+    packing_input = PackingInput([source], TOKENIZER, PackOptions(**packing.options))
     seen: list[PackingProgress] = []
-    work = Work(packing.workers, seen.append, every_seconds=0)
-    made = pack(_texts(packing.texts), Bytes(packing), subject, Path(packing.output), work)
+    execution = Execution(packing.workers, seen.append, every_seconds=0)
+    made = pack(_texts(packing.texts), ByteTokenizer(packing), packing_input, Path(packing.output), execution)
     return {"manifest": made, "progress": [asdict(one) for one in seen]}
 
 

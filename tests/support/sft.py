@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.trainer_runs import PROJECT
+
 COMMAND = [sys.executable, "-m", "cli"]
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass

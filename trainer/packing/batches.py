@@ -5,33 +5,30 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-from trainer.packing.bad_records import BadReason, BadRecord, RecordPlace, Tally
-from trainer.packing.packs import Fit, Sequence
-from trainer.packing.sources.source import Item
+from trainer.packing.algorithms import Fit, TokenSequence
+from trainer.packing.bad_records import BadReason, BadRecord, Tally
+from trainer.packing.sources.source import RawRecord, RecordData, SourceItem, UnreadableRecord
 
 BATCH_RECORDS = 256
 BATCH_BYTES = 1 << 20
 
-Data = bytes | dict[str, Any]
-RawRecords = Iterable[Item]
 
-
-class Maker(Protocol):
+class RecordTokenizer(Protocol):
     """Makes the sequences of a record. Raises BadRecord."""
 
     cut: int
     special_in_content: int
 
-    def __call__(self, data: Data, /) -> list[Sequence]: ...
+    def __call__(self, data: RecordData, /) -> list[TokenSequence]: ...
 
 
 @dataclass
 class Batch:
     """Some records with their places, and approximately their bytes."""
 
-    records: list[tuple[RecordPlace, Data | BadRecord]] = field(default_factory=list)
+    records: list[SourceItem] = field(default_factory=list)
     size: int = 0
 
     @property
@@ -52,12 +49,11 @@ class Tokenized:
     bad: Tally = field(default_factory=Tally)
 
 
-def batches_of(records: RawRecords) -> Iterator[Batch]:
+def batches_of(records: Iterable[SourceItem]) -> Iterator[Batch]:
     batch = Batch()
     for record in records:
-        place, data = record if isinstance(record, tuple) else (record.place, record.data)
-        batch.records.append((place, data))
-        batch.size += _size(data)
+        batch.records.append(record)
+        batch.size += _size(record)
         if batch.is_full:
             yield batch
             batch = Batch()
@@ -65,33 +61,37 @@ def batches_of(records: RawRecords) -> Iterator[Batch]:
         yield batch
 
 
-def _size(data: Data | BadRecord) -> int:
-    return len(data) if isinstance(data, bytes) else len(pickle.dumps(data))
+def _size(record: SourceItem) -> int:
+    if isinstance(record, RawRecord) and isinstance(record.data, bytes):
+        return len(record.data)
+    return len(pickle.dumps(record))
 
 
-def tokenize(batch: Batch, maker: Maker, fit: Fit) -> Tokenized:
+def tokenize(batch: Batch, tokenizer: RecordTokenizer, fit: Fit) -> Tokenized:
     """Make the sequences of a batch that fit into a pack."""
     result = Tokenized(records=len(batch.records))
-    before = maker.cut, maker.special_in_content
-    for number, (place, data) in enumerate(batch.records):
+    before = tokenizer.cut, tokenizer.special_in_content
+    for number, record in enumerate(batch.records):
         try:
-            sequences = _sequences(data, maker, fit, result.counts)
+            sequences = _sequences(record, tokenizer, fit, result.counts)
         except BadRecord as error:
-            result.bad.add(place, error)
+            result.bad.add(record.place, error)
             continue
         result.counts["packed_records" if sequences else "filtered"] += 1
         for sequence in sequences:
             _add(result, number, sequence)
-    result.counts["truncated"] += maker.cut - before[0]
-    result.counts["special_in_content"] += maker.special_in_content - before[1]
+    result.counts["truncated"] += tokenizer.cut - before[0]
+    result.counts["special_in_content"] += tokenizer.special_in_content - before[1]
     return result
 
 
-def _sequences(data: Data | BadRecord, maker: Maker, fit: Fit, counts: Counter[str]) -> list[Sequence]:
+def _sequences(
+    record: SourceItem, tokenizer: RecordTokenizer, fit: Fit, counts: Counter[str]
+) -> list[TokenSequence]:
     """Make the sequences of a record which have a trained token in a pack. Raises BadRecord."""
-    if isinstance(data, BadRecord):
-        raise data
-    made, kept = maker(data), []
+    if isinstance(record, UnreadableRecord):
+        raise record.error
+    made, kept = tokenizer(record.data), []
     for sequence in made:
         fitted = fit(sequence)
         if any(fitted.mask):
@@ -107,7 +107,7 @@ def _sequences(data: Data | BadRecord, maker: Maker, fit: Fit, counts: Counter[s
     return kept
 
 
-def _add(result: Tokenized, number: int, sequence: Sequence) -> None:
+def _add(result: Tokenized, number: int, sequence: TokenSequence) -> None:
     result.data += array("i", sequence.ids).tobytes()
     result.data += bytes(sequence.mask)
     result.index.extend((number, len(sequence.ids)))

@@ -12,21 +12,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any
 
 from trainer.packing.bad_records import BadReason, BadRecord
-from trainer.packing.chat_template import ChatTemplate, RenderError
 from trainer.packing.formats import Conversation
+from trainer.packing.messages import Message
+from trainer.packing.template_rendering import ChatTemplate, RenderError
 
 END_OF_TURN = "<|im_end|>\n"
 SYSTEM, USER = "<|im_start|>system", "<|im_start|>user"
 # How templates of Nemotron 3 begin a turn without reasoning; their generation prompt opens <think> instead.
 NO_REASONING = "<|im_start|>assistant\n<think></think>"
 
-Message = dict[str, Any]
 
-
-class Mask(StrEnum):
+class MaskRule(StrEnum):
     """Which tokens are trained."""
 
     ASSISTANT = "assistant"
@@ -43,15 +41,15 @@ class Chunk:
     trained: bool
 
 
-def chunks_of(conversation: Conversation, template: ChatTemplate, mask: Mask) -> list[list[Chunk]]:
+def chunks_of(conversation: Conversation, template: ChatTemplate, mask: MaskRule) -> list[list[Chunk]]:
     """Return the chunks of each sequence that a conversation gives. Raises BadRecord."""
     try:
         sequences = list(_sequences(conversation, template))
     except RenderError as error:
         raise BadRecord(BadReason.TEMPLATE_ERROR, str(error)) from None
-    if mask is Mask.ASSISTANT:
+    if mask is MaskRule.ASSISTANT:
         return sequences
-    if mask is Mask.ALL:
+    if mask is MaskRule.ALL:
         return [[Chunk(chunk.role, chunk.text, True) for chunk in chunks] for chunks in sequences[-1:]]
     return [_last_turn(chunks) for chunks in sequences[-1:]]
 

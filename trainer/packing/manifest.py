@@ -4,7 +4,6 @@ trainer/dataset/packing_record.py reads pack_size, tokenizer, tokenizer_sha256 a
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from trainer.packing.bad_records import Tally
 from trainer.packing.options import PackOptions
+from trainer.packing.scratch import write_synced
 from trainer.packing.splits import SPLITS
 from trainer.sources import code_hash
 
@@ -54,7 +54,7 @@ class TokenizerRecord(BaseModel):
 
 
 @dataclass(frozen=True)
-class Subject:
+class PackingInput:
     """What is packed: sources, tokenizer and options. Equal ones give equal output."""
 
     sources: Sequence[SourceRecord]
@@ -71,17 +71,17 @@ class Subject:
 
 
 def manifest_of(
-    subject: Subject, records: int, counts: Counter[str], bad: Tally, packs: dict[str, int]
+    packing_input: PackingInput, records: int, counts: Counter[str], bad: Tally, packs: dict[str, int]
 ) -> dict[str, Any]:
-    options, total = subject.options, sum(packs.values())
+    options, total = packing_input.options, sum(packs.values())
     return {
         "version": VERSION,
         "pack_size": options.pack_size,
         "pad_to_multiple": options.multiple,
         "mask": options.mask,
-        **subject.as_dict(),
-        "sources": [source.model_dump(mode="json") for source in subject.sources[:MAX_SOURCES]],
-        "sources_left_out": max(0, len(subject.sources) - MAX_SOURCES),
+        **packing_input.as_dict(),
+        "sources": [source.model_dump(mode="json") for source in packing_input.sources[:MAX_SOURCES]],
+        "sources_left_out": max(0, len(packing_input.sources) - MAX_SOURCES),
         "records": records,
         "bad_records": bad.counts.total(),
         "bad_records_by_reason": bad.as_dict(),
@@ -97,7 +97,4 @@ COUNTS = ("sequences", "tokens", "trained_tokens", "padding", "truncated", "filt
 
 
 def write(manifest: dict[str, Any], directory: Path) -> None:
-    with (directory / NAME).open("w") as file:
-        file.write(json.dumps(manifest, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_synced(directory / NAME, f"{json.dumps(manifest, indent=2)}\n".encode())

@@ -4,12 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from trainer.bounded_json import most_values_of
+from trainer.bounded_json import MAX_VALUES, most_values_of
 from trainer.packing.bad_records import BadReason, BadRecord
 
 Message = dict[str, Any]
 
-MAX_VALUES = 1_000_000
 # What OpenAI calls the system message since its reasoning models.
 SYSTEM_ROLES = {"developer": "system"}
 

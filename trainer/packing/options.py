@@ -5,9 +5,9 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from trainer.packing.chunks import Mask
+from trainer.packing.algorithms import Algorithm, parallel_multiple
+from trainer.packing.chunks import MaskRule
 from trainer.packing.formats import Format
-from trainer.packing.packs import Algorithm, parallel_multiple
 from trainer.packing.sequences import RecordOptions
 
 MAX_TOKENS = 1 << 21  # longer packs are not inspected
@@ -77,7 +77,7 @@ class PackOptions(Options):
         description="Cut sequences to this length too.",
     )
     format: Format = Field(default=Format.AUTO, description="Of the records; `auto` recognizes each.")
-    mask: Mask = Field(default=Mask.ASSISTANT, description="Which tokens are trained.")
+    mask: MaskRule = Field(default=MaskRule.ASSISTANT, description="Which tokens are trained.")
     chat_template: str | None = Field(
         default=None, max_length=1 << 20, description="Text of a chat template; null: the tokenizer's own."
     )

@@ -16,7 +16,7 @@ from itertools import batched, chain, islice
 from pathlib import Path
 from typing import Any
 
-from trainer.packing.packs import Pack
+from trainer.packing.algorithms import Pack
 from trainer.packing.spill import Spilled
 
 ROWS_PER_SHARD = 10_000

@@ -9,13 +9,13 @@ from typing import Any
 from trainer.dataset.chat_templates import DEFAULT, templates_digest
 from trainer.dataset.files import Meter, MeteredFile
 from trainer.dataset.vocabulary import digest
-from trainer.packing.manifest import SourceRecord, Subject, TokenizerRecord
+from trainer.packing.manifest import PackingInput, SourceRecord, TokenizerRecord
 from trainer.packing.options import PackOptions
-from trainer.packing.pack import AS_USUAL, Work, pack
+from trainer.packing.pipeline import DEFAULT_EXECUTION, Execution, pack
 from trainer.packing.preview import PreviewedRecord, preview
 from trainer.packing.sequences import SequenceMaker
 from trainer.packing.sources import Source, find, records
-from trainer.packing.sources.source import explained
+from trainer.packing.sources.source import as_bad_source
 from trainer.packing.tokenizer import Tokenizer
 from trainer.quoting import printable
 
@@ -23,19 +23,23 @@ READ_BYTES = 1 << 20
 
 
 def pack_sources(
-    texts: Iterable[str], tokenizer_dir: Path, output: Path, options: PackOptions, work: Work = AS_USUAL
+    texts: Iterable[str],
+    tokenizer_dir: Path,
+    output: Path,
+    options: PackOptions,
+    execution: Execution = DEFAULT_EXECUTION,
 ) -> dict[str, Any]:
     """Pack what the texts name (see trainer.packing.sources.find), and return the manifest.
 
-    Raises BadSource, BadTokenizer, BadTemplate, and as trainer.packing.pack.pack.
+    Raises BadSource, BadTokenizer, BadTemplate, and as trainer.packing.pipeline.pack.
     """
     sources = find(texts)
     described = [_described(source) for source in sources]
     tokenizer = Tokenizer.load(tokenizer_dir)
-    subject = Subject(described, _record_of(tokenizer_dir, tokenizer, options), options)
+    packing_input = PackingInput(described, _record_of(tokenizer_dir, tokenizer, options), options)
     maker, meter = SequenceMaker(tokenizer, options.of_records()), Meter()
     items = records(sources, options.seed, meter)
-    return pack(items, maker, subject, output, work, _share_read(described, meter))
+    return pack(items, maker, packing_input, output, execution, _share_read(described, meter))
 
 
 def preview_sources(
@@ -53,7 +57,7 @@ def _described(source: Source) -> SourceRecord:
     if source.is_hub:
         return record
     checksum = hashlib.sha256()
-    with explained(source.name), MeteredFile(source.path, Meter()) as file:
+    with as_bad_source(source.name), MeteredFile(source.path, Meter()) as file:
         while data := file.read(READ_BYTES):
             checksum.update(data)
         return record.model_copy(update={"bytes": file.tell(), "sha256": checksum.hexdigest()})

@@ -11,7 +11,7 @@ from rich.text import Text
 from trainer.packing.bad_records import BadReason, BadRecord
 from trainer.packing.chunks import Chunk
 from trainer.packing.sequences import SequenceMaker
-from trainer.packing.sources import Item
+from trainer.packing.sources import SourceItem, UnreadableRecord
 
 TRAINED, CONTEXT = "bold green", "dim"
 # A terminal would obey them.
@@ -36,7 +36,7 @@ class PreviewedRecord(BaseModel):
     message: str | None = Field(default=None, description="Why it cannot be packed.")
 
 
-def preview(items: Iterable[Item], maker: SequenceMaker) -> Iterator[PreviewedRecord]:
+def preview(items: Iterable[SourceItem], maker: SequenceMaker) -> Iterator[PreviewedRecord]:
     """Return for each record what would be trained. Bad records are described, not raised.
 
     Records that `used_in` leaves out have no sequences.
@@ -48,9 +48,9 @@ def preview(items: Iterable[Item], maker: SequenceMaker) -> Iterator[PreviewedRe
             yield PreviewedRecord(reason=error.reason, message=str(error))
 
 
-def _previewed(item: Item, maker: SequenceMaker) -> PreviewedRecord:
-    if isinstance(item, tuple):
-        raise item[1]
+def _previewed(item: SourceItem, maker: SequenceMaker) -> PreviewedRecord:
+    if isinstance(item, UnreadableRecord):
+        raise item.error
     if not maker(item.data):  # raises what packing would raise
         return PreviewedRecord()
     conversation = maker.conversation(maker.record(item.data))

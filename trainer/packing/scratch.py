@@ -16,12 +16,20 @@ from pathlib import Path
 from typing import Any
 
 
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file, and wait until it is on the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 class OutputInUse(BlockingIOError):
     """Another process packs into the same output."""
 
 
 @contextmanager
-def sole_packer(output: Path) -> Iterator[None]:
+def output_lock(output: Path) -> Iterator[None]:
     """Let one process at a time pack into `output`. Raises OutputInUse."""
     output.parent.mkdir(parents=True, exist_ok=True)
     path = output.parent / f".{output.name}.packing.lock"

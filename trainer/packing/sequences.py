@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.packing.algorithms import TokenSequence
 from trainer.packing.bad_records import BadReason, BadRecord
-from trainer.packing.chat_template import ChatTemplate
-from trainer.packing.chunks import Chunk, Mask, chunks_of
+from trainer.packing.chunks import Chunk, MaskRule, chunks_of
 from trainer.packing.formats import Conversation, Format, conversation_of
 from trainer.packing.messages import parse_json
-from trainer.packing.packs import Sequence
+from trainer.packing.template_rendering import ChatTemplate
 from trainer.packing.tokenizer import Tokenizer
 
 # What special tokens look like: <|im_end|>, <s>, [INST].
@@ -22,7 +22,7 @@ class RecordOptions:
     """How records are read and what of them is trained."""
 
     format: Format = Format.AUTO
-    mask: Mask = Mask.ASSISTANT
+    mask: MaskRule = MaskRule.ASSISTANT
     chat_template: str | None = None
     """Text of a template, instead of the tokenizer's own."""
     messages_field: str = "messages"
@@ -47,7 +47,7 @@ class SequenceMaker:
         self.special_in_content = 0
         """Records in whose texts special tokens were typed. They are encoded as the special tokens."""
 
-    def __call__(self, data: bytes | dict[str, Any]) -> list[Sequence]:
+    def __call__(self, data: bytes | dict[str, Any]) -> list[TokenSequence]:
         """Return the sequences of a record; none of a record that `used_in` leaves out. Raises BadRecord."""
         record = self.record(data)
         if self.options.used_in is not None and not _is_used_in(record, self.options.used_in):
@@ -77,7 +77,7 @@ class SequenceMaker:
     def _template(self, conversation: Conversation) -> ChatTemplate:
         return self._templates[bool(conversation.tools)]
 
-    def _sequence(self, chunks: list[Chunk]) -> Sequence:
+    def _sequence(self, chunks: list[Chunk]) -> TokenSequence:
         try:
             encoded = self.tokenizer.encode([chunk.text for chunk in chunks])
         except UnicodeEncodeError:
@@ -91,7 +91,7 @@ class SequenceMaker:
         longest = self.options.max_doc_tokens or len(ids)
         self.cut += len(ids) > longest
         # The mask of a token says whether the next one is trained.
-        return Sequence(ids[:longest], [*is_trained[1:longest], 0])
+        return TokenSequence(ids[:longest], [*is_trained[1:longest], 0])
 
     def _untrained(self, conversation: Conversation) -> BadRecord:
         answers = [message for message in conversation.messages if message["role"] == "assistant"]

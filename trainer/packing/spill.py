@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.packing.bad_records import Tally
 from trainer.packing.batches import Tokenized
+from trainer.packing.scratch import write_synced
 
 SHARD_RECORDS = 20_000
 TOKEN_BYTES = 5
@@ -89,10 +90,7 @@ class Spill:
             bad=self.bad.as_dict(), complete=self.complete,
         )  # fmt: skip
         scratch = self._path.with_suffix(".new")
-        with scratch.open("wb") as new:
-            new.write(progress.model_dump_json().encode())
-            new.flush()
-            os.fsync(new.fileno())
+        write_synced(scratch, progress.model_dump_json().encode())
         scratch.replace(self._path)
         self._saved = self.records
 

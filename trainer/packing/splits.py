@@ -14,7 +14,7 @@ class TooFewRecords(ValueError):
     """There are not as many records as valid and test are to get."""
 
 
-def held_back(options: PackOptions, records: int) -> tuple[int, int]:
+def holdout_sizes(options: PackOptions, records: int) -> tuple[int, int]:
     """Return the numbers of records for valid and test. Raises TooFewRecords.
 
     A share above 0 gets at least one record, where one is left for training.

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.dataset.chat_templates import DEFAULT
-from trainer.packing.chat_template import ChatTemplate
+from trainer.packing.template_rendering import ChatTemplate
 
 LOAD_SECONDS = 300
 WITH_TOOLS = "tool_use"

@@ -11,8 +11,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 
-from trainer.packing.batches import Batch, Maker, Tokenized, tokenize
-from trainer.packing.packs import Fit
+from trainer.packing.algorithms import Fit
+from trainer.packing.batches import Batch, RecordTokenizer, Tokenized, tokenize
 
 BATCHES_IN_FLIGHT = 4
 """Batches per worker which wait, are worked on, or whose result waits for an earlier one."""
@@ -28,15 +28,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def tokenize_all(batches: Iterable[Batch], maker: Maker, fit: Fit, workers: int) -> Iterator[Tokenized]:
+def tokenize_all(
+    batches: Iterable[Batch], tokenizer: RecordTokenizer, fit: Fit, workers: int
+) -> Iterator[Tokenized]:
     """Tokenize batches in processes. Raises WorkerDied.
 
-    The processes are forked, so that they share the memory of `maker`, and before a batch is read, because
-    readers may start threads, which a fork loses.
+    The processes are forked, so that they share the memory of `tokenizer`, and before a batch is read,
+    because readers may start threads, which a fork loses.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     gc.freeze()  # a collection would write to each object, and so copy the shared memory
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _initialize, (maker, fit))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _initialize, (tokenizer, fit))
     processes: list[BaseProcess] = []
     try:
         pool.submit(os.getpid).result()
@@ -78,12 +80,12 @@ def _cause_of_death(processes: Iterable[BaseProcess]) -> str:
 
 
 class _State:
-    maker: Maker
+    tokenizer: RecordTokenizer
     fit: Fit
 
 
-def _initialize(maker: Maker, fit: Fit) -> None:
-    _State.maker, _State.fit = maker, fit
+def _initialize(tokenizer: RecordTokenizer, fit: Fit) -> None:
+    _State.tokenizer, _State.fit = tokenizer, fit
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends the pool
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -98,4 +100,4 @@ def _end_with_parent() -> None:
 
 
 def _work(batch: Batch) -> Tokenized:
-    return tokenize(batch, _State.maker, _State.fit)
+    return tokenize(batch, _State.tokenizer, _State.fit)

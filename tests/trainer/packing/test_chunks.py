@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from tests.trainer.packing.reference import merged, reference
 from trainer.packing.bad_records import BadReason, BadRecord
-from trainer.packing.chat_template import ChatTemplate
-from trainer.packing.chunks import Mask, chunks_of
+from trainer.packing.chunks import MaskRule, chunks_of
 from trainer.packing.formats import conversation_of
+from trainer.packing.template_rendering import ChatTemplate
 
 TEMPLATES = {path.stem: path.read_text() for path in (Path(__file__).parent / "templates").glob("*.jinja")}
 COMPILED = {name: ChatTemplate(text) for name, text in TEMPLATES.items()}
@@ -62,12 +62,14 @@ KINDS: dict[str, Record] = {
 }
 
 
-def texts(record: Record, template: str, mask: Mask = Mask.ASSISTANT) -> list[list[tuple[str, bool]]]:
+def texts(record: Record, template: str, mask: MaskRule = MaskRule.ASSISTANT) -> list[list[tuple[str, bool]]]:
     sequences = chunks_of(conversation_of(record), COMPILED[template], mask)
     return [merged([(chunk.text, chunk.trained) for chunk in chunks]) for chunks in sequences]
 
 
-def trained(record: Record, template: str = "earlier_reasoning_dropped", mask: Mask = Mask.ASSISTANT) -> Any:
+def trained(
+    record: Record, template: str = "earlier_reasoning_dropped", mask: MaskRule = MaskRule.ASSISTANT
+) -> Any:
     return [[text for text, is_trained in one if is_trained] for one in texts(record, template, mask)]
 
 
@@ -140,10 +142,10 @@ def test_any_conversation_is_cut_as_the_reference_does(
 
 def test_rules_other_than_nvidias() -> None:
     record = KINDS["reasoning in some"]
-    assert trained(record, mask=Mask.LAST_TURN) == [["No order.<|im_end|>\n"]]
-    assert trained(KINDS["multi"], mask=Mask.LAST_TURN) == [["Order.<|im_end|>\n"]]
-    assert trained(KINDS["ends with a user"], mask=Mask.LAST_TURN)[0][0].startswith("They ask")
-    [[everything]] = trained(KINDS["multi"], mask=Mask.ALL)
+    assert trained(record, mask=MaskRule.LAST_TURN) == [["No order.<|im_end|>\n"]]
+    assert trained(KINDS["multi"], mask=MaskRule.LAST_TURN) == [["Order.<|im_end|>\n"]]
+    assert trained(KINDS["ends with a user"], mask=MaskRule.LAST_TURN)[0][0].startswith("They ask")
+    [[everything]] = trained(KINDS["multi"], mask=MaskRule.ALL)
     assert everything.startswith("<|im_start|>system")
     assert everything.endswith("Order.<|im_end|>\n")
 
@@ -160,7 +162,7 @@ def test_a_message_may_be_left_untrained(field: str, value: Any) -> None:
 def test_a_template_that_changes_earlier_turns_is_found() -> None:
     changing = "{% for m in messages %}{{ loop.length }}{{ m.role }}{{ m.content }}{% endfor %}"
     with pytest.raises(BadRecord, match="message 1 otherwise") as caught:
-        chunks_of(conversation_of(KINDS["multi"]), ChatTemplate(changing), Mask.ASSISTANT)
+        chunks_of(conversation_of(KINDS["multi"]), ChatTemplate(changing), MaskRule.ASSISTANT)
     assert caught.value.reason is BadReason.TEMPLATE_MISMATCH
 
 
@@ -169,7 +171,7 @@ def test_a_template_that_rejects_a_record() -> None:
         chunks_of(
             conversation_of(KINDS["single"]),
             ChatTemplate("{{ raise_exception('no such role') }}"),
-            Mask.ASSISTANT,
+            MaskRule.ASSISTANT,
         )
     assert caught.value.reason is BadReason.TEMPLATE_ERROR
 

@@ -15,9 +15,9 @@ import pytest
 
 from tests.support.packing import Packing
 from tests.support.waiting import wait_until
+from trainer.packing.algorithms import packs_of
 from trainer.packing.batches import Tokenized
 from trainer.packing.output import write_split
-from trainer.packing.packs import packs_of
 from trainer.packing.spill import Spill, Spilled
 from trainer.packing.splits import assign, sequences_of_splits
 from trainer.preflight.data import DataNeeds, examine
@@ -108,11 +108,12 @@ def test_few_bad_records_are_counted_with_their_first_places(tmp_path: Path) -> 
     [
         (
             [*texts(8), "bad not_json", "unreadable"], {},
-            "BadRecords", r"2 of 10 records are bad \(20.0%\).*1  not_json\n +chats.jsonl, line 9: It is bad",
+            "TooManyBadRecords",
+            r"2 of 10 records are bad \(20.0%\).*1  not_json\n +chats.jsonl, record 9: It is bad",
         ),
-        (["bad not_json"], {"max_bad_share": 1}, "BadRecords", "None of 1 records can be trained on"),
-        ([], {}, "BadRecords", "None of 0 records can be trained on"),
-        (["x"], {"max_bad_share": 1}, "BadRecords", "1  cut_before_answer"),
+        (["bad not_json"], {"max_bad_share": 1}, "TooManyBadRecords", "None of 1 records can be trained on"),
+        ([], {}, "TooManyBadRecords", "None of 0 records can be trained on"),
+        (["x"], {"max_bad_share": 1}, "TooManyBadRecords", "1  cut_before_answer"),
         (texts(3), {"split_counts": {"valid": 3}}, "TooFewRecords", "3 records for valid"),
     ],
 )  # fmt: skip

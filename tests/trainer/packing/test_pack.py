@@ -122,7 +122,7 @@ def test_a_bad_record_is_reported_with_its_line_and_no_output_is_left(
 ) -> None:
     done = pack([chat("a", "b"), record], inputs / "model", tmp_path / "out")
     assert done.returncode != 0
-    assert "line 2" in done.stderr.replace("\n", " ")
+    assert "record 2" in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"records.jsonl"}
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from trainer.packing.options import PackOptions, SplitCounts, SplitShares
-from trainer.packing.splits import TooFewRecords, assign, held_back, sequences_of_splits
+from trainer.packing.splits import TooFewRecords, assign, holdout_sizes, sequences_of_splits
 
 
 def shares(valid: float, test: float) -> PackOptions:
@@ -41,14 +41,14 @@ def test_the_seed_chooses_records_from_all_of_the_input() -> None:
 def test_a_share_gets_a_record_where_one_is_left_for_training(
     valid: float, test: float, records: int, expected: tuple[int, int]
 ) -> None:
-    assert held_back(shares(valid, test), records) == expected
+    assert holdout_sizes(shares(valid, test), records) == expected
 
 
 def test_counts_are_exact_or_an_error() -> None:
     options = PackOptions(split_counts=SplitCounts(valid=3, test=2))
-    assert held_back(options, 6) == (3, 2)
+    assert holdout_sizes(options, 6) == (3, 2)
     with pytest.raises(TooFewRecords, match=r"3 records for valid and 2 for test, and 5 records"):
-        held_back(options, 5)
+        holdout_sizes(options, 5)
 
 
 def test_all_sequences_of_a_record_are_in_one_split() -> None:

@@ -2,6 +2,6 @@
 
 from trainer.packing.sources.find import find
 from trainer.packing.sources.read import records
-from trainer.packing.sources.source import BadSource, Item, RawRecord, Source
+from trainer.packing.sources.source import BadSource, RawRecord, Source, SourceItem, UnreadableRecord
 
-__all__ = ["BadSource", "Item", "RawRecord", "Source", "find", "records"]
+__all__ = ["BadSource", "RawRecord", "Source", "SourceItem", "UnreadableRecord", "find", "records"]

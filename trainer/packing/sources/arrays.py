@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from trainer.packing.bad_records import RecordPlace
 from trainer.packing.sources.lines import CHUNK, WHITE_SPACE
-from trainer.packing.sources.source import MAX_RECORD, BadSource, Item, RawRecord, too_long
+from trainer.packing.sources.source import MAX_RECORD, BadSource, RawRecord, SourceItem, too_long
 
 # Possessive, so that matching never goes back.
 REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
@@ -22,7 +22,7 @@ def is_array(text: io.BufferedReader) -> bool:
     return text.peek(CHUNK).lstrip(WHITE_SPACE).startswith(b"[")
 
 
-def elements(text: io.BufferedReader, name: str) -> Iterator[Item]:
+def elements(text: io.BufferedReader, name: str) -> Iterator[SourceItem]:
     """Yield the elements of an array. Raises BadSource where it does not end as an array does."""
     number = 0
     for element in _elements(_pieces(text), name):
@@ -69,17 +69,17 @@ def _pieces(text: io.BufferedReader) -> Iterator[tuple[bytes, bytes]]:
     while chunk := text.read(CHUNK):
         chunk = carried + chunk
         # A backslash stays together with what it escapes.
-        whole = len(chunk) - (len(chunk) - len(chunk.rstrip(b"\\"))) % 2
-        chunk, carried = chunk[:whole], chunk[whole:]
+        complete = len(chunk) - (len(chunk) - len(chunk.rstrip(b"\\"))) % 2
+        chunk, carried = chunk[:complete], chunk[complete:]
         start = 0
-        while start < whole:
+        while start < complete:
             end, in_string = _next_mark(chunk, start, in_string)
             yield chunk[start:end], chunk[end : end + 1]
             start = end + 1
 
 
 def _next_mark(chunk: bytes, start: int, in_string: bool) -> tuple[int, bool]:
-    """Return the place of the next mark, or the chunk's end, and whether a string goes on there."""
+    """Return the place of the next mark, or the chunk's end, and whether the chunk ends inside a string."""
     if in_string:
         rest = REST_OF_STRING.match(chunk, start)
         if rest is None:

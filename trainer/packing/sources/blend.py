@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from trainer import bounded_json
 from trainer.dataset.files import Meter, MeteredFile
-from trainer.packing.sources.source import BadSource, explained
+from trainer.packing.sources.source import BadSource, as_bad_source
 from trainer.quoting import printable
 
 MAX_BLEND = 1 << 20
@@ -43,7 +43,7 @@ class _Blend(BaseModel):
 def datasets_of(path: Path) -> list[BlendDataset] | None:
     """Return the datasets of a blend; None if a file is not one. Raises BadSource."""
     name = printable(path)
-    with explained(name), MeteredFile(path, Meter()) as file:
+    with as_bad_source(name), MeteredFile(path, Meter()) as file:
         text = file.read(MAX_BLEND + 1)
     try:
         value = bounded_json.parse(text.decode("utf-8-sig")) if len(text) <= MAX_BLEND else None

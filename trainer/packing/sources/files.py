@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from trainer import path_roots
-from trainer.packing.sources.source import BadSource, explained
+from trainer.packing.sources.source import BadSource, as_bad_source
 from trainer.quoting import printable
 
 PARQUET = ".parquet"
@@ -24,7 +24,7 @@ ANY_DEPTH = "**"
 def files_of(path: Path) -> list[Path]:
     """Return the files of a path, at least one. Raises BadSource."""
     name = printable(path)
-    with explained(name):
+    with as_bad_source(name):
         found = list(islice(_files(path), MAX_FILES + 1))
         if not found:
             raise BadSource(f"{name} has no files to read. Read are {', '.join(ENDINGS)}; not hidden files.")
@@ -98,7 +98,7 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _require_regular(path: Path) -> None:
-    with explained(printable(path)):
+    with as_bad_source(printable(path)):
         path_roots.require(path)
         if not stat.S_ISREG(path.stat().st_mode):
             raise BadSource(f"{printable(path)} is not a regular file. Name a file or a directory.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from trainer.packing.sources.blend import BlendDataset, datasets_of
 from trainer.packing.sources.files import files_of
 from trainer.packing.sources.hub import require_name
-from trainer.packing.sources.source import HUB, BadSource, Source, explained
+from trainer.packing.sources.source import HUB, BadSource, Source, as_bad_source
 from trainer.quoting import printable
 
 MAX_TEXT = 4096
@@ -46,7 +46,7 @@ def _blend(text: str) -> list[BlendDataset] | None:
     """Return the datasets of a blend; None for every other source, whether it exists or not."""
     _require_short(text)
     path = Path(text)
-    with explained(printable(text)):
+    with as_bad_source(printable(text)):
         is_json_file = path.suffix.lower() == ".json" and not _scheme(text) and path.is_file()
         return datasets_of(path) if is_json_file else None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.packing.bad_records import RecordPlace
 from trainer.packing.sources.rows import without_nulls
-from trainer.packing.sources.source import HUB, MAX_REASON, BadSource, Item, RawRecord, Source
+from trainer.packing.sources.source import HUB, BadSource, RawRecord, Source, SourceItem, reason_of
 from trainer.quoting import printable
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -20,7 +20,7 @@ def require_name(location: str) -> None:
         raise BadSource(f"{printable(location)[:200]} is not {HUB}owner/name.")
 
 
-def hub_rows(source: Source) -> Iterator[Item]:
+def hub_rows(source: Source) -> Iterator[SourceItem]:
     """Yield the rows of a dataset. Raises BadSource."""
     try:
         for number, row in enumerate(_stream(source), start=1):
@@ -28,11 +28,10 @@ def hub_rows(source: Source) -> Iterator[Item]:
     except BadSource:
         raise
     except Exception as error:  # each version of the client raises others
-        lines = printable(str(error)).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0] if lines else ''}"[:MAX_REASON].rstrip(". ")
         raise BadSource(
-            f"{source.name} cannot be read: {reason}. It needs network access, and HF_TOKEN where "
-            "the dataset is private or gated; or download it, and name its files."
+            f"{source.name} cannot be read: {type(error).__name__}: {reason_of(error)}. "
+            "It needs network access, and HF_TOKEN where the dataset is private or gated; "
+            "or download it, and name its files."
         ) from None
 
 

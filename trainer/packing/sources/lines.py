@@ -8,7 +8,7 @@ from pathlib import Path
 from trainer.dataset.files import Meter, MeteredFile
 from trainer.packing.bad_records import RecordPlace
 from trainer.packing.sources.files import CODECS
-from trainer.packing.sources.source import MAX_RECORD, BadSource, Item, RawRecord, too_long
+from trainer.packing.sources.source import MAX_RECORD, BadSource, RawRecord, SourceItem, too_long
 
 CHUNK = 256 << 10
 BOM = b"\xef\xbb\xbf"
@@ -58,7 +58,7 @@ def _require_text(head: bytes, name: str) -> None:
         )
 
 
-def json_lines(text: io.BufferedReader, name: str) -> Iterator[Item]:
+def json_lines(text: io.BufferedReader, name: str) -> Iterator[SourceItem]:
     """Yield each line that is not empty. Only a line feed ends a line."""
     number = 0
     while line := text.readline(MAX_RECORD + 1):

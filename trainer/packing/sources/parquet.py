@@ -9,7 +9,14 @@ from trainer.dataset.footers import open_shard
 from trainer.packing.bad_records import BadReason, BadRecord, RecordPlace
 from trainer.packing.sources.pages import largest_page
 from trainer.packing.sources.rows import without_nulls
-from trainer.packing.sources.source import MAX_RECORD, BadSource, Item, RawRecord, too_long
+from trainer.packing.sources.source import (
+    MAX_RECORD,
+    BadSource,
+    RawRecord,
+    SourceItem,
+    UnreadableRecord,
+    too_long,
+)
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -20,7 +27,7 @@ MAX_BATCH_VALUES = 1 << 20
 MAX_GROUP_VALUES = 64 << 20
 
 
-def parquet_rows(path: Path, name: str, meter: Meter) -> Iterator[Item]:
+def parquet_rows(path: Path, name: str, meter: Meter) -> Iterator[SourceItem]:
     """Yield the rows of a file. Raises BadSource, and what open_shard raises."""
     with open_shard(path, meter) as shard:
         if not shard.schema_arrow.names:
@@ -51,14 +58,16 @@ def _values_of_a_row(metadata: Any) -> int:
     return most
 
 
-def _record(row: Any, place: RecordPlace) -> Item:
+def _record(row: Any, place: RecordPlace) -> SourceItem:
     """Convert a batch of one row."""
     if row.nbytes > MAX_RECORD:
         return too_long(place)
     try:
         [record] = row.to_pylist()
     except UnicodeDecodeError:
-        return place, BadRecord(BadReason.NOT_UTF8, "A text of the row is not UTF-8.")
-    except (ValueError, OverflowError) as error:  # such as dates after the year 9999
-        return place, BadRecord(BadReason.BAD_CONTENT, f"A field of the row cannot be read: {error}."[:300])
-    return RawRecord(place, without_nulls(record))
+        error = BadRecord(BadReason.NOT_UTF8, "A text of the row is not UTF-8.")
+    except (ValueError, OverflowError) as cause:  # such as dates after the year 9999
+        error = BadRecord(BadReason.BAD_CONTENT, f"A field of the row cannot be read: {cause}."[:300])
+    else:
+        return RawRecord(place, without_nulls(record))
+    return UnreadableRecord(place, error)

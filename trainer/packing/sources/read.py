@@ -9,10 +9,10 @@ from trainer.packing.sources.files import CODECS, PARQUET
 from trainer.packing.sources.hub import hub_rows
 from trainer.packing.sources.lines import json_lines, opened
 from trainer.packing.sources.parquet import parquet_rows
-from trainer.packing.sources.source import Item, RawRecord, Source, explained
+from trainer.packing.sources.source import RawRecord, Source, SourceItem, as_bad_source
 
 
-def records(sources: Sequence[Source], seed: int = 0, meter: Meter | None = None) -> Iterator[Item]:
+def records(sources: Sequence[Source], seed: int = 0, meter: Meter | None = None) -> Iterator[SourceItem]:
     """Yield the records of sources in order, as often as their weight says, and the records that are bad.
 
     seed: decides which records a fractional part of a weight selects.
@@ -21,14 +21,14 @@ def records(sources: Sequence[Source], seed: int = 0, meter: Meter | None = None
     Raises BadSource where a source cannot be read further.
     """
     for source in sources:
-        with explained(source.name):
+        with as_bad_source(source.name):
             for item in _items(source, meter or Meter()):
                 times = _times(source, item.place.number, seed) if isinstance(item, RawRecord) else 1
                 for _ in range(times):
                     yield item
 
 
-def _items(source: Source, meter: Meter) -> Iterator[Item]:
+def _items(source: Source, meter: Meter) -> Iterator[SourceItem]:
     if source.is_hub:
         return hub_rows(source)
     endings = [ending.lower() for ending in source.path.suffixes]
@@ -39,7 +39,7 @@ def _items(source: Source, meter: Meter) -> Iterator[Item]:
     return _texts(source, meter, may_be_array=endings[-1:] == [".json"])
 
 
-def _texts(source: Source, meter: Meter, *, may_be_array: bool) -> Iterator[Item]:
+def _texts(source: Source, meter: Meter, *, may_be_array: bool) -> Iterator[SourceItem]:
     with opened(source.path, source.name, meter) as text:
         read = elements if may_be_array and is_array(text) else json_lines
         yield from read(text, source.name)

@@ -17,6 +17,9 @@ MAX_RECORD = 16 << 20
 """Bytes. A longer record is a bad record."""
 MAX_REASON = 300
 
+RecordData = bytes | dict[str, Any]
+"""One JSON text, or a row of a table without its NULL fields."""
+
 
 class BadSource(ValueError):
     """A source cannot be read, or not to its end. The message names the source, and what to do."""
@@ -50,23 +53,31 @@ class Source:
 
 @dataclass(frozen=True)
 class RawRecord:
-    """A record that has not been checked: one JSON text, or a row of a table without its NULL fields."""
+    """A record that has not been checked."""
 
     place: RecordPlace
-    data: bytes | dict[str, Any]
+    data: RecordData
 
 
-Item = RawRecord | tuple[RecordPlace, BadRecord]
-"""What reading yields: a record, or a record that cannot be read although others can."""
+@dataclass(frozen=True)
+class UnreadableRecord:
+    """A record that cannot be read, although others of its source can."""
+
+    place: RecordPlace
+    error: BadRecord
 
 
-def too_long(place: RecordPlace) -> Item:
-    limit = MAX_RECORD >> 20
-    return place, BadRecord(BadReason.TOO_LONG, f"The record is longer than {limit} MiB. Split or remove it.")
+SourceItem = RawRecord | UnreadableRecord
+"""What reading yields."""
+
+
+def too_long(place: RecordPlace) -> UnreadableRecord:
+    message = f"The record is longer than {MAX_RECORD >> 20} MiB. Split or remove it."
+    return UnreadableRecord(place, BadRecord(BadReason.TOO_LONG, message))
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
+def as_bad_source(name: str) -> Iterator[None]:
     """Raise BadSource for errors of reading a file or directory."""
     errors: tuple[type[Exception], ...] = (NotInspected, *parquet_errors())
     try:
@@ -79,14 +90,15 @@ def explained(name: str) -> Iterator[None]:
             "below one of the profile's roots."
         ) from None
     except errors as error:
-        raise BadSource(f"{name} cannot be read: {_reason(error)}. {_advice(error)}") from None
+        raise BadSource(f"{name} cannot be read: {reason_of(error)}. {_advice(error)}") from None
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return the first line of an error's message, without a period; of one without a message its class."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = printable(str(error)).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:MAX_REASON].rstrip(".")
+    return (lines[0] if lines else type(error).__name__)[:MAX_REASON].rstrip(". ")
 
 
 def _advice(error: Exception) -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.packing.packs import Algorithm, Fit, Pack, Sequence, packs_of, parallel_multiple
+from trainer.packing.algorithms import Algorithm, Fit, Pack, TokenSequence, packs_of, parallel_multiple
 
 PACK_SIZE = 50
 LENGTHS = st.lists(st.integers(1, PACK_SIZE), max_size=120)
@@ -91,7 +91,7 @@ def test_sequences_are_padded_for_the_parallel_sizes(
 def test_a_fitted_sequence_is_a_multiple_without_its_last_token(
     tokens: int, multiple: int, pack_size: int
 ) -> None:
-    fitted = Fit(pack_size, multiple, pad_id=0)(Sequence([7] * tokens, [1] * tokens))
+    fitted = Fit(pack_size, multiple, pad_id=0)(TokenSequence([7] * tokens, [1] * tokens))
     assert len(fitted.ids) == len(fitted.mask) <= pack_size
     assert (len(fitted.ids) - 1) % multiple == 0
     kept = fitted.ids.count(7)

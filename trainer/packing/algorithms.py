@@ -26,7 +26,7 @@ class Algorithm(StrEnum):
 
 
 @dataclass
-class Sequence:
+class TokenSequence:
     """One conversation as tokens. mask[i] is 1 where token i + 1 is trained."""
 
     ids: list[int]
@@ -45,13 +45,13 @@ class Fit:
     multiple: int
     pad_id: int
 
-    def __call__(self, sequence: Sequence) -> Sequence:
+    def __call__(self, sequence: TokenSequence) -> TokenSequence:
         """Truncate a sequence to the pack size, then pad it with tokens that are not trained."""
         longest = (self.pack_size - 1) // self.multiple * self.multiple + 1
         ids, mask = sequence.ids[:longest], sequence.mask[:longest]
         mask[-1] = 0  # no token follows the last one
         missing = (1 - len(ids)) % self.multiple
-        return Sequence(ids + [self.pad_id] * missing, mask + [0] * missing)
+        return TokenSequence(ids + [self.pad_id] * missing, mask + [0] * missing)
 
 
 def parallel_multiple(context: int, tensor: int, *, sequence_parallel: bool) -> int:

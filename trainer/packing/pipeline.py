@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from trainer.packing import manifest
-from trainer.packing.bad_share import BadRecords, require_good
-from trainer.packing.batches import Maker, RawRecords, batches_of
-from trainer.packing.manifest import Subject
+from trainer.packing.algorithms import Fit, packs_of
+from trainer.packing.bad_share import TooManyBadRecords, require_good
+from trainer.packing.batches import RecordTokenizer, batches_of
+from trainer.packing.manifest import PackingInput
 from trainer.packing.output import write_split
-from trainer.packing.packs import Fit, packs_of
 from trainer.packing.progress import EVERY_SECONDS, PackingPhase, Report, Reporter, ignore
-from trainer.packing.scratch import scratch_of, sole_packer
+from trainer.packing.scratch import output_lock, scratch_of
+from trainer.packing.sources import SourceItem
 from trainer.packing.spill import PROGRESS, Spill, Spilled
-from trainer.packing.splits import TooFewRecords, assign, held_back, sequences_of_splits
+from trainer.packing.splits import TooFewRecords, assign, holdout_sizes, sequences_of_splits
 from trainer.packing.workers import cores, tokenize_all
 
 
 @dataclass(frozen=True)
-class Work:
+class Execution:
     """How packing is done. The output does not depend on it."""
 
     workers: int = 0
@@ -33,32 +34,35 @@ class Work:
     """Time between two reports, in seconds."""
 
 
-AS_USUAL = Work()
+DEFAULT_EXECUTION = Execution()
 
 
 def pack(
-    records: RawRecords,
-    maker: Maker,
-    subject: Subject,
+    records: Iterable[SourceItem],
+    tokenizer: RecordTokenizer,
+    packing_input: PackingInput,
     output: Path,
-    work: Work = AS_USUAL,
+    execution: Execution = DEFAULT_EXECUTION,
     share_read: Callable[[], float | None] = lambda: None,
 ) -> dict[str, Any]:
     """Pack records into `output`, which appears atomically and complete, and return the manifest.
 
-    A packing that was interrupted resumes when it is called with an equal subject again.
+    A packing that was interrupted resumes when it is called with an equal input again.
 
     share_read: the share of the sources that was read, from 0 to 1; None if it is not known.
 
-    Raises BadRecords; TooFewRecords; FileExistsError if `output` exists; OutputInUse; WorkerDied; OSError.
+    Raises TooManyBadRecords; TooFewRecords; FileExistsError if `output` exists; OutputInUse; WorkerDied;
+    OSError.
     """
     _require_absent(output)
-    with sole_packer(output):
+    with output_lock(output):
         _require_absent(output)
-        with _scratch(output, subject) as scratch:
-            spill = _tokenized(records, maker, subject, scratch, work, share_read)
-            require_good(spill.records, spill.counts["sequences"], spill.bad, subject.options.max_bad_share)
-            made = _written(spill, subject, scratch, work)
+        with _scratch(output, packing_input) as scratch:
+            spill = _tokenized(records, tokenizer, packing_input, scratch, execution, share_read)
+            require_good(
+                spill.records, spill.counts["sequences"], spill.bad, packing_input.options.max_bad_share
+            )
+            made = _written(spill, packing_input, scratch, execution)
             (scratch / "output").rename(output)
     return made
 
@@ -69,12 +73,12 @@ def _require_absent(output: Path) -> None:
 
 
 @contextmanager
-def _scratch(output: Path, subject: Subject) -> Iterator[Path]:
+def _scratch(output: Path, packing_input: PackingInput) -> Iterator[Path]:
     """Keep the scratch directory only for an interrupted packing that can resume."""
-    scratch = scratch_of(output, subject.as_dict())
+    scratch = scratch_of(output, packing_input.as_dict())
     try:
         yield scratch
-    except (BadRecords, TooFewRecords):
+    except (TooManyBadRecords, TooFewRecords):
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     except BaseException:
@@ -85,23 +89,27 @@ def _scratch(output: Path, subject: Subject) -> Iterator[Path]:
 
 
 def _tokenized(
-    records: RawRecords,
-    maker: Maker,
-    subject: Subject,
+    records: Iterable[SourceItem],
+    tokenizer: RecordTokenizer,
+    packing_input: PackingInput,
     scratch: Path,
-    work: Work,
+    execution: Execution,
     share_read: Callable[[], float | None],
 ) -> Spill:
     """Spill the sequences of all records, and return the complete spill, closed."""
-    fit = Fit(subject.options.pack_size, subject.options.multiple, subject.tokenizer.pad_id)
+    fit = Fit(packing_input.options.pack_size, packing_input.options.multiple, packing_input.tokenizer.pad_id)
     with Spill(scratch) as spill:
         if spill.complete:
             return spill
         reporter = Reporter(
-            PackingPhase.TOKENIZE, work.report, work.every_seconds, spill.records, spill.counts["tokens"]
+            PackingPhase.TOKENIZE,
+            execution.report,
+            execution.every_seconds,
+            spill.records,
+            spill.counts["tokens"],
         )
-        remaining = islice(records, spill.records, subject.options.max_rows)
-        for batch in tokenize_all(batches_of(remaining), maker, fit, work.workers or cores()):
+        remaining = islice(records, spill.records, packing_input.options.max_rows)
+        for batch in tokenize_all(batches_of(remaining), tokenizer, fit, execution.workers or cores()):
             spill.add(batch)
             reporter.update(spill.records, spill.counts["tokens"], share_read())
         spill.finish()
@@ -109,25 +117,27 @@ def _tokenized(
         return spill
 
 
-def _written(spill: Spill, subject: Subject, scratch: Path, work: Work) -> dict[str, Any]:
+def _written(
+    spill: Spill, packing_input: PackingInput, scratch: Path, execution: Execution
+) -> dict[str, Any]:
     """Write the complete output to the scratch directory, and return the manifest."""
     output = scratch / "output"
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
     with Spilled(scratch) as spilled:
-        packs = _write_splits(spilled, spill, subject, output, work)
-    made = manifest.manifest_of(subject, spill.records, spill.counts, spill.bad, packs)
+        packs = _write_splits(spilled, spill, packing_input, output, execution)
+    made = manifest.manifest_of(packing_input, spill.records, spill.counts, spill.bad, packs)
     manifest.write(made, output)
     return made
 
 
 def _write_splits(
-    spilled: Spilled, spill: Spill, subject: Subject, output: Path, work: Work
+    spilled: Spilled, spill: Spill, packing_input: PackingInput, output: Path, execution: Execution
 ) -> dict[str, int]:
-    options, good = subject.options, spill.counts["packed_records"]
-    splits = assign(good, *held_back(options, good), options.seed)
+    options, good = packing_input.options, spill.counts["packed_records"]
+    splits = assign(good, *holdout_sizes(options, good), options.seed)
     order = sequences_of_splits((record for record, _ in spilled.entries()), splits)
-    reporter = Reporter(PackingPhase.WRITE, work.report, work.every_seconds, 0, 0)
+    reporter = Reporter(PackingPhase.WRITE, execution.report, execution.every_seconds, 0, 0)
     written, done = dict.fromkeys(order, 0), 0
     for name, sequences in order.items():
         packs = packs_of(sequences, spilled.length, options.pack_size, options.algorithm, options.seed)

@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
-from trainer.packing import chat_template
-from trainer.packing.chat_template import BadTemplate, ChatTemplate, RenderError
+from trainer.packing import template_rendering
+from trainer.packing.template_rendering import BadTemplate, ChatTemplate, RenderError
 
 MESSAGES = [{"role": "user", "content": "é<b>"}]
 
@@ -61,7 +61,7 @@ def test_a_template_with_a_fault_is_rejected(text: str) -> None:
 
 def test_a_template_is_bounded() -> None:
     with pytest.raises(BadTemplate, match="more than"):
-        ChatTemplate("x" * (chat_template.MAX_TEMPLATE_CHARACTERS + 1))
+        ChatTemplate("x" * (template_rendering.MAX_TEMPLATE_CHARACTERS + 1))
 
 
 def test_a_template_travels_to_other_processes() -> None:
