@@ -17,6 +17,7 @@ NAMES_CODE = (
     "tokenizer_config.json", "video_preprocessor_config.json",
 )  # fmt: skip
 MAX_TEMPLATE_BYTES = 1 << 20
+"""Of a chat template, wherever one is read."""
 
 
 def scan_json(data: bytes) -> None:

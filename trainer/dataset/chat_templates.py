@@ -12,11 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from trainer.checkpoint_safety.hugging_face import MAX_TEMPLATE_BYTES
 from trainer.dataset.files import Meter, MeteredFile, read_json
 from trainer.dataset.vocabulary import UNREADABLE
 
 DEFAULT = "default"
-MAX_TEMPLATE_BYTES = 4 << 20
 MAX_TEMPLATES = 32
 
 

@@ -25,7 +25,7 @@ from trainer.dataset.footers import (
 )  # fmt: skip
 from trainer.dataset.layout import ABSENT, Shards
 from trainer.dataset.masks import MaskCounts
-from trainer.dataset.rows import BatchSummary, inspect_batch
+from trainer.dataset.rows import MAX_PACK_TOKENS, BatchSummary, inspect_batch
 from trainer.dataset.sample import Choice, choose
 from trainer.quoting import printable
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 # Approximate number of values of each column in memory at a time.
 BATCH_VALUES = 1 << 19
 BATCH_ROWS = 4096
-# Tokens. Longer rows are not read; real packs are much shorter.
-MAX_ROW = 2 << 20
 
 
 @dataclass
@@ -142,8 +140,10 @@ class _Inspector:
 
     def _read_group(self, shard: "pq.ParquetFile", path: Path, group: Group, tokens: int | None) -> None:
         """Read the first `tokens` of a row group, or the complete group."""
-        if group.mean > MAX_ROW:
-            raise NotInspected(f"its packs have {group.mean} tokens on average; the limit is {MAX_ROW}")
+        if group.mean > MAX_PACK_TOKENS:
+            raise NotInspected(
+                f"its packs have {group.mean} tokens on average; the limit is {MAX_PACK_TOKENS}"
+            )
         wanted = group.rows if tokens is None else max(1, tokens // max(1, group.mean))
         size = min(BATCH_ROWS, wanted, max(1, BATCH_VALUES // max(1, group.mean)))
         row = group.first_row

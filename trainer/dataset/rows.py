@@ -13,6 +13,9 @@ from trainer.dataset.faults import FaultKind
 from trainer.dataset.footers import COLUMNS, Limits, not_in_vocabulary
 from trainer.dataset.masks import MaskCounts, count_masks
 
+MAX_PACK_TOKENS = 2 << 20
+"""Longer packs are neither written nor read; real ones are much shorter."""
+
 
 @dataclass(frozen=True)
 class BadRow:

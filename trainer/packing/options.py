@@ -5,12 +5,13 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from trainer.checkpoint_safety.hugging_face import MAX_TEMPLATE_BYTES
+from trainer.dataset.rows import MAX_PACK_TOKENS
 from trainer.packing.algorithms import Algorithm, parallel_multiple
 from trainer.packing.chunks import MaskRule
 from trainer.packing.formats import Format
 from trainer.packing.sequences import RecordOptions
 
-MAX_TOKENS = 1 << 21  # longer packs are not inspected
 MAX_RECORDS = (1 << 31) - 1
 MAX_RANKS = 1 << 16
 
@@ -45,7 +46,7 @@ class PackOptions(Options):
     """Options of packing."""
 
     pack_size: int = Field(
-        default=4096, ge=2, le=MAX_TOKENS, description="Tokens of a pack; equals the job's seq_length."
+        default=4096, ge=2, le=MAX_PACK_TOKENS, description="Tokens of a pack; equals the job's seq_length."
     )
     algorithm: Algorithm = Field(
         default=Algorithm.FIRST_FIT_SHUFFLE, description="How sequences are put into packs."
@@ -58,7 +59,7 @@ class PackOptions(Options):
     pad_to_multiple: int = Field(
         default=1,
         ge=1,
-        le=MAX_TOKENS,
+        le=MAX_PACK_TOKENS,
         description="Pad sequences to a multiple of this too, besides that of the parallel sizes.",
     )
     context_parallel_size: int = Field(default=1, ge=1, le=MAX_RANKS, description="That of the training.")
@@ -73,13 +74,15 @@ class PackOptions(Options):
     max_doc_tokens: int | None = Field(
         default=None,
         ge=2,
-        le=MAX_TOKENS,
+        le=MAX_PACK_TOKENS,
         description="Cut sequences to this length too.",
     )
     format: Format = Field(default=Format.AUTO, description="Of the records; `auto` recognizes each.")
     mask: MaskRule = Field(default=MaskRule.ASSISTANT, description="Which tokens are trained.")
     chat_template: str | None = Field(
-        default=None, max_length=1 << 20, description="Text of a chat template; null: the tokenizer's own."
+        default=None,
+        max_length=MAX_TEMPLATE_BYTES,
+        description="Text of a chat template; null: the tokenizer's own.",
     )
     messages_field: str = Field(
         default="messages", min_length=1, max_length=200, description="Field of a record with its messages."

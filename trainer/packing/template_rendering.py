@@ -14,7 +14,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_TEMPLATE_CHARACTERS = 1 << 20
+from trainer.checkpoint_safety.hugging_face import MAX_TEMPLATE_BYTES
+
 MAX_TEXT_CHARACTERS = 64 << 20
 
 
@@ -42,8 +43,8 @@ class ChatTemplate:
 
     def __init__(self, text: str, values: Mapping[str, Any] | None = None) -> None:
         """Compile the template. Raises BadTemplate."""
-        if len(text) > MAX_TEMPLATE_CHARACTERS:
-            raise BadTemplate(f"The chat template has more than {MAX_TEMPLATE_CHARACTERS} characters.")
+        if len(text.encode(errors="surrogatepass")) > MAX_TEMPLATE_BYTES:
+            raise BadTemplate(f"The chat template has more than {MAX_TEMPLATE_BYTES} bytes.")
         self.text, self.values = text, dict(values or {})
         try:
             self._template = _environment().from_string(text)

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from trainer.packing import template_rendering
+from trainer.checkpoint_safety.hugging_face import MAX_TEMPLATE_BYTES
 from trainer.packing.template_rendering import BadTemplate, ChatTemplate, RenderError
 
 MESSAGES = [{"role": "user", "content": "é<b>"}]
@@ -61,7 +61,7 @@ def test_a_template_with_a_fault_is_rejected(text: str) -> None:
 
 def test_a_template_is_bounded() -> None:
     with pytest.raises(BadTemplate, match="more than"):
-        ChatTemplate("x" * (template_rendering.MAX_TEMPLATE_CHARACTERS + 1))
+        ChatTemplate("é" * (MAX_TEMPLATE_BYTES // 2 + 1))
 
 
 def test_a_template_travels_to_other_processes() -> None:
