@@ -27,7 +27,7 @@ def prepare(directory: Path) -> None:
 def pack(source: Path, tokenizer: Path, output: Path, pack_size: int, multiple: int = 1) -> None:
     """Pack records as users do, in a process without torch's threads, which a fork would lose."""
     what = ("--input", source, "--tokenizer", tokenizer, "--output", output)
-    how = ("--pack-size", pack_size, "--pad-to-multiple", multiple)
+    how = ("--pack-size", pack_size, "--pad-to-multiple", multiple, "--valid-share", 0.1, "--test-share", 0)
     command = [sys.executable, "-m", "trainer.pack", *map(str, (*what, *how))]
     subprocess.run(command, check=True, timeout=PACK_SECONDS)
 

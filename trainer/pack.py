@@ -14,7 +14,7 @@ from rich.console import Console
 
 from trainer.packing.bad_share import TooManyBadRecords
 from trainer.packing.manifest import COUNTS
-from trainer.packing.options import PackOptions
+from trainer.packing.options import PackOptions, SplitShares
 from trainer.packing.pack_sources import pack_sources, preview_sources
 from trainer.packing.pipeline import Execution
 from trainer.packing.preview import PreviewedRecord, show
@@ -25,7 +25,7 @@ from trainer.packing.terminal import REFRESH_SECONDS, progress_bar
 from trainer.packing.tokenizer import BadTokenizer
 from trainer.packing.workers import WorkerDied
 
-VALID_SHARE = 0.1
+SHARES = SplitShares()
 MAX_WORKERS = 1024
 MAX_PREVIEW = 1000
 # Options whose value is one word. The command line passes it on as it is.
@@ -79,7 +79,7 @@ def _preview(arguments: argparse.Namespace) -> Iterator[PreviewedRecord]:
 
 
 def _options(arguments: argparse.Namespace) -> PackOptions:
-    """Raises ValidationError, OSError."""
+    """Return the options of the command line. Raises ValidationError, OSError."""
     own = {name: getattr(arguments, name) for name in OPTIONS if getattr(arguments, name) is not None}
     valid, test = arguments.valid_share, arguments.test_share
     own["split"] = {"train": 1 - valid - test, "valid": valid, "test": test}
@@ -101,8 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokenizer", type=Path, required=True, help="Hugging Face directory of the model to train")
     add("--output", type=Path, help="directory to create")
     add("--preview", type=_preview_records, metavar="N", help="show what of N records would be trained")
-    add("--valid-share", type=float, default=VALID_SHARE, help="share of records for validation")
-    add("--test-share", type=float, default=0.0, help="share of records for tests")
+    add("--valid-share", type=float, default=SHARES.valid, help="share of records for validation")
+    add("--test-share", type=float, default=SHARES.test, help="share of records for tests")
     add("--valid-count", type=int, default=0, help="records for validation, instead of shares")
     add("--test-count", type=int, default=0, help="records for tests, instead of shares")
     add("--chat-template", type=Path, help="file with a chat template; default: the tokenizer's own")

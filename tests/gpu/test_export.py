@@ -24,7 +24,7 @@ def _packed(directory: Path, model: Path, lessons: dict[str, str]) -> Path:
     records = directory / "records.jsonl"
     records.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
     what = ("--input", records, "--tokenizer", model, "--output", directory / "packed")
-    how = ("--pack-size", "128", "--valid-share", "0")
+    how = ("--pack-size", "128", "--valid-share", "0", "--test-share", "0")
     trainer_python("-m", "trainer.pack", *map(str, (*what, *how)), check=True)
     return directory / "packed"
 

@@ -27,7 +27,7 @@ def teach(directory: Path, model: Path, lessons: dict[str, str], **config: Any) 
     records.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
     packing = [
         "--input", records, "--tokenizer", model, "--output", directory / "packed",
-        "--pack-size", "128", "--valid-share", "0",
+        "--pack-size", "128", "--valid-share", "0", "--test-share", "0",
     ]  # fmt: skip
     trainer_python("-m", "trainer.pack", *map(str, packing), check=True)
     preset = yaml.safe_load((PROJECT / "trainer/config/configs/cpu-tiny.yaml").read_text())["config"]

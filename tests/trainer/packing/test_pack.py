@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from trainer.dataset.chat_templates import templates_digest, templates_of
 
 pytestmark = pytest.mark.training
 
+ALL_FOR_TRAINING = ("--valid-share", "0", "--test-share", "0")
 # Decodes packed data as Megatron-Bridge reads them: mask[i] is for token i + 1.
 READ = """
 import json, sys
@@ -56,7 +58,7 @@ def packs_in(output: Path, tokenizer: Path) -> list[dict[str, Any]]:
 
 def test_only_messages_of_the_assistant_are_trained(inputs: Path, tmp_path: Path) -> None:
     records = [chat("What is a list?", "A sequence."), chat("Hello.", "Hi!", "And a set?", "No order.")]
-    done = pack(records, inputs / "model", tmp_path / "out", "--pack-size", "256", "--valid-share", "0")
+    done = pack(records, inputs / "model", tmp_path / "out", "--pack-size", "256", *ALL_FOR_TRAINING)
     assert done.returncode == 0, done.stderr
     [only] = packs_in(tmp_path / "out", inputs / "model")
     assert only["aligned"]
@@ -79,8 +81,8 @@ def test_no_pack_is_too_long_and_no_record_is_lost(inputs: Path, tmp_path: Path)
     assert max(one["tokens"] for one in packs) <= 128
     text = " ".join(text for one in packs for text in one["texts"])
     assert all(f"Question {n}?" in text for n in range(200))
-    held_back = [one for one in packs if one["split"] == "valid"]
-    assert sum(len(one["starts"]) for one in held_back) == 20
+    sizes = Counter(one["split"] for one in packs for _ in one["starts"])
+    assert sizes == {"train": 196, "valid": 2, "test": 2}
     metadata = json.loads((tmp_path / "out/metadata.json").read_text())
     templates = templates_of(inputs / "model")
     assert templates
@@ -93,7 +95,7 @@ def test_the_same_records_produce_the_same_bytes(inputs: Path, tmp_path: Path) -
     for name in ("one", "two"):
         assert pack(records, inputs / "model", tmp_path / name).returncode == 0
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.parquet"))
-    assert len(files) == 2
+    assert len(files) == 3
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
