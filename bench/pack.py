@@ -86,16 +86,10 @@ def make_records(path: Path, number: int) -> None:
 
 def measured(program: str, *arguments: Path | int) -> dict[str, Any]:
     """Run a program, and return what it prints, with its seconds and the peak of its memory in MiB."""
-    environment = {
-        **os.environ,
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    }
     command = [PYTHON, "-c", program, *map(str, arguments)]
     started, peak = time.perf_counter(), 0
     with subprocess.Popen(
-        command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True
+        command, cwd=PROJECT, env=os.environ | QUIET, stdout=subprocess.PIPE, text=True
     ) as process:
         while process.poll() is None:
             peak = max(peak, memory(process.pid))

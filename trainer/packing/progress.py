@@ -42,18 +42,25 @@ class Reporter:
     """Reports a phase, its end included, and at most every `every_seconds` in between."""
 
     def __init__(
-        self, phase: PackingPhase, report: Report, every_seconds: float, records: int, tokens: int
+        self,
+        phase: PackingPhase,
+        report: Report,
+        every_seconds: float,
+        records: int,
+        tokens: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """records, tokens: those done before, which do not count for the rate."""
+        """records, tokens: those done before, which do not count for the rate. clock: returns seconds."""
         self._phase, self._report, self._every = phase, report, every_seconds
         self._before = records, tokens
-        self._begun = self._last = time.monotonic()
+        self._clock = clock
+        self._begun = self._last = clock()
         self._share_before: float | None = None
 
     def update(self, records: int, tokens: int, share: float | None, *, last: bool = False) -> None:
         if self._share_before is None:
             self._share_before = share
-        now = time.monotonic()
+        now = self._clock()
         if last or now - self._last >= self._every:
             self._last = now
             self._report(self._progress(records, tokens, share, max(now - self._begun, 1e-6)))

@@ -36,7 +36,7 @@ class SequenceMaker:
     """Tokenizes records of a tokenizer and some options. Counts what is no error but may surprise."""
 
     def __init__(self, tokenizer: Tokenizer, options: RecordOptions) -> None:
-        """Raises BadTemplate, BadTokenizer."""
+        """Compile the templates. Raises BadTemplate, BadTokenizer."""
         self.tokenizer, self.options = tokenizer, options
         self._templates = {
             has_tools: tokenizer.template(options.chat_template, has_tools=has_tools)
@@ -66,12 +66,12 @@ class SequenceMaker:
         return parse_json(data, BadReason.NOT_JSON, "The record") if isinstance(data, bytes) else data
 
     def conversation(self, record: Any) -> Conversation:
-        """Raises BadRecord."""
+        """Convert a parsed record to messages. Raises BadRecord."""
         options = self.options
         return conversation_of(record, options.format, options.messages_field, options.tools_field)
 
     def chunks(self, conversation: Conversation) -> list[list[Chunk]]:
-        """Raises BadRecord."""
+        """Render a conversation, and cut it into the chunks of its sequences. Raises BadRecord."""
         return chunks_of(conversation, self._template(conversation), self.options.mask)
 
     def _template(self, conversation: Conversation) -> ChatTemplate:

@@ -247,4 +247,4 @@ def test_memory_per_sequence_is_at_most_16_bytes(tmp_path: Path) -> None:
         tracemalloc.stop()
         return found
 
-    assert (peak(40_000) - peak(20_000)) / 20_000 <= 16
+    assert (peak(8000) - peak(4000)) / 4000 <= 16

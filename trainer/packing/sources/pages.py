@@ -73,7 +73,7 @@ class _Reader:
         self.content, self.at = content, 0
 
     def header(self) -> PageHeader:
-        """Raises KeyError, too, if a size is missing."""
+        """Read the header of a page. Raises KeyError, too, if a size is missing."""
         fields = self._struct(0)
         return PageHeader(fields[2], fields[3], self.at)
 
