@@ -59,7 +59,7 @@ FAULTS: dict[FaultKind, tuple[Severity, str, str]] = {
     FaultKind.UNPADDED: (
         "error",
         "seq_length_mismatch",
-        "Pack the data with `--pad-to-multiple` of 2 x context_parallel_size, or set that size to 1.",
+        "Pack the data with `--context-parallel-size` of the job, or set that size to 1.",
     ),
     FaultKind.VOCABULARY: ("error", "tokenizer_mismatch", MISMATCH),
     FaultKind.NOT_INSPECTED: (
