@@ -1,12 +1,12 @@
 """Retries with changes: the job's spec with new overrides, and with the suggested fix of its failure."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from trainer.config.current_manifest import KEYS
 from trainer.config.training_config import walk
 from trainer.suggestion import Suggestion
 from worker.auth.roles import Tenant
@@ -15,10 +15,11 @@ from worker.db.models import Job, Json
 from worker.errors import FieldError, InvalidSpec, SftError
 from worker.field_errors import field_errors, pointer
 from worker.planning.bounds import MAX_ITEMS
-from worker.planning.config import INPUTS
+from worker.planning.config import INPUTS, is_key
 from worker.planning.plan import Plan, checked_plan, parse_config
 from worker.planning.request_guards import invalid_spec, rejection
 from worker.planning.spec import Inputs, JobSpec, Overrides, RequestedResources, Strict
+from worker.planning.spellings import Spellings
 from worker.sandbox import inspections
 from worker.sandbox.functions import FixesRequest
 
@@ -98,15 +99,26 @@ def _of_job(job: Job) -> list[_Override]:
 
 
 def _dotlist(overrides: list[str] | dict[str, Any], where: str) -> list[_Override]:
-    """Overrides as a dotlist, whichever form and keys they were given in: those of a retry replace others."""
-    if isinstance(overrides, list):
-        return [_Override(_own(text), where + pointer([index])) for index, text in enumerate(overrides)]
-    return [_Override(_own(_text(key, value)), where + pointer([key])) for key, value in overrides.items()]
+    """Return overrides as a dotlist, in this service's keys. Those of a retry replace others.
+
+    Raises InvalidSpec if one override contradicts itself.
+    """
+    if isinstance(overrides, dict):
+        given = [(where + pointer([key]), key, value) for key, value in overrides.items()]
+        return [_Override(_text(*own), source) for source, *one in given for own in _own(source, *one)]
+    texts = [(where + pointer([index]), text) for index, text in enumerate(overrides)]
+    return [_Override(own, source) for source, text in texts for own in _own_texts(source, text)]
 
 
-def _own(text: str) -> str:
+def _own_texts(where: str, text: str) -> list[str]:
     key, equals, value = text.partition("=")
-    return f"{KEYS.get(key, key)}{equals}{value}"
+    return [f"{own}={one}" for own, one in _own(where, key, value)] if equals else [text]
+
+
+def _own(where: str, key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield an override as settings of this service's keys: `peft.dim`, for one, sets `peft` as well."""
+    # Any other text is rejected with the plan.
+    return Spellings().settings(where, key, value) if is_key(key) else iter([(key, value)])
 
 
 def _text(key: str, value: Any) -> str:

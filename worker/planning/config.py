@@ -144,9 +144,14 @@ def _arguments(spec: JobSpec) -> Iterator[Setting]:
         yield where, name, _parsed(where, name, f"{name}={text}")
 
 
+def is_key(text: str) -> bool:
+    """Whether a text is a dotted key, of few sections."""
+    return len(text) <= MAX_KEY and KEY.fullmatch(text) is not None
+
+
 def _check_key(where: str, key: str) -> None:
     """Raise InvalidSpec for an invalid key; without quoting it: a text without `=` may be a secret."""
-    if len(key) > MAX_KEY or not KEY.fullmatch(key):
+    if not is_key(key):
         hint = "An override looks like train.global_batch_size=8."
         raise rejection(where, "not_an_override", "This override does not name a key of the config.", hint)
 

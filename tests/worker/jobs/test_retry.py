@@ -141,6 +141,33 @@ def test_other_data_may_be_named_by_the_current_manifest(job_in: JobIn, data_dir
     assert now.config["dataset"]["nano3_packed_sft_dir"] == str(train)
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "adapter", "dim"),
+    [
+        (["lora.dim=16", "peft=lora"], ["peft.dim=8"], "lora", 8),
+        (["peft.dim=16"], ["lora.dim=8"], "lora", 8),
+        (["peft.dim=16"], ["peft=null"], None, 16),
+        (["peft=null", "lora.dim=16"], {"peft.dim": 8}, "lora", 8),
+        (["lora.dim=16"], {"peft": {"dim": 8}}, "lora", 8),
+    ],
+)
+def test_a_retry_may_name_an_adapter_by_either_manifest(
+    job_in: JobIn, spec: JobSpec, before: list[str], now: Any, adapter: str | None, dim: int
+) -> None:
+    stored = spec.model_dump(mode="json")
+    stored["overrides"] = [*stored["overrides"], *before]
+    retried = retry(job_in(JobState.FAILED, spec=stored), overrides=now)
+    assert (retried.config["peft"], retried.config["lora"]["dim"]) == (adapter, dim)
+
+
+def test_a_retry_may_name_packing_by_either_manifest(job_in: JobIn, spec: JobSpec) -> None:
+    stored = spec.model_dump(mode="json")
+    stored["overrides"] = [*stored["overrides"], "dataset.offline_packing_specs.pad_seq_to_mult=1"]
+    job = job_in(JobState.FAILED, spec=stored)
+    now = retry(job, overrides=["dataset.packed_sequence_specs.pad_seq_to_mult=2"])
+    assert now.config["dataset"]["offline_packing_specs"]["pad_seq_to_mult"] == 2
+
+
 def test_a_suggestion_that_no_longer_holds_is_rejected(job_in: JobIn) -> None:
     for field, value in (("seq_length", "many"), ("resources.time_limit_minutes", 99_999)):
         change = failed_with({"field": field, "from": 1, "to": value})
