@@ -12,7 +12,7 @@ from worker.backends.local import status
 from worker.broker.app import app
 from worker.errors import Misconfigured
 from worker.settings import SERVICE_UMASK, get_settings
-from worker.telemetry import logging, metrics, metrics_socket, tracing
+from worker.telemetry import logging, metrics_port, metrics_socket, tracing
 
 log = logging.logger(__name__)
 
@@ -32,7 +32,7 @@ def _start_telemetry(**_: Any) -> None:
     try:
         tracing.start("sft-worker")
         if port := get_settings().worker_metrics_port:
-            metrics.listen(port)
+            metrics_port.listen(port)
         if path := get_settings().worker_metrics_socket:
             metrics_socket.listen(path)
     except Misconfigured as error:

@@ -19,7 +19,7 @@ from worker.lifecycle import ingest, reconcile, submit
 from worker.sandbox.functions import FUNCTIONS
 from worker.settings import PROJECT_ROOT
 from worker.states import JobState
-from worker.telemetry import metrics
+from worker.telemetry import metrics, metrics_port
 
 JobIn = Callable[..., Job]
 CALLS = "sft_backend_call_duration_seconds_count"
@@ -83,11 +83,11 @@ def test_lines_are_counted_when_they_are_taken_in(job_in: JobIn) -> None:
 
 def test_a_process_can_serve_its_own_on_a_port(port: int) -> None:
     metrics.BACKEND_SECONDS.labels("here", "poll", "ok").observe(0.5)
-    metrics.listen(port)
+    metrics_port.listen(port)
     answer = httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=10)
     assert value(answer.text, CALLS, cluster="here") == 1
     with pytest.raises(Misconfigured, match=f"port {port}"):
-        metrics.listen(port)
+        metrics_port.listen(port)
 
 
 def test_the_docs_list_the_values_of_labels() -> None:
@@ -102,11 +102,13 @@ def test_the_docs_list_the_values_of_labels() -> None:
 
 
 def test_idle_clients_of_the_port_do_not_add_up(port: int) -> None:
-    metrics.listen(port)
+    metrics_port.listen(port)
     with ExitStack() as stack:
         idle = [
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
-            for _ in range(3 * metrics.MAX_SCRAPES)
+            for _ in range(3 * metrics_port.MAX_SCRAPES)
         ]
         assert httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=30).is_success
-        assert [one.recv(1) for one in idle[: 2 * metrics.MAX_SCRAPES]] == [b""] * 2 * metrics.MAX_SCRAPES
+        assert [one.recv(1) for one in idle[: 2 * metrics_port.MAX_SCRAPES]] == [
+            b""
+        ] * 2 * metrics_port.MAX_SCRAPES
