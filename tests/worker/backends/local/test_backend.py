@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,69 +17,18 @@ import psutil
 import pytest
 
 from tests.support.concurrency import at_once
+from tests.support.local_runs import Make, events, handle, interpreter, observe, run, submit, wait_for
 from tests.support.service import is_supervisor, kill_runs, processes_of_runs
-from tests.support.stand_in.control import section
 from tests.support.waiting import wait_until
-from worker.backends.interface import Handle
 from worker.backends.local import backend as local
 from worker.backends.local import supervisor
 from worker.backends.local.backend import LocalBackend
 from worker.errors import SubmissionRejected
-from worker.runs.observation import Observation, Phase
+from worker.runs.observation import Phase
 from worker.runs.run import Resources, Run
 from worker.settings import PROJECT_ROOT
 
 GOLDEN = PROJECT_ROOT / "tests" / "golden" / "local"
-Make = Callable[..., LocalBackend]
-
-
-@pytest.fixture
-def backend(data_dir: Path, stand_in: Path) -> Iterator[Make]:
-    def make(max_running: int = 1, python: Path = stand_in) -> LocalBackend:
-        return LocalBackend(
-            root=data_dir, python=python, max_running=max_running, env_vars={"TEAM": "a b"}, cluster="local",
-            roots=(data_dir / "saved",),
-        )  # fmt: skip
-
-    yield make
-    kill_runs(data_dir)
-
-
-def run(
-    name: str,
-    mode: str = "hold",
-    *,
-    ranks: int = 1,
-    minutes: int = 10,
-    save: Path | None = None,
-    project: str = "",
-) -> Run:
-    config = {**section(mode), "checkpoint": {"save": str(save or "/nowhere")}}
-    resources = Resources(nodes=1, gpus_per_node=ranks, time_limit_minutes=minutes)
-    return Run(name, 1, config, resources, project=project)
-
-
-def submit(backend: LocalBackend, a_run: Run) -> str:
-    return backend.submit(backend.render(a_run))
-
-
-def handle(name: str) -> Handle:
-    return Handle(name, name, Path("/unused"))
-
-
-def observe(backend: LocalBackend, name: str) -> Observation:
-    return backend.poll([handle(name)])[name]
-
-
-def wait_for(backend: LocalBackend, name: str, phase: Phase) -> Observation:
-    return wait_until(
-        lambda: (seen := observe(backend, name)).phase is phase and seen, what=f"{name} {phase}"
-    )
-
-
-def events(backend: LocalBackend, job: str) -> list[str]:
-    path = backend.job_directory(job) / "attempts/1/events.jsonl"
-    return [json.loads(line)["event"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def test_a_run_renders_to_the_golden_files() -> None:
@@ -200,13 +149,6 @@ def test_a_cancelled_run_leaves_no_process(backend: Make, data_dir: Path) -> Non
     machine.cancel(handle(name))  # a second cancel is no error
 
 
-def interpreter(path: Path, *lines: str) -> Path:
-    """Make an interpreter that is a script. It finds its run's directory in RUN."""
-    path.write_text("\n".join(["#!/bin/sh", 'for config; do RUN="${config%/*}"; done', *lines]))
-    path.chmod(0o755)
-    return path
-
-
 def test_a_cancelled_run_leaves_no_process_that_hides(backend: Make, tmp_path: Path) -> None:
     """Without its environment and parents, a process is found only by its PID namespace."""
     seconds = "86397.5"
@@ -246,30 +188,6 @@ def test_a_root_that_is_a_link_has_both_names(backend: Make, tmp_path: Path) -> 
     wait_for(machine, submit(machine, run("job-1")), Phase.ENDED)
     assert {path.name for path in (tmp_path / "disk").iterdir()} == {"a", "b"}
     assert not (tmp_path / "c").exists()
-
-
-def test_projects_share_no_cache_of_models(backend: Make, tmp_path: Path) -> None:
-    python = interpreter(tmp_path / "python", 'ls "$HF_HUB_CACHE" > "$RUN/seen"', 'touch "$HF_HUB_CACHE/own"')
-    machine = backend(python=python, max_running=3)
-    for job, project, found in (("a", "team", ""), ("b", "rivals", ""), ("c", "team", "own\n")):
-        wait_for(machine, submit(machine, run(job, project=project)), Phase.ENDED)
-        assert (machine.job_directory(job) / "attempts/1/seen").read_text() == found
-
-
-def test_offline_runs_read_a_prepared_cache_and_cannot_change_it(
-    backend: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "hub").mkdir()
-    (tmp_path / "hub" / "model").write_text("weights")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    changes = ['touch "$HF_HUB_CACHE/x"', 'echo >> "$HF_HUB_CACHE/model"', 'rm "$HF_HUB_CACHE/model"']
-    reads = 'cat "$HF_HUB_CACHE/model" > "$RUN/seen"'
-    machine = backend(python=interpreter(tmp_path / "python", reads, *changes))
-    wait_for(machine, submit(machine, run("job-1", project="team")), Phase.ENDED)
-    assert (machine.job_directory("job-1") / "attempts/1/seen").read_text() == "weights"
-    assert [path.read_text() for path in (tmp_path / "hub").iterdir()] == ["weights"]
-    assert not (machine.root / "caches").exists()
 
 
 @pytest.mark.parametrize("target", ["{data}", "{data}/..", "{data}/jobs"])
