@@ -21,10 +21,10 @@ RETRY_AFTER_SECONDS = 2.0
 
 
 class Slots:
-    """At most `running` requests at a time, and three quarters of them of one key; others wait in order.
+    """Run at most `running` requests at a time, at most three quarters of them for one key; others wait.
 
-    A key may have half of the waiting ones. So many of its requests as may run wait in one line with
-    those of other keys: the keys take turns, however many requests one of them sends.
+    One key may hold half of the waiting places. At most its running share of a key's requests stand in the
+    common queue, so that one key cannot delay another.
     """
 
     def __init__(self, running: int = RUNNING, waiting: int = WAITING) -> None:
@@ -76,18 +76,18 @@ def _held(name: str) -> Callable[[Request, CallerDep], AsyncIterator[None]]:
     async def hold(request: Request, caller: CallerDep) -> AsyncIterator[None]:
         slots: Slots = getattr(request.app.state, name)
         async with AsyncExitStack() as stack:
-            await _unless_gone(request, stack.enter_async_context(slots.held(caller.key_id)))
+            await _or_disconnect(request, stack.enter_async_context(slots.held(caller.key_id)))
             yield
 
     return hold
 
 
-async def _unless_gone(request: Request, turn: Awaitable[None]) -> None:
-    """Wait for the turn of a request. Raises ClientDisconnect, and gives it up, if its client goes away."""
+async def _or_disconnect(request: Request, acquire: Awaitable[None]) -> None:
+    """Wait for a request's slot. Raises ClientDisconnect, and gives the slot up, if its client goes away."""
     with CancelScope() as scope:
         watching = asyncio.create_task(_cancel_when_gone(request, scope))
         try:
-            await turn
+            await acquire
         finally:
             watching.cancel()
         return
