@@ -13,7 +13,7 @@ from worker.errors import FieldError
 
 MAX_ERRORS = 20
 """Errors that are reported of one request: nobody reads more of them at once."""
-MAX_NAME = 256
+MAX_NAME_CHARACTERS = 256
 """Characters of a name that is repeated in an error."""
 
 
@@ -59,12 +59,12 @@ def pointer(location: Sequence[Any]) -> str:
 def shortened(name: str) -> str:
     """Return a client's name, cut where it is longer than any that is known."""
     # A secret is hidden where the answer is made; its beginning alone would not be recognized there.
-    return name if len(name) <= MAX_NAME else f"{redacted(name)[:MAX_NAME]}..."
+    return name if len(name) <= MAX_NAME_CHARACTERS else f"{redacted(name)[:MAX_NAME_CHARACTERS]}..."
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is most like this one. No long name is compared: that takes a while."""
-    return next(iter(get_close_matches(name, known, n=1)), None) if len(name) <= MAX_NAME else None
+    return next(iter(get_close_matches(name, known, n=1)), None) if len(name) <= MAX_NAME_CHARACTERS else None
 
 
 def suggestion(name: str, known: Iterable[str]) -> str | None:

@@ -8,7 +8,7 @@ from worker.broker.task_names import FIRST, NEXT, POLLS, SUBMISSIONS, TaskName
 from worker.clusters import registry
 from worker.errors import ServiceUnavailable
 from worker.jobs import queries
-from worker.jobs.job_cluster import removal
+from worker.jobs.job_cluster import removed_error
 from worker.lifecycle import (
     admission,
     ingest,
@@ -45,7 +45,7 @@ AWAITED: dict[str, dict[JobState, TaskName]] = {
 def submit(job_id: str) -> None:
     """Validate a job and submit it to its backend: the next one, whose turn it is."""
     job = queries.get(job_id)
-    if why := removal(job) or last_poll_error(job.cluster):
+    if why := removed_error(job) or last_poll_error(job.cluster):
         submission.defer(job_id, why)
     with submission_queue.next_job() as next_id:
         if next_id:
@@ -81,7 +81,7 @@ def tick() -> None:
 @app.task(name=TaskName.POLL.value)
 def poll(cluster_name: str) -> None:
     """Poll a cluster's live jobs once, if a poll is due."""
-    removed_clusters.explain(cluster_name)
+    removed_clusters.set_reasons(cluster_name)
     profile = registry.clusters().get(cluster_name)
     if profile is None:
         return

@@ -63,7 +63,7 @@ def scan_archive(span: Span, allowed: frozenset[str], *, extra_state: bool = Fal
         _content(span, members["data.pkl"], MAX_PICKLE_BYTES),
         allowed,
         storages=True,
-        whole_tensors=extra_state,
+        complete_tensors=extra_state,
     )
     if extra_state:
         for name, place in members.items():

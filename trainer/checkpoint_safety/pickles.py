@@ -48,19 +48,19 @@ def scan_first(
     allowed: frozenset[str],
     *,
     storages: bool = False,
-    whole_tensors: bool = False,
+    complete_tensors: bool = False,
     loaded: list[bytes] | None = None,
 ) -> tuple[set[str], int]:
     """Scan the first of several pickles: return the names as scan, and the position behind it.
 
     allowed: names that it may have.
     storages: whether it may have persistent ids, by which torch.save refers to the tensors beside it.
-    whole_tensors: whether each tensor must have all bytes of its storage.
+    complete_tensors: whether each tensor must have all bytes of its storage.
     loaded: receives the bytes that it loads as a file of torch.save.
     """
     if len(data) > MAX_PICKLE_BYTES:
         raise Hostile(f"has a pickle of {len(data)} bytes; at most {MAX_PICKLE_BYTES} can be inspected")
-    machine = _Machine(data, allowed, storages=storages, whole_tensors=whole_tensors)
+    machine = _Machine(data, allowed, storages=storages, complete_tensors=complete_tensors)
     try:
         end = machine.run()
     except Hostile:
@@ -78,8 +78,10 @@ _ABSENT = object()
 class _Machine:
     """Follows the opcodes of one pickle."""
 
-    def __init__(self, data: bytes, allowed: frozenset[str], *, storages: bool, whole_tensors: bool) -> None:
-        self.data, self.allowed, self.whole_tensors = data, allowed, whole_tensors
+    def __init__(
+        self, data: bytes, allowed: frozenset[str], *, storages: bool, complete_tensors: bool
+    ) -> None:
+        self.data, self.allowed, self.complete_tensors = data, allowed, complete_tensors
         self.texts = _texts(allowed)
         self.steps = {**_STEPS, "BINPERSID": _Machine.storage} if storages else _STEPS
         self.loaded: list[bytes] = []
@@ -237,7 +239,7 @@ class _Machine:
             raise Hostile("has a pickle that calls something that it does not name")
         if not values.is_usual_call(called, arguments):
             raise Hostile(f"calls {called} in a way that no checkpoint needs")
-        if self.whole_tensors and not values.is_whole_tensor(called, arguments):
+        if self.complete_tensors and not values.is_complete_tensor(called, arguments):
             raise Hostile("has a tensor that is a part of what is stored, which cannot be inspected")
         if called in values.LOADS_BYTES:
             self.loaded += arguments

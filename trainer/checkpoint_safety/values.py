@@ -80,7 +80,7 @@ def is_usual_call(called: str, arguments: Value) -> bool:
     return called not in {"numpy.dtype", "_codecs.encode", *RECONSTRUCT, *LOADS_BYTES, *NEVER_CALLED}
 
 
-def is_whole_tensor(called: str, arguments: Value) -> bool:
+def is_complete_tensor(called: str, arguments: Value) -> bool:
     """Whether a call that makes a tensor makes one of all bytes of its storage, in their order."""
     if called == "torch._utils._rebuild_tensor_v2":
         match arguments:

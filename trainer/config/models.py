@@ -22,8 +22,8 @@ class Model(BaseModel):
     )
 
 
-# Any length above this is allowed, with NVIDIA's advice on long sequences.
-MAX_OFFERED = 32768
+# Any longer sequence is allowed, with NVIDIA's advice on long sequences.
+LONGEST_LISTED_TOKENS = 32768
 SEED_LENGTHS = [2048, 4096, 8192, 16384, 32768]
 
 MODELS = (
@@ -74,4 +74,6 @@ def narrowed(hf_model_path: str | None) -> dict[str, dict[str, Any]]:
     model = known_model(hf_model_path)
     if model is None or model.seq_lengths is None:
         return {}
-    return {"seq_length": {"anyOf": [{"enum": model.seq_lengths}, {"exclusiveMinimum": MAX_OFFERED}]}}
+    return {
+        "seq_length": {"anyOf": [{"enum": model.seq_lengths}, {"exclusiveMinimum": LONGEST_LISTED_TOKENS}]}
+    }

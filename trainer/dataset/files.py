@@ -11,7 +11,7 @@ from trainer.regular_files import open_regular
 
 # A batch of rows takes far less. A Parquet page that needs more is corrupt or hostile.
 MAX_READ = 64 << 20
-MAX_JSON = 16 << 20
+MAX_JSON_BYTES = 16 << 20
 
 
 class NotInspected(Exception):
@@ -53,7 +53,7 @@ def _open_in_roots(path: Path) -> int:
 
 
 def read_json(
-    path: Path, meter: Meter, *, most_bytes: int = MAX_JSON, most_values: int = bounded_json.MAX_VALUES
+    path: Path, meter: Meter, *, most_bytes: int = MAX_JSON_BYTES, most_values: int = bounded_json.MAX_VALUES
 ) -> Any:
     """Parse a JSON file. Raises OSError, and ValueError if it is not JSON or exceeds a limit."""
     with MeteredFile(path, meter) as file:

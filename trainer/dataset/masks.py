@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-LEAST_SHARE = 0.01
+MIN_SHARE = 0.01
 MAX_SHARE = 0.95
 
-# Signs: a row with a smaller share of trained tokens than LEAST_SHARE, with a larger one than MAX_SHARE, and
+# Signs: a row with a smaller share of trained tokens than MIN_SHARE, with a larger one than MAX_SHARE, and
 # with a sequence that is trained from its first token.
 UNTRAINED, TRAINED, PROMPTS = "untrained", "trained", "prompts"
 
@@ -55,7 +55,7 @@ def count_masks(lists: Mapping[str, Any], length: Mapping[str, Any], flat: Mappi
     starts = pc.add(pc.take(begins, of_row), pc.cast(flat["seq_start_id"], pa.int64()))
     prompts = pc.equal(pc.take(marks, starts), 1)
     rows = {
-        UNTRAINED: _first(pc.less(share, LEAST_SHARE)),
+        UNTRAINED: _first(pc.less(share, MIN_SHARE)),
         TRAINED: _first(pc.greater(share, MAX_SHARE)),
         PROMPTS: of_row[place].as_py() if (place := _first(prompts)) is not None else None,
     }

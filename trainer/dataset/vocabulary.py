@@ -12,8 +12,8 @@ from trainer.dataset.files import Meter, NotInspected, read_json
 
 HF_CONFIG = "config.json"
 # The largest published ones have some 100 kB, and 33 MB with 2.5 million values.
-MAX_CONFIG, MAX_SETTINGS = 4 << 20, 200_000
-MAX_TOKENIZER, MAX_TOKENS = 48 << 20, 5_000_000
+MAX_CONFIG_BYTES, MAX_CONFIG_VALUES = 4 << 20, 200_000
+MAX_TOKENIZER_BYTES, MAX_TOKENIZER_VALUES = 48 << 20, 5_000_000
 # Layers of a model, as letters or as a list.
 MAX_PATTERN = 10_000
 
@@ -34,7 +34,10 @@ def vocabulary_of(model: Path) -> dict[str, int] | None:
     """
     try:
         tokenizer = read_json(
-            model / "tokenizer.json", Meter(), most_bytes=MAX_TOKENIZER, most_values=MAX_TOKENS
+            model / "tokenizer.json",
+            Meter(),
+            most_bytes=MAX_TOKENIZER_BYTES,
+            most_values=MAX_TOKENIZER_VALUES,
         )
     except OSError:
         return None
@@ -58,7 +61,7 @@ def _is_vocabulary(vocabulary: dict[Any, Any]) -> bool:
 
 def read_config(model: Path) -> dict[str, Any]:
     """Return config.json of a Hugging Face directory. Raises OSError, and ValueError if it cannot be used."""
-    config = read_json(model / HF_CONFIG, Meter(), most_bytes=MAX_CONFIG, most_values=MAX_SETTINGS)
+    config = read_json(model / HF_CONFIG, Meter(), most_bytes=MAX_CONFIG_BYTES, most_values=MAX_CONFIG_VALUES)
     if not isinstance(config, dict):
         raise ValueError("it is no JSON object")
     return config

@@ -13,7 +13,7 @@ from trainer.quoting import printable, shown
 POINTER = "/hf_model_path"
 TEXTS = ("hybrid_override_pattern",)
 SIZES = tuple(name for name in HF_NAMES.values() if name not in TEXTS)
-MAX_SIZE = 2**31
+MAX_SIZE_VALUE = 2**31
 MAX_REPORTED = 5
 LATER = "The trainer reads it before it trains."
 
@@ -56,8 +56,8 @@ def _expected(name: str) -> str:
 def _is_size(value: Any) -> bool:
     """Whether a value is a size, is not known, or is a list of sizes, one for each layer."""
     if isinstance(value, list):
-        return all(type(one) is int and 0 <= one < MAX_SIZE for one in value)
-    return value is None or (type(value) is int and 0 <= value < MAX_SIZE)
+        return all(type(one) is int and 0 <= one < MAX_SIZE_VALUE for one in value)
+    return value is None or (type(value) is int and 0 <= value < MAX_SIZE_VALUE)
 
 
 def _is_pattern(value: Any) -> bool:

@@ -2,19 +2,17 @@
 
 from collections.abc import Iterator
 
+from trainer.config.current_manifest import LENGTHS
 from trainer.config.effective import Effective
-from trainer.config.models import MAX_OFFERED, known_model
+from trainer.config.models import LONGEST_LISTED_TOKENS, known_model
 from trainer.preflight.finding import Finding, finding, suggest
-
-# Other keys in which Bridge has the length.
-LENGTH_KEYS = ("model.seq_length", "dataset.seq_length", "dataset.offline_packing_specs.packed_sequence_size")
 
 
 def check(effective: Effective) -> Iterator[Finding]:
     length = effective.config.seq_length
-    equal = ["seq_length", *(key for key in LENGTH_KEYS if effective.given.get(key) == length)]
+    equal = ["seq_length", *(key for key in LENGTHS if effective.given.get(key) == length)]
     names = f"{' and '.join(equal)} {'is' if len(equal) == 1 else 'are'}"
-    for key in LENGTH_KEYS:
+    for key in LENGTHS:
         other = effective.given.get(key, length)
         if other != length:
             yield finding(
@@ -29,7 +27,12 @@ def check(effective: Effective) -> Iterator[Finding]:
 def _offered(effective: Effective, length: int) -> Iterator[Finding]:
     """Check the length against the list of the seed's models. Above the list, strategies.py gives advice."""
     model = known_model(effective.config.hf_model_path)
-    if model is None or model.seq_lengths is None or length > MAX_OFFERED or length in model.seq_lengths:
+    if (
+        model is None
+        or model.seq_lengths is None
+        or length > LONGEST_LISTED_TOKENS
+        or length in model.seq_lengths
+    ):
         return
     choices = ", ".join(str(choice) for choice in model.seq_lengths)
     nearest = min(model.seq_lengths, key=lambda choice: abs(choice - length))

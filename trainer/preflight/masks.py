@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from trainer.dataset import Inspection
-from trainer.dataset.masks import LEAST_SHARE, MAX_SHARE, PROMPTS, TRAINED, UNTRAINED, MaskCounts
+from trainer.dataset.masks import MAX_SHARE, MIN_SHARE, PROMPTS, TRAINED, UNTRAINED, MaskCounts
 from trainer.failures import FAILURES
 from trainer.preflight.finding import Finding, Severity, finding
 
@@ -40,11 +40,11 @@ def _certain(masks: MaskCounts, rows: int) -> str:
 
 def _share(masks: MaskCounts) -> str | None:
     share = masks.trained / masks.tokens
-    if LEAST_SHARE <= share <= MAX_SHARE:
+    if MIN_SHARE <= share <= MAX_SHARE:
         return None
-    usual = f"{LEAST_SHARE:.0%} to {MAX_SHARE:.0%} are usual"
+    usual = f"{MIN_SHARE:.0%} to {MAX_SHARE:.0%} are usual"
     # A share outside the bounds has at least one row outside of them.
-    first = masks.first[UNTRAINED] if share < LEAST_SHARE else masks.first[TRAINED]
+    first = masks.first[UNTRAINED] if share < MIN_SHARE else masks.first[TRAINED]
     return (
         f"{masks.trained} of {masks.tokens} tokens read are trained ({share:.3%}); {usual}. First: {first}."
     )

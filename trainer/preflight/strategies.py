@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from trainer.config.effective import Effective
-from trainer.config.models import MAX_OFFERED, SUPER
+from trainer.config.models import LONGEST_LISTED_TOKENS, SUPER
 from trainer.preflight.finding import Finding, Suggestion, finding, suggest
 from trainer.preflight.hardware import Hardware
 from trainer.preflight.memory import TIGHT_SHARE, Estimate
@@ -87,9 +87,9 @@ def _super(effective: Effective, hardware: Hardware) -> Iterator[Finding]:
 
 def _long(effective: Effective) -> Iterator[Finding]:
     length = effective.config.seq_length
-    if length > MAX_OFFERED and not effective.get("model.hybrid_context_parallel"):
+    if length > LONGEST_LISTED_TOKENS and not effective.get("model.hybrid_context_parallel"):
         yield _advice(
-            "long_sequences", "/seq_length", f"seq_length {length} is above {MAX_OFFERED}.",
+            "long_sequences", "/seq_length", f"seq_length {length} is above {LONGEST_LISTED_TOKENS}.",
             "Enable hybrid context parallelism (with model.max_seqlen_per_dp_cp_rank).",
             suggest("model.hybrid_context_parallel", False, True),
         )  # fmt: skip

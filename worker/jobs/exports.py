@@ -20,7 +20,7 @@ from worker.planning.spec import JobSpec, LabelKey, LabelValue, Name, RequestedR
 # What an export takes from the config of the job that was trained.
 KEPT = ("device", "hf_model_path", "checkpoint_megatron", "peft")
 SUFFIX = "-export"
-MAX_NAME = 63
+MAX_NAME_CHARACTERS = 63
 
 
 class ExportResources(Strict):
@@ -80,7 +80,7 @@ def _path(source: Job, iteration: int) -> str:
 def _spec(source: Job, checkpoint: str, request: ExportRequest) -> JobSpec:
     config: dict[str, Any] = {name: source.config[name] for name in KEPT}
     return JobSpec(
-        name=request.name or source.name[: MAX_NAME - len(SUFFIX)] + SUFFIX,
+        name=request.name or source.name[: MAX_NAME_CHARACTERS - len(SUFFIX)] + SUFFIX,
         config={**config, "export": {"checkpoint": checkpoint}},
         cluster=source.cluster,
         resources=RequestedResources(nodes=1, gpus_per_node=1, **request.resources.model_dump()),

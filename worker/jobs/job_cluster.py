@@ -14,12 +14,12 @@ def backend_of(job: Job) -> Backend:
 
 def profile_of(job: Job) -> Cluster:
     """Return the profile of the job's cluster. Raises ClusterRemoved."""
-    if error := removal(job):
+    if error := removed_error(job):
         raise error
     return cluster(job.cluster)
 
 
-def removal(job: Job) -> ClusterRemoved | None:
+def removed_error(job: Job) -> ClusterRemoved | None:
     """Return the error for a job whose cluster has no profile of its kind any more, None if it has one."""
     profile = clusters().get(job.cluster)
     if profile is not None and profile.executor == job.backend:

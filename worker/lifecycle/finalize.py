@@ -23,7 +23,7 @@ log = logger(__name__)
 
 MAX_MARKER_BYTES = 1 << 20
 # The index of a model with 100,000 weights has ten megabytes.
-MAX_INDEX_BYTES = 1 << 24
+MAX_WEIGHT_INDEX_BYTES = 1 << 24
 
 
 def finalize(job: Job, attempt: Attempt, backend: Backend) -> None:
@@ -107,5 +107,5 @@ def _can_be_loaded(files: list[StoredFile], project: str) -> bool:
     index = next((file for file in files if file.name == HF_INDEX), None)
     if index is None:
         return not missing_export_files(names, None)
-    content = index.files.read(index.path, 0, MAX_INDEX_BYTES, index.below)
+    content = index.files.read(index.path, 0, MAX_WEIGHT_INDEX_BYTES, index.below)
     return inspections.is_export_complete(names, content, project)

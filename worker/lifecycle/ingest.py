@@ -24,7 +24,7 @@ log = logger(__name__)
 
 # One transaction each: a thousand lines take less than half a second, in which no other request can write.
 CHUNK_BYTES = 1 << 16
-# Then the other runs have their turn: a run may write without end.
+# Limit of one task, so that a run that writes without end does not delay others.
 TASK_BYTES = 1 << 20
 # A checkpoint of a hundred thousand files is reported in about ten megabytes.
 MAX_LINE_BYTES = 1 << 24
@@ -43,7 +43,10 @@ def ingest(job_id: str) -> bool:
 
 
 def ingest_some(job_id: str) -> bool:
-    """The same for a caller that relies on it. Raises BackendUnavailable."""
+    """Ingest up to TASK_BYTES of new event lines; where the run is over, decide the job's outcome.
+
+    Returns whether there may be more lines. Raises BackendUnavailable, ClusterRemoved.
+    """
     job = queries.get(job_id)
     if job.state not in LIVE:
         return False

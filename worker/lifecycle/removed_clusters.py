@@ -8,20 +8,20 @@ from worker.db.models import Attempt, Job
 from worker.db.session import reading, writing
 from worker.errors import ClusterRemoved
 from worker.jobs import transitions
-from worker.jobs.job_cluster import removal
+from worker.jobs.job_cluster import removed_error
 from worker.states import LIVE, JobState
 from worker.telemetry.logging import logger
 
 log = logger(__name__)
 
 # A paused job needs no cluster until it is resumed.
-EXPLAINED = LIVE - {JobState.PAUSED}
+WITH_REASON = LIVE - {JobState.PAUSED}
 
 
-def explain(cluster_name: str) -> None:
-    """Give the live jobs of a cluster that was removed a reason; the jobs of any other cluster stay."""
+def set_reasons(cluster_name: str) -> None:
+    """Set the reason `cluster_removed` on live jobs of a removed cluster."""
     for job, attempt in _removed(cluster_name):
-        error = removal(job)
+        error = removed_error(job)
         if error and job.reason_message != (message := _message(error, attempt)):
             log.warning("job.cluster_removed", job_id=job.id, cluster=cluster_name)
             with writing() as session:
@@ -34,7 +34,7 @@ def _removed(cluster_name: str) -> list[tuple[Job, Attempt]]:
     query = (
         select(Job, Attempt)
         .where(col(Job.id) == Attempt.job_id, col(Job.attempt) == Attempt.number)
-        .where(Job.cluster == cluster_name, col(Job.state).in_(EXPLAINED), is_removed)
+        .where(Job.cluster == cluster_name, col(Job.state).in_(WITH_REASON), is_removed)
     )
     with reading() as session:
         return list(session.exec(query))

@@ -10,7 +10,7 @@ from worker.db.models import Attempt, Job
 from worker.db.session import writing
 from worker.errors import BackendUnavailable
 from worker.jobs import queries, transitions
-from worker.jobs.job_cluster import backend_of, removal
+from worker.jobs.job_cluster import backend_of, removed_error
 from worker.lifecycle import admission, ingest
 from worker.lifecycle.handles import handle_of
 from worker.states import JobState, Reason
@@ -42,8 +42,8 @@ def cancel(job_id: str, *, answers: bool = True) -> None:
 
 
 def _end_over(job: Job) -> None:
-    """Of a job whose run is over: it was paused. What it has written decides, where that can be read."""
-    if error := removal(job):
+    """Cancel a job whose run is over; ingest its output first where the cluster can be reached."""
+    if error := removed_error(job):
         _end(job, f"Its run had ended before. {error.message}")
     else:
         ingest.ingest(job.id)

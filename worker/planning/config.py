@@ -109,7 +109,7 @@ def _settle(values: Any, origin: dict[str, str], *, inline: bool) -> None:
     if source := settle_lengths(values):
         origin["seq_length"] = _source(pointer(source.split(".")), origin, inline=inline)
     if faults := list(settle_switches(values)):
-        raise invalid_spec([_at_source(field_error(one), origin, inline=inline) for one in faults])
+        raise invalid_spec([_at_source(error_of_fault(one), origin, inline=inline) for one in faults])
 
 
 def _limited(settings: Iterable[Setting]) -> Iterator[Setting]:
@@ -201,7 +201,7 @@ def _apply_inputs(values: Any, spec: JobSpec, origin: dict[str, str]) -> None:
         origin[key] = where
 
 
-def field_error(fault: SectionFault) -> FieldError:
+def error_of_fault(fault: SectionFault) -> FieldError:
     return FieldError(pointer=fault.pointer, code=fault.code, detail=fault.detail, hint=fault.hint)
 
 

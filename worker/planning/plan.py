@@ -23,7 +23,7 @@ from worker.clusters.secrets import is_variable
 from worker.errors import FieldError, PlanDrift
 from worker.field_errors import pointer
 from worker.limits import projects
-from worker.planning.config import Composed, compose, field_error
+from worker.planning.config import Composed, compose, error_of_fault
 from worker.planning.plan_hash import changed, digest
 from worker.planning.provenance import Value, values
 from worker.planning.request_guards import invalid_spec, reject_secret_labels, reject_unsafe_texts, rejection
@@ -130,18 +130,18 @@ def _reject_faults(composed: Composed, forbidden: list[Finding], assessed: Asses
     Forbidden paths come first: without the model that one names, the checks may not know its keys.
     """
     if assessed.faults:
-        errors = map(field_error, assessed.faults)
+        errors = map(error_of_fault, assessed.faults)
         pointed = [one.model_copy(update={"pointer": composed.source(one.pointer)}) for one in errors]
-        raise invalid_spec([*map(_field_error, _pointed(composed, forbidden)), *pointed])
+        raise invalid_spec([*map(_error_of_finding, _pointed(composed, forbidden)), *pointed])
 
 
-def _error(error: FieldError) -> Finding:
+def _finding_of_error(error: FieldError) -> Finding:
     return Finding(
         code=error.code, severity="error", pointer=error.pointer, message=error.detail, hint=error.hint
     )
 
 
-def _field_error(finding: Finding) -> FieldError:
+def _error_of_finding(finding: Finding) -> FieldError:
     return FieldError(pointer=finding.pointer, code=finding.code, detail=finding.message, hint=finding.hint)
 
 
@@ -201,7 +201,7 @@ def checked_plan(spec: JobSpec, tenant: Tenant, *, exported: str | None = None) 
     result = plan(spec, tenant, exported=exported)
     found = [finding for finding in result.checks if finding.severity == "error"]
     if found:
-        raise invalid_spec([_field_error(finding) for finding in found])
+        raise invalid_spec([_error_of_finding(finding) for finding in found])
     _check_drift(spec, result, tenant)
     return result
 
@@ -264,7 +264,7 @@ def _limits(resources: Resources, cluster: Cluster) -> Iterator[Finding]:
 
 def _project_limit(resources: Resources, project: str) -> Iterator[Finding]:
     if error := projects.beyond_limit(project, resources):
-        yield _error(error)
+        yield _finding_of_error(error)
 
 
 GPU_DRIVER = Path("/dev/nvidiactl")
@@ -336,7 +336,7 @@ def _forbidden_paths(composed: Composed, cluster: Cluster, exported: str | None)
         if (where, path) == (EXPORTED, exported):
             continue
         if error := cluster.path_rejection(where, path):
-            yield _error(error)
+            yield _finding_of_error(error)
 
 
 def _parts(

@@ -31,7 +31,7 @@ STATE = "mirror.json"
 
 SECOND = 1_000_000_000
 PAGE_LINES = 5000
-# Then the other runs have their turn: a run may log without end.
+# Limit of one task, so that a run that writes without end does not delay others.
 MAX_PAGES = 20
 # Parts of incomplete events that are kept: an event of 16 MiB has 4,400.
 MAX_PARTS = 10_000

@@ -16,9 +16,9 @@ from worker.backends.shell_templates import templates
 from worker.clusters.profiles import LeptonCluster
 from worker.runs.run import Run
 
-# Lepton's limit of a name, and the length of the suffix that it may add.
-MAX_NAME = 36
-SUFFIX = 6
+# Lepton's limit of a name, and of the suffix that it may add.
+MAX_NAME_CHARACTERS = 36
+SUFFIX_CHARACTERS = 6
 RUN_LABEL, JOB_LABEL, LIMIT_LABEL = "sft-run", "sft-job", "sft-limit-seconds"
 # Exit codes of a replica itself, in addition to those of the launcher (sysexits.h).
 CLAIMED, UNPREPARED = 75, 78
@@ -57,7 +57,7 @@ def lepton_name(run_name: str) -> str:
     plain = re.sub(r"[^a-z0-9-]", "-", run_name.lower()).strip("-")
     if not plain[:1].isalpha():
         plain = f"sft-{plain}"
-    longest = MAX_NAME - SUFFIX
+    longest = MAX_NAME_CHARACTERS - SUFFIX_CHARACTERS
     if len(plain) <= longest:
         return plain
     digest = hashlib.sha256(run_name.encode()).hexdigest()[:8]

@@ -94,6 +94,7 @@ def _make(directories: list[Path], account: Account | None, umask: int) -> None:
 
 
 def _options(layout: RunLayout, environment: dict[str, str], umask: int) -> dict[str, Any]:
+    """Return the options of Popen for a run: its own session, and nothing of the service's environment."""
     return {
         "env": environment, "cwd": layout.directory, "umask": umask, "stdin": subprocess.DEVNULL,
         "start_new_session": True,

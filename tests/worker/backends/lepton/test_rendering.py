@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.support.hostile import CANARY, strings
-from worker.backends.lepton.rendering import MAX_NAME, SUFFIX, lepton_name, render
+from worker.backends.lepton.rendering import MAX_NAME_CHARACTERS, SUFFIX_CHARACTERS, lepton_name, render
 from worker.clusters.profiles import LeptonCluster
 from worker.runs.run import Resources, Run
 
@@ -90,7 +90,7 @@ NAMES = [
 def test_a_name_is_valid_even_with_a_suffix(name: str) -> None:
     made = lepton_name(name)
     assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", made)
-    assert len(made) + SUFFIX <= MAX_NAME
+    assert len(made) + SUFFIX_CHARACTERS <= MAX_NAME_CHARACTERS
 
 
 def test_each_attempt_has_a_unique_name() -> None:
