@@ -101,14 +101,17 @@ def test_the_docs_list_the_values_of_labels() -> None:
     assert FUNCTIONS.keys() <= listed["sft_inspections_total"]
 
 
-def test_idle_clients_of_the_port_do_not_add_up(port: int) -> None:
+def test_idle_clients_of_the_port_do_not_add_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_port._PortHandler, "timeout", 600)  # only the limit closes them
     metrics_port.listen(port)
     with ExitStack() as stack:
         idle = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
             for _ in range(3 * metrics_port.MAX_SCRAPES)
         ]
         assert httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=30).is_success
-        assert [one.recv(1) for one in idle[: 2 * metrics_port.MAX_SCRAPES]] == [
-            b""
-        ] * 2 * metrics_port.MAX_SCRAPES
+        closed = 2 * metrics_port.MAX_SCRAPES
+        assert [one.recv(1) for one in idle[:closed]] == [b""] * closed
+        idle[-1].setblocking(False)
+        with pytest.raises(BlockingIOError):  # it is open
+            idle[-1].recv(1)
