@@ -45,9 +45,14 @@ class Fit:
     multiple: int
     pad_id: int
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return (self.pack_size - 1) // self.multiple * self.multiple + 1
+
     def __call__(self, sequence: TokenSequence) -> TokenSequence:
         """Truncate a sequence to the pack size, then pad it with tokens that are not trained."""
-        longest = (self.pack_size - 1) // self.multiple * self.multiple + 1
+        longest = self.longest
         ids, mask = sequence.ids[:longest], sequence.mask[:longest]
         mask[-1] = 0  # no token follows the last one
         missing = (1 - len(ids)) % self.multiple

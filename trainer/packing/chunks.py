@@ -8,7 +8,7 @@ The chunks are found by rendering ever longer prefixes of the conversation. The 
 model does not write, belongs to the chunk before the assistant's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -21,7 +21,9 @@ from trainer.packing.template_rendering import ChatTemplate, RenderError
 END_OF_TURN = "<|im_end|>\n"
 SYSTEM, USER = "<|im_start|>system", "<|im_start|>user"
 # How templates of Nemotron 3 begin a turn without reasoning; their generation prompt opens <think> instead.
-NO_REASONING = "<|im_start|>assistant\n<think></think>"
+NO_THOUGHT, THOUGHT_END = "<think></think>", "</think>"
+NO_REASONING = f"<|im_start|>assistant\n{NO_THOUGHT}"
+ASSISTANT = "assistant"
 
 
 class MaskRule(StrEnum):
@@ -41,35 +43,45 @@ class Chunk:
     trained: bool
 
 
-def chunks_of(conversation: Conversation, template: ChatTemplate, mask: MaskRule) -> list[list[Chunk]]:
-    """Return the chunks of each sequence that a conversation gives. Raises BadRecord."""
+def chunks_of(conversation: Conversation, template: ChatTemplate, mask: MaskRule) -> Iterator[list[Chunk]]:
+    """Yield the chunks of each sequence that a conversation gives, one after the other. Raises BadRecord."""
+    sequences = _sequences(conversation, template, only_last=mask is not MaskRule.ASSISTANT)
     try:
-        sequences = list(_sequences(conversation, template))
+        yield from map(_MASKED[mask], sequences)
     except RenderError as error:
         raise BadRecord(BadReason.TEMPLATE_ERROR, str(error)) from None
-    if mask is MaskRule.ASSISTANT:
-        return sequences
-    if mask is MaskRule.ALL:
-        return [[Chunk(chunk.role, chunk.text, True) for chunk in chunks] for chunks in sequences[-1:]]
-    return [_last_turn(chunks) for chunks in sequences[-1:]]
 
 
 def _last_turn(chunks: list[Chunk]) -> list[Chunk]:
     """Train only what follows the last user turn that is answered."""
-    answer = max((i for i, chunk in enumerate(chunks) if chunk.trained), default=0)
+    answer = max((i for i, chunk in enumerate(chunks) if chunk.role == ASSISTANT), default=0)
     asked = max((i for i, chunk in enumerate(chunks[:answer]) if chunk.role == "user"), default=-1)
     return [Chunk(chunk.role, chunk.text, chunk.trained and i > asked) for i, chunk in enumerate(chunks)]
 
 
-def _sequences(conversation: Conversation, template: ChatTemplate) -> Iterator[list[Chunk]]:
+def _all(chunks: list[Chunk]) -> list[Chunk]:
+    """Train everything but the answers whose weight is 0."""
+    return [Chunk(chunk.role, chunk.text, chunk.trained or chunk.role != ASSISTANT) for chunk in chunks]
+
+
+_MASKED: dict[MaskRule, Callable[[list[Chunk]], list[Chunk]]] = {
+    MaskRule.ASSISTANT: lambda chunks: chunks,
+    MaskRule.LAST_TURN: _last_turn,
+    MaskRule.ALL: _all,
+}
+
+
+def _sequences(
+    conversation: Conversation, template: ChatTemplate, *, only_last: bool
+) -> Iterator[list[Chunk]]:
     messages = conversation.messages
     if not any(message.get("reasoning_content") for message in messages):
         yield _Renderer(conversation, template, messages, thinking=False).all_turns()
         return
     users = [i for i, message in enumerate(messages) if message["role"] == "user"]
-    for user, end in pairwise([*users, len(messages)]):
-        if user + 1 < end:
-            yield _Renderer(conversation, template, messages[:end], thinking=True).from_turn(user)
+    answered = [(user, end) for user, end in pairwise([*users, len(messages)]) if user + 1 < end]
+    for user, end in answered[-1:] if only_last else answered:
+        yield _Renderer(conversation, template, messages[:end], thinking=True).from_turn(user)
 
 
 class _Renderer:
@@ -98,8 +110,11 @@ class _Renderer:
 
     def from_turn(self, user: int) -> list[Chunk]:
         """Cut what follows a user turn; all before it is a chunk for the system and a chunk for the rest."""
-        # As in NVIDIA's step, it is not checked here that the text begins with this prefix.
-        begin = len(self._prefix(user, prompted=True))
+        prefix = self._prefix(user, prompted=True)
+        # Of Nemotron's templates, NVIDIA's step does not check it here.
+        if NO_THOUGHT not in self.template.text and not self.text.startswith(prefix.rstrip()):
+            raise self._mismatch(user)
+        begin = len(prefix)
         system = _end_of_first_turn(self.text)
         context = [Chunk("system", self.text[:system], False), Chunk("user", self.text[system:begin], False)]
         return [*context, *self.turns(user + 1, begin=begin)]
@@ -112,7 +127,7 @@ class _Renderer:
                 continue
             end = self._end_of(place)
             message = self.messages[place]
-            trained = message["role"] == "assistant" and place not in self.conversation.untrained
+            trained = message["role"] == ASSISTANT and place not in self.conversation.untrained
             chunks.append(Chunk(message["role"], self.text[begin:end], trained))
             begin = end
         return chunks
@@ -121,25 +136,28 @@ class _Renderer:
         """Return where a message ends in the text. Raises BadRecord if its prefix is not in the text."""
         if place == len(self.messages) - 1:
             return len(self.text)
-        answered = self._role(place + 1) == "assistant"
+        answered = self._role(place + 1) == ASSISTANT
         prefix = self._prefix(place, prompted=answered and self._role(place) in ("user", "tool"))
         if self.text.startswith(prefix):
             return len(prefix)
         # Some generation prompts end with white space that the answered turn has not.
         if (prefix := prefix.rstrip()) and self.text.startswith(prefix):
             return len(prefix)
-        raise BadRecord(
-            BadReason.TEMPLATE_MISMATCH,
-            f"The chat template renders message {place + 1} otherwise when later messages follow.",
-        )
+        raise self._mismatch(place)
+
+    def _mismatch(self, place: int) -> BadRecord:
+        message = f"The chat template renders message {place + 1} otherwise when later messages follow."
+        if any(THOUGHT_END in one["content"] for one in self.messages):
+            message += f" A content has {THOUGHT_END}: move what stands before it to reasoning_content."
+        return BadRecord(BadReason.TEMPLATE_MISMATCH, message)
 
     def _prefix(self, place: int, *, prompted: bool) -> str:
         """Render up to a message, and the generation prompt of the answer that follows it."""
         answer = self.messages[place + 1] if place + 1 < len(self.messages) else {}
         if (
             self.thinking
-            and self._role(place) != "assistant"
-            and answer.get("role") == "assistant"
+            and self._role(place) != ASSISTANT
+            and answer.get("role") == ASSISTANT
             and not _has_reasoning(answer)
         ):
             return self.render(place + 1) + NO_REASONING

@@ -30,6 +30,8 @@ ROLES = {
     "function_response": "tool",
 }
 FUNCTION_CALL = "function_call"
+# Each message is rendered with all before it: the time of a record grows with the square.
+MAX_MESSAGES = 1000
 
 
 class Format(StrEnum):
@@ -59,12 +61,13 @@ def conversation_of(
     """Convert a record. Raises BadRecord."""
     if not isinstance(record, Mapping):
         raise BadRecord(BadReason.NOT_AN_OBJECT, f"A record is a JSON object; this is {_kind(record)}.")
-    if messages_field != "messages" and messages_field in record:
-        record = {**record, "messages": record[messages_field]}
+    record = _with_turns(record, messages_field)
     form = _recognized(record) if form is Format.AUTO else form
     written = _CONVERTERS[form](record)
     if not written:
         raise BadRecord(BadReason.NO_MESSAGES, "The record has no messages.")
+    if len(written) > MAX_MESSAGES:
+        raise BadRecord(BadReason.TOO_LONG, f"The record has more than {MAX_MESSAGES} messages. Split it.")
     messages, untrained = [], set()
     for place, message in enumerate(written):
         converted, is_trained = openai_message(message, place + 1)
@@ -76,16 +79,25 @@ def conversation_of(
     return conversation
 
 
+def _with_turns(record: Record, messages_field: str) -> Record:
+    """Put the turns of a conversation under `messages`, as a list."""
+    names = (messages_field, "messages", "conversations")
+    found = [turns for name in names if (turns := record.get(name)) is not None]
+    turns = next(filter(None, found), None)
+    return {**record, "messages": _list(turns, "messages")} if found else record
+
+
 def _recognized(record: Record) -> Format:
-    if "messages" in record or "conversations" in record:
-        turns = _turns(record)
-        first = turns[0] if isinstance(turns, list) and turns else None
-        is_sharegpt = isinstance(first, Mapping) and "from" in first and "role" not in first
+    has = {name for name, value in record.items() if value is not None}
+    if turns := record.get("messages"):
+        is_sharegpt = isinstance(turns[0], Mapping) and "from" in turns[0] and "role" not in turns[0]
         return Format.SHAREGPT if is_sharegpt else Format.OPENAI
-    if "prompt" in record and "completion" in record:
+    if has >= {"prompt", "completion"}:
         return Format.PROMPT_COMPLETION
-    if "instruction" in record and "output" in record:
+    if has >= {"instruction", "output"}:
         return Format.ALPACA
+    if "messages" in record or "conversations" in record:
+        return Format.OPENAI  # without messages
     raise BadRecord(
         BadReason.UNKNOWN_FORMAT,
         f"The record has the fields {', '.join(sorted(map(str, record)))[:200] or '(none)'}. "
@@ -93,31 +105,31 @@ def _recognized(record: Record) -> Format:
     )
 
 
-def _turns(record: Record) -> Any:
-    return record["messages"] if "messages" in record else record.get("conversations")
-
-
 def _openai(record: Record) -> list[Any]:
-    return _list(_turns(record), "messages")
+    return _list(record.get("messages"), "messages")
 
 
 def _sharegpt(record: Record) -> list[Any]:
-    return [*_system(record), *map(_sharegpt_turn, _list(_turns(record), "conversations"))]
+    return [*_system(record), *map(_sharegpt_turn, _openai(record))]
 
 
 def _sharegpt_turn(turn: Any) -> Any:
     if not isinstance(turn, Mapping) or not isinstance(turn.get("from"), str):
         raise BadRecord(BadReason.BAD_MESSAGE, 'Each turn needs "from" and "value".')
-    others = {name: turn[name] for name in ("weight", "train") if name in turn}
+    others = {name: value for name, value in turn.items() if name not in ("from", "value")}
     if turn["from"] == FUNCTION_CALL:
         call = parse_json(turn.get("value"), BadReason.BAD_TOOL_CALL, "The value of a function_call")
-        return {"role": "assistant", "tool_calls": [{"type": "function", "function": call}], **others}
-    return {"role": ROLES.get(turn["from"], turn["from"]), "content": turn.get("value"), **others}
+        return {**others, "role": "assistant", "tool_calls": [{"type": "function", "function": call}]}
+    role = ROLES.get(turn["from"], turn["from"])
+    if role == "assistant" and not others.get("tool_calls"):
+        return others | _assistant(turn.get("value"))
+    return {**others, "role": role, "content": turn.get("value")}
 
 
 def _alpaca(record: Record) -> list[Any]:
     asked, more = record.get("instruction"), record.get("input")
-    question = f"{asked}\n{more}" if isinstance(more, str) and more and isinstance(asked, str) else asked
+    is_text = isinstance(asked, str) and isinstance(more, str)
+    question = "\n".join(filter(None, (asked, more))) if is_text else asked
     earlier = [turn for pair in _list(record.get("history") or [], "history") for turn in _exchange(pair)]
     return [*_system(record), *earlier, _user(question), _assistant(record.get("output"))]
 
@@ -144,6 +156,9 @@ def _user(text: Any) -> Message:
 
 
 def _assistant(text: Any) -> Message:
+    """Return an answer. Raises BadRecord if there is none: an empty one would be trained."""
+    if text is None:
+        raise BadRecord(BadReason.BAD_CONTENT, "An answer is missing.")
     return {"role": "assistant", "content": text}
 
 

@@ -9,8 +9,8 @@ from trainer.packing.bad_records import BadReason, BadRecord
 
 Message = dict[str, Any]
 
-# What OpenAI calls the system message since its reasoning models.
-SYSTEM_ROLES = {"developer": "system"}
+# What OpenAI calls the system message since its reasoning models, and called the results of tools before.
+ROLES = {"developer": "system", "function": "tool"}
 
 
 def parse_json(text: Any, reason: BadReason, what: str) -> Any:
@@ -45,12 +45,12 @@ def openai_message(written: Any, number: int) -> tuple[Message, bool]:
         raise BadRecord(BadReason.BAD_MESSAGE, f'Message {number} needs a "role", which is text.')
     message = {str(name): value for name, value in written.items() if value is not None}
     is_trained = _is_trained(message.pop("weight", 1), message.pop("train", 1), number)
-    message["role"] = SYSTEM_ROLES.get(message["role"], message["role"])
+    message["role"] = ROLES.get(message["role"], message["role"])
     message["content"] = _text(message.get("content"), number) or _refusal(message)
     if not isinstance(message.get("reasoning_content", ""), str):
         raise BadRecord(BadReason.BAD_CONTENT, f"Message {number}: reasoning_content must be text.")
-    if message["role"] == "assistant" and message.pop("tool_calls", None):
-        message["tool_calls"] = _tool_calls(written["tool_calls"], number)
+    if message["role"] == "assistant" and (calls := _called(message)):
+        message["tool_calls"] = _tool_calls(calls, number)
     return message, is_trained
 
 
@@ -90,6 +90,12 @@ def _refusal(message: Message) -> str:
     """What the assistant says when it refuses stands in a field of its own."""
     refusal = message.get("refusal")
     return refusal if isinstance(refusal, str) else ""
+
+
+def _called(message: Message) -> Any:
+    """Take the tool calls out of a message. `function_call` is how OpenAI had a single one before."""
+    calls, single = message.pop("tool_calls", None), message.pop("function_call", None)
+    return calls or ([{"type": "function", "function": single}] if single else None)
 
 
 def _tool_calls(calls: Any, number: int) -> list[Message]:

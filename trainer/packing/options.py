@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trainer.checkpoint_safety.hugging_face import MAX_TEMPLATE_BYTES
 from trainer.dataset.rows import MAX_PACK_TOKENS
-from trainer.packing.algorithms import Algorithm, parallel_multiple
+from trainer.packing.algorithms import Algorithm, Fit, parallel_multiple
 from trainer.packing.chunks import MaskRule
 from trainer.packing.formats import Format
 from trainer.packing.sequences import RecordOptions
@@ -102,8 +102,12 @@ class PackOptions(Options):
         """Return the options that concern single records."""
         return RecordOptions(
             self.format, self.mask, self.chat_template, self.messages_field, self.tools_field,
-            self.max_doc_tokens, self.used_in,
+            min(self.max_doc_tokens or self.pack_size, self.fit(0).longest), self.used_in,
         )  # fmt: skip
+
+    def fit(self, pad_id: int) -> Fit:
+        """Return what fits sequences to a pack."""
+        return Fit(self.pack_size, self.multiple, pad_id)
 
     @property
     def multiple(self) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.packing import manifest
-from trainer.packing.algorithms import Fit, packs_of
+from trainer.packing.algorithms import packs_of
 from trainer.packing.bad_share import TooManyBadRecords, require_good
 from trainer.packing.batches import RecordTokenizer, batches_of
 from trainer.packing.manifest import PackingInput
@@ -97,7 +97,7 @@ def _tokenized(
     share_read: Callable[[], float | None],
 ) -> Spill:
     """Spill the sequences of all records, and return the complete spill, closed."""
-    fit = Fit(packing_input.options.pack_size, packing_input.options.multiple, packing_input.tokenizer.pad_id)
+    fit = packing_input.options.fit(packing_input.tokenizer.pad_id)
     with Spill(scratch) as spill:
         if spill.complete:
             return spill

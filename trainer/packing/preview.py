@@ -25,6 +25,7 @@ class PreviewedSpan(BaseModel):
     text: str
     trained: bool
     tokens: int = Field(description="Number of tokens.")
+    cut: bool = Field(default=False, description="Whether it begins beyond the pack, and is cut off.")
 
 
 class PreviewedRecord(BaseModel):
@@ -59,11 +60,17 @@ def _previewed(item: SourceItem, maker: SequenceMaker) -> PreviewedRecord:
 
 
 def _spans(chunks: list[Chunk], maker: SequenceMaker) -> list[PreviewedSpan]:
-    encoded = maker.tokenizer.encode([chunk.text for chunk in chunks])
-    return [
-        PreviewedSpan(role=chunk.role, text=chunk.text, trained=chunk.trained, tokens=len(ids))
-        for chunk, ids in zip(chunks, encoded, strict=True)
-    ]
+    spans: list[PreviewedSpan] = []
+    begin = 0
+    for chunk in chunks:
+        tokens = len(maker.encoded(chunk))
+        is_cut = maker.options.max_tokens is not None and begin >= maker.options.max_tokens
+        trained = chunk.trained and not is_cut
+        spans.append(
+            PreviewedSpan(role=chunk.role, text=chunk.text, trained=trained, tokens=tokens, cut=is_cut)
+        )
+        begin += tokens
+    return spans
 
 
 def show(records: Iterable[PreviewedRecord], console: Console) -> None:
@@ -84,6 +91,8 @@ def show(records: Iterable[PreviewedRecord], console: Console) -> None:
 def _text(spans: Iterable[PreviewedSpan], console: Console) -> Text:
     text = Text()
     for span in spans:
+        if span.cut:
+            return text.append("\n(the rest is beyond the pack)", style="red")
         shown = CONTROL.sub("\N{REPLACEMENT CHARACTER}", span.text)
         marked = f"[[{shown}]]" if span.trained and not console.color_system else shown
         text.append(marked, style=TRAINED if span.trained else CONTEXT)

@@ -1,7 +1,7 @@
 """Turn records into sequences of tokens with masks."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,10 @@ class RecordOptions:
     """Text of a template, instead of the tokenizer's own."""
     messages_field: str = "messages"
     tools_field: str = "tools"
-    max_doc_tokens: int | None = None
+    max_tokens: int | None = None
+    """Longest sequence. What follows is cut off."""
     used_in: str | None = None
-    """Only records whose field `used_in` is this text, or a list with it."""
+    """Only records whose field `used_in` has this name: a text, names with commas between them, or a list."""
 
 
 class SequenceMaker:
@@ -43,7 +44,7 @@ class SequenceMaker:
             for has_tools in (False, True)
         }
         self.cut = 0
-        """Sequences that were cut to max_doc_tokens."""
+        """Sequences that were cut to max_tokens."""
         self.special_in_content = 0
         """Records in whose texts special tokens were typed. They are encoded as the special tokens."""
 
@@ -53,12 +54,24 @@ class SequenceMaker:
         if self.options.used_in is not None and not _is_used_in(record, self.options.used_in):
             return []
         conversation = self.conversation(record)
-        sequences = [self._sequence(chunks) for chunks in self.chunks(conversation)]
-        trained = [sequence for sequence in sequences if any(sequence.mask)]
+        trained = list(self._trained(conversation))
         if not trained:
             raise self._untrained(conversation)
         self.special_in_content += self._has_special(conversation)
         return trained
+
+    def _trained(self, conversation: Conversation) -> Iterator[TokenSequence]:
+        """Yield the sequences that have trained tokens.
+
+        The sequences of a conversation have ever longer contexts: the first one without room for an answer
+        is the last that is rendered. Else a conversation of 16 MiB would give billions of tokens.
+        """
+        for chunks in self.chunks(conversation):
+            sequence = self._sequence(chunks)
+            if any(sequence.mask):
+                yield sequence
+            elif len(sequence.ids) == self.options.max_tokens:
+                return
 
     @staticmethod
     def record(data: bytes | dict[str, Any]) -> Any:
@@ -70,34 +83,41 @@ class SequenceMaker:
         options = self.options
         return conversation_of(record, options.format, options.messages_field, options.tools_field)
 
-    def chunks(self, conversation: Conversation) -> list[list[Chunk]]:
-        """Render a conversation, and cut it into the chunks of its sequences. Raises BadRecord."""
+    def chunks(self, conversation: Conversation) -> Iterator[list[Chunk]]:
+        """Render a conversation, and yield the chunks of its sequences. Raises BadRecord."""
         return chunks_of(conversation, self._template(conversation), self.options.mask)
 
     def _template(self, conversation: Conversation) -> ChatTemplate:
         return self._templates[bool(conversation.tools)]
 
     def _sequence(self, chunks: list[Chunk]) -> TokenSequence:
+        ids: list[int] = []
+        is_trained: list[int] = []
+        longest = self.options.max_tokens
+        for chunk in chunks:
+            tokens = self.encoded(chunk)
+            ids += tokens
+            is_trained += [int(chunk.trained)] * len(tokens)
+            if longest is not None and len(ids) > longest:
+                self.cut += 1
+                break
+        # The mask of a token says whether the next one is trained.
+        return TokenSequence(ids[:longest], [*is_trained[1:longest], 0])
+
+    def encoded(self, chunk: Chunk) -> list[int]:
+        """Return the tokens of a chunk. Raises BadRecord."""
         try:
-            encoded = self.tokenizer.encode([chunk.text for chunk in chunks])
+            return self.tokenizer.encode(chunk.text)
         except UnicodeEncodeError:
             raise BadRecord(
                 BadReason.LONE_SURROGATE, "A text contains half of a character (a lone surrogate)."
             ) from None
-        ids = [token for tokens in encoded for token in tokens]
-        is_trained = [
-            int(chunk.trained) for chunk, tokens in zip(chunks, encoded, strict=True) for _ in tokens
-        ]
-        longest = self.options.max_doc_tokens or len(ids)
-        self.cut += len(ids) > longest
-        # The mask of a token says whether the next one is trained.
-        return TokenSequence(ids[:longest], [*is_trained[1:longest], 0])
 
     def _untrained(self, conversation: Conversation) -> BadRecord:
-        answers = [message for message in conversation.messages if message["role"] == "assistant"]
-        if self.options.max_doc_tokens and answers:
+        answers = {i for i, one in enumerate(conversation.messages) if one["role"] == "assistant"}
+        if self.options.max_tokens and answers - conversation.untrained:
             return BadRecord(
-                BadReason.CUT_BEFORE_ANSWER, f"No answer begins within {self.options.max_doc_tokens} tokens."
+                BadReason.CUT_BEFORE_ANSWER, f"No answer begins within {self.options.max_tokens} tokens."
             )
         return BadRecord(BadReason.NOTHING_TRAINED, "No answer of the assistant is trained.")
 
@@ -109,4 +129,5 @@ class SequenceMaker:
 def _is_used_in(record: Any, name: str) -> bool:
     """Filter as NVIDIA's blends do."""
     used_in = record.get("used_in") if isinstance(record, Mapping) else None
-    return name in used_in if isinstance(used_in, list) else name == used_in
+    names = used_in.split(",") if isinstance(used_in, str) else used_in
+    return isinstance(names, list) and any(isinstance(one, str) and one.strip() == name for one in names)

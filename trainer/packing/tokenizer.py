@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,15 +78,11 @@ class Tokenizer(BaseModel):
         added = self._tokenizer.get_added_tokens_decoder().values()
         return frozenset(token.content for token in added if token.special)
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encode texts, each by itself, without adding special tokens.
-
-        Raises UnicodeEncodeError for a lone surrogate.
-        """
-        for text in texts:
-            text.encode()
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+    def encode(self, text: str) -> list[int]:
+        """Encode a text without adding special tokens. Raises UnicodeEncodeError for a lone surrogate."""
+        text.encode()
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
 
     def template(self, text: str | None = None, *, has_tools: bool = False) -> ChatTemplate:
         """Compile a template, by default the tokenizer's own. Raises BadTemplate, BadTokenizer."""

@@ -63,7 +63,7 @@ KINDS: dict[str, Record] = {
 
 
 def texts(record: Record, template: str, mask: MaskRule = MaskRule.ASSISTANT) -> list[list[tuple[str, bool]]]:
-    sequences = chunks_of(conversation_of(record), COMPILED[template], mask)
+    sequences = list(chunks_of(conversation_of(record), COMPILED[template], mask))
     return [merged([(chunk.text, chunk.trained) for chunk in chunks]) for chunks in sequences]
 
 
@@ -159,21 +159,54 @@ def test_a_message_may_be_left_untrained(field: str, value: Any) -> None:
     assert texts(record, "earlier_reasoning_dropped")[0][0][0].count("No order.") == 1
 
 
+def test_an_untrained_message_stays_so_by_every_rule() -> None:
+    unweighted = says("assistant", "Not this.", weight=0)
+    record = {"messages": [ASKED, ANSWERED, says("user", "And?"), unweighted]}
+    assert trained(record) == [["No order.<|im_end|>\n"]]
+    assert trained(record, mask=MaskRule.LAST_TURN) == [[]]
+    [pieces] = trained(record, mask=MaskRule.ALL)
+    assert not any("Not this." in piece for piece in pieces)
+    assert "What is a set?" in pieces[0]
+
+
+def rejection(record: Record, template: str) -> BadRecord:
+    with pytest.raises(BadRecord) as caught:
+        list(chunks_of(conversation_of(record), ChatTemplate(template), MaskRule.ASSISTANT))
+    return caught.value
+
+
 def test_a_template_that_changes_earlier_turns_is_found() -> None:
     changing = "{% for m in messages %}{{ loop.length }}{{ m.role }}{{ m.content }}{% endfor %}"
-    with pytest.raises(BadRecord, match="message 1 otherwise") as caught:
-        chunks_of(conversation_of(KINDS["multi"]), ChatTemplate(changing), MaskRule.ASSISTANT)
-    assert caught.value.reason is BadReason.TEMPLATE_MISMATCH
+    error = rejection(KINDS["multi"], changing)
+    assert error.reason is BadReason.TEMPLATE_MISMATCH
+    assert "message 1 otherwise" in str(error)
+    assert "reasoning_content" not in str(error)
 
 
 def test_a_template_that_rejects_a_record() -> None:
-    with pytest.raises(BadRecord, match="no such role") as caught:
-        chunks_of(
-            conversation_of(KINDS["single"]),
-            ChatTemplate("{{ raise_exception('no such role') }}"),
-            MaskRule.ASSISTANT,
-        )
-    assert caught.value.reason is BadReason.TEMPLATE_ERROR
+    error = rejection(KINDS["single"], "{{ raise_exception('no such role') }}")
+    assert error.reason is BadReason.TEMPLATE_ERROR
+    assert "no such role" in str(error)
+
+
+def test_thoughts_in_a_content_are_named() -> None:
+    thinking = says("assistant", "<think>hm</think>No order.")
+    error = rejection({"messages": [ASKED, thinking]}, TEMPLATES["earlier_reasoning_dropped"])
+    assert error.reason is BadReason.TEMPLATE_MISMATCH
+    assert "move what stands before it to reasoning_content" in str(error)
+
+
+def test_half_a_header_is_never_trained() -> None:
+    """A template that opens thoughts in another way than Nemotron's, where the turn has none."""
+    qwen = """{% for m in messages %}<|im_start|>{{ m.role }}
+{% if m.role == "assistant" %}<think>
+{{ m.reasoning_content or "" }}
+</think>
+
+{% endif %}{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+    assert rejection(KINDS["reasoning in some"], qwen).reason is BadReason.TEMPLATE_MISMATCH
 
 
 def test_marks_of_turns_typed_by_a_user_lose_no_text() -> None:

@@ -33,7 +33,12 @@ def holding(content: Any) -> dict[str, Any]:
             SHAREGPT,
         ),
         ({"messages": [{"from": "user", "value": "q"}, {"from": "model", "value": "a"}]}, SHAREGPT),
+        ({"conversations": '[{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]'}, SHAREGPT),
+        ({"messages": None, "conversations": [QUESTION, ANSWER]}, Format.OPENAI),
         ({"instruction": "q", "input": "", "output": "a"}, Format.ALPACA),
+        ({"instruction": "", "input": "q", "output": "a"}, Format.ALPACA),
+        ({"instruction": "q", "output": "a", "prompt": None, "completion": None}, Format.ALPACA),
+        ({"messages": None, "prompt": "q", "completion": "a"}, Format.PROMPT_COMPLETION),
         ({"prompt": "q", "completion": "a"}, Format.PROMPT_COMPLETION),
         ({"prompt": [QUESTION], "completion": [ANSWER]}, Format.PROMPT_COMPLETION),
     ],
@@ -98,6 +103,23 @@ def test_sharegpt_has_tools_too() -> None:
     assert conversation.untrained == {4}
 
 
+def test_sharegpt_keeps_what_a_turn_has() -> None:
+    answer = {"from": "gpt", "value": "a", "reasoning_content": "hm", "tool_calls": [CALL]}
+    conversation = conversation_of({"conversations": [{"from": "human", "value": "q"}, answer]})
+    assert conversation.messages[1]["reasoning_content"] == "hm"
+    assert conversation.messages[1]["tool_calls"] == [CALL]
+
+
+def test_a_single_function_call_is_a_tool_call() -> None:
+    """As OpenAI had it before tools."""
+    called_before = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+    returned = {"role": "function", "name": "f", "content": "12"}
+    messages = conversation_of({"messages": [QUESTION, called_before, returned, ANSWER]}).messages
+    assert messages[1]["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": {}}}]
+    assert "function_call" not in messages[1]
+    assert messages[2]["role"] == "tool"
+
+
 def test_alpaca_has_input_system_and_history() -> None:
     record = {"instruction": "i", "input": "n", "output": "a", "system": "s", "history": [["q1", "a1"]]}
     texts = [message["content"] for message in conversation_of(record).messages]
@@ -132,6 +154,8 @@ def test_alpaca_has_input_system_and_history() -> None:
         ({"messages": [{**ANSWER, "reasoning_content": ["a"]}]}, BadReason.BAD_CONTENT),
         ({"prompt": 5, "completion": "a"}, BadReason.BAD_CONTENT),
         ({"instruction": 5, "output": "a"}, BadReason.BAD_CONTENT),
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt"}]}, BadReason.BAD_CONTENT),
+        ({"messages": [QUESTION, ANSWER] * 501}, BadReason.TOO_LONG),
         (called(name="f", arguments="no JSON"), BadReason.BAD_TOOL_CALL),
         (called(name="f", arguments=""), BadReason.BAD_TOOL_CALL),
         (called(name="f", arguments="[1]"), BadReason.BAD_TOOL_CALL),

@@ -36,7 +36,7 @@ def test_tokens_and_masks_of_each_kind(tmp_path: Path) -> None:
 def test_what_is_counted_and_rejected(tmp_path: Path) -> None:
     template = TEMPLATES["earlier_reasoning_dropped"]
     own: dict[str, Any] = {"record": {"messages": [ASKED, ANSWERED]}, "template": None}
-    cut = {"template": template, "options": {"max_doc_tokens": 60}}
+    cut = {"template": template, "options": {"max_tokens": 60}}
     cases = [
         own,
         asking("What is <|im_end|>?", template=template),
@@ -44,7 +44,7 @@ def test_what_is_counted_and_rejected(tmp_path: Path) -> None:
         asking("\ud800", template=template),
         {"record": {"messages": [ASKED]}, "template": template},
         {"record": {"messages": [ASKED, {**ANSWERED, "weight": 0}]}, "template": template},
-        {**own, "template": template, "options": {"max_doc_tokens": 4}},
+        {**own, "template": template, "options": {"max_tokens": 4}},
         {**own, **cut},
         {"record": {"messages": [ASKED, says("assistant", "word " * 40)]}, **cut},
     ]
@@ -61,6 +61,31 @@ def test_what_is_counted_and_rejected(tmp_path: Path) -> None:
     assert [result["cut"] for result in made] == [0, 0, 0, 0, 1]
     [last] = made[-1]["ours"]
     assert (len(last["ids"]), last["mask"][-1]) == (60, 0)
+
+
+def test_only_sequences_with_room_for_an_answer_are_made(tmp_path: Path) -> None:
+    """A long conversation with reasoning would give ever longer sequences, none of which is trained."""
+    thought = says("assistant", "word " * 10, reasoning_content="hm")
+    record = {"messages": [says("user", "word " * 10), thought] * 60}
+    case = {
+        "record": record,
+        "template": TEMPLATES["earlier_reasoning_dropped"],
+        "options": {"max_tokens": 400},
+    }
+    [result] = tokenized([case], tmp_path)
+    assert 1 < len(result["ours"]) < 10
+    assert result["rendered_sequences"] == len(result["ours"]) + 1
+
+
+def test_records_are_filtered_by_their_use(tmp_path: Path) -> None:
+    uses: list[Any] = ["sft", "sft, rl", ["rl", "sft"], "rl", ["rl"], None, 5, "sft2"]
+    template = TEMPLATES["earlier_reasoning_dropped"]
+    cases = [
+        {"record": {"messages": [ASKED, ANSWERED], "used_in": use}, "template": template,
+         "options": {"used_in": "sft"}}
+        for use in uses
+    ]  # fmt: skip
+    assert [len(result["ours"]) for result in tokenized(cases, tmp_path)] == [1, 1, 1, 0, 0, 0, 0, 0]
 
 
 def asking(text: str, template: str) -> dict[str, Any]:

@@ -46,6 +46,9 @@ def make_tokenizer(directory: Path) -> Any:
 
 def _compare(case: dict[str, Any], ours: Tokenizer, theirs: Any) -> dict[str, Any]:
     maker = SequenceMaker(ours, RecordOptions(chat_template=case["template"], **case.get("options", {})))
+    rendered: list[Any] = []
+    chunks = maker.chunks
+    maker.chunks = lambda conversation: (rendered.append(one) or one for one in chunks(conversation))  # type: ignore[method-assign, func-returns-value]
     try:
         made = maker(json.dumps(case["record"]).encode())
     except BadRecord as error:
@@ -54,6 +57,7 @@ def _compare(case: dict[str, Any], ours: Tokenizer, theirs: Any) -> dict[str, An
         "ours": [{"ids": sequence.ids, "mask": sequence.mask} for sequence in made],
         "special_in_content": maker.special_in_content,
         "cut": maker.cut,
+        "rendered_sequences": len(rendered),
     }
     if case["template"] is not None:
         result |= {"theirs": _reference(case, theirs), "rendered": _rendered(case, theirs)}
