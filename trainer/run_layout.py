@@ -118,6 +118,11 @@ class RunLayout:
         return self.directory / "cancelled"
 
     @property
+    def hub_cache(self) -> Path:
+        """Local backend: Hugging Face cache of a run that shares none with its project."""
+        return self.directory / "hub"
+
+    @property
     def logs(self) -> Path:
         return self.directory / "logs"
 

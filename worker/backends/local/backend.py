@@ -87,7 +87,7 @@ class LocalBackend:
                 **self.env_vars,
                 path_roots.VARIABLE: path_roots.variable(self.roots),
             },
-            "isolation": self._isolation(run),
+            "isolation": self._isolation(run, layout),
             "time_limit_seconds": run.resources.time_limit_minutes * 60,
             "umask": f"{self.umask:03o}",
         }
@@ -99,7 +99,7 @@ class LocalBackend:
             name=run.name, directory=str(layout.directory), files=files, command=command, project=run.project
         )
 
-    def _isolation(self, run: Run) -> dict[str, Any]:
+    def _isolation(self, run: Run, layout: RunLayout) -> dict[str, Any]:
         """Return what the run sees of this machine, and as whom."""
         view = View(
             hidden=str(self.root),
@@ -107,7 +107,10 @@ class LocalBackend:
             write=[_plain(root) for root in self.roots],
             mode=self.isolation,
             run_as=self.run_as,
-            hub_cache=str(self.root / "caches" / self.cluster / run.project) if run.project else None,
+            downloads=True,
+            hub_cache=str(
+                self.root / "caches" / self.cluster / run.project if run.project else layout.hub_cache
+            ),
         )
         return asdict(view)
 

@@ -56,8 +56,10 @@ class View:
     """`SFT_LOCAL_ISOLATION` at the submission."""
     run_as: str | None = None
     """Account of the run, if not the service's."""
-    hub_cache: str | None = None
-    """Hugging Face cache of the run's project, for runs that may download."""
+    downloads: bool = False
+    """Whether the run may download models. If not, it reads a cache that the operator has prepared."""
+    hub_cache: str = ""
+    """The Hugging Face cache that it downloads to."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Machine:
     devices: frozenset[Path]
     hub_cache: Path
     downloads: bool
-    """Whether runs may download models. Those that may not read a cache that the operator has prepared."""
+    """Whether the run downloads models to this cache. If not, it only reads it."""
     real_hidden: Path
     real_write: frozenset[Path]
     """What the view names, with links resolved: a request may name either path."""
@@ -82,7 +84,7 @@ class Machine:
 
         Raises PermissionError for a root that is a link to the service's own files.
         """
-        downloads = view.hub_cache is not None and not _is_offline(environment)
+        downloads = view.downloads and not _is_offline(environment)
         own = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises without an account
         home = account.home if account else own
         libraries = map(Path, map(os.path.normpath, environment.get("LD_LIBRARY_PATH", "").split(":")))
@@ -92,7 +94,7 @@ class Machine:
                 | {path for path in libraries if path.is_absolute() and not own.is_relative_to(path)}
             ),
             devices=frozenset(Path("/dev").glob("nvidia*")),
-            hub_cache=Path(view.hub_cache or "") if downloads else prepared_cache(environment, home),
+            hub_cache=Path(view.hub_cache) if downloads else prepared_cache(environment, home),
             downloads=downloads,
             real_hidden=Path(os.path.realpath(view.hidden)),
             real_write=frozenset(_real_roots(view)),

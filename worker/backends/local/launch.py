@@ -47,10 +47,10 @@ class Launched:
 def launch(run: Mapping[str, Any], layout: RunLayout, environment: dict[str, str]) -> Launched:
     """Start a run's command in its directory. Raises OSError or Misconfigured if that fails.
 
-    run: the content of run.json; one that was written before this version has no `isolation`.
+    run: the content of run.json.
     """
     command, umask = run["command"], int(run.get("umask", "077"), 8)
-    view = View(**run["isolation"]) if run.get("isolation") else View(hidden="/", mode="off")
+    view = _view(run.get("isolation"), layout)
     if not os.access(command[0], os.X_OK):
         raise PermissionError(f"{command[0]} is not executable")
     account = account_of(view.run_as) if view.run_as else None
@@ -74,6 +74,17 @@ def launch(run: Mapping[str, Any], layout: RunLayout, environment: dict[str, str
             _make([isolation.prepared_cache(environment, account.home)], account, umask)
         let_search(layout, account, Path(view.hidden))
     return Launched(subprocess.Popen(command, **_options(layout, environment, umask)))
+
+
+def _view(stored: dict[str, Any] | None, layout: RunLayout) -> View:
+    """Return what a run sees, also by a run.json of an earlier version.
+
+    That may lack `isolation`, or in it `hub_cache` and `downloads`: such a run has a cache of its own.
+    """
+    if not stored:
+        return View(hidden="/", mode="off")
+    cache = stored.get("hub_cache") or str(layout.hub_cache)
+    return View(**{"downloads": True, **stored, "hub_cache": cache})
 
 
 def _make_cache(cache: Path, account: Account | None) -> None:

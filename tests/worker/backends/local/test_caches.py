@@ -1,5 +1,6 @@
 """The cache of models that a run uses: one of each project, or a prepared one that no run changes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,27 @@ def test_projects_share_no_cache_of_models(backend: Make, tmp_path: Path) -> Non
     for job, project, found in (("a", "team", ""), ("b", "rivals", ""), ("c", "team", "own\n")):
         wait_for(machine, submit(machine, run(job, project=project)), Phase.ENDED)
         assert (machine.job_directory(job) / "attempts/1/seen").read_text() == found
+
+
+def test_a_run_that_an_earlier_version_submitted_downloads_to_a_cache_of_its_own(
+    backend: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hub").mkdir()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    python = interpreter(
+        tmp_path / "python", 'touch "$HF_HUB_CACHE/model"', 'echo "$HF_HUB_CACHE" > "$RUN/seen"'
+    )
+    machine = backend(python=python)
+    submission = machine.render(run("job-1", project="team"))
+    launch = json.loads(submission.files["run.json"])
+    for later in ("downloads", "hub_cache"):
+        launch["isolation"].pop(later, None)
+    files = {**submission.files, "run.json": json.dumps(launch)}
+    ended = wait_for(machine, machine.submit(submission.model_copy(update={"files": files})), Phase.ENDED)
+    directory = machine.job_directory("job-1") / "attempts/1"
+    assert (directory / "seen").read_text() == f"{directory}/hub\n", ended
+    assert (directory / "hub" / "model").exists()
+    assert list((tmp_path / "hub").iterdir()) == []
 
 
 def test_offline_runs_read_a_prepared_cache_and_cannot_change_it(
