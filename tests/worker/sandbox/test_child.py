@@ -1,8 +1,9 @@
 """A child process of the sandbox, and what its parent makes of its end."""
 
 import json
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -10,13 +11,16 @@ import pytest
 
 from tests.support.file_bombs import memo_bomb, save_with_index, slow_bomb
 from tests.support.inputs import make_inputs
+from tests.support.process import forget_settings
 from tests.support.waiting import wait_until
 from trainer.preflight.remote import DataRequest
-from worker.errors import BackendUnavailable
-from worker.sandbox import inspections, pool
+from worker.backends.local.status import warnings
+from worker.errors import BackendUnavailable, ServiceUnavailable
+from worker.sandbox import bubblewrap, inspections, pool, status
 from worker.sandbox.mounts import view_of
 from worker.sandbox.process import Child
 from worker.sandbox.view import ChildView
+from worker.settings import PROJECT_ROOT
 
 
 @pytest.fixture
@@ -79,6 +83,81 @@ def test_a_child_sees_its_roots_and_nothing_of_the_service(
         assert all(one.is_unchanged() for one in reply.seen.values())
     finally:
         child.end()
+
+
+def test_a_child_starts_where_its_code_lies_in_the_data_directory(
+    environment: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    """The clone holds the environment of the tests, too."""
+    environment.setenv("SFT_DATA_DIR", str(PROJECT_ROOT))
+    forget_settings()
+    request = data_request(data_dir)
+    child = Child(view_of([data_dir / "inputs"]))
+    try:
+        inside = Path(f"/proc/{child.pid}/root") / PROJECT_ROOT.relative_to("/")
+        assert {path.name for path in inside.iterdir()} <= {"worker", "trainer", ".venv"}
+        reply = child.ask("inspect", 10, request)
+        assert (reply.answer is not None, reply.why) == (True, "")
+    finally:
+        child.end()
+
+
+def test_links_to_links_are_shown_but_not_those_that_a_root_holds(
+    environment: pytest.MonkeyPatch, data_dir: Path, tmp_path: Path
+) -> None:
+    (data_dir / "real").mkdir(parents=True)
+    (tmp_path / "disk").mkdir()
+    for name, target in (("first", "second"), ("second", "../disk"), ("real/a", "b"), ("loop", "loop")):
+        (data_dir / name).symlink_to(target)
+    roots = [data_dir / name for name in ("first", "real", "real/a", "loop")]
+    found = {path.removeprefix(f"{data_dir}/"): target for path, target in view_of(roots).links}
+    assert found == {"first": "second", "second": "../disk"}
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Iterator[Callable[[str], None]]:
+    """Let bwrap fail for command lines that hold a word."""
+    bwrap, directory = bubblewrap.program(), data_dir.parent / "bin"
+    caches = (status.obstacle, bubblewrap.obstacle)
+
+    def fail(word: str) -> None:
+        directory.mkdir()
+        (directory / "bwrap").write_text(
+            f'#!/bin/sh\ncase "$*" in *{word}*) echo "bwrap: no $0" >&2; exit 1; esac\nexec {bwrap} "$@"\n'
+        )
+        (directory / "bwrap").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+        for cache in caches:
+            cache.cache_clear()
+
+    yield fail
+    for cache in caches:
+        cache.cache_clear()
+    status.note_start()
+
+
+def test_where_the_interpreter_does_not_start_in_bubblewrap_children_see_what_the_service_sees(
+    failing: Callable[[str], None], environment: pytest.MonkeyPatch
+) -> None:
+    failing("import")
+    assert "processes that inspect files are not isolated: bwrap: no " in warnings()[-1]
+    child = Child(view_of([]))
+    child.end()
+    assert child._first is None
+
+
+def test_a_child_that_does_not_start_is_reported_until_one_starts(
+    failing: Callable[[str], None], environment: pytest.MonkeyPatch
+) -> None:
+    before = warnings()
+    failing("worker.sandbox.child")
+    with pytest.raises(ServiceUnavailable):
+        Child(view_of([]))
+    [warning] = set(warnings()) - set(before)
+    assert "does not start (it ended with 1)" in warning
+    environment.setenv("PATH", os.environ["PATH"].partition(":")[2])
+    Child(view_of([])).end()
+    assert warnings() == before
 
 
 def test_a_job_directory_is_shown_to_requests_about_this_job(

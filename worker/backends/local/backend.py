@@ -33,7 +33,7 @@ from worker.backends.access.environment import inherited_environment
 from worker.backends.access.local_files import LocalFiles
 from worker.backends.attempt_claim import abandon
 from worker.backends.interface import Handle, Submission
-from worker.backends.local import isolation, supervisor
+from worker.backends.local import supervisor
 from worker.backends.local.isolation import View
 from worker.backends.local.turns import SpooledRun, Turns
 from worker.errors import BackendUnavailable, SubmissionRejected
@@ -132,7 +132,7 @@ class LocalBackend:
                 hint="Run `make setup-trainer`, or set SFT_TRAINER_PYTHON to its interpreter.",
             )
         if self.isolation == "required" and not self.run_as and (why := bubblewrap.obstacle()):
-            raise SubmissionRejected(f"The run cannot be isolated ({why}).", hint=isolation.HINT)
+            raise SubmissionRejected(f"The run cannot be isolated ({why}).", hint=bubblewrap.HINT)
         with _disk():
             self._place(submission)
             self._start_waiting()

@@ -18,7 +18,6 @@ from worker.backends.local.interpreter import code_of
 from worker.sandbox import bubblewrap
 from worker.settings import PRIVATE_NAMES, Isolation
 
-HINT = "docs/security.md tells what isolation needs."
 EMPTY = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm")))  # noqa: S108 - private to the run  # nosec B108
 HOME = Path("/tmp")  # noqa: S108 - private to the run  # nosec B108
 SYSTEM = (

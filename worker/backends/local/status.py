@@ -1,4 +1,4 @@
-"""Whether the runs of the local profiles are isolated, for the operator and for plans."""
+"""Whether the runs of the local profiles are isolated, and inspections, for the operator and for plans."""
 
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from worker.backends.local.isolation import Machine, View
 from worker.clusters.registry import Cluster, LocalCluster, clusters
 from worker.errors import Misconfigured
 from worker.sandbox import bubblewrap
+from worker.sandbox import status as sandbox
 from worker.settings import get_settings
 
 EXPOSED = "They can read the keys of the service"
@@ -24,7 +25,11 @@ def rejection(cluster: Cluster) -> str | None:
 
 
 def warnings() -> list[str]:
-    """Return what an operator should know: local runs are not isolated, and why."""
+    """Return what an operator should know: what is not isolated, and why."""
+    return [*_of_runs(), *sandbox.warnings()]
+
+
+def _of_runs() -> list[str]:
     with suppress(Misconfigured):  # reported at the start, and by each request that needs a profile
         if any(cluster.run_as is None for cluster in _local()):
             return _warnings()
@@ -42,7 +47,7 @@ def _warnings() -> list[str]:
     if (obstacle := bubblewrap.obstacle()) is None:
         return []
     effect = "Their jobs are rejected" if mode == "required" else EXPOSED
-    return [f"local runs are not isolated: {obstacle}. {effect}. {isolation.HINT}"]
+    return [f"local runs are not isolated: {obstacle}. {effect}. {bubblewrap.HINT}"]
 
 
 # -- accounts --------------------------------------------------------------------------------------
