@@ -1,19 +1,20 @@
 """A bounded number of warm children, shared by the threads of a process.
 
 Each child serves one project: a file that takes a child over neither learns of other projects nor decides for
-them.
+them. A project that needs another child ends one of its own before one of another project.
 """
 
 import atexit
+from collections import Counter
 from dataclasses import dataclass
-from threading import BoundedSemaphore, Lock
+from threading import Condition
 from typing import NamedTuple
 
 from worker.errors import ServiceUnavailable
 from worker.sandbox.process import Child, Reply
 from worker.sandbox.view import ChildView
 
-MAX_CHILDREN = 4
+MAX_CHILDREN, MAX_OF_PROJECT = 4, 2
 WAIT_SECONDS = 10.0
 
 
@@ -30,6 +31,9 @@ class Place:
 
     use: Use | None = None
     child: Child | None = None
+
+    def is_of(self, project: str) -> bool:
+        return self.use is not None and self.use.project == project
 
     def warm(self, use: Use) -> Child:
         """Return the child if it is for this use, or a new one in its place."""
@@ -48,8 +52,9 @@ class Pool:
     """Starts children when they are needed, and keeps them warm."""
 
     def __init__(self) -> None:
-        self._free = BoundedSemaphore(MAX_CHILDREN)
-        self._lock = Lock()
+        self._changed = Condition()
+        self._busy = Counter[str]()
+        """Children that are running a function, by project."""
         self._idle = [Place() for _ in range(MAX_CHILDREN)]
         """The place that was used longest ago is the first."""
         self.version: str | None = None
@@ -58,10 +63,6 @@ class Pool:
 
     def ask(self, use: Use, function: str, seconds: float, request: str) -> Reply:
         """Let a child run a function: see Child.ask. Raises ServiceUnavailable if all stay busy."""
-        if not self._free.acquire(timeout=WAIT_SECONDS):
-            raise ServiceUnavailable(
-                "Other requests are having their files inspected.", hint="Try again in a few seconds."
-            )
         place = self._take(use)
         try:
             child = place.warm(use)
@@ -71,22 +72,44 @@ class Pool:
                 place.end()
             return reply
         finally:
-            self._give_back(place)
+            self._give_back(place, use.project)
 
     def _take(self, use: Use) -> Place:
-        """Take the place of a child for this use, else an empty one, else the one used longest ago."""
-        with self._lock:
-            place = min(self._idle, key=lambda one: (one.use != use, one.child is not None))
+        """Take the best place for a use, when there is one. Raises ServiceUnavailable."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._free(use.project), WAIT_SECONDS):
+                raise ServiceUnavailable(
+                    "Other requests are having their files inspected.", hint="Try again in a few seconds."
+                )
+            place = min(self._free(use.project), key=lambda one: _cost(one, use))
             self._idle.remove(place)
+            self._busy[use.project] += 1
         return place
 
-    def _give_back(self, place: Place) -> None:
-        with self._lock:
+    def _free(self, project: str) -> list[Place]:
+        """Return the idle places that a project may use: its own, if it has as many as it may have."""
+        own = [place for place in self._idle if place.is_of(project)]
+        return own if len(own) + self._busy[project] >= MAX_OF_PROJECT else self._idle
+
+    def _give_back(self, place: Place, project: str) -> None:
+        with self._changed:
             self._idle.append(place)
-        self._free.release()
+            self._busy -= Counter([project])
+            self._changed.notify_all()
 
     def close(self) -> None:
         """End the children that are idle."""
-        with self._lock:
+        with self._changed:
             for place in self._idle:
                 place.end()
+
+
+def _cost(place: Place, use: Use) -> tuple[bool, bool, bool, int]:
+    """Rank a place for a use: its own child, an empty place, one of its project, one of another.
+
+    Of its project's children, one that sees most is replaced first: it sees the directory of one job, and
+    serves only requests about that.
+    """
+    is_own = place.is_of(use.project)
+    shown = len(place.use.view.shown) if place.use and is_own else 0
+    return place.use != use, place.child is not None, not is_own, -shown

@@ -17,6 +17,7 @@ from trainer.preflight.remote import DataRequest
 from worker.backends.local.status import warnings
 from worker.errors import BackendUnavailable, ServiceUnavailable
 from worker.sandbox import bubblewrap, inspections, pool, status
+from worker.sandbox.functions import WeightsRequest
 from worker.sandbox.mounts import view_of
 from worker.sandbox.process import Child
 from worker.sandbox.view import ChildView
@@ -190,6 +191,29 @@ def test_a_child_serves_one_project(monkeypatch: pytest.MonkeyPatch, data_dir: P
         own.close()
 
 
+def test_exports_end_no_child_of_plans_or_other_projects(
+    environment: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    monkeypatch.setattr(pool, "MAX_CHILDREN", 3)
+    own, request = pool.Pool(), WeightsRequest(names=[], index="", project="").model_dump_json()
+    jobs = [data_dir / "jobs" / name for name in ("job-1", "job-2")]
+    for path in (data_dir / "inputs", *jobs):
+        path.mkdir(parents=True)
+
+    def pid(project: str, *more: Path) -> int:
+        use = pool.Use(project, view_of([data_dir / "inputs", *more]))
+        assert own.ask(use, "export", 10, request).answer
+        [found] = [place.child.pid for place in own._idle if place.child and place.use == use]
+        return found
+
+    try:
+        plans, rivals = pid("team"), pid("rivals")
+        exports = {pid("team", job) for job in jobs}
+        assert (pid("team"), pid("rivals"), len(exports)) == (plans, rivals, 2)
+    finally:
+        own.close()
+
+
 def test_a_child_that_waits_for_files_is_ended(child: Child, data_dir: Path) -> None:
     request = data_request(data_dir)
     process = psutil.Process(child.pid)
@@ -244,15 +268,17 @@ def test_a_child_ends_with_its_parent(child: Child) -> None:
     assert not process.is_running()
 
 
-def test_requests_wait_for_a_bounded_time(environment: pytest.MonkeyPatch, data_dir: Path) -> None:
+@pytest.mark.parametrize("busy", [0, pool.MAX_OF_PROJECT])
+def test_requests_wait_for_a_bounded_time(environment: pytest.MonkeyPatch, data_dir: Path, busy: int) -> None:
+    """busy: children of the request's project; with none, those of others take all places."""
     environment.setattr(pool, "WAIT_SECONDS", 0.01)
     request = DataRequest.model_validate_json(data_request(data_dir))
-    for _ in range(pool.MAX_CHILDREN):
-        assert inspections._POOL._free.acquire(timeout=30)
+    projects = [request.project] * busy or [str(number) for number in range(pool.MAX_CHILDREN)]
+    taken = [inspections._POOL._take(pool.Use(project, ChildView())) for project in projects]
     try:
         with pytest.raises(BackendUnavailable, match="Other requests"):
             inspections.inspect(request)
     finally:
-        for _ in range(pool.MAX_CHILDREN):
-            inspections._POOL._free.release()
+        for place, project in zip(taken, projects, strict=True):
+            inspections._POOL._give_back(place, project)
     assert inspections.inspect(request).data is not None
