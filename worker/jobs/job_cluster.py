@@ -14,18 +14,27 @@ def backend_of(job: Job) -> Backend:
 
 def profile_of(job: Job) -> Cluster:
     """Return the profile of the job's cluster. Raises ClusterRemoved."""
-    if error := removed_error(job):
+    return profile_with(job.cluster, job.backend)
+
+
+def profile_with(name: str, backend: str) -> Cluster:
+    """Return the profile of a cluster that had this backend. Raises ClusterRemoved."""
+    if error := _removal(name, backend):
         raise error
-    return cluster(job.cluster)
+    return cluster(name)
 
 
 def removed_error(job: Job) -> ClusterRemoved | None:
     """Return the error for a job whose cluster has no profile of its kind any more, None if it has one."""
-    profile = clusters().get(job.cluster)
-    if profile is not None and profile.executor == job.backend:
+    return _removal(job.cluster, job.backend)
+
+
+def _removal(name: str, backend: str) -> ClusterRemoved | None:
+    profile = clusters().get(name)
+    if profile is not None and profile.executor == backend:
         return None
     what = f"has become a {profile.executor} cluster" if profile else "was removed"
     return ClusterRemoved(
-        f"The profile of {job.backend} cluster {job.cluster!r} {what}.",
+        f"The profile of {backend} cluster {name!r} {what}.",
         hint="Ask the operator to add it to the configuration again, or cancel the job.",
     )

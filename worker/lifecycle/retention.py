@@ -23,6 +23,7 @@ from worker.auth import audit
 from worker.auth.audit import AuditAction
 from worker.backends.access.local_files import LocalFiles
 from worker.backends.connect import connect
+from worker.backends.interface import Backend
 from worker.clock import utcnow
 from worker.clusters.profiles import Cluster
 from worker.clusters.registry import cluster, clusters
@@ -30,6 +31,7 @@ from worker.db.models import Attempt, Event, IdempotencyKey, Job
 from worker.db.session import affected, reading, writing
 from worker.errors import BackendError, NotFound, ServiceUnavailable
 from worker.jobs import transitions
+from worker.jobs.job_cluster import profile_with
 from worker.jobs.queries import LOGS_REMOVED, logs_are_removed
 from worker.settings import get_settings
 from worker.states import LIVE, TERMINAL, JobState
@@ -56,6 +58,8 @@ class Removal(BaseModel):
 
     job_id: str = Field(pattern=r"^job-[0-9a-f]+$")
     cluster: str
+    backend: str | None = None
+    """Of the job: a profile of another kind leads to other files. Older notes have none."""
     what: What
     attempt: int
     """The job's last attempt; after another one it is not the job that had expired."""
@@ -66,9 +70,14 @@ class Removal(BaseModel):
     bytes: int = 0
 
     @property
+    def cluster_backend(self) -> Backend:
+        """The backend that has the files. Raises ClusterRemoved, NotFound."""
+        return connect(profile_with(self.cluster, self.backend) if self.backend else cluster(self.cluster))
+
+    @property
     def layout(self) -> JobLayout:
         """Notes of version 0.1.0 have no directory: it is that of today's profile then."""
-        return JobLayout(self.directory or connect(cluster(self.cluster)).job_directory(self.job_id))
+        return JobLayout(self.directory or self.cluster_backend.job_directory(self.job_id))
 
     @property
     def paths(self) -> list[Path]:
@@ -84,7 +93,8 @@ class Removal(BaseModel):
 def expired(limit: int | None = None) -> list[Removal]:
     """Return what would be removed now, oldest first, at most `limit` of each kind on each cluster.
 
-    Jobs of a cluster that has no profile any more, or whose files cannot be used now, are left out.
+    Jobs of a cluster that has no profile of their kind any more, or whose files cannot be used now, are left
+    out.
     """
     return [
         removal.model_copy(update={"bytes": size})
@@ -97,7 +107,8 @@ def expired(limit: int | None = None) -> list[Removal]:
 
 def _expired_on(profile: Cluster, what: What, limit: int | None) -> list[Removal]:
     directory = select(func.max(Attempt.directory)).where(Attempt.job_id == Job.id).scalar_subquery()
-    query = select(Job, directory).where(Job.cluster == profile.name, _has_expired(what))
+    is_there = Job.cluster == profile.name, Job.backend == profile.executor
+    query = select(Job, directory).where(*is_there, _has_expired(what))
     with reading() as session:
         found = session.exec(query.order_by(col(Job.finished_at)).limit(limit)).all()
     return [_removal(job, what, directory) for job, directory in found]
@@ -105,7 +116,8 @@ def _expired_on(profile: Cluster, what: What, limit: int | None) -> list[Removal
 
 def _removal(job: Job, what: What, attempt_directory: str | None) -> Removal:
     """attempt_directory: of any attempt of the job."""
-    fields = {"job_id": job.id, **job.model_dump(include={"cluster", "attempt", "state", "finished_at"})}
+    same = {"cluster", "backend", "attempt", "state", "finished_at"}
+    fields = {"job_id": job.id, **job.model_dump(include=same)}
     directory = RunLayout(Path(attempt_directory)).job.directory if attempt_directory else None
     return Removal(what=what, directory=directory, **fields)
 
@@ -211,7 +223,7 @@ def _rows_are_removed(removal: Removal) -> bool:
 def _remove_files(removal: Removal) -> bool:
     """Returns False, and leaves the note for the next pass, where they cannot be removed now."""
     try:
-        files = connect(cluster(removal.cluster)).files()
+        files = removal.cluster_backend.files()
         for path in removal.paths:
             with suppress(FileNotFoundError):
                 files.remove_tree(path, removal.layout.jobs)
@@ -227,7 +239,7 @@ def _size(removal: Removal) -> int | None:
     """Bytes of the files that would be removed; None where they cannot be used now."""
     size = 0
     try:
-        files = connect(cluster(removal.cluster)).files()
+        files = removal.cluster_backend.files()
         for path in removal.paths:
             with suppress(FileNotFoundError):
                 size += files.tree_size(path, removal.layout.jobs)

@@ -402,6 +402,38 @@ def test_jobs_of_a_cluster_without_a_profile_are_in_nobodys_way(thirty_days: Non
     assert queries.get(job.id)
 
 
+OTHER_KIND = '[local]\nexecutor = "slurm"\nremote_job_dir = "{}"\n'
+
+
+def test_a_profile_of_another_kind_leads_to_the_files_of_others(
+    thirty_days: None, job_in: JobIn, data_dir: Path
+) -> None:
+    job = job_in(JobState.SUCCEEDED, finished_at=LONG_AGO)
+    (data_dir / "clusters.toml").write_text(OTHER_KIND.format(data_dir))
+    forget_settings()
+    assert retention.remove_expired() == []
+    assert queries.get(job.id)
+    assert directory(job).exists()
+
+
+def test_a_note_waits_for_a_profile_of_its_kind(
+    thirty_days: None, job_in: JobIn, data_dir: Path, environment: pytest.MonkeyPatch
+) -> None:
+    job = job_in(JobState.FAILED, finished_at=LONG_AGO)
+    with crash(environment, LocalFiles, "remove_tree"):
+        retention.remove_expired()
+    profiles = data_dir / "clusters.toml"
+    profiles.write_text(OTHER_KIND.format(data_dir))
+    forget_settings()
+    assert retention.remove_expired() == []
+    assert directory(job).exists()
+    assert len(notes()) == 1
+    profiles.unlink()
+    forget_settings()
+    assert [one.job_id for one in retention.remove_expired()] == [job.id]
+    assert not directory(job).exists()
+
+
 def test_the_oldest_go_first_some_at_a_time(thirty_days: None, job_in: JobIn) -> None:
     made = [job_in(JobState.FAILED, finished_at=LONG_AGO - timedelta(days=day)).id for day in range(3)]
     assert [one.job_id for one in retention.remove_expired(limit=2)] == [made[2], made[1]]
