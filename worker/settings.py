@@ -175,16 +175,17 @@ class Settings(BaseSettings):
     )
     max_events_per_attempt: int = Field(
         default=200_000,
-        ge=0,
+        ge=1000,
         le=MAX_LIMIT,
-        description="Steps and validations of an attempt that are stored, and a tenth more of checkpoints "
-        "and other events; further events are dropped.",
+        description="Steps and validations of an attempt that are stored, and a tenth more of other events; "
+        "further events are dropped. Checkpoints do not count: the newest 10,000 are stored.",
     )
     max_event_bytes_per_attempt: int = Field(
         default=256 << 20,
-        ge=0,
+        ge=1 << 20,
         le=MAX_LIMIT,
-        description="Bytes of an attempt's events.jsonl that are read; what follows is dropped.",
+        description="Bytes of an attempt's events.jsonl that are read; what follows is dropped, except the "
+        "final checkpoint.",
     )
     worker_threads: int = Field(default=4, description="Tasks that one worker process runs at a time.")
     worker_metrics_port: int | None = Field(

@@ -62,3 +62,10 @@ def test_without_a_broker_it_says_how_to_get_one(environment: pytest.MonkeyPatch
     with pytest.raises(Misconfigured) as caught:
         _ = get_settings().broker_url
     assert "SFT_REDIS_URL" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("name", ["SFT_MAX_EVENTS_PER_ATTEMPT", "SFT_MAX_EVENT_BYTES_PER_ATTEMPT"])
+def test_limits_of_events_leave_room_for_a_run(environment: pytest.MonkeyPatch, name: str) -> None:
+    environment.setenv(name, "999")
+    with pytest.raises(Misconfigured, match=name):
+        get_settings()

@@ -1,5 +1,6 @@
 """Decide the outcome of a run that is over: by its end marker, its logs and its final checkpoint."""
 
+from contextlib import suppress
 from datetime import timedelta
 
 from trainer.checkpoints import HF_INDEX, missing_export_files
@@ -12,7 +13,7 @@ from worker.db.session import reading, writing
 from worker.errors import CheckpointChanged, NotReachable
 from worker.jobs import checkpoints, logs, queries, retry, transitions
 from worker.jobs.checkpoints import StoredFile
-from worker.lifecycle import admission, outcome, recovery
+from worker.lifecycle import admission, outcome, recovery, stored_events
 from worker.lifecycle.handles import handle_of, layout_of
 from worker.runs.events import read_ending
 from worker.runs.observation import ExitRecord
@@ -37,7 +38,8 @@ def finalize(job: Job, attempt: Attempt, backend: Backend) -> None:
         marker=marker,
         ended=attempt.exit,
         desired=job.desired_state,
-        checkpoint_is_complete=isinstance(marker, Finished) and _is_complete(job, marker.iteration),
+        checkpoint_is_complete=isinstance(marker, Finished)
+        and _has_final_checkpoint(job, attempt, marker, files),
         attempt=attempt.number,
         logs=logs.tails(layout_of(attempt), queries.run_of(job).resources.gpus, files),
     )
@@ -83,15 +85,22 @@ def _end_marker(attempt: Attempt, files: Files) -> Ending | None:
         return None
 
 
-def _is_complete(job: Job, iteration: int | None) -> bool:
-    """Whether the final checkpoint was reported, and every file of it is there with its size.
+def _has_final_checkpoint(job: Job, attempt: Attempt, marker: Finished, files: Files) -> bool:
+    """Whether the final checkpoint was reported, and is complete."""
+    if marker.iteration is None:
+        return False
+    with suppress(FileNotFoundError):
+        stored_events.store_unread(attempt, marker.iteration, files)
+    with reading() as session:
+        final = session.get(Checkpoint, (job.id, marker.iteration))
+    return final is not None and _is_complete(job, final)
+
+
+def _is_complete(job: Job, final: Checkpoint) -> bool:
+    """Whether every file of a checkpoint is there with its size.
 
     Where it lies was reported by the run: only files of the job's save directory count, and links do not.
     """
-    with reading() as session:
-        final = session.get(Checkpoint, (job.id, iteration)) if iteration is not None else None
-    if final is None:
-        return False
     try:
         files = checkpoints.complete_files(job, final)
         return bool(files) and (final.format != "huggingface" or _can_be_loaded(files, job.project))

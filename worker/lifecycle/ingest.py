@@ -15,6 +15,7 @@ from worker.jobs import queries, transitions
 from worker.jobs.job_cluster import backend_of
 from worker.lifecycle import finalize, stored_events
 from worker.lifecycle.handles import handle_of, layout_of
+from worker.lifecycle.stored_events import MAX_LINE_BYTES
 from worker.runs.events import read_event
 from worker.states import LIVE, JobState
 from worker.telemetry import metrics
@@ -26,8 +27,6 @@ log = logger(__name__)
 CHUNK_BYTES = 1 << 16
 # Limit of one task, so that a run that writes without end does not delay others.
 TASK_BYTES = 1 << 20
-# A checkpoint of a hundred thousand files is reported in about ten megabytes.
-MAX_LINE_BYTES = 1 << 24
 
 
 def ingest(job_id: str) -> bool:
@@ -98,6 +97,7 @@ def _ingest_lines(job_id: str, attempt: Attempt, lines: bytes) -> bool:
         if not transitions.advance_events(session, attempt, len(lines), stored=len(kept), dropped=dropped):
             return False
         stored_events.store(session, attempt, kept)
+        stored_events.store_checkpoints(session, attempt, events)
         if not has_dropped and (dropped or stored_events.is_full(attempt)):
             stored_events.note_dropped(session, job, attempt)
         if job.attempt == attempt.number and job.state in LIVE:

@@ -1,18 +1,28 @@
 """Store the events of a run as metrics, checkpoints and history: a chunk of them in a few statements.
 
 A run may write events without end: an attempt has SFT_MAX_EVENTS_PER_ATTEMPT of them, and one event of the
-history says that others were dropped.
+history says that others were dropped. Checkpoints do not count, since success needs the last of them: they
+have a limit of their own, and the newest replaces the oldest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
-from sqlmodel import Session
+from sqlmodel import Session, col, delete, select
 
 from trainer.events import ENVELOPE, AnyEvent, CheckpointSaved, StepDone, Validated
+from worker.backends.access.files import Files
 from worker.db.models import Attempt, Checkpoint, Event, Job, Metric
-from worker.db.session import upsert
+from worker.db.session import affected, upsert, writing
 from worker.jobs import transitions
+from worker.lifecycle.handles import layout_of
+from worker.runs.events import read_event
 from worker.settings import get_settings
+
+# A checkpoint of a hundred thousand files is reported in about ten megabytes.
+MAX_LINE_BYTES = 1 << 24
+MAX_CHECKPOINTS = 10_000
+"""Of an attempt. Those of the highest iterations stay."""
 
 DROPPED = "events_dropped"
 """Type of the event that notes the first dropped one."""
@@ -24,7 +34,7 @@ def is_full(attempt: Attempt) -> bool:
 
 
 def within_limit(attempt: Attempt, events: Sequence[AnyEvent]) -> list[AnyEvent]:
-    """Return the events that may be stored. Those that are no metrics, which are few, have room beyond."""
+    """Return the metrics and entries of the history that have room. Entries, which are few, have more."""
     most = get_settings().max_events_per_attempt
     kept: list[AnyEvent] = []
     for event in events:
@@ -35,12 +45,47 @@ def within_limit(attempt: Attempt, events: Sequence[AnyEvent]) -> list[AnyEvent]
 
 
 def store(session: Session, attempt: Attempt, events: Sequence[AnyEvent]) -> None:
-    """Store events; a later one of the same step or iteration replaces an earlier one."""
+    """Store metrics and history; a later metric of the same step replaces an earlier one."""
     metrics = [_metric(attempt, event) for event in events if isinstance(event, StepDone | Validated)]
     upsert(session, metrics)
-    upsert(session, [_checkpoint(attempt, event) for event in events if isinstance(event, CheckpointSaved)])
     others = (event for event in events if not isinstance(event, StepDone | Validated))
     transitions.record_all(session, [_history(attempt, event) for event in others])
+
+
+def store_checkpoints(session: Session, attempt: Attempt, events: Sequence[AnyEvent]) -> None:
+    """Store the newest checkpoints; a later one of the same iteration replaces an earlier one."""
+    saved = [event for event in events if isinstance(event, CheckpointSaved)]
+    if not saved:
+        return
+    upsert(session, [_checkpoint(attempt, event) for event in saved])
+    own = col(Checkpoint.job_id) == attempt.job_id, col(Checkpoint.attempt) == attempt.number
+    iteration = col(Checkpoint.iteration)
+    oldest = select(iteration).where(*own).order_by(iteration.desc()).offset(MAX_CHECKPOINTS - 1).limit(1)
+    affected(session, delete(Checkpoint).where(*own, iteration < oldest.scalar_subquery()))
+
+
+def store_unread(attempt: Attempt, iteration: int, files: Files) -> None:
+    """Store the checkpoint of an iteration that was reported after the bytes that are read.
+
+    It is searched in the last MAX_LINE_BYTES. Raises BackendUnavailable.
+    """
+    if is_full(attempt):
+        known = _last_checkpoints(attempt, files)
+        found = next((event for event in known if event.iteration == iteration), None)
+        with writing() as session:
+            store_checkpoints(session, attempt, [found] if found else [])
+
+
+def _last_checkpoints(attempt: Attempt, files: Files) -> Iterator[CheckpointSaved]:
+    """Yield the checkpoints at the end of the file of events, the last first."""
+    layout = layout_of(attempt)
+    path, below = layout.events, layout.job.jobs
+    begin = max(0, files.stat(path, below).size - MAX_LINE_BYTES)
+    for line in reversed(files.read(path, begin, MAX_LINE_BYTES, below).splitlines()):
+        with suppress(ValueError):
+            event = read_event(line) if b'"checkpoint"' in line else None
+            if isinstance(event, CheckpointSaved):
+                yield event
 
 
 def note_dropped(session: Session, job: Job, attempt: Attempt) -> None:

@@ -15,7 +15,7 @@ from tests.support.run_files import AT, directory_of, line, save, step, steps, w
 from worker.db.models import Attempt, Job
 from worker.db.session import engine, writing
 from worker.jobs import actions, queries
-from worker.lifecycle import ingest
+from worker.lifecycle import ingest, stored_events
 from worker.runs.observation import ExitRecord, ObservationCode
 from worker.states import JobState
 from worker.telemetry import metrics
@@ -306,33 +306,59 @@ def test_the_last_of_equal_events_counts(job_in: JobIn) -> None:
 
 
 def test_events_beyond_the_limit_are_dropped(job_in: JobIn, environment: pytest.MonkeyPatch) -> None:
-    environment.setenv("SFT_MAX_EVENTS_PER_ATTEMPT", "10")
+    environment.setenv("SFT_MAX_EVENTS_PER_ATTEMPT", "1000")
     forget_settings()
     job = job_in(JobState.FINALIZING)
-    write(job, line(**STARTED) + b"".join(step(n) for n in range(1, 30)) + save(job, 4))
-    ingest.ingest(job.id)
-    write(job, b"".join(line(event="stopping", step=n) for n in range(1, 30)))
+    write(job, line(**STARTED) + b"".join(step(n) for n in range(1, 1011)))
+    write(job, b"".join(line(event="stopping", step=n) for n in range(1, 211)) + save(job, 4))
     end(job, {"event": "finished", "at": AT.format(9), "step": 4, "iteration": 4})
     ingest.ingest(job.id)
-    now, kinds = queries.get(job.id), [event.type for event in queries.events(job.id, 0, 100)]
-    assert (now.state, now.progress["step"]) == (JobState.SUCCEEDED, 29)
-    assert (len(steps(job)), kinds.count("checkpoint"), kinds.count("events_dropped")) == (9, 1, 1)
-    assert len(kinds) < 10
+    now, events = queries.get(job.id), queries.events(job.id, 0, 1000)
+    assert (now.state, now.progress["step"]) == (JobState.SUCCEEDED, 1010)
+    assert [one.iteration for one in queries.checkpoints(job.id)] == [4]
+    kinds = [event.type for event in events]
+    assert (kinds.count("trainer.stopping"), kinds.count("events_dropped")) == (101, 1)
     attempt = queries.attempts(job.id)[0]
-    assert (attempt.events_stored, attempt.events_dropped) == (12, 48)
+    assert (attempt.events_stored, attempt.events_dropped) == (1101, 121)
+
+
+def test_the_newest_checkpoints_are_stored(job_in: JobIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_events, "MAX_CHECKPOINTS", 2)
+    job = job_in(JobState.RUNNING)
+    for iterations in ((1, 2, 3), (4,)):
+        write(job, b"".join(save(job, number) for number in iterations))
+        ingest.ingest(job.id)
+    assert [one.iteration for one in queries.checkpoints(job.id)] == [3, 4]
+
+
+def full(job: Job, environment: pytest.MonkeyPatch) -> None:
+    """Write as many bytes of events as are read."""
+    environment.setenv("SFT_MAX_EVENT_BYTES_PER_ATTEMPT", str(1 << 20))
+    forget_settings()
+    write(job, step(1, note="x" * (1 << 20)))
+    ingest.ingest(job.id)
 
 
 def test_a_file_of_events_is_read_to_its_limit(job_in: JobIn, environment: pytest.MonkeyPatch) -> None:
-    environment.setenv("SFT_MAX_EVENT_BYTES_PER_ATTEMPT", str(2 * len(step(1))))
-    forget_settings()
     job = job_in(JobState.FINALIZING)
-    for number in range(1, 6):
-        write(job, step(number))
-        ingest.ingest(job.id)
+    full(job, environment)
+    write(job, step(2))
     end(job, "")
     assert not ingest.ingest(job.id)
-    assert (len(steps(job)), queries.get(job.id).state) == (2, JobState.FAILED)
+    assert (len(steps(job)), queries.get(job.id).state) == (1, JobState.FAILED)
     assert [one.type for one in queries.events(job.id, 0, 100)].count("events_dropped") == 1
+
+
+def test_the_final_checkpoint_is_read_behind_the_limit(
+    job_in: JobIn, environment: pytest.MonkeyPatch
+) -> None:
+    job = job_in(JobState.FINALIZING)
+    full(job, environment)
+    write(
+        job, save(job, 2) + save(job, 4) + b'no event with a "checkpoint"\n' + line(event="stopping", step=4)
+    )
+    assert finished(job).state is JobState.SUCCEEDED
+    assert [one.iteration for one in queries.checkpoints(job.id)] == [4]
 
 
 def test_bad_lines_are_logged_once(job_in: JobIn, capsys: pytest.CaptureFixture[str]) -> None:
