@@ -10,6 +10,7 @@ SftError
 +-- SaveDirectoryInUse    another live job saves there
 +-- PlanDrift             the plan is no longer the one that the client saw
 +-- CheckpointChanged     its files are not those that were saved
+|   +-- CheckpointNotServed   its files lie behind a link, or below no root of the profile
 +-- NotExportable         this checkpoint is no Megatron checkpoint
 +-- RangeInvalid          an offset, range or cursor that makes no sense
 +-- Unauthenticated       no key, or one that is not valid
@@ -95,6 +96,10 @@ class PlanDrift(SftError):
 
 class CheckpointChanged(SftError):
     code = "checkpoint_changed"
+
+
+class CheckpointNotServed(CheckpointChanged):
+    """The service does not open the files, whether or not they are complete."""
 
 
 class NotExportable(SftError):

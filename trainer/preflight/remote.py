@@ -126,6 +126,21 @@ def _outside_roots(request: ConfigRequest | DataRequest) -> Iterator[Finding]:
             message = f"{path!r}, with symlinks resolved, is not inside a path that the cluster allows."
             hint = f"Allowed: {', '.join(str(root) for root in request.roots) or 'none'}."
             yield finding("error", "path_not_allowed", where, message, hint)
+    save = request.config.checkpoint.get("save") if isinstance(request, ConfigRequest) else None
+    if isinstance(save, str) and is_allowed(save) and _is_behind_link(Path(save), request.roots):
+        message = (
+            f"{save!r} lies behind a link below a path that the cluster allows: no file is served there."
+        )
+        hint = f"Save to the directory itself: {os.path.realpath(save)!r}."
+        yield finding("error", "path_not_allowed", "/checkpoint/save", message, hint)
+
+
+def _is_behind_link(path: Path, roots: list[Path]) -> bool:
+    """Whether a link below the root of a path leads to it; the path of the root may have links."""
+    top = max(filter(path.is_relative_to, roots), key=lambda root: len(root.parts), default=None)
+    if top is None:
+        return False
+    return Path(os.path.realpath(path)) != Path(os.path.realpath(top), path.relative_to(top))
 
 
 def _config_faults(config: TrainingConfig) -> Iterator[Finding]:

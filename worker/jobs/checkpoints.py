@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from trainer.run_layout import JobLayout, RunLayout
-from worker.backends.access.files import Files, FileStat, OpenFile, names_below
+from worker.backends.access.files import BehindLink, Files, FileStat, OpenFile, names_below
 from worker.backends.interface import Backend
 from worker.db.models import Checkpoint, Job
-from worker.errors import CheckpointChanged, NotFound
+from worker.errors import CheckpointChanged, CheckpointNotServed, NotFound
 from worker.jobs import queries
 from worker.jobs.job_cluster import backend_of, profile_of
 
@@ -76,7 +76,10 @@ def saved_file(job: Job, iteration: int, name: str) -> StoredFile:
 
 
 def complete_files(job: Job, checkpoint: Checkpoint) -> list[StoredFile]:
-    """Return all files, each of its reported size. Raises CheckpointChanged, BackendUnavailable."""
+    """Return all files, each of its reported size.
+
+    Raises CheckpointNotServed, else CheckpointChanged, and BackendUnavailable.
+    """
     sizes = {file["path"]: file["bytes"] for file in checkpoint.files}
     files = list(_saved(job, checkpoint, sizes))
     for file in files:
@@ -94,6 +97,8 @@ def _saved(job: Job, checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[S
         try:
             names_below(path, save)  # the directory that was checked: a run may report another one
             stat = files.stat(path, below)
+        except BehindLink:
+            raise _not_served(name) from None
         except FileNotFoundError:
             raise _changed(name) from None
         yield StoredFile(name, path, below, stat, files)
@@ -103,7 +108,7 @@ def _top(job: Job, backend: Backend) -> Path:
     """Return the directory below which no link may lead to the job's checkpoints.
 
     It is that of all jobs for a save in the job's own directory, else the root of the profile. Raises
-    CheckpointChanged if the profile no longer has the root.
+    CheckpointNotServed if the profile no longer has the root.
     """
     save, attempt = Path(job.config["checkpoint"]["save"]), queries.attempt_of(job).directory
     own = RunLayout(Path(attempt)).job if attempt else JobLayout(backend.job_directory(job.id))
@@ -111,7 +116,7 @@ def _top(job: Job, backend: Backend) -> Path:
         return own.jobs
     if root := profile_of(job).for_project(job.project).root_of(save):
         return root
-    raise CheckpointChanged(
+    raise CheckpointNotServed(
         f"The save directory {str(save)!r} does not lie under a path that cluster {job.cluster!r} allows.",
         hint="Ask the operator to add its root to the cluster's profile again.",
     )
@@ -121,6 +126,13 @@ def _changed(name: str) -> CheckpointChanged:
     return CheckpointChanged(
         f"The file {name!r} is gone or no longer what the trainer saved.",
         hint="Use another checkpoint of the job. Links on the way to a checkpoint are not followed.",
+    )
+
+
+def _not_served(name: str) -> CheckpointNotServed:
+    return CheckpointNotServed(
+        f"The file {name!r} lies behind a link, which the service does not follow.",
+        hint="Save below a path that the cluster allows, without links; or fetch the file on the cluster.",
     )
 
 

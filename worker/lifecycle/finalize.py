@@ -10,7 +10,7 @@ from worker.backends.interface import Backend
 from worker.clock import utcnow
 from worker.db.models import Attempt, Checkpoint, Job, Json
 from worker.db.session import reading, writing
-from worker.errors import CheckpointChanged, NotReachable
+from worker.errors import CheckpointChanged, CheckpointNotServed, NotReachable
 from worker.jobs import checkpoints, logs, queries, retry, transitions
 from worker.jobs.checkpoints import StoredFile
 from worker.lifecycle import admission, outcome, recovery, stored_events
@@ -99,15 +99,19 @@ def _has_final_checkpoint(job: Job, attempt: Attempt, marker: Finished, files: F
 def _is_complete(job: Job, final: Checkpoint) -> bool:
     """Whether every file of a checkpoint is there with its size.
 
-    Where it lies was reported by the run: only files of the job's save directory count, and links do not.
+    Where it lies was reported by the run: only files of the job's save directory count. Where the service
+    does not open them nobody but the trainer can tell, and it reports a checkpoint when that is on disk.
     """
     try:
         files = checkpoints.complete_files(job, final)
         return bool(files) and (final.format != "huggingface" or _can_be_loaded(files, job.project))
+    except CheckpointNotServed as error:
+        log.warning("job.checkpoint_not_served", job_id=job.id, error=error.message)
+        return True
+    except NotReachable:
+        return True
     except (CheckpointChanged, FileNotFoundError):
         return False
-    except NotReachable:
-        return True  # nobody but the trainer can tell, and it reports a checkpoint when that is on disk
 
 
 def _can_be_loaded(files: list[StoredFile], project: str) -> bool:

@@ -173,14 +173,30 @@ def test_a_final_checkpoint_elsewhere_is_no_success(job_in: JobIn, tmp_path: Pat
     assert finished(job).state is JobState.FAILED
 
 
-def test_a_final_checkpoint_behind_a_link_is_no_success(job_in: JobIn, tmp_path: Path) -> None:
+def test_a_final_checkpoint_behind_a_link_counts_as_reported(
+    job_in: JobIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = job_in(JobState.FINALIZING)
     saved = save(job, 4, into=tmp_path)
     directory = Path(job.config["checkpoint"]["save"])
     directory.mkdir()
     (directory / "iter_0000004").symlink_to(tmp_path / "iter_0000004")
     write(job, saved.replace(str(tmp_path).encode(), str(directory).encode()))
+    assert finished(job).state is JobState.SUCCEEDED
+    assert "job.checkpoint_not_served" in capsys.readouterr().out
+
+
+def test_a_final_checkpoint_that_is_gone_is_no_success(job_in: JobIn) -> None:
+    job = job_in(JobState.FINALIZING)
+    write(job, save(job, 4))
+    (Path(job.config["checkpoint"]["save"]) / "iter_0000004" / "weights").unlink()
     assert finished(job).state is JobState.FAILED
+
+
+def test_a_final_checkpoint_counts_where_its_root_is_gone(job_in: JobIn, tmp_path: Path) -> None:
+    job = job_in(JobState.FINALIZING, config={"checkpoint": {"save": str(tmp_path / "former")}})
+    write(job, save(job, 4))
+    assert finished(job).state is JobState.SUCCEEDED
 
 
 def finished(job: Job) -> Job:

@@ -155,6 +155,20 @@ def test_a_job_with_invalid_files_fails_before_submission(
     assert now.failure["recovery"]
 
 
+def test_a_save_directory_behind_a_link_is_rejected(body: Body, profile: Profile, data_dir: Path) -> None:
+    roots = data_dir / "roots"
+    (data_dir / "storage/team").mkdir(parents=True)
+    roots.symlink_to("storage")  # the operator's
+    (roots / "short").symlink_to("team")
+    profile(roots=[str(roots), str(data_dir / "inputs")])
+    found = {}
+    for name in ("team", "short"):
+        saves = {**body, "overrides": [*body["overrides"], f"checkpoint.save={roots}/{name}/new"]}
+        job = queries.get(create.create(JobSpec(**saves), ANNA).job_id)
+        found[name] = [(one.code, one.pointer) for one in submit._inspect(job) if one.severity == "error"]
+    assert found == {"team": [], "short": [("path_not_allowed", "/checkpoint/save")]}
+
+
 def test_a_key_unknown_to_the_model_is_found_on_the_cluster(body: Body) -> None:
     hybrid = {**body, "overrides": [*body["overrides"], "model.hybrid_layer_pattern=M*"]}
     made = queries.get(create.create(JobSpec(**hybrid), ANNA).job_id)

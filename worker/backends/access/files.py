@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 
+class BehindLink(FileNotFoundError):
+    """A link, which is not followed, leads to the path."""
+
+
 class FileStat(NamedTuple):
     """Size (bytes) and modification time of a file: if both are equal, the file has not changed."""
 
@@ -34,7 +38,8 @@ class Files(Protocol):
     may have been made nevertheless: the answer can be lost.
 
     below: a parent directory whose own path only the operator can change. Below it no link is followed:
-        a path that leads through one is missing. Without it only the last name must be no link.
+        a path that leads through one is missing: BehindLink for stat, read and open. Without it only the
+        last name must be no link.
     """
 
     def open(self, path: Path, below: Path | None = None) -> AbstractContextManager[OpenFile]:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.backends.access.files import FileStat, names_below
+from worker.backends.access.files import BehindLink, FileStat, names_below
 from worker.errors import BackendUnavailable
 
 # From the third on: a link, a pipe without a writer or a socket, a directory, a name that is too long.
@@ -181,11 +181,18 @@ def _open_regular(path: Path, below: Path | None) -> int:
     try:
         descriptor = _open_below(path, below) if below else os.open(path, _READ)
     except OSError as error:
+        if below and _has_link(path, below):
+            raise BehindLink(errno.ELOOP, "a link leads to it", str(path)) from error
         raise _translated(error, path) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
     return descriptor
+
+
+def _has_link(path: Path, below: Path) -> bool:
+    way = (one for one in (path, *path.parents) if one != below and one.is_relative_to(below))
+    return any(map(os.path.islink, way))
 
 
 def _open_below(path: Path, below: Path) -> int:

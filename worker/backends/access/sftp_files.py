@@ -25,7 +25,7 @@ from asyncssh import (
     SFTPNoSuchFile,
 )
 
-from worker.backends.access.files import FileStat, names_below
+from worker.backends.access.files import BehindLink, FileStat, names_below
 from worker.backends.access.ssh_connection import Connection, Deadline, Lost, Stale, wait_for
 from worker.errors import BackendUnavailable
 
@@ -53,6 +53,10 @@ _REMOVE = _WALK + 'exec rm -rf --one-file-system -- "$name"'
 _SIZES = _WALK + 'exec find -P "$name" -type f -printf "%s\\n"'
 
 Execute = Callable[[Sequence[str], bytes, float], tuple[int, bytes, bytes]]
+
+
+class _LinkFound(SFTPNoSuchFile):
+    """A link leads to the path."""
 
 
 class SftpFiles:
@@ -230,7 +234,7 @@ async def _closed(file: SFTPClientFile) -> AsyncIterator[SFTPClientFile]:
 
 
 async def _regular(sftp: SFTPClient, path: Path, below: Path | None) -> SFTPAttrs:
-    """Return the attributes of a regular file. Raises SFTPNoSuchFile if a link below `below` leads to it."""
+    """Return the attributes of a regular file. Raises _LinkFound if a link below `below` leads to it."""
     if below is None:
         return _checked(await sftp.lstat(os.fsencode(path)))
     try:
@@ -241,7 +245,7 @@ async def _regular(sftp: SFTPClient, path: Path, below: Path | None) -> SFTPAttr
         sftp.lstat(os.fsencode(path)), _real(sftp, path), _real(sftp, below)
     )
     if real != top.joinpath(*expected):
-        raise SFTPNoSuchFile("a link leads to it")
+        raise _LinkFound("a link leads to it")
     return _checked(found)
 
 
@@ -321,6 +325,8 @@ def _fresh(path: Path) -> Path:
 
 def _translated(error: SFTPError, path: Path) -> Exception:
     too_long = any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in path.parts)
+    if isinstance(error, _LinkFound):
+        return BehindLink(errno.ELOOP, "a link leads to it", str(path))
     if isinstance(error, SFTPNoSuchFile) or too_long:
         return FileNotFoundError(errno.ENOENT, "no such file", str(path))
     return BackendUnavailable(f"{path} cannot be used: {error.reason}")

@@ -14,7 +14,7 @@ import pytest
 from tests.support.sshd import Sshd
 from trainer.run_layout import RunLayout
 from worker.backends.access import ssh
-from worker.backends.access.files import Files
+from worker.backends.access.files import BehindLink, Files
 from worker.backends.access.local_files import LocalFiles
 from worker.backends.access.ssh import SshTransport
 from worker.backends.local import supervisor
@@ -242,7 +242,7 @@ def test_no_file_is_read_through_a_link(
     place.rename(tmp_path / "root/aside")
     place.symlink_to(tmp_path / "outside" / linked if target == "outside" else tmp_path / "root/aside")
     assert saved.read_bytes()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(BehindLink):
         files.stat(saved, tmp_path / "root")
     with pytest.raises(FileNotFoundError):
         files.read(saved, 0, 10, tmp_path / "root")
