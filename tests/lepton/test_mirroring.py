@@ -11,9 +11,10 @@ import pytest
 
 from tests.support.lepton.bare import Bare, bare
 from tests.support.lepton.server.server import LeptonServer
+from tests.support.process import forget_settings
 from trainer.event_writer import EventWriter
 from trainer.events import CheckpointSaved, Finished, StepDone
-from worker.backends.lepton import log_mirror
+from worker.backends.lepton import log_events, log_mirror
 from worker.backends.lepton.log_mirror import HOLD_NS, PAGE_LINES
 
 FIRST, SECOND = "job-1-1-0", "job-1-1-1"
@@ -83,13 +84,41 @@ def test_a_call_mirrors_a_part_of_a_long_history(on: Bare, monkeypatch: pytest.M
 
 
 def test_parts_without_their_rest_are_not_kept_without_end(on: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_mirror, "MAX_PARTS", 3)
+    monkeypatch.setattr(log_events, "MAX_PARTS", 3)
     say(on, *(f"SFT_EVENT_PART n{number} 1/2 x" for number in range(9)))
     say(on, f"SFT_EVENT_PART n {'9' * 5000}/2 x", event(0, 1))
     assert on.collect()
     assert known(on) == [(0, 1)]
     state = json.loads((on.directory() / log_mirror.STATE).read_text())
     assert sorted(state["parts"]) == ["n6", "n7", "n8"]
+
+
+def test_parts_are_limited_in_size_and_to_one_a_line(on: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_events, "MAX_PARTS_CHARACTERS", 10)
+    say(on, *(f"SFT_EVENT_PART n{number} 1/2 xxxx" for number in range(4)))
+    say(on, "SFT_EVENT_PART m0 1/2 SFT_EVENT_PART m1 1/2 SFT_EVENT_PART m2 1/2 "[:40])
+    assert on.collect()
+    state = json.loads((on.directory() / log_mirror.STATE).read_text())
+    assert {name: list(parts) for name, parts in state["parts"].items()} == {"m0": ["1"]}
+
+
+def test_a_call_mirrors_so_many_characters(on: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_mirror, "PAGE_LINES", 2)
+    monkeypatch.setattr(log_mirror, "MAX_CALL_CHARACTERS", 5)
+    now = time.time_ns()
+    for number in range(5):
+        say(on, f"line {number}", at_ns=now + number)
+    assert not on.collect()
+    assert on.log() == ["line 0", "line 1"]
+
+
+def test_a_log_without_end_is_kept_to_a_limit_and_says_so(on: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_mirror, "MAX_LOG_BYTES", 10)
+    for text in ("one two", "three", "four", event(0, 0)):
+        say(on, text)
+        on.collect()
+    assert on.log() == ["one two", "th", log_mirror.LOG_IS_FULL.strip()]
+    assert known(on) == [(0, 0)]
 
 
 def test_a_worker_killed_while_appending_leaves_no_gap_and_no_repeat(on: Bare) -> None:
@@ -167,6 +196,34 @@ def test_parts_of_an_event_may_arrive_in_several_polls(
         say(on, line)
         on.collect()
     assert known(on) == [(0, 0)]
+
+
+def test_late_events_are_searched_page_by_page(on: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_mirror, "PAGE_LINES", 4)
+    monkeypatch.setattr(log_mirror, "MAX_PAGES", 3)
+    monkeypatch.setattr(log_mirror, "RECENT_BYTES", 200)
+    begin = time.time_ns() - 2 * log_mirror.LOOKBACK_NS
+    for number in range(0, 30, 2):
+        say(on, event(0, number), at_ns=begin + number)
+    say(on, "later", at_ns=time.time_ns() - 2 * HOLD_NS)
+    while "later" not in (on.log() if (on.directory() / "logs/job.log").exists() else []):
+        on.collect(is_over=False)
+    for number in (9, 21):
+        say(on, event(0, number), at_ns=begin + number)
+    assert [on.collect() for _ in range(3)] == [False, False, True]
+    assert known(on) == [*((0, number) for number in range(0, 30, 2)), (0, 9), (0, 21)]
+
+
+def test_beyond_the_limit_of_bytes_events_that_decide_are_mirrored(
+    on: Bare, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("SFT_MAX_EVENT_BYTES_PER_ATTEMPT", str(1 << 20))
+    forget_settings()
+    say(on, event(0, 0, text="x" * (1 << 20)), event(0, 1), event(0, 2, event="checkpoint"), event(0, 3))
+    say(on, event(0, 4, event="finished", step=1))
+    assert on.collect()
+    assert known(on) == [(0, 0), (0, 2), (0, 4)]
+    assert json.loads((on.directory() / "end.json").read_text())["seq"] == 4
 
 
 # -- the end ---------------------------------------------------------------------------------------

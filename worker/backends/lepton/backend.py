@@ -39,7 +39,8 @@ from worker.sandbox import inspections
 
 # For so long after a completed run its log may still lack the end marker.
 LATE_SECONDS = 300.0
-MAX_EVENTS_BYTES = 256 << 20
+# The end of the run's own events: what its log may lack.
+MAX_EVENTS_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -182,11 +183,12 @@ class LeptonBackend:
         return mirror.advance(is_over=is_over, settle_seconds=LATE_SECONDS)
 
     def _own_events(self, layout: RunLayout) -> bytes:
-        """Return the events file that the run wrote, if the service has the mount."""
+        """Return the end of the events file that the run wrote, if the service has the mount."""
         with suppress(NotReachable, FileNotFoundError):
             mounted = LeptonFiles(self.profile, self.mirror).mounted
-            jobs = layout.job.directory.parent
-            return LocalFiles().read(mounted(layout.events), 0, MAX_EVENTS_BYTES, mounted(jobs))
+            path, below = mounted(layout.events), mounted(layout.job.directory.parent)
+            begin = max(0, LocalFiles().stat(path, below).size - MAX_EVENTS_BYTES)
+            return LocalFiles().read(path, begin, MAX_EVENTS_BYTES, below)
         return b""
 
     def _notes(self, layout: RunLayout) -> Notes:

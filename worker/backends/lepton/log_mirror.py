@@ -12,20 +12,19 @@ nothing is duplicated and nothing is missing.
 import fcntl
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from trainer import bounded_json
-from trainer.events import PART_CHARACTERS
 from trainer.run_layout import RunLayout
 from worker.backends.access.local_files import LocalFiles
+from worker.backends.lepton import log_events
 from worker.backends.lepton.client import Line
+from worker.settings import get_settings
 
 STATE = "mirror.json"
 
@@ -33,8 +32,10 @@ SECOND = 1_000_000_000
 PAGE_LINES = 5000
 # Limit of one task, so that a run that writes without end does not delay others.
 MAX_PAGES = 20
-# Parts of incomplete events that are kept: an event of 16 MiB has 4,400.
-MAX_PARTS = 10_000
+MAX_CALL_CHARACTERS = 1 << 26
+MAX_LOG_BYTES = 1 << 30
+# Events that decide a job's outcome have so much room beyond SFT_MAX_EVENT_BYTES_PER_ATTEMPT.
+DECISIVE_BYTES = 1 << 26
 # How late a line of one replica may arrive after newer lines of another.
 LOOKBACK_NS = 60 * SECOND
 # While a run is alive, the newest lines wait for those of other replicas.
@@ -44,8 +45,9 @@ RECENT_BYTES = 1 << 18
 # Allowance for different clocks.
 MARGIN_NS = 3600 * SECOND
 
-MARK = re.compile(r"SFT_EVENT (?=\{)|SFT_EVENT_PART (?P<name>\S{1,200}) (?P<number>\d{1,6})/(?P<of>\d{1,6}) ")
 ENDINGS = ("finished", "stopped", "failed")
+DECISIVE = ("checkpoint", *ENDINGS)
+LOG_IS_FULL = "[The log is longer than the service keeps: further lines are dropped.]\n"
 
 Fetch = Callable[[int, int, int, str], list[Line]]
 """(begin_ns, end_ns, limit, containing) -> the first `limit` lines in [begin, end), oldest first."""
@@ -60,13 +62,17 @@ class MirrorState(BaseModel):
     """Time of the newest line that was written."""
     recent: list[str] = []
     """Digests of the written lines that the log may return again."""
-    parts: dict[str, dict[int, str]] = {}
-    """Incomplete events: name -> number -> part."""
+    parts: log_events.Stored = {}
     quiet_since: float = 0.0
     """When lines last arrived, or when the run was first known to be over (local clock)."""
     is_over: bool = False
     swept: bool = False
     """Whether all events of the ended run were read a second time."""
+    sweep_from_ns: int = 0
+    """Where the second reading continues in the log; 0 before it begins."""
+    sweep_offset: int = 0
+    """Where it continues in events.jsonl: the end of the last event that it has met there."""
+    sweep_parts: log_events.Stored = {}
     adding: dict[str, tuple[int, str]] = {}
     """File -> offset and text of the current append."""
 
@@ -81,7 +87,7 @@ class Mirror:
         self._started_ns = int(started) * SECOND
 
     def advance(self, *, is_over: bool, settle_seconds: float) -> bool:
-        """Append new lines, at most MAX_PAGES.
+        """Append new lines, at most MAX_PAGES and about MAX_CALL_CHARACTERS.
 
         Return True if the run is over, and no line is left or arrived for settle_seconds.
         """
@@ -92,23 +98,27 @@ class Mirror:
 
     def _advance(self, is_over: bool, settle_seconds: float) -> bool:
         state = self._state()
-        pages = self._append_pages(state, hold=not is_over)
-        if pages or state.is_over != is_over:
+        is_complete = self._repeat(lambda: self._append_page(state, hold=not is_over))
+        if state.is_over != is_over:
             state.is_over, state.quiet_since = is_over, time.time()
             self._write(state)
-        if not is_over or pages == MAX_PAGES or 0 <= time.time() - state.quiet_since < settle_seconds:
+        if not is_over or not is_complete or 0 <= time.time() - state.quiet_since < settle_seconds:
             return False
-        self._sweep(state)
-        return True
+        return state.swept or self._repeat(lambda: self._sweep_page(state))
 
-    def _append_pages(self, state: MirrorState, *, hold: bool) -> int:
-        """Append new lines, and return how many pages they were."""
-        for number in range(MAX_PAGES):
-            lines = self._new_lines(state, hold=hold)
-            if not lines:
-                return number
-            self._append_lines(state, lines)
-        return MAX_PAGES
+    def _repeat(self, read_page: Callable[[], int | None]) -> bool:
+        """Read pages within the limits of a call; return whether none is left.
+
+        read_page: returns the characters of a page, None after the last.
+        """
+        characters = 0
+        for _ in range(MAX_PAGES):
+            if (more := read_page()) is None:
+                return True
+            characters += more
+            if characters > MAX_CALL_CHARACTERS:
+                break
+        return False
 
     @property
     def has_ended(self) -> bool:
@@ -119,12 +129,8 @@ class Mirror:
         """Append the events in `text` that the log does not have."""
         with self._locked() as is_ours:
             if is_ours:
-                events = [
-                    event
-                    for line in text.splitlines()
-                    for event in _event(line.decode(errors="replace"), 0)[0]
-                ]
-                self._append(self._state(), "", events, known=self._size(self.layout.events))
+                events = list(log_events.of_file(text))
+                self._append(self._state(), "", events, known=len(text) + RECENT_BYTES)
 
     # -- reading and appending ------------------------------------------------------------------
 
@@ -143,37 +149,78 @@ class Mirror:
             last = page[-1].at_ns
             begin, limit = (last, PAGE_LINES) if last > begin else (begin, limit * 2)
 
+    def _append_page(self, state: MirrorState, *, hold: bool) -> int | None:
+        lines = self._new_lines(state, hold=hold)
+        if not lines:
+            return None
+        state.quiet_since = time.time()
+        self._append_lines(state, lines)
+        return _characters(lines)
+
     def _append_lines(self, state: MirrorState, lines: list[Line]) -> None:
-        events = list(_events(lines, state.parts))
+        events = list(log_events.in_lines((line.text for line in lines), state.parts))
         state.newest_ns = max(state.newest_ns, lines[-1].at_ns)
         kept = [one for one in state.recent if int(one[:16], 16) >= state.newest_ns - LOOKBACK_NS]
         state.recent = kept + [_digest(line) for line in lines if line.at_ns >= state.newest_ns - LOOKBACK_NS]
         self._append(state, "".join(f"{line.text}\n" for line in lines), events, known=RECENT_BYTES)
 
-    def _sweep(self, state: MirrorState) -> None:
-        """Read all events of the run a second time, and append those that arrived after LOOKBACK_NS."""
+    def _sweep_page(self, state: MirrorState) -> int | None:
+        """Read a page of the run's events a second time, and append those that arrived after LOOKBACK_NS."""
         if state.swept:
-            return
-        begin, end = state.began_ns - MARGIN_NS, time.time_ns() + MARGIN_NS
-        found: list[Line] = []
-        while page := self._fetch(begin, end, PAGE_LINES, "SFT_EVENT"):
-            found += page
-            if len(page) < PAGE_LINES or page[-1].at_ns <= begin:
-                break
-            begin = page[-1].at_ns
-        events = list(_events(_without_repeats(found), {}))
-        self._append(state, "", events, known=self._size(self.layout.events))
-        state.swept = True
-        self._write(state)
+            return None
+        begin = state.sweep_from_ns or state.began_ns - MARGIN_NS
+        page = self._fetch(begin, time.time_ns() + MARGIN_NS, PAGE_LINES, "SFT_EVENT")
+        lines = _without_repeats(page)
+        events = list(log_events.in_lines((line.text for line in lines), state.sweep_parts))
+        missing = self._missing(state, events)
+        state.swept = len(page) < PAGE_LINES or self._size(self.layout.events) >= _max_event_bytes()
+        if state.swept:
+            state.sweep_parts = {}
+        else:
+            state.sweep_from_ns = max(page[-1].at_ns, begin + 1)
+        self._append(state, "", missing, known=RECENT_BYTES)
+        return _characters(lines)
+
+    def _missing(self, state: MirrorState, events: list[str]) -> list[str]:
+        """Return the events that events.jsonl does not have about where the sweep is, and move on there.
+
+        The file has the order of the log, but for lines that arrived late: one of these may be met up to
+        RECENT_BYTES, and what a page lacks, too far ahead. Behind a larger distance an event may be appended
+        a second time: it replaces its equal when it is stored.
+        """
+        begin = max(0, state.sweep_offset - 4 * RECENT_BYTES)
+        size = state.sweep_offset - begin + sum(map(len, events)) + len(events) + RECENT_BYTES
+        known = self._known(begin, size)
+        found = [known[one] for one in map(log_events.identity, events) if one in known]
+        state.sweep_offset = max([state.sweep_offset, *found])
+        return [event for event in events if log_events.identity(event) not in known]
 
     def _append(self, state: MirrorState, text: str, events: list[str], *, known: int) -> None:
         """known: events in so many last bytes of events.jsonl are not appended again."""
-        written = {_identity(line) for line in self._last_events(known)}
-        fresh = [line for line in dict.fromkeys(events) if _identity(line) not in written]
-        added = {self.layout.log(): text, self.layout.events: "".join(f"{line}\n" for line in fresh)}
+        written = self._known(max(0, self._size(self.layout.events) - known), known)
+        fresh = [line for line in dict.fromkeys(events) if log_events.identity(line) not in written]
+        added = {self.layout.log(): self._within_log(text), self.layout.events: self._within_limit(fresh)}
         state.adding = {self._name(path): (self._size(path), more) for path, more in added.items() if more}
         self._write(state)
         self._redo(state)
+
+    def _within_log(self, text: str) -> str:
+        """Return what of a text job.log has room for; at its end the log says that it is full."""
+        room = MAX_LOG_BYTES - self._size(self.layout.log())
+        content = text.encode()
+        if len(content) <= room:
+            return text
+        return f"{content[:room].decode(errors='replace')}\n{LOG_IS_FULL}" if room >= 0 else ""
+
+    def _within_limit(self, events: list[str]) -> str:
+        """Return the lines of the events that events.jsonl has room for."""
+        size, kept = self._size(self.layout.events), []
+        for event in events:
+            more = DECISIVE_BYTES if json.loads(event).get("event") in DECISIVE else 0
+            if size < _max_event_bytes() + more:
+                kept.append(f"{event}\n")
+                size += len(kept[-1])
+        return "".join(kept)
 
     def _redo(self, state: MirrorState) -> None:
         """Write the recorded text at its offset. Idempotent."""
@@ -208,11 +255,16 @@ class Mirror:
     def _size(self, path: Path) -> int:
         return path.stat().st_size if path.exists() else 0
 
-    def _last_events(self, size: int) -> list[str]:
+    def _known(self, begin: int, size: int) -> dict[tuple[str, str, str], int]:
+        """Return the identities of the complete events in a piece of events.jsonl, and where they end."""
         with _opened(self.layout.events) as descriptor:
-            begin = max(0, os.fstat(descriptor).st_size - size)
-            lines = os.pread(descriptor, size, begin).decode(errors="replace").split("\n")
-        return [line for line in (lines[1:] if begin else lines) if line]
+            content = os.pread(descriptor, size, begin)
+        first = content.find(b"\n") + 1 if begin else 0
+        known, end = {}, begin + first
+        for line in content[first:].split(b"\n")[:-1]:
+            end += len(line) + 1
+            known[log_events.identity(line.decode(errors="replace"))] = end
+        return known
 
     @contextmanager
     def _locked(self) -> Iterator[bool]:
@@ -252,54 +304,9 @@ def _without_repeats(lines: list[Line]) -> list[Line]:
     return list({_digest(line): line for line in lines}.values())
 
 
-def _events(lines: list[Line], parts: dict[str, dict[int, str]]) -> Iterator[str]:
-    """Yield the trainer's events in the lines; `parts` holds the incomplete ones."""
-    for line in lines:
-        yield from _events_in(line.text, parts)
+def _characters(lines: list[Line]) -> int:
+    return sum(len(line.text) for line in lines)
 
 
-def _events_in(text: str, parts: dict[str, dict[int, str]]) -> Iterator[str]:
-    """Yield the events in one line. Ranks share a log, so a line may have other output around events."""
-    if _is_too_large(text):
-        return
-    at = 0
-    while mark := MARK.search(text, at):
-        at = mark.end()
-        if mark["name"]:
-            complete = _joined(mark, text[at : at + PART_CHARACTERS], parts)
-            yield from _event(complete, 0)[0] if complete and not _is_too_large(complete) else ()
-        else:
-            found, at = _event(text, at)
-            yield from found
-
-
-def _is_too_large(text: str) -> bool:
-    """Whether a text may hold more values than any event: see trainer/bounded_json.py."""
-    return bounded_json.most_values_of(text) > bounded_json.MAX_VALUES
-
-
-def _joined(mark: re.Match[str], piece: str, parts: dict[str, dict[int, str]]) -> str | None:
-    """Add a part; return the complete event if no part is missing."""
-    name = mark["name"]
-    if sum(map(len, parts.values())) >= MAX_PARTS:
-        del parts[next(iter(parts))]  # the oldest
-    parts.setdefault(name, {})[int(mark["number"])] = piece
-    if len(parts[name]) < int(mark["of"]):
-        return None
-    numbered = parts.pop(name)
-    return "".join(numbered[number] for number in sorted(numbered))
-
-
-def _event(text: str, at: int) -> tuple[list[str], int]:
-    """Return the event that begins at `at`, if any, and where it ends."""
-    with suppress(ValueError, RecursionError):
-        found, end = json.JSONDecoder().raw_decode(text, at)
-        if isinstance(found, dict) and "event" in found:
-            return [json.dumps(found)], end
-    return [], at
-
-
-def _identity(event: str) -> tuple[str, str, str]:
-    """Return the identity of an event: rank, sequence number and time."""
-    found = json.loads(event)
-    return str(found.get("rank")), str(found.get("seq")), str(found.get("at"))
+def _max_event_bytes() -> int:
+    return get_settings().max_event_bytes_per_attempt
