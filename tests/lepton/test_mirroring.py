@@ -112,6 +112,17 @@ def test_a_call_mirrors_so_many_characters(on: Bare, monkeypatch: pytest.MonkeyP
     assert on.log() == ["line 0", "line 1"]
 
 
+def test_few_lines_are_remembered(on: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_mirror, "PAGE_LINES", 4)
+    monkeypatch.setattr(log_mirror, "MAX_RECENT", 5, raising=False)
+    now = time.time_ns()
+    for number in range(20):
+        say(on, f"line {number}", at_ns=now + number)
+    assert on.collect()
+    assert on.log() == [f"line {number}" for number in range(20)]
+    assert len(json.loads((on.directory() / log_mirror.STATE).read_text())["recent"]) <= 5
+
+
 def test_a_log_without_end_is_kept_to_a_limit_and_says_so(on: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_mirror, "MAX_LOG_BYTES", 10)
     for text in ("one two", "three", "four", event(0, 0)):

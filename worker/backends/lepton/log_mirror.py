@@ -36,6 +36,8 @@ MAX_CALL_CHARACTERS = 1 << 26
 MAX_LOG_BYTES = 1 << 30
 # Events that decide a job's outcome have so much room beyond SFT_MAX_EVENT_BYTES_PER_ATTEMPT.
 DECISIVE_BYTES = 1 << 26
+# Lines that are known again if the log returns them. Where more come within LOOKBACK_NS, late lines are lost.
+MAX_RECENT = 50_000
 # How late a line of one replica may arrive after newer lines of another.
 LOOKBACK_NS = 60 * SECOND
 # While a run is alive, the newest lines wait for those of other replicas.
@@ -62,6 +64,8 @@ class MirrorState(BaseModel):
     """Time of the newest line that was written."""
     recent: list[str] = []
     """Digests of the written lines that the log may return again."""
+    reads_from_ns: int = 0
+    """Older lines are not read again: they are not in `recent` any more."""
     parts: log_events.Stored = {}
     quiet_since: float = 0.0
     """When lines last arrived, or when the run was first known to be over (local clock)."""
@@ -136,7 +140,7 @@ class Mirror:
 
     def _new_lines(self, state: MirrorState, *, hold: bool) -> list[Line]:
         """Return the next lines that were not written yet, at most a page."""
-        begin = max(state.newest_ns - LOOKBACK_NS, state.began_ns - MARGIN_NS)
+        begin = max(state.newest_ns - LOOKBACK_NS, state.began_ns - MARGIN_NS, state.reads_from_ns)
         known = set(state.recent)
         end = time.time_ns() - HOLD_NS if hold else time.time_ns() + MARGIN_NS
         limit = PAGE_LINES
@@ -160,9 +164,16 @@ class Mirror:
     def _append_lines(self, state: MirrorState, lines: list[Line]) -> None:
         events = list(log_events.in_lines((line.text for line in lines), state.parts))
         state.newest_ns = max(state.newest_ns, lines[-1].at_ns)
-        kept = [one for one in state.recent if int(one[:16], 16) >= state.newest_ns - LOOKBACK_NS]
-        state.recent = kept + [_digest(line) for line in lines if line.at_ns >= state.newest_ns - LOOKBACK_NS]
+        self._remember(state, lines)
         self._append(state, "".join(f"{line.text}\n" for line in lines), events, known=RECENT_BYTES)
+
+    def _remember(self, state: MirrorState, lines: list[Line]) -> None:
+        """Add lines to `recent`, and remove what the log is not asked for again."""
+        recent = sorted([*state.recent, *map(_digest, lines)])
+        if len(recent) > MAX_RECENT:
+            state.reads_from_ns = _at_ns(recent[-MAX_RECENT - 1]) + 1
+        oldest = max(state.newest_ns - LOOKBACK_NS, state.reads_from_ns)
+        state.recent = [one for one in recent if _at_ns(one) >= oldest]
 
     def _sweep_page(self, state: MirrorState) -> int | None:
         """Read a page of the run's events a second time, and append those that arrived after LOOKBACK_NS."""
@@ -298,6 +309,10 @@ def _digest(line: Line) -> str:
     """Return the identity of a line: its time in 16 hex digits, then a hash of replica and text."""
     rest = blake2b(f"{line.replica}\0{line.text}".encode(errors="replace"), digest_size=8)
     return f"{line.at_ns:016x}{rest.hexdigest()}"
+
+
+def _at_ns(digest: str) -> int:
+    return int(digest[:16], 16)
 
 
 def _without_repeats(lines: list[Line]) -> list[Line]:
