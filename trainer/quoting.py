@@ -15,5 +15,8 @@ def shown(value: object) -> str:
 
 
 def printable(path: Path | str) -> str:
-    """Return a path or text with bytes that are not UTF-8 escaped."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+    """Return a path or text in one line, with escapes for what UTF-8 cannot hold or a terminal obeys.
+
+    These are lone surrogates, control characters, and the invisible ones that reorder text.
+    """
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(path))

@@ -214,6 +214,6 @@ def _broken(path: Path, error: Exception) -> tuple[FaultKind, str, str]:
     if isinstance(error, OSError) and error.errno is not None:
         kind = FaultKind.UNREADABLE if error.errno in ABSENT else FaultKind.NOT_INSPECTED
         return kind, "system", f"{printable(path)} cannot be read: {error.strerror}."
-    lines = printable(str(error)).strip().splitlines()
-    reason = (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
+    lines = str(error).strip().splitlines()
+    reason = printable(lines[0] if lines else type(error).__name__)[:300].rstrip(".")
     return FaultKind.UNREADABLE, "", f"{printable(path)} cannot be read as packed data: {reason}."

@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
+from trainer.quoting import printable
+
 PLACES_KEPT = 5
+MAX_MESSAGE = 500
+"""Characters."""
 
 
 class BadReason(StrEnum):
@@ -31,10 +35,10 @@ class BadReason(StrEnum):
 
 
 class BadRecord(ValueError):
-    """A record cannot be packed. The message says why, for a person."""
+    """A record cannot be packed. The message says why, for a person, and may quote the record."""
 
     def __init__(self, reason: BadReason, message: str) -> None:
-        super().__init__(message)
+        super().__init__(printable(message[:MAX_MESSAGE])[:MAX_MESSAGE])
         self.reason = reason
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trainer.checkpoint_safety.hugging_face import MAX_TEMPLATE_BYTES
+from trainer.quoting import printable
 
 MAX_TEXT_CHARACTERS = 64 << 20
 
@@ -116,4 +117,4 @@ def _bounded(pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _brief(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
+    return printable(f"{type(error).__name__}: {error}"[:300])[:300]

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.dataset.chat_templates import DEFAULT
 from trainer.packing.template_rendering import ChatTemplate
+from trainer.quoting import printable
 
 LOAD_SECONDS = 300
 WITH_TOOLS = "tool_use"
@@ -41,8 +42,9 @@ class Tokenizer(BaseModel):
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
         """Load the tokenizer of a Hugging Face directory. Raises BadTokenizer."""
+        name = printable(directory)
         if not directory.is_dir():
-            raise BadTokenizer(f"{directory} is no directory. Name the Hugging Face directory of the model.")
+            raise BadTokenizer(f"{name} is no directory. Name the Hugging Face directory of the model.")
         command = [sys.executable, "-m", __name__, str(directory)]
         environment = os.environ | {"HF_HUB_OFFLINE": "1"}
         try:
@@ -50,12 +52,10 @@ class Tokenizer(BaseModel):
                 command, capture_output=True, text=True, timeout=LOAD_SECONDS, env=environment, check=True
             )
         except subprocess.TimeoutExpired:
-            raise BadTokenizer(
-                f"{directory}: loading the tokenizer took more than {LOAD_SECONDS} s."
-            ) from None
+            raise BadTokenizer(f"{name}: loading the tokenizer took more than {LOAD_SECONDS} s.") from None
         except subprocess.CalledProcessError as error:
             last = (error.stderr.strip().splitlines() or ["no output"])[-1]
-            raise BadTokenizer(f"{directory} has no tokenizer that can be used: {last[:300]}") from None
+            raise BadTokenizer(f"{name} has no tokenizer that can be used: {printable(last)[:300]}") from None
         return cls.model_validate_json(done.stdout)
 
     @cached_property

@@ -97,8 +97,8 @@ def reason_of(error: Exception) -> str:
     """Return the first line of an error's message, without a period; of one without a message its class."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    lines = printable(str(error)).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:MAX_REASON].rstrip(". ")
+    lines = str(error).strip().splitlines()
+    return printable(lines[0] if lines else type(error).__name__)[:MAX_REASON].rstrip(". ")
 
 
 def _advice(error: Exception) -> str:
