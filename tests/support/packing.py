@@ -6,6 +6,7 @@ bad REASON ...   cannot be packed
 stop ...         is never tokenized, where the process is told to stop
 die ...          kills the process that tokenizes it
 done ...         must not be tokenized, where the process is told so
+skip ...         is left out, as by used_in
 """
 
 import json
@@ -87,6 +88,8 @@ class ByteTokenizer:
             threading.Event().wait()
         if word == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if word == "skip":
+            return []
         if word == "done" and self.packing.forbids_done:
             raise AssertionError("a record was tokenized twice")
         return [algorithms.TokenSequence(list(data), [1] * (len(data) - 1) + [0])]

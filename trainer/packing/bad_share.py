@@ -11,17 +11,21 @@ class TooManyBadRecords(ValueError):
         self.tally = tally
 
 
-def require_good(records: int, sequences: int, tally: Tally, most: float) -> None:
-    """Raise TooManyBadRecords if a share above `most` of `records` is bad, or nothing is left to train on."""
-    bad = tally.counts.total()
+def require_good(records: int, filtered: int, sequences: int, tally: Tally, most: float) -> None:
+    """Raise TooManyBadRecords if a share above `most` is bad, or nothing is left to train on.
+
+    records: that were read. filtered: those of them that used_in left out, which do not count for the share.
+    """
+    bad, records = tally.counts.total(), records - filtered
+    left_out = f" {filtered:,} others were left out by used_in." if filtered else ""
     if bad and bad / records > most:
         message = (
-            f"{bad:,} of {records:,} records are bad ({bad / records:.1%}), and max_bad_share is {most:g}. "
-            "Correct the records below, or raise max_bad_share."
+            f"{bad:,} of {records:,} records are bad ({bad / records:.1%}), and max_bad_share is {most:g}."
+            f"{left_out} Correct the records below, or raise max_bad_share."
         )
         raise TooManyBadRecords(f"{message}\n{table(tally)}", tally)
     if not sequences:
-        message = f"None of {records:,} records can be trained on. Name other files."
+        message = f"None of {records:,} records can be trained on.{left_out} Name other files."
         raise TooManyBadRecords("\n".join(filter(None, (message, table(tally)))), tally)
 
 

@@ -11,7 +11,7 @@ from trainer.dataset.files import Meter, MeteredFile
 from trainer.dataset.vocabulary import digest
 from trainer.packing.manifest import PackingInput, SourceRecord, TokenizerRecord
 from trainer.packing.options import PackOptions
-from trainer.packing.pipeline import DEFAULT_EXECUTION, Execution, pack
+from trainer.packing.pipeline import DEFAULT_EXECUTION, Execution, pack, require_absent
 from trainer.packing.preview import PreviewedRecord, preview
 from trainer.packing.sequences import SequenceMaker
 from trainer.packing.sources import Source, find, records
@@ -33,6 +33,7 @@ def pack_sources(
 
     Raises BadSource, BadTokenizer, BadTemplate, and as trainer.packing.pipeline.pack.
     """
+    require_absent(output)  # before all sources are read for their digests
     sources = find(texts)
     described = [_described(source) for source in sources]
     tokenizer = Tokenizer.load(tokenizer_dir)

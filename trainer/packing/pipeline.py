@@ -54,20 +54,20 @@ def pack(
     Raises TooManyBadRecords; TooFewRecords; FileExistsError if `output` exists; OutputInUse; WorkerDied;
     OSError.
     """
-    _require_absent(output)
+    require_absent(output)
     with output_lock(output):
-        _require_absent(output)
+        require_absent(output)
         with _scratch(output, packing_input) as scratch:
             spill = _tokenized(records, tokenizer, packing_input, scratch, execution, share_read)
-            require_good(
-                spill.records, spill.counts["sequences"], spill.bad, packing_input.options.max_bad_share
-            )
+            counts, most = spill.counts, packing_input.options.max_bad_share
+            require_good(spill.records, counts["filtered"], counts["sequences"], spill.bad, most)
             made = _written(spill, packing_input, scratch, execution)
             (scratch / "output").rename(output)
     return made
 
 
-def _require_absent(output: Path) -> None:
+def require_absent(output: Path) -> None:
+    """Raise FileExistsError if there is something at the path of an output."""
     if os.path.lexists(output):
         raise FileExistsError(f"{output} exists. Name a new directory, or remove this one.")
 

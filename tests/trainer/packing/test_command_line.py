@@ -30,6 +30,15 @@ def test_a_wrong_option_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_output_that_exists_is_reported_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what = ["--input", "missing.jsonl", "--tokenizer", "model", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["trainer.pack", *what])
+    with pytest.raises(SystemExit, match=r"exists\. Name a new directory"):
+        main()
+
+
 @pytest.mark.parametrize("arguments", [[], ["--output", "out", "--preview", "1"], ["--preview", "0"]])
 def test_there_is_an_output_or_a_preview(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]

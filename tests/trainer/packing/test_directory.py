@@ -111,6 +111,12 @@ def test_few_bad_records_are_counted_with_their_first_places(tmp_path: Path) -> 
             "TooManyBadRecords",
             r"2 of 10 records are bad \(20.0%\).*1  not_json\n +chats.jsonl, record 9: It is bad",
         ),
+        (
+            [*texts(8), *["skip it"] * 1000, "bad not_json", "unreadable"], {},
+            "TooManyBadRecords",
+            r"2 of 10 records are bad \(20.0%\).* 1,000 others were left out by used_in\.",
+        ),
+        (["skip it"] * 3, {}, "TooManyBadRecords", r"None of 0 records .* 3 others were left out by used_in"),
         (["bad not_json"], {"max_bad_share": 1}, "TooManyBadRecords", "None of 1 records can be trained on"),
         ([], {}, "TooManyBadRecords", "None of 0 records can be trained on"),
         (["x"], {"max_bad_share": 1}, "TooManyBadRecords", "1  cut_before_answer"),
