@@ -179,6 +179,7 @@ def _examine(shards: Shards, needs: DataNeeds, report: DatasetReport, *, full: b
     report.inspection = found
     report.findings = [
         *_fault_findings(found),
+        *masks.check(found, POINTER, report.packing.mask if report.packing else None),
         *_row_findings(found, needs),
         *_packing_findings(report.packing, unreadable, needs, model_size),
     ]
@@ -187,7 +188,6 @@ def _examine(shards: Shards, needs: DataNeeds, report: DatasetReport, *, full: b
 def _fault_findings(found: Inspection) -> Iterator[Finding]:
     for fault in found.faults:
         yield _fault_finding(fault)
-    yield from masks.check(found, POINTER)
 
 
 def _fault_finding(fault: DataFault) -> Finding:

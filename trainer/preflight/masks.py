@@ -8,15 +8,23 @@ from trainer.failures import FAILURES
 from trainer.preflight.finding import Finding, Severity, finding
 
 CODE = "bad_loss_masks_or_template"
+EVERYTHING = "all"
+"""The rule of masks that trains every token."""
 HINT = FAILURES[CODE].recovery
 
 
-def check(found: Inspection, pointer: str) -> Iterator[Finding]:
-    """Yield findings about the rows read. Certain ones are errors if all rows were read, else warnings."""
+def check(found: Inspection, pointer: str, rule: str | None) -> Iterator[Finding]:
+    """Yield findings about the rows read. Certain ones are errors if all rows were read, else warnings.
+
+    rule: that of the masks, as the packing metadata record it.
+    """
     masks = found.masks
     if not masks.tokens:
         return
-    if masks.trained in (0, masks.tokens):
+    if rule == EVERYTHING and masks.trained >= MIN_SHARE * masks.tokens:
+        return  # as intended; the finding other_mask_rule names the rule
+    # Masks are shifted: the first token of a sequence has no entry, and the last entry no token.
+    if not masks.trained or masks.trained >= masks.tokens - masks.sequences:
         severity: Severity = "error" if found.rows_read == found.rows else "warning"
         yield finding(severity, CODE, pointer, _certain(masks, found.rows_read), HINT)
         return
@@ -32,8 +40,9 @@ def check(found: Inspection, pointer: str) -> Iterator[Finding]:
 
 def _certain(masks: MaskCounts, rows: int) -> str:
     if masks.trained:
-        what = f"1 in all {rows} rows read: all {masks.tokens} tokens would be trained, prompts included"
-        return f"loss_mask is {what}. First: {masks.first[TRAINED]}."
+        what = f"1 in all {rows} rows read: all {masks.trained} tokens would be trained, prompts included"
+        # In rows of short sequences the share of trained tokens may be usual.
+        return f"loss_mask is {what}. First: {masks.first[PROMPTS]}."
     what = f"0 in all {rows} rows read: nothing would be trained, none of {masks.tokens} tokens"
     return f"loss_mask is {what}. First: {masks.first[UNTRAINED]}."
 

@@ -50,7 +50,9 @@ def files_in(output: Path) -> dict[str, bytes]:
 
 
 def test_the_output_has_each_record_once_with_its_mask(tmp_path: Path) -> None:
-    done = Packing(texts(300), str(tmp_path / "out"), {"pack_size": 256}, batch=7, shard=50).run()
+    done = Packing(
+        texts(300), str(tmp_path / "out"), {"pack_size": 256, "mask": "all"}, batch=7, shard=50
+    ).run()
     made = done["manifest"]
     found = {split: sequences_in(tmp_path / "out", split) for split in SPLITS}
     everything = [text for split in SPLITS for text, _mask in found[split]]

@@ -52,6 +52,35 @@ def test_data_that_train_everything_are_rejected(data: Path) -> None:
     assert "template" in (finding.hint or "")
 
 
+# As trainer.pack writes them: the last entry of each of the two sequences is 0.
+SHIFTED = ([1] * 255 + [0]) * 2
+
+
+def test_shifted_masks_that_train_everything_are_rejected(data: Path) -> None:
+    [finding] = masked(data, SHIFTED)
+    assert (finding.code, finding.severity) == ("bad_loss_masks_or_template", "error")
+    assert "all 8160 tokens would be trained" in finding.message
+    assert f"First: {data / SHARD}, row 0." in finding.message
+
+
+def test_everything_may_be_trained_where_the_packing_says_so(data: Path) -> None:
+    note(data, mask="all")
+    for mask in (SHIFTED, [1] * 512):
+        [finding] = masked(data, mask)
+        assert (finding.code, finding.severity) == ("other_mask_rule", "advice")
+    assert "bad_loss_masks_or_template" in {finding.code for finding in masked(data, [0] * 512)}
+
+
+def test_short_sequences_that_are_trained_completely_are_rejected(data: Path) -> None:
+    columns = packed_data.packs()
+    columns["seq_start_id"] = [list(range(0, 512, 4))] * packed_data.ROWS
+    columns["loss_mask"] = [[1, 1, 1, 0] * 128] * packed_data.ROWS
+    for path in (data / "splits").rglob("*.parquet"):
+        packed_data.write_shard(path, columns)
+    [finding] = findings(data)
+    assert "all 6144 tokens would be trained" in finding.message
+
+
 @pytest.mark.parametrize(
     ("mask", "rows", "figures", "first"),
     [
