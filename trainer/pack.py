@@ -34,6 +34,14 @@ OPTIONS = {
     for name, field in PackOptions.model_fields.items()
     if name not in ("split", "split_counts", "chat_template")
 }
+# Options that set a part of a value. What is for training follows from the shares of the others.
+SPLIT_OPTIONS = {
+    "split.train": "1 minus --valid-share and --test-share",
+    "split.valid": "--valid-share",
+    "split.test": "--test-share",
+    "split_counts.valid": "--valid-count",
+    "split_counts.test": "--test-count",
+}
 SUMMARY = ("records", "bad_records", *COUNTS, "train_packs", "valid_packs", "test_packs", "efficiency")
 EXPECTED = (
     BadSource, BadTemplate, BadTokenizer, TooFewRecords, TooManyBadRecords, WorkerDied, ValidationError,
@@ -63,7 +71,8 @@ def _message(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     fault = error.errors()[0]
-    return ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
+    where = ".".join(map(str, fault["loc"]))
+    return ": ".join(filter(None, (SPLIT_OPTIONS.get(where, where), fault["msg"])))
 
 
 def _pack(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -83,7 +92,7 @@ def _options(arguments: argparse.Namespace) -> PackOptions:
     own = {name: getattr(arguments, name) for name in OPTIONS if getattr(arguments, name) is not None}
     valid, test = arguments.valid_share, arguments.test_share
     own["split"] = {"train": 1 - valid - test, "valid": valid, "test": test}
-    if arguments.valid_count or arguments.test_count:
+    if arguments.valid_count is not None or arguments.test_count is not None:
         own["split_counts"] = {"valid": arguments.valid_count, "test": arguments.test_count}
     if arguments.chat_template:
         own["chat_template"] = arguments.chat_template.read_text(encoding="utf-8")
@@ -103,8 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--preview", type=_preview_records, metavar="N", help="show what of N records would be trained")
     add("--valid-share", type=float, default=SHARES.valid, help="share of records for validation")
     add("--test-share", type=float, default=SHARES.test, help="share of records for tests")
-    add("--valid-count", type=int, default=0, help="records for validation, instead of shares")
-    add("--test-count", type=int, default=0, help="records for tests, instead of shares")
+    add("--valid-count", type=int, help="records for validation, instead of their share")
+    add("--test-count", type=int, help="records for tests, instead of their share")
     add("--chat-template", type=Path, help="file with a chat template; default: the tokenizer's own")
     add("--workers", type=_workers, default=0, help="processes that tokenize; 0: one on each core")
     for name, field in OPTIONS.items():

@@ -36,10 +36,10 @@ class SplitShares(Options):
 
 
 class SplitCounts(Options):
-    """Numbers of records that the splits get. All others are for training."""
+    """Numbers of records that the splits get, instead of their shares; null: its share."""
 
-    valid: int = Field(default=0, ge=0, le=MAX_RECORDS)
-    test: int = Field(default=0, ge=0, le=MAX_RECORDS)
+    valid: int | None = Field(default=None, ge=0, le=MAX_RECORDS)
+    test: int | None = Field(default=None, ge=0, le=MAX_RECORDS)
 
 
 class PackOptions(Options):
@@ -54,7 +54,7 @@ class PackOptions(Options):
     seed: int = Field(default=0, ge=0, lt=1 << 63, description="Seed of the order and of the splits.")
     split: SplitShares = Field(default_factory=SplitShares, description="Shares of train, valid and test.")
     split_counts: SplitCounts | None = Field(
-        default=None, description="Numbers of records for valid and test, instead of shares."
+        default=None, description="Numbers of records for valid and test, instead of their shares."
     )
     pad_to_multiple: int = Field(
         default=1,

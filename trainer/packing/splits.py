@@ -4,7 +4,7 @@ import random
 from array import array
 from collections.abc import Iterable, Iterator
 
-from trainer.packing.options import PackOptions
+from trainer.packing.options import PackOptions, SplitCounts
 
 TRAIN, VALID, TEST = "train", "valid", "test"
 SPLITS = (TRAIN, VALID, TEST)
@@ -17,17 +17,20 @@ class TooFewRecords(ValueError):
 def holdout_sizes(options: PackOptions, records: int) -> tuple[int, int]:
     """Return the numbers of records for valid and test. Raises TooFewRecords.
 
-    A share above 0 gets at least one record, where one is left for training.
+    A split without a count gets its share: at least one record if above 0, where one is left for training.
     """
-    if (counts := options.split_counts) is not None:
-        if counts.valid + counts.test >= records:
-            raise TooFewRecords(
-                f"split_counts asks for {counts.valid:,} records for valid and {counts.test:,} for test, and "
-                f"{records:,} records can be packed. Lower the counts: at least one record is for training."
-            )
-        return counts.valid, counts.test
-    valid = min(_part(options.split.valid, records), records - 1)
-    return valid, min(_part(options.split.test, records), records - 1 - valid)
+    counts, shares = options.split_counts or SplitCounts(), options.split
+    asked = {VALID: counts.valid, TEST: counts.test}
+    left = records - 1 - sum(count or 0 for count in asked.values())
+    if left < 0 and any(asked.values()):
+        texts = (f"{count:,} records for {name}" for name, count in asked.items() if count)
+        raise TooFewRecords(
+            f"split_counts asks for {' and '.join(texts)}, and {records:,} records can be packed. "
+            "Lower the counts: at least one record is for training."
+        )
+    valid = min(_part(shares.valid, records), left) if counts.valid is None else counts.valid
+    left -= valid if counts.valid is None else 0
+    return valid, min(_part(shares.test, records), left) if counts.test is None else counts.test
 
 
 def _part(share: float, records: int) -> int:

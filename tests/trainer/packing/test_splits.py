@@ -47,8 +47,21 @@ def test_a_share_gets_a_record_where_one_is_left_for_training(
 def test_counts_are_exact_or_an_error() -> None:
     options = PackOptions(split_counts=SplitCounts(valid=3, test=2))
     assert holdout_sizes(options, 6) == (3, 2)
-    with pytest.raises(TooFewRecords, match=r"3 records for valid and 2 for test, and 5 records"):
+    with pytest.raises(TooFewRecords, match=r"3 records for valid and 2 records for test, and 5 records"):
         holdout_sizes(options, 5)
+
+
+@pytest.mark.parametrize(
+    ("counts", "records", "expected"),
+    [
+        ({"valid": 0}, 1000, (0, 10)), ({"test": 5}, 1000, (10, 5)), ({"valid": 0, "test": 0}, 1000, (0, 0)),
+        ({"test": 5}, 6, (0, 5)), ({"valid": 4}, 6, (4, 1)), ({}, 1000, (10, 10)), ({"valid": 0}, 1, (0, 0)),
+    ],
+)  # fmt: skip
+def test_a_split_without_a_count_keeps_its_share(
+    counts: dict[str, int], records: int, expected: tuple[int, int]
+) -> None:
+    assert holdout_sizes(PackOptions(split_counts=SplitCounts(**counts)), records) == expected
 
 
 def test_all_sequences_of_a_record_are_in_one_split() -> None:
