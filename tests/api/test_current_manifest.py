@@ -128,6 +128,38 @@ def test_overrides_win_over_the_other_spelling_of_a_config(client: TestClient, c
 
 
 @pytest.mark.parametrize(
+    "overrides",
+    [
+        ["peft=null", "peft.dim=8"], ["peft.dim=8", "peft=null"], ["peft.dim=8", "recipe.peft=null"],
+        ["recipe.peft=null", "peft={dim: 8}"], {"peft.dim": 8, "peft": None},
+    ],
+)  # fmt: skip
+def test_adapter_settings_imply_lora_only_where_nothing_else_is_written(
+    client: TestClient, good: Body, overrides: Any
+) -> None:
+    if isinstance(overrides, list):
+        overrides = [*good["overrides"], *overrides]
+    else:
+        overrides |= dict(one.split("=", 1) for one in good["overrides"])
+    config = planned(client, {**good, "overrides": overrides})["config"]
+    assert (config["peft"], config["lora"]["dim"]) == (None, 8)
+
+
+def test_a_config_may_write_that_there_is_no_adapter(client: TestClient, current: Body) -> None:
+    changed = {**current, "peft": {"dim": 8}, "recipe": {**current["recipe"], "peft": None}}
+    assert planned(client, request(changed))["config"]["peft"] is None
+
+
+@pytest.mark.parametrize("overrides", [["peft.type=dora", "peft.dim=8"], ["peft.dim=8", "peft.type=dora"]])
+def test_a_wrong_type_of_adapter_is_named_as_it_was_written(
+    client: TestClient, good: Body, overrides: list[str]
+) -> None:
+    [fault] = faults(client, {**good, "overrides": overrides})
+    where = f"/overrides/{overrides.index('peft.type=dora')}"
+    assert (fault["code"], fault["pointer"]) == ("literal_error", where)
+
+
+@pytest.mark.parametrize(
     ("overrides", "first", "second"),
     [
         (["recipe.peft=lora", "peft=null"], "recipe.peft", "peft"),

@@ -41,6 +41,8 @@ class Spelling:
     value: Any
     moved: bool = True
     """Whether the key was removed from the config. Then the caller sets the value at its key here."""
+    implied: bool = False
+    """Whether nobody wrote the value. It yields to any that is written."""
 
 
 def translated(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Spelling]]:
@@ -68,7 +70,7 @@ def _adapter(values: dict[str, Any]) -> Iterator[Spelling]:
     """A block `peft` means LoRA, even if it names no type."""
     block = values.get("peft")
     if isinstance(block, dict) and _names(block) and "type" not in block:
-        yield Spelling("peft", "peft", "lora")
+        yield Spelling("peft", "peft", "lora", implied=True)
 
 
 def _moved(values: dict[str, Any], old: str, own: str) -> Iterator[Spelling]:

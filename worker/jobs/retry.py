@@ -103,22 +103,24 @@ def _dotlist(overrides: list[str] | dict[str, Any], where: str) -> list[_Overrid
 
     Raises InvalidSpec if one override contradicts itself.
     """
+    spellings = Spellings(across=False)
     if isinstance(overrides, dict):
         given = [(where + pointer([key]), key, value) for key, value in overrides.items()]
-        return [_Override(_text(*own), source) for source, *one in given for own in _own(source, *one)]
+        owns = ((source, own) for source, *one in given for own in _own(spellings, source, *one))
+        return [_Override(_text(*own), source) for source, own in owns]
     texts = [(where + pointer([index]), text) for index, text in enumerate(overrides)]
-    return [_Override(own, source) for source, text in texts for own in _own_texts(source, text)]
+    return [_Override(own, source) for source, text in texts for own in _own_texts(spellings, source, text)]
 
 
-def _own_texts(where: str, text: str) -> list[str]:
+def _own_texts(spellings: Spellings, where: str, text: str) -> list[str]:
     key, equals, value = text.partition("=")
-    return [f"{own}={one}" for own, one in _own(where, key, value)] if equals else [text]
+    return [f"{own}={one}" for own, one in _own(spellings, where, key, value)] if equals else [text]
 
 
-def _own(where: str, key: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _own(spellings: Spellings, where: str, key: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Yield an override as settings of this service's keys: `peft.dim`, for one, sets `peft` as well."""
     # Any other text is rejected with the plan.
-    return Spellings().settings(where, key, value) if is_key(key) else iter([(key, value)])
+    return spellings.settings(where, key, value) if is_key(key) else iter([(key, value)])
 
 
 def _text(key: str, value: Any) -> str:

@@ -82,8 +82,7 @@ def _inline(spec: JobSpec, origin: dict[str, str]) -> dict[str, Any]:
     spellings = Spellings()
     for one in found:
         where = pointer(["config", *one.written.split(".")])
-        spellings.add(one, where)
-        if one.moved:
+        if spellings.add(one, where):
             origin[one.own] = where
             place(values, one.own, one.value)
     if source := settle_lengths(values):

@@ -149,6 +149,8 @@ def test_other_data_may_be_named_by_the_current_manifest(job_in: JobIn, data_dir
         (["peft.dim=16"], ["peft=null"], None, 16),
         (["peft=null", "lora.dim=16"], {"peft.dim": 8}, "lora", 8),
         (["lora.dim=16"], {"peft": {"dim": 8}}, "lora", 8),
+        (["peft=null", "peft.dim=16"], ["seq_length=512"], None, 16),
+        (["lora.dim=16"], {"peft.dim": 8, "recipe.peft": None}, None, 8),
     ],
 )
 def test_a_retry_may_name_an_adapter_by_either_manifest(
