@@ -10,14 +10,20 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trainer.checkpoint_safety.hugging_face import MAX_TEMPLATE_BYTES
+from trainer.packing.limits import TimeLimitExceeded, limited
 from trainer.quoting import printable
 
 MAX_TEXT_CHARACTERS = 64 << 20
+MAX_SECONDS = 10
+"""CPU time of compiling a template, and of rendering a conversation once."""
+MAX_MEMORY_BYTES = 4 << 30
+"""Address space that compiling or rendering may add."""
 
 
 class BadTemplate(ValueError):
@@ -39,6 +45,15 @@ class Generation(Extension):
         return nodes.Scope(body, lineno=line)
 
 
+class _Unfolded(CodeGenerator):
+    """Computes nothing while compiling: `{{ 'a' * 1500000000 }}` is for rendering, with its limits."""
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        if not isinstance(node, nodes.TemplateData):
+            raise nodes.Impossible
+        return super()._output_child_to_const(node, frame, finalize)
+
+
 class ChatTemplate:
     """A chat template with the values that a tokenizer gives to it, such as bos_token."""
 
@@ -48,8 +63,12 @@ class ChatTemplate:
             raise BadTemplate(f"The chat template has more than {MAX_TEMPLATE_BYTES} bytes.")
         self.text, self.values = text, dict(values or {})
         try:
-            self._template = _environment().from_string(text)
-        except (TemplateError, RecursionError) as error:
+            with limited(MAX_SECONDS, MAX_MEMORY_BYTES):
+                self._template = _environment().from_string(text)
+        except TimeLimitExceeded:
+            raise BadTemplate(f"The chat template takes more than {MAX_SECONDS} s to compile.") from None
+        # Jinja and Python's compiler raise many kinds: SyntaxError for 21 nested loops, MemoryError ...
+        except Exception as error:
             raise BadTemplate(f"The chat template has a fault: {_brief(error)}") from None
 
     def render(
@@ -70,9 +89,12 @@ class ChatTemplate:
             "chat_template_kwargs": {"enable_thinking": enable_thinking},
         }
         try:
-            return "".join(_bounded(self._template.generate(values)))
+            with limited(MAX_SECONDS, MAX_MEMORY_BYTES):
+                return "".join(_bounded(self._template.generate(values)))
         except RenderError:
             raise
+        except TimeLimitExceeded:
+            raise RenderError(f"The chat template takes more than {MAX_SECONDS} s to render it.") from None
         # A template may fail in any way on what is in a record.
         except Exception as error:
             raise RenderError(f"The chat template does not render it: {_brief(error)}") from None
@@ -83,8 +105,9 @@ class ChatTemplate:
 
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], optimized=False
     )
+    environment.code_generator_class = _Unfolded
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
@@ -117,4 +140,4 @@ def _bounded(pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _brief(error: BaseException) -> str:
-    return printable(f"{type(error).__name__}: {error}"[:300])[:300]
+    return printable(f"{type(error).__name__}: {error}"[:300])[:300].rstrip(": ")

@@ -1,10 +1,16 @@
 """Chat templates are code of somebody else: Jinja's sandbox runs them, with what transformers gives them."""
 
 import pickle
+import resource
+import tracemalloc
 
 import pytest
 
 from trainer.checkpoint_safety.hugging_face import MAX_TEMPLATE_BYTES
+from trainer.packing import template_rendering
+from trainer.packing.bad_records import BadReason, BadRecord
+from trainer.packing.chunks import MaskRule, chunks_of
+from trainer.packing.formats import conversation_of
 from trainer.packing.template_rendering import BadTemplate, ChatTemplate, RenderError
 
 MESSAGES = [{"role": "user", "content": "é<b>"}]
@@ -53,10 +59,48 @@ def test_a_template_can_only_render(text: str) -> None:
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("text", ["{% if %}", "{{", "{% for %}", "{{ " + "(" * 5000 + " }}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% if %}", "{{", "{% for %}", "{{ " + "(" * 5000 + " }}", "{{ " + "9" * 5000 + " }}",
+        "{% for a in b %}" * 30 + "{% endfor %}" * 30,
+    ],
+)  # fmt: skip
 def test_a_template_with_a_fault_is_rejected(text: str) -> None:
     with pytest.raises(BadTemplate, match="fault"):
         ChatTemplate(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% set x = 'a' * 300000000 %}",
+        "{{ 'a' * 300000000 }}",
+        "{{ 'a' | center(300000000) }}",
+        "{% set x = namespace(y='a' * 9**5) %}{% for _ in range(40) %}{% set x.y = x.y ~ x.y %}{% endfor %}",
+    ],
+)
+def test_a_template_has_a_limit_of_memory(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(template_rendering, "MAX_MEMORY_BYTES", 200 << 20)
+    tracemalloc.start()
+    template = ChatTemplate(text)
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
+    with pytest.raises(RenderError, match="MemoryError"):
+        template.render(MESSAGES, enable_thinking=False)
+    assert rendered("{{ 'a' * 3 }}") == "aaa"
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+
+
+def test_a_template_has_a_limit_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = ChatTemplate("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
+    monkeypatch.setattr(template_rendering, "MAX_SECONDS", 0.05)
+    with pytest.raises(RenderError, match=r"more than 0.05 s"):
+        template.render(MESSAGES, enable_thinking=False)
+    record = {"messages": [*MESSAGES, {"role": "assistant", "content": "b"}]}
+    with pytest.raises(BadRecord) as caught:
+        chunks_of(conversation_of(record), template, MaskRule.ASSISTANT)
+    assert caught.value.reason is BadReason.TEMPLATE_ERROR
 
 
 def test_a_template_is_bounded() -> None:
