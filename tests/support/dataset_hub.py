@@ -8,14 +8,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
-REVISION = "a" * 40
+REVISION, OLDER = "a" * 40, "b" * 40
 API = "/api/datasets/owner/name"
 
 
 @contextmanager
-def dataset_hub(files: Mapping[str, bytes]) -> Iterator[str]:
-    """Serve a dataset with these files, and yield the hub's URL (HF_ENDPOINT)."""
-    handler = type("Handler", (_Handler,), {"files": files})
+def dataset_hub(files: Mapping[str, bytes], older: Mapping[str, bytes] | None = None) -> Iterator[str]:
+    """Serve a dataset with these files, and yield the hub's URL (HF_ENDPOINT).
+
+    older: its files at the commit OLDER. At REVISION, the newest, and by default it has `files`.
+    """
+    handler = type("Handler", (_Handler,), {"newest": files, "older": older or {}})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -23,7 +26,12 @@ def dataset_hub(files: Mapping[str, bytes]) -> Iterator[str]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    files: Mapping[str, bytes]
+    newest: Mapping[str, bytes]
+    older: Mapping[str, bytes]
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        return self.older if OLDER in self.path else self.newest
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -36,7 +44,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json([self._entry(name) for name in self.files])
         elif path.startswith(API):
             names = [{"rfilename": name} for name in self.files]
-            self._send_json({"id": "owner/name", "sha": REVISION, "siblings": names, "private": False})
+            sha = OLDER if OLDER in path else REVISION
+            self._send_json({"id": "owner/name", "sha": sha, "siblings": names, "private": False})
         else:
             self._send(404)
 
@@ -57,7 +66,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, headers={"X-Error-Code": "EntryNotFound"})
             return
         content = self.files[name]
-        headers = {"ETag": f'"{name}"', "X-Repo-Commit": REVISION, "Accept-Ranges": "bytes"}
+        headers = {
+            "ETag": f'"{name}"',
+            "X-Repo-Commit": OLDER if OLDER in self.path else REVISION,
+            "Accept-Ranges": "bytes",
+        }
         if asked := self.headers.get("Range"):
             first, _, last = asked.removeprefix("bytes=").partition("-")
             end = min(int(last or len(content)) + 1, len(content))

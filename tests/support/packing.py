@@ -6,6 +6,7 @@ bad REASON ...   cannot be packed
 stop ...         is never tokenized, where the process is told to stop
 die ...          kills the process that tokenizes it
 done ...         must not be tokenized, where the process is told so
+today            stands for the date that templates take for today
 skip ...         is left out, as by used_in
 """
 
@@ -17,6 +18,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,13 @@ from trainer.packing.progress import PackingProgress
 from trainer.packing.sources import RawRecord, SourceItem, UnreadableRecord
 
 TOKENIZER = TokenizerRecord(
-    tokenizer="bytes", tokenizer_sha256="0" * 64, vocab_size=256, chat_template_sha256=None, pad_id=0
+    tokenizer="bytes",
+    tokenizer_sha256="0" * 64,
+    vocab_size=256,
+    chat_template_sha256=None,
+    pad_id=0,
+    backend_sha256="2" * 64,
+    special_tokens_sha256="3" * 64,
 )
 
 
@@ -76,6 +84,7 @@ class ByteTokenizer:
     """Makes a sequence of each text."""
 
     packing: Packing
+    day: date
     cut: int = 0
     special_in_content: int = 0
 
@@ -88,6 +97,8 @@ class ByteTokenizer:
             threading.Event().wait()
         if word == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if word == "today":
+            data = self.day.isoformat().encode()
         if word == "skip":
             return []
         if word == "done" and self.packing.forbids_done:
@@ -110,7 +121,13 @@ def _pack(packing: Packing) -> dict[str, Any]:
     packing_input = PackingInput([source], TOKENIZER, PackOptions(**packing.options))
     seen: list[PackingProgress] = []
     execution = Execution(packing.workers, seen.append, every_seconds=0)
-    made = pack(_texts(packing.texts), ByteTokenizer(packing), packing_input, Path(packing.output), execution)
+    made = pack(
+        _texts(packing.texts),
+        lambda day: ByteTokenizer(packing, day),
+        packing_input,
+        Path(packing.output),
+        execution,
+    )
     return {"manifest": made, "progress": [asdict(one) for one in seen]}
 
 

@@ -1,10 +1,9 @@
-"""metadata.json of packed data: how they were made. The same input and options give the same bytes.
+"""metadata.json of packed data: how they were made. The same input, options and date give the same bytes.
 
 trainer/dataset/packing_record.py reads pack_size, tokenizer, tokenizer_sha256 and vocab_size.
 """
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from trainer.packing.bad_records import Tally
 from trainer.packing.options import PackOptions
 from trainer.packing.scratch import write_synced
+from trainer.packing.spill import Spill
 from trainer.packing.splits import SPLITS
 from trainer.sources import code_hash
 
@@ -32,6 +31,8 @@ class SourceRecord(BaseModel):
     weight: float = 1.0
     subset: str | None = None
     split: str | None = None
+    revision: str | None = None
+    """Commit of a dataset of the hub."""
     bytes: int | None = None
     """Of a file."""
     sha256: str | None = None
@@ -51,6 +52,10 @@ class TokenizerRecord(BaseModel):
     chat_template_sha256: str | None
     """trainer.dataset.chat_templates.templates_digest of those that were used."""
     pad_id: int
+    backend_sha256: str
+    """Of what tokenizer.json holds, as transformers completes it: merges, normalization ..."""
+    special_tokens_sha256: str
+    """Of what templates may use: bos_token, eos_token ..."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,9 @@ class PackingInput:
         }
 
 
-def manifest_of(
-    packing_input: PackingInput, records: int, counts: Counter[str], bad: Tally, packs: dict[str, int]
-) -> dict[str, Any]:
+def manifest_of(packing_input: PackingInput, spill: Spill, packs: dict[str, int]) -> dict[str, Any]:
+    """Return the manifest of a complete spill, and of the packs in each split."""
+    counts, bad = spill.counts, spill.bad
     options, total = packing_input.options, sum(packs.values())
     return {
         "version": VERSION,
@@ -82,7 +87,8 @@ def manifest_of(
         **packing_input.as_dict(),
         "sources": [source.model_dump(mode="json") for source in packing_input.sources[:MAX_SOURCES]],
         "sources_left_out": max(0, len(packing_input.sources) - MAX_SOURCES),
-        "records": records,
+        "date": spill.day.isoformat(),
+        "records": spill.records,
         "bad_records": bad.counts.total(),
         "bad_records_by_reason": bad.as_dict(),
         **{name: counts[name] for name in COUNTS},

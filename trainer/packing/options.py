@@ -1,5 +1,6 @@
 """What a request may set about packing. The output depends on it, on the input and on the tokenizer alone."""
 
+import datetime
 from math import isclose, lcm
 from typing import Self
 
@@ -78,6 +79,9 @@ class PackOptions(Options):
         description="Cut sequences to this length too.",
     )
     format: Format = Field(default=Format.AUTO, description="Of the records; `auto` recognizes each.")
+    date: datetime.date | None = Field(
+        default=None, description="Today, for chat templates that ask (YYYY-MM-DD); null: at the first start."
+    )
     mask: MaskRule = Field(default=MaskRule.ASSISTANT, description="Which tokens are trained.")
     chat_template: str | None = Field(
         default=None,

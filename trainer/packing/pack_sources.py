@@ -1,7 +1,9 @@
 """Pack or preview the chat records of sources with the tokenizer of a Hugging Face directory."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from trainer.packing.pipeline import DEFAULT_EXECUTION, Execution, pack, require
 from trainer.packing.preview import PreviewedRecord, preview
 from trainer.packing.sequences import SequenceMaker
 from trainer.packing.sources import Source, find, records
+from trainer.packing.sources.hub import pinned
 from trainer.packing.sources.source import as_bad_source
 from trainer.packing.tokenizer import Tokenizer
 from trainer.quoting import printable
@@ -34,13 +37,17 @@ def pack_sources(
     Raises BadSource, BadTokenizer, BadTemplate, and as trainer.packing.pipeline.pack.
     """
     require_absent(output)  # before all sources are read for their digests
-    sources = find(texts)
+    sources = [pinned(source) for source in find(texts)]
     described = [_described(source) for source in sources]
     tokenizer = Tokenizer.load(tokenizer_dir)
     packing_input = PackingInput(described, _record_of(tokenizer_dir, tokenizer, options), options)
-    maker, meter = SequenceMaker(tokenizer, options.of_records()), Meter()
+    meter, of_records = Meter(), options.of_records()
+    SequenceMaker(tokenizer, of_records)  # raises what is wrong with its templates
     items = records(sources, options.seed, meter)
-    return pack(items, maker, packing_input, output, execution, _share_read(described, meter))
+    return pack(
+        items, lambda day: SequenceMaker(tokenizer.on(day), of_records), packing_input, output, execution,
+        _share_read(described, meter),
+    )  # fmt: skip
 
 
 def preview_sources(
@@ -48,13 +55,20 @@ def preview_sources(
 ) -> Iterator[PreviewedRecord]:
     """Yield what would be trained of the first records. Raises BadSource, BadTokenizer, BadTemplate."""
     sources = find(texts)
-    maker = SequenceMaker(Tokenizer.load(tokenizer_dir), options.of_records())
+    tokenizer = Tokenizer.load(tokenizer_dir).on(options.date or date.today())
+    maker = SequenceMaker(tokenizer, options.of_records())
     return preview(islice(records(sources, options.seed), number), maker)
 
 
 def _described(source: Source) -> SourceRecord:
     """Describe a source, a file with its digest. Raises BadSource."""
-    record = SourceRecord(path=source.name, weight=source.weight, subset=source.subset, split=source.split)
+    record = SourceRecord(
+        path=source.name,
+        weight=source.weight,
+        subset=source.subset,
+        split=source.split,
+        revision=source.revision,
+    )
     if source.is_hub:
         return record
     checksum = hashlib.sha256()
@@ -78,10 +92,13 @@ def _record_of(directory: Path, tokenizer: Tokenizer, options: PackOptions) -> T
     vocabulary = tokenizer.vocabulary
     own = options.chat_template
     templates = tokenizer.templates if own is None else {DEFAULT: own}
+    special = json.dumps(tokenizer.special_tokens, sort_keys=True)
     return TokenizerRecord(
         tokenizer=printable(directory),
         tokenizer_sha256=digest(vocabulary),
         vocab_size=len(vocabulary),
         chat_template_sha256=templates_digest(templates),
         pad_id=tokenizer.pad_id,
+        backend_sha256=hashlib.sha256(tokenizer.backend.encode()).hexdigest(),
+        special_tokens_sha256=hashlib.sha256(special.encode()).hexdigest(),
     )

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from trainer.packing.sources import SourceItem
 from trainer.packing.spill import PROGRESS, Spill, Spilled
 from trainer.packing.splits import TooFewRecords, assign, holdout_sizes, sequences_of_splits
 from trainer.packing.workers import cores, tokenize_all
+
+TokenizerOn = Callable[[date], RecordTokenizer]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ DEFAULT_EXECUTION = Execution()
 
 def pack(
     records: Iterable[SourceItem],
-    tokenizer: RecordTokenizer,
+    tokenizer_on: TokenizerOn,
     packing_input: PackingInput,
     output: Path,
     execution: Execution = DEFAULT_EXECUTION,
@@ -49,6 +52,7 @@ def pack(
 
     A packing that was interrupted resumes when it is called with an equal input again.
 
+    tokenizer_on: returns the tokenizer whose templates take a date for today.
     share_read: the share of the sources that was read, from 0 to 1; None if it is not known.
 
     Raises TooManyBadRecords; TooFewRecords; FileExistsError if `output` exists; OutputInUse; WorkerDied;
@@ -58,7 +62,7 @@ def pack(
     with output_lock(output):
         require_absent(output)
         with _scratch(output, packing_input) as scratch:
-            spill = _tokenized(records, tokenizer, packing_input, scratch, execution, share_read)
+            spill = _tokenized(records, tokenizer_on, packing_input, scratch, execution, share_read)
             counts, most = spill.counts, packing_input.options.max_bad_share
             require_good(spill.records, counts["filtered"], counts["sequences"], spill.bad, most)
             made = _written(spill, packing_input, scratch, execution)
@@ -90,7 +94,7 @@ def _scratch(output: Path, packing_input: PackingInput) -> Iterator[Path]:
 
 def _tokenized(
     records: Iterable[SourceItem],
-    tokenizer: RecordTokenizer,
+    tokenizer_on: TokenizerOn,
     packing_input: PackingInput,
     scratch: Path,
     execution: Execution,
@@ -98,9 +102,10 @@ def _tokenized(
 ) -> Spill:
     """Spill the sequences of all records, and return the complete spill, closed."""
     fit = packing_input.options.fit(packing_input.tokenizer.pad_id)
-    with Spill(scratch) as spill:
+    with Spill(scratch, packing_input.options.date) as spill:
         if spill.complete:
             return spill
+        tokenizer = tokenizer_on(spill.day)
         reporter = Reporter(
             PackingPhase.TOKENIZE,
             execution.report,
@@ -126,7 +131,7 @@ def _written(
     output.mkdir()
     with Spilled(scratch) as spilled:
         packs = _write_splits(spilled, spill, packing_input, output, execution)
-    made = manifest.manifest_of(packing_input, spill.records, spill.counts, spill.bad, packs)
+    made = manifest.manifest_of(packing_input, spill, packs)
     manifest.write(made, output)
     return made
 

@@ -11,6 +11,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -40,15 +41,19 @@ class SpillProgress(BaseModel):
     bad: dict[str, Any] = Field(default_factory=dict)
     complete: bool = False
     """Whether all records were read."""
+    day: date | None = None
+    """What templates took for today."""
 
 
 class Spill:
     """Writes sequences to a scratch directory, which it creates, or resumes."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, day: date | None = None) -> None:
+        """day: what templates take for today, unless this resumes; by default today."""
         directory.mkdir(exist_ok=True)
         self._path = directory / PROGRESS
         done = _read(self._path)
+        self.day = done.day or day or date.today()
         self.records, self.complete = done.records, done.complete
         self.counts, self.bad = Counter(done.counts), Tally.from_dict(done.bad)
         self._sequence_bytes, self._saved = done.sequence_bytes, done.records
@@ -87,7 +92,7 @@ class Spill:
             os.fsync(file.fileno())
         progress = SpillProgress(
             records=self.records, sequence_bytes=self._sequence_bytes, counts=dict(self.counts),
-            bad=self.bad.as_dict(), complete=self.complete,
+            bad=self.bad.as_dict(), complete=self.complete, day=self.day,
         )  # fmt: skip
         scratch = self._path.with_suffix(".new")
         write_synced(scratch, progress.model_dump_json().encode())

@@ -2,11 +2,12 @@
 
 The environment is that of transformers/utils/chat_template_utils.py: trim_blocks, lstrip_blocks, loop
 controls, `tojson` without HTML escapes, `raise_exception`, `strftime_now`, blocks of `{% generation %}`.
+Output must be reproducible: `strftime_now` tells a given date, and there are no `random` and `lipsum`.
 """
 
 import json
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import date, datetime, time
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes
@@ -57,14 +58,14 @@ class _Unfolded(CodeGenerator):
 class ChatTemplate:
     """A chat template with the values that a tokenizer gives to it, such as bos_token."""
 
-    def __init__(self, text: str, values: Mapping[str, Any] | None = None) -> None:
-        """Compile the template. Raises BadTemplate."""
+    def __init__(self, text: str, values: Mapping[str, Any] | None = None, day: date | None = None) -> None:
+        """Compile the template. day: what it takes for today; by default today. Raises BadTemplate."""
         if len(text.encode(errors="surrogatepass")) > MAX_TEMPLATE_BYTES:
             raise BadTemplate(f"The chat template has more than {MAX_TEMPLATE_BYTES} bytes.")
-        self.text, self.values = text, dict(values or {})
+        self.text, self.values, self.day = text, dict(values or {}), day or date.today()
         try:
             with limited(MAX_SECONDS, MAX_MEMORY_BYTES):
-                self._template = _environment().from_string(text)
+                self._template = _environment(self.day).from_string(text)
         except TimeLimitExceeded:
             raise BadTemplate(f"The chat template takes more than {MAX_SECONDS} s to compile.") from None
         # Jinja and Python's compiler raise many kinds: SyntaxError for 21 nested loops, MemoryError ...
@@ -100,17 +101,18 @@ class ChatTemplate:
             raise RenderError(f"The chat template does not render it: {_brief(error)}") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.text, self.values)
+        return type(self), (self.text, self.values, self.day)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment(day: date) -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], optimized=False
     )
     environment.code_generator_class = _Unfolded
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.globals["strftime_now"] = datetime.combine(day, time()).strftime
+    del environment.globals["lipsum"], environment.filters["random"]
     return environment
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class Tokenizer(BaseModel):
     special_tokens: dict[str, Any]
     """What templates may use: bos_token, eos_token ..."""
     pad_id: int
+    day: date | None = None
+    """What templates take for today; None: today."""
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
@@ -57,6 +60,10 @@ class Tokenizer(BaseModel):
             last = (error.stderr.strip().splitlines() or ["no output"])[-1]
             raise BadTokenizer(f"{name} has no tokenizer that can be used: {printable(last)[:300]}") from None
         return cls.model_validate_json(done.stdout)
+
+    def on(self, day: date) -> "Tokenizer":
+        """Return this tokenizer with templates that take a day for today."""
+        return self.model_copy(update={"day": day})
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -89,7 +96,7 @@ class Tokenizer(BaseModel):
         if text is None and not self.templates:
             raise BadTokenizer("The tokenizer has no chat template. Name one with chat_template.")
         own = self.templates.get(WITH_TOOLS if has_tools else DEFAULT) or self.templates.get(DEFAULT, "")
-        return ChatTemplate(own if text is None else text, self.special_tokens)
+        return ChatTemplate(own if text is None else text, self.special_tokens, self.day)
 
 
 def describe(directory: str) -> dict[str, Any]:

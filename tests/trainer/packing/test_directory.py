@@ -189,6 +189,28 @@ def test_a_killed_packing_resumes_and_gives_the_same_bytes(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["again", "out"]
 
 
+def test_a_packing_that_resumes_keeps_the_date_of_its_start(
+    tmp_path: Path, stopped: Callable[[], None]
+) -> None:
+    stopped()
+    [progress] = tmp_path.glob(".*/progress.json")
+    begun = json.loads(progress.read_text())
+    assert begun["day"]
+    progress.write_text(json.dumps(begun | {"day": "2020-01-02"}))  # as if it were yesterday
+    packing = interrupted(tmp_path / "out", forbids_done=True)
+    packing.texts = [*MIXED[:-1], "today"]
+    assert packing.run()["manifest"]["date"] == "2020-01-02"
+    texts_in = [text for split in SPLITS for text, _mask in sequences_in(tmp_path / "out", split)]
+    assert "2020-01-02" in texts_in
+
+
+def test_a_date_may_be_named(tmp_path: Path) -> None:
+    options = {"date": "2020-01-02", "split": {"train": 1, "valid": 0, "test": 0}}
+    made = Packing(["today"], str(tmp_path / "out"), options).run()["manifest"]
+    assert (made["date"], made["options"]["date"]) == ("2020-01-02", "2020-01-02")
+    assert [text for text, _mask in sequences_in(tmp_path / "out", "train")] == ["2020-01-02"]
+
+
 def test_other_options_do_not_resume_and_remove_what_was_left(
     tmp_path: Path, stopped: Callable[[], None]
 ) -> None:

@@ -3,6 +3,7 @@
 import pickle
 import resource
 import tracemalloc
+from datetime import date
 
 import pytest
 
@@ -106,6 +107,17 @@ def test_a_template_has_a_limit_of_time(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_template_is_bounded() -> None:
     with pytest.raises(BadTemplate, match="more than"):
         ChatTemplate("é" * (MAX_TEMPLATE_BYTES // 2 + 1))
+
+
+def test_a_template_gives_the_same_text_each_time() -> None:
+    template = ChatTemplate("{{ strftime_now('%d %b %Y %H:%M:%S') }}", day=date(2020, 1, 2))
+    again = pickle.loads(pickle.dumps(template))
+    for one in (template, again):
+        assert one.render(MESSAGES, enable_thinking=False) == "02 Jan 2020 00:00:00"
+    with pytest.raises(BadTemplate, match="No filter named 'random'"):
+        ChatTemplate("{{ messages | random }}")
+    with pytest.raises(RenderError, match="'lipsum' is undefined"):
+        rendered("{{ lipsum() }}")
 
 
 def test_a_template_travels_to_other_processes() -> None:

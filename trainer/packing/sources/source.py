@@ -35,6 +35,8 @@ class Source:
     """How often each record is read. 1.5: once, and half of the records twice."""
     subset: str | None = None
     split: str | None = None
+    revision: str | None = None
+    """Commit of a dataset of the hub; None: the newest."""
 
     @property
     def name(self) -> str:
