@@ -100,7 +100,7 @@ def test_a_template_has_a_limit_of_time(monkeypatch: pytest.MonkeyPatch) -> None
         template.render(MESSAGES, enable_thinking=False)
     record = {"messages": [*MESSAGES, {"role": "assistant", "content": "b"}]}
     with pytest.raises(BadRecord) as caught:
-        chunks_of(conversation_of(record), template, MaskRule.ASSISTANT)
+        list(chunks_of(conversation_of(record), template, MaskRule.ASSISTANT))
     assert caught.value.reason is BadReason.TEMPLATE_ERROR
 
 
