@@ -27,7 +27,7 @@ WORKER = (
     ("worker.lifecycle.reconcile:_apply", "before", 1),
     ("worker.lifecycle.apply_changes:end", "after", 1),
     ("worker.jobs.transitions:advance_events", "after", 1),  # the offset is advanced, not committed
-    ("worker.lifecycle.ingest:_store", "after", 3),  # some of the lines are stored
+    ("worker.lifecycle.stored_events:_metric", "after", 3),  # some of the lines are stored
     ("worker.lifecycle.ingest:_ingest_lines", "after", 1),
     ("worker.lifecycle.finalize:finalize", "before", 1),
     ("worker.jobs.transitions:_close_attempt", "after", 1),  # the end is written, not committed
@@ -36,7 +36,7 @@ BEAT = (("celery.beat:Scheduler.apply_async", "before"), ("celery.beat:Scheduler
 SHORT = (
     ("worker.jobs.transitions:move", "after", 1),
     ("worker.backends.local.backend:LocalBackend.submit", "after", 1),
-    ("worker.lifecycle.ingest:_store", "after", 3),
+    ("worker.lifecycle.stored_events:_metric", "after", 3),
 )
 
 

@@ -39,7 +39,7 @@ POINTS = (
     "worker.lifecycle.apply_changes:start",
     "worker.lifecycle.apply_changes:end",
     "worker.jobs.transitions:advance_events",
-    "worker.lifecycle.ingest:_store",
+    "worker.lifecycle.stored_events:_metric",
     "worker.lifecycle.ingest:_ingest_lines",
     "worker.lifecycle.finalize:finalize",
     "celery.beat:Scheduler.apply_async",
