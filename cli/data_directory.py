@@ -38,7 +38,8 @@ def close(data_dir: Path) -> None:
     if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         message = f"Other accounts had access to {', '.join(changed[:SHOWN])}{more}. It was removed."
-        Console(soft_wrap=True, highlight=False).print(message, markup=False)
+        with suppress(OSError):  # the output may be on a full disk
+            Console(soft_wrap=True, highlight=False).print(message, markup=False)
 
 
 def _paths(data_dir: Path) -> Iterator[Path]:

@@ -48,7 +48,14 @@ def test_a_good_dataset_in_numbers(inspect: Callable[..., Body], data: Path) -> 
         "trained_token_share": 0.5,
         "longest_pack": 512,
         "rows_read": 16,
-        "packing": {"tokenizer": model, "tokenizer_sha256": None, "pack_size": 512, "vocab_size": None},
+        "packing": {
+            "tokenizer": model,
+            "tokenizer_sha256": None,
+            "pack_size": 512,
+            "vocab_size": None,
+            "chat_template_sha256": None,
+            "mask": None,
+        },
         "splits": {name: {"shards": 1, "rows": 8, "tokens": 4096} for name in ("train", "valid")},
         "problems": [],
     }

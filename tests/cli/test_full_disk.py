@@ -165,6 +165,7 @@ def is_up(url: str, path: str) -> bool:
 
 
 def test_the_output_of_the_service_may_be_on_a_full_disk(data_dir: Path) -> None:
+    data_dir.chmod(0o755)  # closing it is printed, too
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     command = [sys.executable, "-m", "cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]

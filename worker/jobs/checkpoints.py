@@ -132,7 +132,8 @@ def _changed(name: str) -> CheckpointChanged:
 def _not_served(name: str) -> CheckpointNotServed:
     return CheckpointNotServed(
         f"The file {name!r} lies behind a link, which the service does not follow.",
-        hint="Save below a path that the cluster allows, without links; or fetch the file on the cluster.",
+        hint="Use another checkpoint, or fetch the file on the cluster. "
+        "Save below a path that the cluster allows, without links.",
     )
 
 
