@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import torch_files
 from tests.support.broker import on_socket, url_of
@@ -23,6 +24,16 @@ from tests.support.trainer_runs import PROJECT, need_trainer, prepared_inputs
 
 # Fixtures and hooks that pytest finds here by name.
 __all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_terminal_summary", "tally"]
+
+# A busy machine decides no test, and neither does chance, except where somebody fuzzes (`make fuzz`).
+settings.register_profile(
+    "tests",
+    deadline=None,
+    database=None,
+    derandomize="SFT_FUZZ_EXAMPLES" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("tests")
 
 # Tests share the cores: with a thread for each core, several runs of torch mostly wait for their own threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
