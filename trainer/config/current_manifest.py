@@ -25,6 +25,8 @@ KEYS = {
 }
 
 # Keys whose value must equal seq_length, which then stands for all of them.
+LENGTH = "seq_length"
+"""The key that takes the place of LENGTHS."""
 LENGTHS = ("dataset.seq_length", "dataset.offline_packing_specs.packed_sequence_size", "model.seq_length")
 
 ABSENT = object()
@@ -132,10 +134,10 @@ def settle_lengths(values: dict[str, Any]) -> str | None:
     Different lengths stay: trainer.preflight.lengths finds them.
     """
     given = {key: value for key in LENGTHS if (value := value_at(values, key)) is not ABSENT}
-    source = None if "seq_length" in values or not given else next(iter(given))
+    source = None if LENGTH in values or not given else next(iter(given))
     if source:
-        values["seq_length"] = given[source]
-    length = values.get("seq_length")
+        values[LENGTH] = given[source]
+    length = values.get(LENGTH)
     if all(type(value) is type(length) and value == length for value in given.values()):
         for key in given:
             remove(values, key)

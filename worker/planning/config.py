@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
 
-from trainer.config.current_manifest import place, settle_lengths, settle_switches, translated
+from trainer.config.current_manifest import LENGTH, place, settle_lengths, settle_switches, translated
 from trainer.config.presets import Preset
 from trainer.config.section_checks import SectionFault
 from trainer.config.training_config import TrainingConfig, walk
@@ -86,7 +86,7 @@ def _inline(spec: JobSpec, origin: dict[str, str]) -> dict[str, Any]:
             origin[one.own] = where
             place(values, one.own, one.value)
     if source := settle_lengths(values):
-        origin["seq_length"] = origin.get(source) or pointer(["config", *source.split(".")])
+        origin[LENGTH] = origin.get(source) or pointer(["config", *source.split(".")])
     return values
 
 
@@ -106,7 +106,7 @@ def _apply_settings(merged: Any, spec: JobSpec) -> dict[str, str]:
 def _settle(values: Any, origin: dict[str, str], *, inline: bool) -> None:
     """Remove the last keys of NVIDIA's current manifest. Raises InvalidSpec: see settle_switches."""
     if source := settle_lengths(values):
-        origin["seq_length"] = _source(pointer(source.split(".")), origin, inline=inline)
+        origin[LENGTH] = _source(pointer(source.split(".")), origin, inline=inline)
     if faults := list(settle_switches(values)):
         raise invalid_spec([_at_source(error_of_fault(one), origin, inline=inline) for one in faults])
 
